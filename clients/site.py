@@ -1,0 +1,60 @@
+"""What a client knows of its site: a folder of its own, or its part of a simulated federation."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context
+
+from mtfed.config import Config
+from mtfed.data.federation import simulated_site, site_folder
+from mtfed.data.manifest import SiteData
+from mtfed.data.shard import Shard, load_shard
+from mtfed.errors import MtfedError
+
+
+class Site:
+    """A site's data, read when first asked for and kept for the next message that this process handles."""
+
+    def __init__(self, data: SiteData, config: Config) -> None:
+        self.key = data.key
+        self.data = data
+        self.config = config
+        self._shards: dict[str, Shard] = {}
+
+    def shard(self, split: str) -> Shard:
+        """Return the images of a split (``train`` or ``val``) in memory."""
+        if split not in self._shards:
+            self._shards[split] = load_shard(self.data.part(split), self.config)
+        return self._shards[split]
+
+    def tasks(self) -> list[str]:
+        """Return the tasks that the site has training labels for."""
+        train = self.data.part("train")
+        return [task for task in self.config.tasks if train.count(task)]
+
+
+def open_site(context: Context, config: Config) -> Site:
+    """Return the site of a node.
+
+    A real site's node config names its folder (``data-path``) and, if not the folder's name, its key (``site``); a
+    simulated node's says which part of the config's data it is (``partition-id``, ``num-partitions``).
+    """
+    node = context.node_config
+    if "data-path" in node:
+        folder = Path(str(node["data-path"]))
+        return _folder(folder, str(node.get("site", folder.resolve().name)), config)
+    if "partition-id" in node:
+        return _simulated(int(node["partition-id"]), int(node["num-partitions"]), config)
+    raise MtfedError("Expected the node config to name the site's folder; start the node with --node-config 'data-path=\"FOLDER\"'.")
+
+
+@lru_cache(maxsize=4096)
+def _simulated(index: int, sites: int, config: Config) -> Site:
+    return Site(simulated_site(config, index, sites), config)
+
+
+@lru_cache(maxsize=8)
+def _folder(folder: Path, key: str, config: Config) -> Site:
+    return Site(site_folder(folder, key, config), config)

@@ -1,0 +1,132 @@
+"""One typed config from Flower's run config: kebab-case keys, every error names its key.
+
+Server and sites read the same keys; what a site knows of itself (its folder) is in its node config instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import MtfedError, unknown
+from .tasks import Task
+
+RunConfigValue = bool | int | float | str
+
+
+class Config(BaseModel):
+    """The settings of a run. Defaults are those of a small model that trains on two cores."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True,
+        allow_inf_nan=False,
+    )
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # a run's folder is NAME-TIME
+    tasks: dict[str, Task] = Field(min_length=1)  # from the task.NAME.* keys
+    seed: int = Field(0, ge=0)  # initial weights, batches, choice of sites
+
+    # Data
+    data: str = "sample"  # "sample" (embedded chest X-rays) or a folder of site folders
+    image_size: int = Field(64, ge=8, le=4096)  # pixels; images are resized to a square of this side
+    channels: Literal[1, 3] = 1  # grey or RGB
+    validation_share: float = Field(0.2, gt=0, lt=1)  # of a site's patients, where its manifest sets none aside
+    partition_alpha: float = Field(1.0, gt=0)  # Dirichlet concentration of class shares among the sample's sites
+    partition_seed: int = Field(0, ge=0)  # who gets which patients; apart from seed, so that seeds compare
+
+    # Model
+    model: str = "mtmedformer"
+    encoder: str = "vit_mini_patch8"  # any timm encoder by name
+    decoder_width: int = Field(48, ge=4)  # channels of a segmentation decoder
+    balancing: Literal["uncertainty", "equal"] = "uncertainty"  # how the tasks' losses are weighted
+    focal_gamma: float = Field(2.0, ge=0)  # focusing of loss = "focal"
+
+    # Local training
+    local_epochs: int = Field(1, ge=1)  # passes over a site's shard a round
+    local_steps: int = Field(0, ge=0)  # if above 0: this many steps a round instead of epochs
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"  # over the rounds, down to a tenth
+    weight_decay: float = Field(0.01, ge=0)
+
+    # Federation
+    strategy: str = "fedavg"
+    weighting: Literal["samples", "uniform", "tasks"] = "samples"  # how averaging counts a site in the encoder
+    proximal_mu: float = Field(0.01, ge=0)  # pull to the global weights, strategy = "fedprox"
+    rounds: int = Field(10, ge=1)
+    fraction_train: float = Field(1.0, gt=0, le=1)  # share of the sites trained a round
+    min_sites: int = Field(1, ge=1)  # sites that must have joined before round 1
+    join_timeout: float = Field(600.0, gt=0)  # seconds to wait for them
+    round_timeout: float = Field(3600.0, gt=0)  # seconds to wait for the sites' answers
+    on_failure: Literal["skip", "retry", "fail"] = "skip"  # a site that fails in a round
+    retries: int = Field(1, ge=0)
+    quorum: float = Field(0.0, ge=0, le=1)  # share of the asked sites that must answer
+
+    # Evaluation
+    evaluate_every: int = Field(1, ge=0)  # rounds between evaluations; 0: after the last round only
+    patience: int = Field(0, ge=0)  # evaluations without improvement before stopping; 0: never
+    stop_per_task: bool = False  # patience counts for each task by itself
+
+    # Record
+    out: str = "runs"  # folder of the run folders
+    resume: str = ""  # a run folder to continue
+    share_class_counts: bool = False  # sites tell class counts beside sample counts
+    share_tracebacks: bool = False  # a failing site sends its traceback, which may hold file names
+
+    # Machine
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    torch_threads: int = Field(1, ge=1)  # per site; figures are bit-equal only at the same count
+
+    @cached_property
+    def key(self) -> str:
+        """Return what tells this config from another, for caches."""
+        return self.model_dump_json()
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def read_config(run_config: Mapping[str, RunConfigValue]) -> Config:
+    """Build the config from Flower's flat run config; raise :class:`MtfedError` naming the first wrong key."""
+    values: dict[str, Any] = {"tasks": {}}
+    for key, value in run_config.items():
+        if key.startswith("task."):
+            _, name, *field = key.split(".")
+            if len(field) != 1 or field[0] not in {"kind", "classes", "loss"}:
+                raise unknown("config key", key, [f"task.{name}.{known}" for known in ("kind", "classes", "loss")])
+            values["tasks"].setdefault(name, {"name": name})[field[0]] = value
+        elif key not in KEYS:
+            raise unknown("config key", key, KEYS)
+        else:
+            values[key] = value
+    if not values["tasks"]:
+        raise MtfedError("The config declares no task; add a table [tool.flwr.app.config.task.NAME] with kind and classes.")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise MtfedError(_sentence(error, values)) from None
+
+
+KEYS = {field.alias: name for name, field in Config.model_fields.items() if name != "tasks"}
+
+
+def flatten(config: Config) -> dict[str, RunConfigValue]:
+    """Return the config as a flat run config that :func:`read_config` reads back to the same config."""
+    flat = config.model_dump(by_alias=True, exclude={"tasks"})
+    for task in config.tasks.values():
+        flat |= {f"task.{task.name}.kind": task.kind, f"task.{task.name}.classes": ", ".join(task.classes),
+                 f"task.{task.name}.loss": task.loss}
+    return flat
+
+
+def _sentence(error: ValidationError, values: dict[str, Any]) -> str:
+    """Say the first validation error as: key, what is expected, what came."""
+    first = error.errors()[0]
+    path = [str(step) for step in first["loc"]]
+    key = ".".join(["task", *path[1:]] if path[0] == "tasks" else path)
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    got = "nothing" if first["type"] == "missing" else repr(first["input"])
+    return f"Config key {key}: {message[0].lower()}{message[1:]}, got {got}."

@@ -1,0 +1,121 @@
+"""Messages between processes of one machine: arrays in shared memory, the rest pickled over a pipe.
+
+Both ends are forks of one process, so nothing here is ever read from outside.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from .strategies.wire import FlatArray
+
+ALIGN = 64
+RECORDS = {"array": ArrayRecord, "metric": MetricRecord, "config": ConfigRecord}
+Slot = tuple[str, tuple[int, ...], str, int, int]  # dtype, shape, serialisation ("" = raw), offset, bytes
+Flat = list[tuple[str, str, dict[str, Any]]]  # of each record: name, kind, and its values or slots
+
+
+class Buffer:
+    """Shared memory behind an unlinked file: it vanishes with the last process that maps it, however that ends."""
+
+    def __init__(self, size: int, fd: int | None = None) -> None:
+        if fd is None:
+            folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+            with tempfile.TemporaryFile(dir=folder) as file:
+                fd = os.dup(file.fileno())
+            os.ftruncate(fd, size)
+        self.fd = fd
+        self.size = size
+        self.memory = mmap.mmap(fd, size)
+
+    def send(self, pipe: Connection, pid: int) -> None:
+        """Give the other end of a pipe access to this memory."""
+        send_handle(pipe, self.fd, pid)
+
+    @classmethod
+    def receive(cls, pipe: Connection, size: int) -> Buffer:
+        """Take what :meth:`send` gave."""
+        return cls(size, recv_handle(pipe))
+
+    def close(self) -> None:
+        """Let go of the file; the mapping goes when the last view of it does."""
+        os.close(self.fd)
+
+
+class Writer:
+    """Lay out the arrays of several messages one after the other, each array once however often it is sent."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._slots: dict[int, Slot] = {}
+        self._pending: list[tuple[int, Any]] = []
+        self._kept: list[Array] = []  # an id is only good while its object lives
+
+    def flatten(self, content: RecordDict) -> Flat:
+        """Return the records of a message with slots in place of arrays."""
+        flat: Flat = []
+        for name, record in content.items():
+            if isinstance(record, ArrayRecord):
+                flat.append((name, "array", {key: self._slot(array) for key, array in record.items()}))
+            else:
+                flat.append((name, "metric" if isinstance(record, MetricRecord) else "config", dict(record)))
+        return flat
+
+    def _slot(self, array: Array) -> Slot:
+        slot = self._slots.get(id(array))
+        if slot is None:
+            raw = isinstance(array, FlatArray)
+            data = array.numpy().reshape(-1).view(np.uint8) if raw else array.data
+            offset = -(-self.size // ALIGN) * ALIGN
+            slot = (array.dtype, tuple(array.shape), "" if raw else array.stype, offset, len(data))
+            self._slots[id(array)] = slot
+            self._pending.append((offset, data))
+            self._kept.append(array)
+            self.size = offset + len(data)
+        return slot
+
+    def write(self, buffer: Buffer) -> None:
+        """Copy every array to its place."""
+        view = memoryview(buffer.memory)
+        for offset, data in self._pending:
+            view[offset : offset + len(data)] = data
+        view.release()
+
+
+def restore(flat: Flat, buffer: Buffer | None, *, copy: bool) -> RecordDict:
+    """Rebuild a message's records; with ``copy`` its arrays outlive the buffer's next use."""
+    content = RecordDict()
+    for name, kind, values in flat:
+        if kind != "array":
+            content[name] = RECORDS[kind](values)
+            continue
+        record = ArrayRecord()
+        for key, (dtype, shape, stype, offset, size) in values.items():
+            assert buffer is not None
+            if stype:
+                record[key] = Array(dtype, shape, stype, buffer.memory[offset : offset + size])
+            else:
+                memory = buffer.memory[offset : offset + size] if copy else memoryview(buffer.memory)[offset : offset + size]
+                record[key] = FlatArray(np.frombuffer(memory, dtype).reshape(shape))
+        content[name] = record
+    return content
+
+
+def array_bytes(content: RecordDict) -> int:
+    """Return how many bytes of arrays a message carries."""
+    return sum(array.numpy().nbytes if isinstance(array, FlatArray) else len(array.data) for array in _arrays(content))
+
+
+def _arrays(content: RecordDict) -> Iterator[Array]:
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            yield from record.values()

@@ -1,0 +1,374 @@
+"""Reach the first training step fast, and import timm where torchvision cannot load its operators.
+
+Flower's deployment engine starts a process per message, so every import is paid again and again. Most of that
+time goes to things a training step never calls: the compiler behind ``torch.compile``, the plots of torchmetrics,
+the hundreds of files of monai. The functions here put those off until something asks for them, and fall back to
+the ordinary import where a shortcut does not fit the installed versions. Call them before there are threads.
+"""
+
+import ast
+import gc
+import logging
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec, resolve_name
+from types import FunctionType, ModuleType
+from typing import Any
+
+# The packages that can be lean, each with what its files ask of the root before the root's __init__ has run.
+_ROOTS: dict[str, dict[str, Callable[[], object]]] = {
+    "monai": {"__version__": lambda: str(import_module("monai._version").get_versions()["version"])},
+    "torchmetrics": {"_logger": lambda: logging.getLogger("torchmetrics")},
+}
+# What monai takes single functions from, for work that a loss or a metric rarely does.
+_MONAI_RARELY_USES = ("requests", "scipy.ndimage", "scipy.spatial")
+# All that the wrapper of an optimizer's step may touch for _lighten_step to know what it does.
+_STEP_WRAPPER_NAMES = {"Optimizer", "_dynamo", "cast", "defaults", "graph_break", "is_grad_enabled"} | {
+    "set_grad_enabled", "torch", "torch._dynamo"
+}  # fmt: skip
+_declared: list[object] = []  # a torch.library.Library takes its operators along when it is collected
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """Hold the garbage collector, which walks all of torch several times while modules load and finds nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def import_torchvision() -> ModuleType:
+    """Import torchvision, also where its compiled operators do not load beside the installed torch.
+
+    It describes its operators to torch even then, and torch refuses to hear of one that nobody declared. So those
+    it names are declared, without a kernel: calling one fails as before, the rest of torchvision works.
+    """
+    if "torchvision" in sys.modules:
+        return sys.modules["torchvision"]
+    _forget("torchvision")  # what an earlier attempt, given up by another library, has left behind
+    # torchvision.ops takes a function from torch._dynamo that it may call much later.
+    promises = [] if "torch._dynamo" in sys.modules else ["torch._dynamo", "torch._dynamo.utils"]
+    declared: set[str] = set()
+    while True:
+        try:
+            with quick_imports(), _promised("torchvision", promises):
+                return import_module("torchvision")
+        except Exception as error:
+            _forget("torchvision")
+            missing = re.fullmatch(r"operator torchvision::(\w+) does not exist", str(error))
+            if isinstance(error, RuntimeError) and missing and missing[1] not in declared:
+                declared.add(missing[1])
+                _declare_operator(missing[1])
+            elif promises:
+                promises = []
+            else:
+                raise
+
+
+def import_timm() -> ModuleType:
+    """Import timm with all its models but without torch's compiler, which some files load to opt out of it."""
+    if "timm" in sys.modules:
+        return sys.modules["timm"]
+    import_torchvision()
+    _forget("timm")
+    import torch.compiler
+
+    disable = torch.compiler.disable
+
+    @wraps(disable)
+    def disable_later(fn: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
+        if "torch._dynamo" in sys.modules or not isinstance(fn, FunctionType):
+            return disable(fn, recursive, reason=reason)
+        return torch._disable_dynamo(fn, recursive)
+
+    torch.compiler.disable = disable_later
+    try:
+        with quick_imports():
+            return import_module("timm")
+    except Exception:
+        _forget("timm")
+    finally:
+        torch.compiler.disable = disable
+    return import_module("timm")
+
+
+def lean_import(name: str) -> ModuleType:
+    """Import one part of monai or torchmetrics, such as ``monai.losses``, without the rest of that library.
+
+    Its packages become lean: they load the file of a name they gather when it is first touched, and run their own
+    ``__init__`` when asked for a name they do not know. So ``monai.transforms`` and the like keep working.
+    """
+    root = name.partition(".")[0]
+    known = set(sys.modules)
+    if root in _ROOTS and (root not in known or isinstance(sys.modules[root], _LeanPackage)):
+        try:
+            with _loading_lean():
+                if root == "monai":
+                    _put_off_optional_imports()
+                else:
+                    _put_off_plots()
+                return import_module(name)
+        except Exception:
+            _forget(root, known)
+            _repair_torchvision()
+    return import_module(name)
+
+
+def make_optimizers_light() -> None:
+    """Let torch's optimizers work without torch's compiler for as long as nobody else has loaded it.
+
+    They load it to keep it out of some methods and to break compiled graphs around ``step``. Until it is loaded
+    nothing is compiled; from then on they do as before.
+    """
+    from torch.optim import Optimizer
+
+    if "torch._dynamo" in sys.modules:
+        return
+    for method in vars(Optimizer).values():
+        if getattr(method, "__globals__", {}).get("__name__") == "torch._compile" and hasattr(method, "__wrapped__"):
+            _disable_later(method.__wrapped__)
+    kinds = Optimizer.__subclasses__()
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+        step = vars(kind).get("step")
+        if isinstance(step, FunctionType) and step.__code__.co_name == "_use_grad":
+            if _STEP_WRAPPER_NAMES.issuperset(step.__code__.co_names):
+                kind.step = _lighten_step(step)
+
+
+def _disable_later(function: Any) -> None:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        import torch._dynamo
+
+        function.__dynamo_disable = torch._dynamo.disable(function, wrapping=False)
+        return function.__dynamo_disable(*args, **kwargs)
+
+    function.__dynamo_disable = call  # where torch keeps the disabled function once it has made it
+
+
+def _lighten_step(step: Any) -> Any:
+    import torch
+
+    @wraps(step)
+    def light_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # is_compiling comes first: in a compiled graph it is a constant, and sys.modules no business of the graph.
+        if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
+            return step(self, *args, **kwargs)
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return step.__wrapped__(self, *args, **kwargs)
+
+    return light_step
+
+
+def _declare_operator(name: str) -> None:
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    # The signature of nms, for every name: without a kernel behind it, it is never used.
+    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared.append(library)
+
+
+def _repair_torchvision() -> None:
+    """Have torchvision imported for a library that would stumble over a broken one but can do without."""
+    with suppress(Exception):
+        import_torchvision()
+
+
+def _forget(root: str, known: Collection[str] = ()) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == root and name not in known:
+            del sys.modules[name]
+
+
+def _call_later(module: str, name: str) -> Callable[..., Any]:
+    def promised(*args: Any, **kwargs: Any) -> Any:
+        if isinstance(sys.modules.get(module), _Promise):
+            raise ImportError(f"{module}.{name} is called while it is only promised")
+        return getattr(import_module(module), name)(*args, **kwargs)
+
+    return promised
+
+
+class _Promise(ModuleType):
+    """Stand for a module: name functions for one package while in ``sys.modules``, be the real one afterwards."""
+
+    def __init__(self, name: str, package: str) -> None:
+        super().__init__(name)
+        self._package = package
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is not self:
+            return getattr(import_module(self.__name__), name)
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        if name.startswith("__") or asking.partition(".")[0] != self._package:
+            raise AttributeError(f"{self.__name__}.{name} is promised to {self._package} only")
+        return _call_later(self.__name__, name)
+
+
+@contextmanager
+def _promised(package: str, names: list[str]) -> Iterator[list[_Promise]]:
+    promises = [_Promise(name, package) for name in names]
+    sys.modules.update(zip(names, promises, strict=True))
+    try:
+        yield promises
+    finally:
+        for name in names:
+            del sys.modules[name]
+
+
+def _put_off_plots() -> None:
+    """Import the plotting that every torchmetrics metric brings, and matplotlib when the first plot is drawn."""
+    if "matplotlib" in sys.modules or find_spec("matplotlib") is None:
+        return
+
+    @contextmanager
+    def styled(*args: Any, **kwargs: Any) -> Iterator[None]:
+        with import_module("matplotlib.style").context(*args, **kwargs):
+            yield
+
+    names = ["matplotlib", "matplotlib.axes", "matplotlib.colors", "matplotlib.pyplot", "matplotlib.style"]
+    with _promised("torchmetrics", names) as (matplotlib, axes, colors, pyplot, style):
+        vars(matplotlib).update(axes=axes, colors=colors, pyplot=pyplot)
+        vars(pyplot).update(style=style)
+        vars(style).update(context=styled)
+        import_module("torchmetrics.utilities.plot")
+
+
+def _put_off_optional_imports() -> None:
+    """Let monai's ``optional_import`` promise what it would find but rarely use."""
+    module = import_module("monai.utils.module")
+    optional_import = module.optional_import
+    if hasattr(optional_import, "__wrapped__"):
+        return
+
+    @wraps(optional_import)
+    def optional_import_later(module: str, *args: Any, **kwargs: Any) -> tuple[Any, bool]:
+        rare = module in _MONAI_RARELY_USES and module not in sys.modules and not args and kwargs.keys() <= {"name"}
+        if not rare or not find_spec(module.partition(".")[0]):
+            return optional_import(module, *args, **kwargs)
+        return _call_later(module, kwargs["name"]) if kwargs else _Promise(module, "monai"), True
+
+    module.optional_import = optional_import_later
+
+
+class _LeanPackage(ModuleType):
+    """A package whose ``__init__`` was read for where its names come from, but has not run."""
+
+    def __init__(self, name: str, origins: dict[str, tuple[str, str]], only_gathers: bool) -> None:
+        super().__init__(name)
+        vars(self).update(_origins=origins, _only_gathers=only_gathers)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ROOTS.get(self.__name__, {}):
+            return _ROOTS[self.__name__][name]()
+        if name.startswith("__") and name not in ("__all__", "__version__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        loading = _finder in sys.meta_path
+        # A file of the library that is loading gets the one name; whoever else asks gets all the __init__ does.
+        gathered = name in self._origins and (self._only_gathers or loading)
+        if not gathered and (name in self._origins or not find_spec(f"{self.__name__}.{name}")):
+            return getattr(self._complete(), name)
+        try:
+            with _loading_lean():
+                if not gathered:
+                    return import_module(f"{self.__name__}.{name}")
+                module, attribute = self._origins[name]
+                value = vars(self)[name] = getattr(import_module(module), attribute)
+                return value
+        except (ImportError, AttributeError):
+            if loading:
+                raise
+            return getattr(self._complete(), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # A file is set on its package when it loads, but the function of its name that it defines has precedence.
+        if not (isinstance(value, ModuleType) and name in self._origins):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._complete())
+
+    def _complete(self) -> ModuleType:
+        if self.__name__ in _ROOTS:
+            _repair_torchvision()
+        self.__class__ = ModuleType
+        try:
+            with quick_imports():
+                self.__spec__.loader.exec_module(self)
+        except BaseException:
+            self.__class__ = _LeanPackage
+            raise
+        return self
+
+
+class _LeanFinder(MetaPathFinder):
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name.partition(".")[0] not in _ROOTS:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec and spec.submodule_search_locations and spec.loader:
+            spec.loader = _LeanLoader(spec.loader)
+        return spec
+
+
+class _LeanLoader(Loader):
+    def __init__(self, ordinary: Any) -> None:
+        self._ordinary = ordinary
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        source = ast.parse(self._ordinary.get_source(spec.name))
+        return _LeanPackage(spec.name, *_read_origins(spec.name, source.body))
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = module.__spec__.loader = self._ordinary
+
+
+_finder = _LeanFinder()
+
+
+@contextmanager
+def _loading_lean() -> Iterator[None]:
+    if _finder in sys.meta_path:
+        yield
+        return
+    sys.meta_path.insert(0, _finder)
+    try:
+        with quick_imports():
+            yield
+    finally:
+        sys.meta_path.remove(_finder)
+
+
+def _read_origins(package: str, body: list[ast.stmt]) -> tuple[dict[str, tuple[str, str]], bool]:
+    """Give the module and the name behind each name a package gathers, and whether gathering is all it does."""
+    origins: dict[str, tuple[str, str]] = {}
+    only_gathers = True
+    for statement in body:
+        match statement:
+            case ast.ImportFrom(level=0, module="__future__") | ast.Expr(value=ast.Constant()):
+                pass
+            case ast.ImportFrom():
+                module = resolve_name("." * statement.level + (statement.module or ""), package)
+                if module.partition(".")[0]==package.partition(".")[0]:
+                    origins.update({alias.asname or alias.name: (module, alias.name) for alias in statement.names})
+            case ast.Assign(targets=[ast.Name(id="__all__")]) | ast.AugAssign(target=ast.Name(id="__all__")):
+                pass
+            case ast.If():
+                # What is gathered on a condition is left to the __init__ itself.
+                only_gathers &= _read_origins(package, statement.body + statement.orelse)[1]
+            case _:
+                only_gathers = False
+    return origins, only_gathers

@@ -1,0 +1,140 @@
+"""Local training and evaluation of one site's shard."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import Config
+from .data.shard import Batch, Labels, Shard
+from .errors import MtfedError
+from .losses import HybridLoss
+from .metrics import TaskMetrics
+from .models import MTMedFormer
+from .startup import make_optimizers_light
+
+Parts = Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass
+class Training:
+    """What a local training has to tell: sums, so that they add up over sites."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    loss_sums: dict[str, float] = field(default_factory=dict)  # task -> sum over samples seen
+    seen: dict[str, int] = field(default_factory=dict)  # task -> labelled samples seen
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a config: ``auto`` takes a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise MtfedError(f"Config key device: {name!r} asks for a GPU, this machine has none; use auto or cpu.")
+    return torch.device(name)
+
+
+def fixed_seed(*parts: object) -> int:
+    """Return a seed made of a run's seed, a site's key, a round: the same on every machine and in every process."""
+    return zlib.crc32("/".join(map(str, parts)).encode())
+
+
+def load_parts(model: MTMedFormer, parts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Copy received tensors into the resident model, in place."""
+    own = model.parts()
+    with torch.no_grad():
+        for part, tensors in parts.items():
+            for name, value in tensors.items():
+                own[part][name].copy_(torch.tensor(value))
+
+
+def train(
+    model: MTMedFormer, shard: Shard, tasks: list[str], config: Config, *, seed: int, learning_rate: float,
+    proximal_mu: float = 0.0,
+) -> Training:
+    """Train a model in place on the labels of the given tasks.
+
+    Everything random derives from ``seed``, so that a site's result does not depend on which process trains it.
+    ``proximal_mu`` adds FedProx's ``mu / 2 * ||w - w_start||^2``.
+    """
+    make_optimizers_light()
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    device = next(model.parameters()).device
+    model.train()
+    inactive = {f"decoder.{task}" for task in model.decoders} - {f"decoder.{task}" for task in tasks}
+    parts = model.parts()
+    frozen = {id(tensor) for part in inactive for tensor in parts[part].values()}
+    weights = [weight for weight in model.parameters() if id(weight) not in frozen]
+    anchors = [weight.detach().clone() for weight in weights] if proximal_mu else []
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
+    hybrid = HybridLoss(config)
+    told = Training()
+    sums: dict[str, Tensor] = {}
+    for batch in _steps(shard, tasks, config):
+        batch = to_device(batch, device)
+        outputs = model(batch.images, {task: labels.rows for task, labels in batch.labels.items()})
+        loss, each = hybrid(outputs, batch.labels, model.log_variance)
+        optimizer.zero_grad()
+        loss.backward()
+        if proximal_mu:
+            _pull(weights, anchors, proximal_mu)
+        optimizer.step()
+        told.steps += 1
+        for task, value in each.items():
+            count = len(batch.labels[task].rows)
+            sums[task] = sums.get(task, 0.0) + value * count
+            told.seen[task] = told.seen.get(task, 0) + count
+    told.loss_sums = {task: float(value) for task, value in sums.items()}
+    told.seconds = time.perf_counter() - start
+    return told
+
+
+def _steps(shard: Shard, tasks: list[str], config: Config) -> Iterable[Batch]:
+    """Yield shuffled batches: whole epochs, or exactly ``local_steps`` of them over as many epochs as that takes."""
+    rows = torch.cat([shard.labels[task].rows for task in tasks]).unique()
+    left = config.local_steps or -(-len(rows) // config.batch_size) * config.local_epochs
+    while left:
+        for batch in shard.batches(config.batch_size, rows[torch.randperm(len(rows))], tasks):
+            yield batch
+            left -= 1
+            if not left:
+                return
+
+
+def _pull(weights: list[Tensor], anchors: list[Tensor], mu: float) -> None:
+    """Add the gradient of the proximal term to the weights that the step has gradients for."""
+    for weight, anchor in zip(weights, anchors, strict=True):
+        if weight.grad is not None:
+            weight.grad.add_(weight.detach() - anchor, alpha=mu)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on a device."""
+    if device.type == "cpu":
+        return batch
+    labels = {t: Labels(x.rows.to(device), x.values.to(device)) for t, x in batch.labels.items()}
+    return Batch(batch.images.to(device), labels)
+
+
+@torch.inference_mode()
+def evaluate(model: MTMedFormer, shard: Shard, tasks: list[str], config: Config) -> dict[str, TaskMetrics]:
+    """Return the metrics of a model on the labels of the given tasks."""
+    model.eval()
+    device = next(model.parameters()).device
+    metrics = {task: TaskMetrics(config.tasks[task]) for task in tasks if shard.count(task)}
+    for batch in shard.batches(4 * config.batch_size, tasks=list(metrics)):
+        if not batch.labels:
+            continue
+        batch = to_device(batch, device)
+        outputs = model(batch.images, {task: labels.rows for task, labels in batch.labels.items()})
+        for task, logits in outputs.items():
+            metrics[task].update(logits, batch.labels[task].values)
+    return metrics

@@ -1,0 +1,266 @@
+"""What every strategy here shares: who is sent which parts, how answers are read, and what a failure means.
+
+A strategy of this package works under Flower's own ``start()`` and under mtfed's server alike, with packed records
+(:mod:`.wire`) and with a plain ``ArrayRecord(model.state_dict())``.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from logging import getLogger
+from typing import Literal
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from .screening import Update, read_update
+from .sites import FederationError, Roster, SiteCard
+from .wire import MANIFEST, FlatArray, is_packed, part_of, select
+
+log = getLogger("flwr")
+DECODER = "decoder."
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A site that gave no usable answer: in which round, doing what, and why."""
+
+    site: str
+    server_round: int
+    action: str
+    reason: str
+    traceback: str = ""
+
+
+class TaskStrategy(Strategy):
+    """Send each site the encoder and the decoders of its tasks, and merge part by part over those who hold it.
+
+    Args:
+        fraction_train: share of the sites trained in a round, drawn by ``seed`` and round.
+        seed: seed of that draw.
+        on_failure: ``skip`` a site that fails, ``retry`` it up to ``retries`` times, or ``fail`` the run.
+        retries: how often a failed site is asked again in a round, with ``on_failure="retry"``.
+        quorum: share of the asked sites that must answer, else the round raises :class:`FederationError`. A round
+            that nobody answered always does.
+        min_sites: how many sites must have joined before the first round.
+        join_timeout: seconds to wait for them.
+        retry_timeout: seconds to wait for a repeated message; ``None`` waits as long as it takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        fraction_train: float = 1.0,
+        seed: int = 0,
+        on_failure: Literal["skip", "retry", "fail"] = "skip",
+        retries: int = 1,
+        quorum: float = 0.0,
+        min_sites: int = 1,
+        join_timeout: float = 600.0,
+        retry_timeout: float | None = None,
+    ) -> None:
+        self.fraction_train = fraction_train
+        self.seed = seed
+        self.on_failure = on_failure
+        self.retries = retries
+        self.quorum = quorum
+        self.retry_timeout = retry_timeout
+        self.roster = Roster(min_sites, join_timeout)
+        self.failures: list[Failure] = []
+        self._grid: Grid | None = None
+        self._arrays = ArrayRecord()
+        self._asked: dict[str, Message] = {}
+
+    # The mathematics of a strategy, one method a step; the rest of the class is the same for all.
+
+    @abstractmethod
+    def begin_merge(self, arrays: ArrayRecord) -> None:
+        """Start a round's merge from the current global arrays."""
+
+    @abstractmethod
+    def add_to_merge(self, update: Update) -> None:
+        """Take in one site's update; updates come in the order of site keys and are not kept."""
+
+    @abstractmethod
+    def finish_merge(self) -> dict[str, np.ndarray]:
+        """Return the merged arrays by key; a key that is left out stays as it was."""
+
+    def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
+        """Return what a site is sent: the whole record, or of a packed one the encoder and the decoders it can use."""
+        if tasks is None or not is_packed(arrays):
+            return arrays
+        return select(arrays, self.parts_for(arrays, tasks))
+
+    def train_config(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
+        """Return the config that travels with a training message."""
+        return ConfigRecord({**config, "server-round": server_round})
+
+    # Flower's hooks.
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Compose one training message a chosen site (Flower's hook)."""
+        sites = self._choose(server_round, self.roster.refresh(grid))
+        return self._configure(MessageType.TRAIN, server_round, arrays, self.train_config(server_round, config), grid, sites)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Compose one evaluation message a site (Flower's hook)."""
+        config = ConfigRecord({**config, "server-round": server_round})
+        return self._configure(MessageType.EVALUATE, server_round, arrays, config, grid, self.roster.refresh(grid))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Merge the sites' updates and add up their metrics (Flower's hook)."""
+        metrics: list[MetricRecord] = []
+        self.begin_merge(self._arrays)
+        for site, reply in self._answers(server_round, replies):
+            try:
+                update = read_update(site, reply, self._asked[site].content["arrays"])
+            except ValueError as error:
+                self._fail(Failure(site, server_round, "train", f"its update was refused: {error}"))
+                continue
+            self.add_to_merge(update)
+            metrics.append(reply.content["metrics"])
+        self._check_quorum(server_round, "train", len(metrics))
+        merged = ArrayRecord()
+        changed = self.finish_merge()
+        for key, array in self._arrays.items():
+            merged[key] = FlatArray(changed[key]) if key in changed else array
+        return merged, add_up(metrics)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Add up the sites' metrics, which are sums: the figure computed of them is the pooled one (Flower's hook)."""
+        metrics = [
+            reply.content["metrics"] for _, reply in self._answers(server_round, replies) if "metrics" in reply.content
+        ]
+        self._check_quorum(server_round, "evaluate", len(metrics))
+        return add_up(metrics)
+
+    def summary(self) -> None:
+        """Log the settings of the strategy (Flower's hook)."""
+        log.info("\t├──> Sampling: %g of the sites a round, seed %d", self.fraction_train, self.seed)
+        log.info("\t└──> Failures: %s, quorum %g", self.on_failure, self.quorum)
+
+    # How a round goes, the same for all.
+
+    @staticmethod
+    def parts_for(arrays: ArrayRecord, tasks: Iterable[str]) -> list[str]:
+        """Return every shared part and the decoders of the given tasks."""
+        wanted = {DECODER + task for task in tasks}
+        parts = dict.fromkeys(part_of(key) for key in arrays if key != MANIFEST)
+        return [part for part in parts if not part.startswith(DECODER) or part in wanted]
+
+    def _choose(self, server_round: int, sites: list[SiteCard]) -> list[SiteCard]:
+        count = max(1, round(self.fraction_train * len(sites)))
+        if count >= len(sites):
+            return sites
+        drawn = random.Random(f"{self.seed}/{server_round}").sample([site.key for site in sites], count)
+        return [site for site in sites if site.key in set(drawn)]
+
+    def _configure(
+        self, action: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid,
+        sites: list[SiteCard],
+    ) -> list[Message]:
+        self._grid, self._arrays, self._asked = grid, arrays, {}
+        active = config.get("tasks")
+        for site in sites:
+            tasks = site.tasks if site.tasks is None or active is None else site.tasks.intersection(active)
+            if tasks is not None and not tasks:
+                continue
+            content = RecordDict({"arrays": self.arrays_for(site, arrays, tasks), "config": config})
+            self._asked[site.key] = Message(
+                content, dst_node_id=site.node_id, message_type=action, group_id=str(server_round)
+            )
+        return list(self._asked.values())
+
+    def _answers(self, server_round: int, replies: Iterable[Message]) -> Iterator[tuple[str, Message]]:
+        """Yield usable replies in the order of site keys, whatever order they arrive in.
+
+        A reply that is early waits for those before it, so that an engine which delivers replies one by one needs
+        no more memory than its own disorder.
+        """
+        waiting = list(self._asked)
+        early: dict[str, Message] = {}
+        for reply in replies:
+            site = self.roster.by_node(reply.metadata.src_node_id)
+            if site is None or site.key not in waiting:
+                continue  # a dead node's error comes from the SuperLink: its site is found missing below
+            early[site.key] = reply
+            while waiting and waiting[0] in early:
+                yield from self._usable(server_round, key := waiting.pop(0), early.pop(key))
+        for key in waiting:
+            yield from self._usable(server_round, key, early.get(key))
+
+    def _usable(self, server_round: int, key: str, reply: Message | None) -> Iterator[tuple[str, Message]]:
+        message = self._asked[key]
+        for attempt in range(1 + (self.retries if self.on_failure == "retry" else 0)):
+            if attempt:
+                log.warning("Round %d: site %s is asked again (%d of %d).", server_round, key, attempt, self.retries)
+                assert self._grid is not None
+                again = Message(
+                    message.content, dst_node_id=message.metadata.dst_node_id,
+                    message_type=message.metadata.message_type, group_id=message.metadata.group_id,
+                )
+                reply = next(iter(self._grid.send_and_receive([again], timeout=self.retry_timeout)), None)
+            failure = read_failure(key, server_round, message.metadata.message_type, reply)
+            if failure is None:
+                assert reply is not None
+                yield key, reply
+                return
+            self._fail(failure)
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures.append(failure)
+        log.warning("Round %d: site %s failed to %s: %s", failure.server_round, failure.site, failure.action, failure.reason)
+        if failure.traceback:
+            log.warning("%s", failure.traceback.rstrip())
+        if self.on_failure == "fail":
+            raise FederationError(
+                f"Site {failure.site} failed to {failure.action} in round {failure.server_round}: {failure.reason}; "
+                "mend the site, or set on-failure to skip or retry."
+            )
+
+    def _check_quorum(self, server_round: int, action: str, answered: int) -> None:
+        asked = len(self._asked)
+        if asked and answered < max(1, self.quorum * asked):
+            raise FederationError(
+                f"Expected at least {max(1, self.quorum * asked):g} of {asked} sites to {action} in round "
+                f"{server_round}, {answered} did; see the sites' failures above, or lower quorum."
+            )
+
+
+def read_failure(site: str, server_round: int, action: str, reply: Message | None) -> Failure | None:
+    """Return why a reply cannot be used, or ``None`` if it can."""
+    if reply is None:
+        return Failure(site, server_round, action, "no answer in time")
+    if reply.has_error():
+        reason = (reply.error.reason or f"error code {reply.error.code}").strip()
+        head, _, traceback = reason.partition("\n")
+        return Failure(site, server_round, action, head, traceback)
+    if "failure" in reply.content:
+        told = reply.content["failure"]
+        return Failure(site, server_round, action, str(told["reason"]), str(told.get("traceback", "")))
+    return None
+
+
+def add_up(records: Iterable[MetricRecord]) -> MetricRecord:
+    """Add metric records, number by number and list by list; a key that only some hold counts for those."""
+    total: dict[str, int | float | list[int] | list[float]] = {}
+    for record in records:
+        for name, value in record.items():
+            if name not in total:
+                total[name] = list(value) if isinstance(value, list) else value
+            elif isinstance(value, list):
+                total[name] = [a + b for a, b in zip(total[name], value, strict=True)]  # type: ignore[arg-type]
+            else:
+                total[name] += value  # type: ignore[operator]
+    return MetricRecord(total)

@@ -1,0 +1,107 @@
+"""Who takes part: one card per site, learned by a ``query.describe`` message when a node joins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from logging import getLogger
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+log = getLogger("flwr")
+
+
+class FederationError(RuntimeError):
+    """The federation cannot go on: too few sites, a quorum missed, or a failure that the policy forbids."""
+
+
+@dataclass(frozen=True)
+class SiteCard:
+    """What a site said of itself: a key that outlives restarts, its tasks, its counts. Never images or identifiers."""
+
+    key: str
+    node_id: int
+    tasks: frozenset[str] | None = None  # None: the app does not describe itself; it gets and gives every part
+    counts: dict[str, float] = field(default_factory=dict)  # "train.TASK", "validation.TASK" -> samples
+    about: dict[str, object] = field(default_factory=dict)  # modality and whatever else the app tells
+
+    def train_count(self, task: str) -> float:
+        """Return how many labelled training samples of a task the site reported."""
+        return self.counts.get(f"train.{task}", 0.0)
+
+
+def read_card(reply: Message) -> SiteCard:
+    """Read a site's card from its reply; an app that cannot describe itself is known by its node id."""
+    node_id = reply.metadata.src_node_id
+    if not reply.has_content() or "site" not in reply.content:
+        return SiteCard(key=f"node-{node_id}", node_id=node_id)
+    about = dict(reply.content["site"])
+    key, tasks = str(about.pop("key")), about.pop("tasks", None)
+    counts = {name: float(value) for name, value in dict(reply.content.get("counts", {})).items()}
+    return SiteCard(key, node_id, None if tasks is None else frozenset(tasks), counts, about)
+
+
+class Roster:
+    """The sites that are connected, in the order of their keys.
+
+    Node ids and arrival order change from run to run; keys do not. Everything that must be reproducible goes by key.
+    """
+
+    def __init__(self, min_sites: int = 1, join_timeout: float = 600.0) -> None:
+        self.min_sites = min_sites
+        self.join_timeout = join_timeout
+        self._cards: dict[int, SiteCard] = {}
+        self._refused: dict[int, str] = {}
+
+    def refresh(self, grid: Grid) -> list[SiteCard]:
+        """Describe nodes that are new, forget nodes that left, and return the sites by key.
+
+        Waits until ``min_sites`` are there, and in a simulation (whose nodes say how many there will be) for all.
+        Raises :class:`FederationError` after ``join_timeout`` seconds.
+        """
+        deadline = time.monotonic() + self.join_timeout
+        while True:
+            node_ids = set(grid.get_node_ids())
+            for gone in self._cards.keys() - node_ids:
+                log.warning("Site %s left the federation.", self._cards.pop(gone).key)
+            self._describe(grid, sorted(node_ids - self._cards.keys() - self._refused.keys()), deadline)
+            sites = self.sites
+            if len(sites) >= max([self.min_sites, *(int(s.about.get("num-partitions", 1)) for s in sites)]):
+                return sites
+            if time.monotonic() > deadline:
+                here = ", ".join(site.key for site in sites) or "none"
+                raise FederationError(
+                    f"Expected at least {self.min_sites} sites within {self.join_timeout:g} s, found {here}; "
+                    "start the missing sites, or lower min-sites."
+                )
+            time.sleep(0.05)
+
+    @property
+    def sites(self) -> list[SiteCard]:
+        """Return the described sites by key."""
+        return sorted(self._cards.values(), key=lambda card: card.key)
+
+    def by_node(self, node_id: int) -> SiteCard | None:
+        """Return the card of a node, if it is known."""
+        return self._cards.get(node_id)
+
+    def _describe(self, grid: Grid, node_ids: Iterable[int], deadline: float) -> None:
+        content = RecordDict({"config": ConfigRecord()})
+        messages = [Message(content, dst_node_id=node, message_type="query.describe") for node in node_ids]
+        if not messages:
+            return
+        taken = {card.key: card.node_id for card in self._cards.values()}
+        timeout = max(deadline - time.monotonic(), 1.0)
+        replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda m: m.metadata.src_node_id)
+        for card in map(read_card, replies):
+            if card.key in taken:
+                self._refused[card.node_id] = card.key
+                log.error(
+                    "Two nodes call themselves site %s; node %s is left out. Give each site a key of its own.",
+                    card.key, card.node_id,
+                )
+            else:
+                taken[card.key] = card.node_id
+                self._cards[card.node_id] = card
