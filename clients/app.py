@@ -25,7 +25,7 @@ from mtfed.config import Config, RunConfigValue, read_config
 from mtfed.data.shard import class_index
 from mtfed.models import MTMedFormer, build_model
 from mtfed.strategies import wire
-from mtfed.training import evaluate, fixed_seed, load_parts, pick_device, train
+from mtfed.training import evaluate, fixed_seed, load_parts, numpy_parts, pick_device, train
 
 from .site import Site, open_site
 
@@ -109,8 +109,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     losses = {f"loss-sum.{task}": value for task, value in told.loss_sums.items()}
     seen = {f"seen.{task}": count for task, count in told.seen.items()}
     metrics = {"num-examples": len(shard), **counts, **losses, **seen, "steps": told.steps, "seconds": told.seconds}
-    trained = {part: {n: t.cpu().numpy() for n, t in tensors.items()} for part, tensors in model.parts().items()}
-    return RecordDict({"arrays": wire.repack(arrays, trained), "metrics": MetricRecord(metrics)})
+    return RecordDict({"arrays": wire.repack(arrays, numpy_parts(model)), "metrics": MetricRecord(metrics)})
 
 
 @app.evaluate()

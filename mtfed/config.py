@@ -5,6 +5,9 @@ Server and sites read the same keys; what a site knows of itself (its folder) is
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -12,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import MtfedError, unknown
-from .tasks import Task
+from .tasks import LOSSES_OF_KIND, Task
 
 RunConfigValue = bool | int | float | str
 
@@ -66,7 +69,8 @@ class Config(BaseModel):
     quorum: float = Field(0.0, ge=0, le=1)  # share of the asked sites that must answer
 
     # Evaluation
-    evaluate_every: int = Field(1, ge=0)  # rounds between evaluations; 0: after the last round only
+    evaluate_every: int = Field(1, ge=0)  # rounds between the sites' evaluations; 0: after the last only
+    test_every: int = Field(1, ge=0)  # rounds between looks at the server's test images; no choice goes by them
     patience: int = Field(0, ge=0)  # evaluations without improvement before stopping; 0: never
     stop_per_task: bool = False  # patience counts for each task by itself
 
@@ -120,6 +124,20 @@ def flatten(config: Config) -> dict[str, RunConfigValue]:
         flat |= {f"task.{task.name}.kind": task.kind, f"task.{task.name}.classes": ", ".join(task.classes),
                  f"task.{task.name}.loss": task.loss}
     return flat
+
+
+def describe_keys() -> str:
+    """Return a line a key: name, default, and the comment that stands beside it in this file."""
+    lines = []
+    for line in inspect.getsource(Config).splitlines():
+        found = re.match(r"    (\w+): .*?(?:  # (.*))?$", line)
+        if found and found[1] in Config.model_fields and found[1] != "tasks":
+            field = Config.model_fields[found[1]]
+            lines.append(f"{field.alias:20} {json.dumps(field.default):16} {found[2] or ''}".rstrip())
+        elif re.fullmatch(r"    # [A-Z][a-z ]+", line):
+            lines.append(f"\n{line.strip(' #')}")
+    tasks = "\nTasks\ntask.NAME.kind       classification or segmentation\ntask.NAME.classes    class names, comma-separated"
+    return "\n".join([*lines, tasks, "task.NAME.loss       " + "; ".join(f"{kind}: {', '.join(losses)}" for kind, losses in LOSSES_OF_KIND.items())])
 
 
 def _sentence(error: ValidationError, values: dict[str, Any]) -> str:

@@ -265,11 +265,11 @@ def _put_off_optional_imports() -> None:
 
 
 class _LeanPackage(ModuleType):
-    """A package whose ``__init__`` was read for where its names come from, but has not run."""
+    """A package whose ``__init__`` was read for where its names come from, and runs when that does not suffice."""
 
     def __init__(self, name: str, origins: dict[str, tuple[str, str]], only_gathers: bool) -> None:
         super().__init__(name)
-        vars(self).update(_origins=origins, _only_gathers=only_gathers)
+        vars(self).update(_origins=origins, _only_gathers=only_gathers, _has_run=False)
 
     def __getattr__(self, name: str) -> Any:
         if name in _ROOTS.get(self.__name__, {}):
@@ -277,21 +277,25 @@ class _LeanPackage(ModuleType):
         if name.startswith("__") and name not in ("__all__", "__version__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         loading = _finder in sys.meta_path
-        # A file of the library that is loading gets the one name; whoever else asks gets all the __init__ does.
-        gathered = name in self._origins and (self._only_gathers or loading)
-        if not gathered and (name in self._origins or not find_spec(f"{self.__name__}.{name}")):
-            return getattr(self._complete(), name)
         try:
             with _loading_lean():
-                if not gathered:
+                if name not in self._origins:
                     return import_module(f"{self.__name__}.{name}")
-                module, attribute = self._origins[name]
-                value = vars(self)[name] = getattr(import_module(module), attribute)
-                return value
+                # A file of the library, loading, gets the one name; whoever else asks gets all the __init__ does.
+                if self._only_gathers or loading:
+                    module, attribute = self._origins[name]
+                    vars(self)[name] = getattr(import_module(module), attribute)
         except (ImportError, AttributeError):
-            if loading:
+            if loading and name in self._origins:
                 raise
-            return getattr(self._complete(), name)
+        if name not in vars(self):
+            self._run()
+        root = sys.modules[self.__name__.partition(".")[0]]
+        if name not in vars(self) and not loading and isinstance(root, _LeanPackage):
+            root._run()  # whose other parts may add to this one
+        if name not in vars(self):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return vars(self)[name]
 
     def __setattr__(self, name: str, value: object) -> None:
         # A file is set on its package when it loads, but the function of its name that it defines has precedence.
@@ -299,19 +303,21 @@ class _LeanPackage(ModuleType):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        return dir(self._complete())
+        self._run()
+        return sorted(vars(self))
 
-    def _complete(self) -> ModuleType:
+    def _run(self) -> None:
+        if self._has_run:
+            return
         if self.__name__ in _ROOTS:
             _repair_torchvision()
-        self.__class__ = ModuleType
+        self._has_run = True
         try:
-            with quick_imports():
+            with _loading_lean():
                 self.__spec__.loader.exec_module(self)
         except BaseException:
-            self.__class__ = _LeanPackage
+            self._has_run = False
             raise
-        return self
 
 
 class _LeanFinder(MetaPathFinder):
@@ -362,13 +368,15 @@ def _read_origins(package: str, body: list[ast.stmt]) -> tuple[dict[str, tuple[s
                 pass
             case ast.ImportFrom():
                 module = resolve_name("." * statement.level + (statement.module or ""), package)
-                if module.partition(".")[0]==package.partition(".")[0]:
+                if module != package and module.partition(".")[0] == package.partition(".")[0]:
                     origins.update({alias.asname or alias.name: (module, alias.name) for alias in statement.names})
             case ast.Assign(targets=[ast.Name(id="__all__")]) | ast.AugAssign(target=ast.Name(id="__all__")):
                 pass
             case ast.If():
-                # What is gathered on a condition is left to the __init__ itself.
-                only_gathers &= _read_origins(package, statement.body + statement.orelse)[1]
+                conditional, gathers = _read_origins(package, statement.body + statement.orelse)
+                only_gathers = only_gathers and gathers
+                for name in conditional:  # for the __init__ itself to decide
+                    origins.pop(name, None)
             case _:
                 only_gathers = False
     return origins, only_gathers

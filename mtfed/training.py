@@ -55,6 +55,11 @@ def load_parts(model: MTMedFormer, parts: Mapping[str, Mapping[str, np.ndarray]]
                 own[part][name].copy_(torch.tensor(value))
 
 
+def numpy_parts(model: MTMedFormer) -> dict[str, dict[str, np.ndarray]]:
+    """Return the model's parts as arrays; on a CPU they share its memory."""
+    return {part: {name: t.cpu().numpy() for name, t in tensors.items()} for part, tensors in model.parts().items()}
+
+
 def train(
     model: MTMedFormer, shard: Shard, tasks: list[str], config: Config, *, seed: int, learning_rate: float,
     proximal_mu: float = 0.0,

@@ -106,3 +106,12 @@ class Alone(TaskStrategy):
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Any) -> ArrayRecord:
         return self.site_arrays.get(site.key) or super().arrays_for(site, arrays, tasks)
+
+    def models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
+        return self.site_arrays
+
+    def state(self) -> dict[str, ArrayRecord]:
+        return self.site_arrays
+
+    def restore(self, state: dict[str, ArrayRecord]) -> None:
+        self.site_arrays = dict(state)

@@ -96,6 +96,17 @@ class TaskStrategy(Strategy):
             return arrays
         return select(arrays, self.parts_for(arrays, tasks))
 
+    def models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
+        """Return the models that a round leaves: the global one under ``""``, or one a site."""
+        return {"": arrays}
+
+    def state(self) -> dict[str, ArrayRecord]:
+        """Return what must be kept beside the global arrays for a run to be resumed."""
+        return {}
+
+    def restore(self, state: dict[str, ArrayRecord]) -> None:
+        """Take back what :meth:`state` gave."""
+
     def train_config(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
         """Return the config that travels with a training message."""
         return ConfigRecord({**config, "server-round": server_round})

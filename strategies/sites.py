@@ -33,10 +33,18 @@ class SiteCard:
 
 
 def read_card(reply: Message) -> SiteCard:
-    """Read a site's card from its reply; an app that cannot describe itself is known by its node id."""
+    """Read a site's card from its reply; raise ``ValueError`` with the reason if the site cannot take part.
+
+    An app without a ``query.describe`` function is known by its node id, and holds every task.
+    """
     node_id = reply.metadata.src_node_id
-    if not reply.has_content() or "site" not in reply.content:
-        return SiteCard(key=f"node-{node_id}", node_id=node_id)
+    if reply.has_error():
+        reason = reply.error.reason or f"error code {reply.error.code}"
+        if "registered with name" in reason:  # Flower's words for a missing function
+            return SiteCard(key=f"node-{node_id}", node_id=node_id)
+        raise ValueError(reason)
+    if "failure" in reply.content:
+        raise ValueError("\n".join(str(reply.content["failure"].get(name, "")) for name in ("reason", "traceback")))
     about = dict(reply.content["site"])
     key, tasks = str(about.pop("key")), about.pop("tasks", None)
     counts = {name: float(value) for name, value in dict(reply.content.get("counts", {})).items()}
@@ -53,7 +61,7 @@ class Roster:
         self.min_sites = min_sites
         self.join_timeout = join_timeout
         self._cards: dict[int, SiteCard] = {}
-        self._refused: dict[int, str] = {}
+        self.refused: dict[int, str] = {}  # node id -> why it cannot take part
 
     def refresh(self, grid: Grid) -> list[SiteCard]:
         """Describe nodes that are new, forget nodes that left, and return the sites by key.
@@ -66,10 +74,14 @@ class Roster:
             node_ids = set(grid.get_node_ids())
             for gone in self._cards.keys() - node_ids:
                 log.warning("Site %s left the federation.", self._cards.pop(gone).key)
-            self._describe(grid, sorted(node_ids - self._cards.keys() - self._refused.keys()), deadline)
+            self._describe(grid, sorted(node_ids - self._cards.keys() - self.refused.keys()), deadline)
             sites = self.sites
-            if len(sites) >= max([self.min_sites, *(int(s.about.get("num-partitions", 1)) for s in sites)]):
+            simulated = max([int(str(s.about.get("num-partitions", 1))) for s in sites], default=1)
+            if len(sites) >= max(self.min_sites, simulated - len(self.refused)):
                 return sites
+            if not sites and len(self.refused) >= self.min_sites:
+                reason = next(iter(self.refused.values())).partition("\n")[0]
+                raise FederationError(f"No site can take part. The first to say why: {reason}")
             if time.monotonic() > deadline:
                 here = ", ".join(site.key for site in sites) or "none"
                 raise FederationError(
@@ -95,13 +107,15 @@ class Roster:
         taken = {card.key: card.node_id for card in self._cards.values()}
         timeout = max(deadline - time.monotonic(), 1.0)
         replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda m: m.metadata.src_node_id)
-        for card in map(read_card, replies):
-            if card.key in taken:
-                self._refused[card.node_id] = card.key
-                log.error(
-                    "Two nodes call themselves site %s; node %s is left out. Give each site a key of its own.",
-                    card.key, card.node_id,
-                )
-            else:
-                taken[card.key] = card.node_id
-                self._cards[card.node_id] = card
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            try:
+                card = read_card(reply)
+                if card.key in taken:
+                    raise ValueError(f"it calls itself {card.key}, as node {taken[card.key]} does; give each site its own key")
+            except ValueError as error:
+                self.refused[node] = str(error)
+                log.error("Node %s cannot take part: %s", node, error)
+                continue
+            taken[card.key] = node
+            self._cards[node] = card

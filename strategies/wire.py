@@ -28,7 +28,7 @@ class FlatArray(Array):
     """
 
     def __init__(self, values: np.ndarray) -> None:
-        values = np.ascontiguousarray(values)
+        values = np.asarray(values, order="C")  # ascontiguousarray would give a scalar an axis
         values = values.view()
         values.flags.writeable = False
         self.__dict__["_values"] = values

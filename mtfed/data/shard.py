@@ -43,6 +43,11 @@ class Shard:
     images: Tensor
     labels: dict[str, Labels]
 
+    @classmethod
+    def empty(cls) -> Shard:
+        """Return a shard without images."""
+        return cls(torch.empty((0, 1, 1, 1), dtype=torch.uint8), {})
+
     def __len__(self) -> int:
         return len(self.images)
 

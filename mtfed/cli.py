@@ -1,0 +1,126 @@
+"""The ``mtfed`` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from .errors import MtfedError
+
+EXAMPLES = """\
+examples:
+  mtfed simulate                                 eight hospitals, chest X-rays, FedAvg
+  mtfed simulate pneumonia --num-supernodes 4 -c rounds=5 -c strategy=fedprox
+  mtfed simulate pneumonia --resume runs/pneumonia-20260101-120000
+  mtfed report runs/pneumonia-*                  one page that compares runs
+  mtfed export sites                             the sample as folders, as a hospital would hold it
+  mtfed config                                   every config key, its default and its meaning
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 the run failed, 2 it was asked for something wrong."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.command(arguments) or 0
+    except MtfedError as error:
+        print(f"mtfed: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mtfed: interrupted; a run goes on from its last finished round with --resume.", file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        from .strategies import FederationError
+
+        if not isinstance(error, FederationError):
+            raise
+        print(f"mtfed: {error}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    top = argparse.ArgumentParser(
+        prog="mtfed", description="Federated multi-task medical imaging on Flower.", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    add = commands.add_parser(
+        "simulate", help="run a federation with simulated hospitals",
+        description="Run an app folder with simulated hospitals, and leave a run folder with figures, weights and a report.",
+    )
+    add.add_argument("app", nargs="?", default="pneumonia", help="a folder of experiments/, or a path (default: pneumonia)")
+    add.add_argument("--num-supernodes", "--sites", type=_positive, metavar="N", help="hospitals (default: what the data makes)")
+    add.add_argument("--engine", choices=("local", "ray"), default="local", help="worker processes on this machine, or Flower's Ray engine")
+    add.add_argument("--workers", type=_positive, metavar="N", help="worker processes of the local engine (default: one per core)")
+    add.add_argument("-c", "--config", action="append", default=[], metavar="KEY=VALUE", help="override a config key (see: mtfed config)")
+    add.add_argument("--seed", type=int, help="the same as -c seed=N")
+    add.add_argument("--out", type=Path, help="the folder of run folders (default: runs)")
+    add.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder at its last finished round")
+    add.set_defaults(command=_simulate)
+
+    add = commands.add_parser("report", help="write one page about one or several runs")
+    add.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    add.add_argument("--out", type=Path, help="the page (default: report.html in the run, or in the folder of the runs)")
+    add.set_defaults(command=_report)
+
+    add = commands.add_parser("export", help="write the sample as site folders, as a hospital would hold its data")
+    add.add_argument("folder", type=Path)
+    add.add_argument("--num-supernodes", "--sites", type=_positive, default=8, metavar="N")
+    add.set_defaults(command=_export)
+
+    add = commands.add_parser("config", help="list the config keys")
+    add.set_defaults(command=_config)
+    return top
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    # What a federation costs must not depend on how many threads a library thinks it may start in each worker.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from .apps import find_app, override
+    from .simulate import simulate
+
+    app = find_app(arguments.app)
+    pairs = list(arguments.config)
+    for key, value in (("seed", arguments.seed), ("out", arguments.out), ("resume", arguments.resume)):
+        if value is not None:
+            pairs.append(f"{key}='{value.resolve()}'" if isinstance(value, Path) else f"{key}={value}")
+    return simulate(app, override(app.run_config, pairs), arguments.num_supernodes, arguments.engine, arguments.workers)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from .report import write_report
+
+    print(write_report(arguments.runs, arguments.out))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .apps import find_app
+    from .config import read_config
+    from .data.export import export_sample
+
+    config = read_config(find_app("pneumonia").run_config)
+    for folder, rows in export_sample(config, arguments.num_supernodes, arguments.folder):
+        print(f"{folder}  {rows} images")
+    return 0
+
+
+def _config(_: argparse.Namespace) -> int:
+    from .config import describe_keys
+
+    print(describe_keys())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

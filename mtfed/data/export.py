@@ -1,0 +1,22 @@
+"""Write a federation as site folders: what a hospital would hold, for trying a real deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..config import Config
+from ..errors import MtfedError
+from .federation import TEST_FOLDER, simulated_site, test_data
+from .manifest import write_site
+
+
+def export_sample(config: Config, sites: int, target: Path) -> Iterator[tuple[Path, int]]:
+    """Write every simulated site and the test images below a folder; yield each folder and its images."""
+    if target.exists() and any(target.iterdir()):
+        raise MtfedError(f"Expected an empty or new folder to export to, {target} holds files; name another.")
+    parts = [simulated_site(config, index, sites) for index in range(sites)]
+    test = test_data(config)
+    for name, data in [*((part.key, part) for part in parts), *([(TEST_FOLDER, test)] if test is not None else [])]:
+        write_site(data, target / name)
+        yield target / name, len(data.rows)

@@ -1,0 +1,3 @@
+"""Placeholder until the page is written."""
+def write_report(runs, out=None):
+    return None

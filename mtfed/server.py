@@ -1,0 +1,290 @@
+"""The ServerApp: rounds of training, merging and evaluation, and the record that they leave."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from .config import Config, read_config
+from .data.federation import test_data
+from .data.shard import Shard, load_shard
+from .errors import MtfedError, unknown
+from .losses import HybridLoss
+from .metrics import TaskMetrics, pool
+from .models import MTMedFormer, build_model
+from .patience import Patience
+from .progress import Progress, closing_table
+from .runs import Run
+from .shared import array_bytes
+from .strategies import STRATEGIES, SiteCard, TaskStrategy, wire
+from .training import evaluate, load_parts, numpy_parts, pick_device
+
+app = ServerApp()
+Figures = dict[str, dict[str, float]]  # task -> metric -> value
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation as the run config says."""
+    Federation(grid, read_config(context.run_config)).run()
+
+
+class Federation:
+    """One run: what the rounds share."""
+
+    def __init__(self, grid: Grid, config: Config) -> None:
+        self.grid = grid
+        self.config = config
+        self.strategy = make_strategy(config)
+        self.model = build_model(config)
+        HybridLoss(config)  # what the tasks' losses import, resident workers are forked with
+        self.initial = wire.pack(numpy_parts(self.model))
+        self.arrays = self.initial
+        self.patience = Patience(config.patience, config.stop_per_task)
+        self.first_round = 1
+        self._test: Shard | None = None
+        self._run: Run | None = None
+        if config.resume:
+            self._run = Run.open(config.resume)
+            self._run.check_resumable(config)
+        self.sites = self.strategy.roster.refresh(grid)
+        check_tasks(config, self.sites)
+
+    def run(self) -> None:
+        """Train until the last round or the end of patience, then choose, test and write the record."""
+        config = self.config
+        self.record = self._run or Run.create(config)
+        if config.resume:
+            self._resume()
+        self.record.write_json("sites.json", [site_record(site) for site in self.sites])
+        print(f"{config.name}: {len(self.sites)} sites, {config.strategy}, {config.rounds} rounds -> {self.record.folder}", flush=True)
+        stopped = "all rounds done"
+        with Progress(config.name, config.strategy, self.first_round, config.rounds) as progress:
+            for server_round in range(self.first_round, config.rounds + 1):
+                tasks = self.patience.active(list(config.tasks))
+                if not tasks:
+                    stopped = f"no improvement in {config.patience} evaluations"
+                    break
+                self._round(server_round, tasks, progress)
+        self._finish(stopped)
+
+    def _round(self, server_round: int, tasks: list[str], progress: Progress) -> None:
+        config, strategy = self.config, self.strategy
+        start, failed = time.perf_counter(), len(strategy.failures)
+        told = ConfigRecord({"learning-rate": learning_rate(config, server_round)})
+        if len(tasks) < len(config.tasks):
+            told["tasks"] = tasks
+        messages = strategy.configure_train(server_round, self.arrays, told, self.grid)
+        if not messages:
+            raise MtfedError(f"Round {server_round}: no site holds any of the tasks {', '.join(tasks)} that are still trained.")
+        traffic = Traffic(messages)
+        replies = self.grid.send_and_receive(messages, timeout=config.round_timeout)
+        replies = traffic.count(progress.follow(server_round, "training", replies, len(messages)))
+        merged, trained = strategy.aggregate_train(server_round, replies)
+        assert merged is not None and trained is not None
+        self.arrays = merged
+        trained_seconds = time.perf_counter() - start
+
+        validation, test, best = {}, {}, False
+        if self._due(server_round, config.evaluate_every):
+            validation = self._validate(server_round, progress)
+            best = self.patience.update(server_round, {task: self._score(task, f) for task, f in validation.items()})
+        models = strategy.models(self.arrays)
+        if self._due(server_round, config.test_every) and list(models) == [""]:
+            test = self._test_figures(self.arrays)
+
+        seconds = time.perf_counter() - start
+        losses = mean_losses(trained)
+        self.record.append("metrics.jsonl", [
+            {"round": server_round, "task": task, "strategy": config.strategy, "loss": losses.get(task),
+             "samples": trained.get(f"num-examples.{task}"), "validation": validation.get(task, {}), "test": test.get(task, {})}
+            for task in config.tasks
+        ])
+        failures = strategy.failures[failed:]
+        self.record.append("rounds.jsonl", [{
+            "round": server_round, "seconds": seconds, "train_seconds": trained_seconds, "asked": len(messages),
+            "answered": traffic.replies - len({f.site for f in failures if f.action == "train"}), "steps": trained["steps"],
+            "bytes_down": traffic.down, "bytes_up": traffic.up, "learning_rate": told["learning-rate"],
+            "failures": [vars(failure) for failure in failures],
+        }])
+        checkpoint = {"round": server_round, "patience": self.patience.dump()}
+        if best or not self.patience.best_round:
+            self.record.save("best", self.arrays, strategy.state(), checkpoint)
+        # Last, and in one step: a round counts as finished once this file stands.
+        self.record.save("last", self.arrays, strategy.state(), checkpoint)
+        shown = {f"{task} {config.tasks[task].metric}": f[config.tasks[task].metric] for task, f in validation.items()}
+        loss = {"loss": sum(losses.values()) / len(losses)} if losses else {}
+        progress.round_done(server_round, len(messages), seconds, loss | shown)
+
+    def _validate(self, server_round: int, progress: Progress) -> Figures:
+        messages = self.strategy.configure_evaluate(server_round, self.arrays, ConfigRecord(), self.grid)
+        replies = self.grid.send_and_receive(messages, timeout=self.config.round_timeout)
+        replies = progress.follow(server_round, "validation", replies, len(messages))
+        sums = self.strategy.aggregate_evaluate(server_round, replies)
+        return {task: metrics.compute() for task, metrics in pool(self.config.tasks.values(), sums or {}).items()}
+
+    def _test_figures(self, arrays: ArrayRecord) -> Figures:
+        return {task: metrics.compute() for task, metrics in self._tested(arrays).items()}
+
+    def _tested(self, arrays: ArrayRecord) -> dict[str, TaskMetrics]:
+        """Return the metrics, on the test images, of the tasks whose decoders a record holds."""
+        if self._test is None:
+            data = test_data(self.config)
+            self._test = load_shard(data, self.config) if data is not None else Shard.empty()
+            self.model.to(pick_device(self.config.device))
+        parts = wire.unpack(arrays)
+        load_parts(self.model, parts)
+        return evaluate(self.model, self._test, [t for t in self.config.tasks if f"decoder.{t}" in parts], self.config)
+
+    def _score(self, task: str, figures: dict[str, float]) -> float:
+        metric = self.config.tasks[task].metric
+        up = TaskMetrics(self.config.tasks[task]).higher_is_better(metric)
+        return figures[metric] if up else -figures[metric]
+
+    def _due(self, server_round: int, every: int) -> bool:
+        return server_round == self.config.rounds or (every > 0 and server_round % every == 0)
+
+    def _resume(self) -> None:
+        saved = self.record.load("last", self.initial)
+        if saved is None:
+            self.record.forget_after(0)
+            return
+        self.arrays, state, progress = saved
+        self.strategy.restore(state)
+        self.patience.restore(progress["patience"])
+        self.first_round = progress["round"] + 1
+        self.record.forget_after(progress["round"])
+        self.record.write_json("config.json", self.record.read_json("config.json") | {"rounds": self.config.rounds})
+
+    def _finish(self, stopped: str) -> None:
+        """Test the chosen model and the untrained one, and write summary and report."""
+        config = self.config
+        saved = self.record.load("best", self.initial)
+        assert saved is not None
+        chosen, state, progress = saved
+        self.strategy.restore(state)
+        models = self.strategy.models(chosen)
+        figures = {key: self._test_figures(arrays) for key, arrays in models.items()}
+        untrained = self._test_figures(self.initial)
+        rounds = self.record.lines("rounds.jsonl")
+        last = {line["task"]: line for line in self.record.lines("metrics.jsonl") if line["round"] == progress["round"]}
+        summary: dict[str, Any] = {
+            "name": config.name, "strategy": config.strategy, "seed": config.seed, "rounds": len(rounds),
+            "chosen_round": progress["round"], "stopped": stopped, "sites": len(self.sites),
+            "seconds": sum(line["seconds"] for line in rounds),
+            "seconds_per_round": float(np.mean([line["seconds"] for line in rounds])),
+            "failures": sum(len(line["failures"]) for line in rounds),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "tasks": {
+                task: {
+                    "kind": config.tasks[task].kind, "metric": config.tasks[task].metric,
+                    "test": mean_figures([f[task] for f in figures.values() if task in f]),
+                    "validation": last.get(task, {}).get("validation", {}), "untrained": untrained.get(task, {}),
+                }
+                for task in config.tasks
+            },
+        }
+        if list(models) != [""]:
+            summary["per_site"] = figures
+        self.record.write_json("summary.json", summary)
+        if list(models) == [""] and self._test is not None and len(self._test):
+            load_parts(self.model, wire.unpack(chosen))
+            save_examples(self.record, self.model, self._test, config)
+        if find_spec("matplotlib") is not None:
+            from .report import write_report
+
+            print(f"report: {write_report([self.record.folder])}", flush=True)
+        metrics = [(task, metric) for task in config.tasks for metric in summary["tasks"][task]["test"]]
+        closing_table(
+            f"{config.name} · {config.strategy} · round {progress['round']} on the test images",
+            ["task", "metric", "untrained", "trained"],
+            [[t, m, *(f"{summary['tasks'][t][k].get(m, math.nan):.3f}" for k in ("untrained", "test"))] for t, m in metrics],
+        )
+
+
+class Traffic:
+    """Count the bytes of arrays that a round moves."""
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self.down = sum(array_bytes(message.content) for message in messages)
+        self.up = 0
+        self.replies = 0
+
+    def count(self, replies: Iterable[Message]) -> Iterable[Message]:
+        """Pass replies on, and count them."""
+        for reply in replies:
+            self.replies += 1
+            self.up += array_bytes(reply.content) if reply.has_content() else 0
+            yield reply
+
+
+def make_strategy(config: Config) -> TaskStrategy:
+    """Return the config's strategy, given those of the config's values that its constructor names."""
+    if config.strategy not in STRATEGIES:
+        raise unknown("strategy", config.strategy, STRATEGIES)
+    kind = STRATEGIES[config.strategy]
+    wanted = {name for base in kind.__mro__ if "__init__" in vars(base) for name in inspect.signature(base.__init__).parameters}
+    given = config.model_dump(exclude={"tasks"}) | {"retry_timeout": config.round_timeout}
+    return kind(**{name: value for name, value in given.items() if name in wanted})
+
+
+def check_tasks(config: Config, sites: list[SiteCard]) -> None:
+    """Refuse to train a task that no site holds."""
+    for task in config.tasks:
+        if not any(site.tasks is None or task in site.tasks for site in sites):
+            held = sorted({t for site in sites for t in site.tasks or ()})
+            raise MtfedError(f"No site holds task {task!r}; the {len(sites)} sites hold {', '.join(held) or 'no task'}.")
+
+
+def learning_rate(config: Config, server_round: int) -> float:
+    """Return a round's learning rate: constant, or a half cosine down to a tenth over the rounds."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (server_round - 1) / max(config.rounds - 1, 1)
+    return config.learning_rate * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def mean_losses(trained: MetricRecord) -> dict[str, float]:
+    """Return each task's mean training loss of a round from the sites' sums."""
+    return {
+        name.removeprefix("loss-sum."): float(value) / float(trained["seen." + name.removeprefix("loss-sum.")])  # type: ignore[arg-type]
+        for name, value in trained.items()
+        if name.startswith("loss-sum.")
+    }
+
+
+def mean_figures(figures: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of several models' figures, metric by metric."""
+    return {name: float(np.nanmean([f[name] for f in figures])) for name in (figures[0] if figures else ())}
+
+
+def site_record(site: SiteCard) -> dict[str, Any]:
+    """Return a site's card for the record."""
+    return {"key": site.key, "tasks": sorted(site.tasks or ()), "counts": site.counts, "about": site.about}
+
+
+def save_examples(run: Run, model: MTMedFormer, test: Shard, config: Config, count: int = 8) -> None:
+    """Keep the predictions on some test images of every task for the report: evenly spaced, not chosen by result."""
+    import torch
+
+    kept: dict[str, np.ndarray] = {}
+    model.eval()
+    for task in config.tasks:
+        if not test.count(task):
+            continue
+        index = torch.linspace(0, test.count(task) - 1, min(count, test.count(task))).round().long()
+        rows = test.labels[task].rows[index]
+        with torch.inference_mode():
+            batch = next(iter(test.batches(len(rows), rows, [task])))
+            scores = model(batch.images.to(next(model.parameters()).device), {task: torch.arange(len(rows))})[task].softmax(1).cpu()
+        kept |= {f"{task}.images": test.images[rows].numpy(), f"{task}.labels": test.labels[task].values[index].numpy(),
+                 f"{task}.scores": scores.numpy().astype(np.float16)}
+    np.savez_compressed(run.folder / "examples.npz", **kept)

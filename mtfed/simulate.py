@@ -1,0 +1,43 @@
+"""Run an app folder with simulated sites, on either engine."""
+
+from __future__ import annotations
+
+from .apps import AppFolder
+from .config import Config, RunConfigValue, read_config
+from .errors import MtfedError
+
+RunConfig = dict[str, RunConfigValue]
+
+
+def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: str, workers: int | None) -> int:
+    """Check config and data, then run; return the exit code.
+
+    An app with a ServerApp of its own is run as well; its config is its own to check.
+    """
+    if app.components["serverapp"] == "mtfed.server:app":
+        # All simulated sites are on this machine, so their tracebacks tell nobody anything new.
+        run_config = {"share-tracebacks": True, **run_config}
+        sites = check(read_config(run_config), sites)
+    elif sites is None:
+        raise MtfedError(f"{app.path} has a ServerApp of its own; say how many sites it is to have with --num-supernodes.")
+    if engine == "ray":
+        from .flower import run_on_ray
+
+        return run_on_ray(app, run_config, sites)
+    from .engine import run_local
+
+    run_local(app.load("serverapp"), app.load("clientapp"), run_config, sites, workers)
+    return 0
+
+
+def check(config: Config, sites: int | None) -> int:
+    """Return how many sites to simulate; raise :class:`MtfedError` where the data cannot serve the config."""
+    from .data.federation import default_sites, simulated_site
+
+    sites = sites or default_sites(config)
+    data = [simulated_site(config, index, sites) for index in range(sites)]
+    for task in config.tasks:
+        if not any(site.count(task) for site in data):
+            held = sorted({name for site in data for row in site.rows for name in row.labels})
+            raise MtfedError(f"No site holds task {task!r}; the {sites} sites hold {', '.join(held) or 'no task of the config'}.")
+    return sites
