@@ -13,6 +13,7 @@ EXAMPLES = """\
 examples:
   mtfed simulate                                 eight hospitals, chest X-rays, FedAvg
   mtfed simulate pneumonia --num-supernodes 4 -c rounds=5 -c strategy=fedprox
+  mtfed simulate pneumonia --strategies fedavg fedprox alone --seeds 0 1 2
   mtfed simulate pneumonia --resume runs/pneumonia-20260101-120000
   mtfed report runs/pneumonia-*                  one page that compares runs
   mtfed export sites                             the sample as folders, as a hospital would hold it
@@ -59,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("-c", "--config", action="append", default=[], metavar="KEY=VALUE", help="override a config key (see: mtfed config)")
     add.add_argument("--seed", type=int, help="the same as -c seed=N")
     add.add_argument("--out", type=Path, help="the folder of run folders (default: runs)")
+    add.add_argument("--strategies", nargs="+", metavar="NAME", help="run each of them from the same start, and write one page that compares them")
+    add.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare")
     add.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder at its last finished round")
     add.set_defaults(command=_simulate)
 
@@ -87,14 +90,20 @@ def _simulate(arguments: argparse.Namespace) -> int:
     # What a federation costs must not depend on how many threads a library thinks it may start in each worker.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from .apps import find_app, override
-    from .simulate import simulate
+    from .simulate import compare, simulate
 
     app = find_app(arguments.app)
     pairs = list(arguments.config)
     for key, value in (("seed", arguments.seed), ("out", arguments.out), ("resume", arguments.resume)):
         if value is not None:
             pairs.append(f"{key}='{value.resolve()}'" if isinstance(value, Path) else f"{key}={value}")
-    return simulate(app, override(app.run_config, pairs), arguments.num_supernodes, arguments.engine, arguments.workers)
+    run_config = override(app.run_config, pairs)
+    how = (arguments.num_supernodes, arguments.engine, arguments.workers)
+    if not (arguments.strategies or arguments.seeds):
+        return simulate(app, run_config, *how)
+    if arguments.resume:
+        raise MtfedError("Expected --resume alone: a comparison cannot be resumed, each of its runs can.")
+    return compare(app, run_config, arguments.strategies or [], arguments.seeds or [], *how)
 
 
 def _report(arguments: argparse.Namespace) -> int:

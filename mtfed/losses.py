@@ -23,7 +23,8 @@ def task_loss(task: Task, config: Config) -> Loss:
         return F.cross_entropy
     losses = lean_import("monai.losses")
     if task.loss == "focal":
-        return partial(_one_channel, losses.FocalLoss(to_onehot_y=True, use_softmax=True, gamma=config.focal_gamma))
+        focal = losses.FocalLoss(to_onehot_y=True, use_softmax=True, gamma=config.focal_gamma, reduction="none")
+        return partial(_focal, focal)
     dice = losses.DiceCELoss if task.loss == "dice-ce" else losses.DiceLoss
     # Background is most of an image; its Dice would hide the structure's.
     return partial(_one_channel, dice(include_background=False, to_onehot_y=True, softmax=True))
@@ -32,6 +33,11 @@ def task_loss(task: Task, config: Config) -> Loss:
 def _one_channel(loss: Loss, logits: Tensor, values: Tensor) -> Tensor:
     """Call a MONAI loss, which wants class indices with a channel axis."""
     return loss(logits, values.unsqueeze(1))
+
+
+def _focal(loss: Loss, logits: Tensor, values: Tensor) -> Tensor:
+    """Average over samples only: MONAI's mean divides by the classes too, and would not equal cross-entropy at gamma 0."""
+    return _one_channel(loss, logits, values).sum(1).mean()
 
 
 class HybridLoss:

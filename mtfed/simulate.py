@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .apps import AppFolder
 from .config import Config, RunConfigValue, read_config
 from .errors import MtfedError
@@ -27,6 +29,32 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
     from .engine import run_local
 
     run_local(app.load("serverapp"), app.load("clientapp"), run_config, sites, workers)
+    return 0
+
+
+def compare(
+    app: AppFolder, run_config: RunConfig, strategies: list[str], seeds: list[int], sites: int | None, engine: str,
+    workers: int | None,
+) -> int:
+    """Run every strategy with every seed, from the same initial weights a seed, and write one page about all."""
+    from .report import write_report
+    from .server import make_strategy
+
+    variants = [
+        run_config | {"strategy": strategy, "seed": seed}
+        for seed in seeds or [run_config.get("seed", 0)]
+        for strategy in strategies or [run_config.get("strategy", "fedavg")]
+    ]
+    for variant in variants:  # a typing error in the last one must not cost the runs before it
+        make_strategy(read_config(variant))
+    config = read_config(variants[0])
+    out = Path(config.out).expanduser().resolve()
+    before = set(out.glob(f"{config.name}-*/config.json"))
+    for variant in variants:
+        if code := simulate(app, variant, sites, engine, workers):
+            return code
+    runs = sorted(path.parent for path in set(out.glob(f"{config.name}-*/config.json")) - before)
+    print(f"comparison: {write_report(runs, out / f'{runs[0].name}-comparison.html')}")
     return 0
 
 

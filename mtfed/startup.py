@@ -21,17 +21,17 @@ from importlib.util import find_spec, resolve_name
 from types import FunctionType, ModuleType
 from typing import Any
 
-# The packages that can be lean, each with what its files ask of the root before the root's __init__ has run.
+# The libraries that can be lean, each with what its files ask of the root before the root's __init__ has run.
 _ROOTS: dict[str, dict[str, Callable[[], object]]] = {
     "monai": {"__version__": lambda: str(import_module("monai._version").get_versions()["version"])},
     "torchmetrics": {"_logger": lambda: logging.getLogger("torchmetrics")},
 }
 # What monai takes single functions from, for work that a loss or a metric rarely does.
 _MONAI_RARELY_USES = ("requests", "scipy.ndimage", "scipy.spatial")
-# All that the wrapper of an optimizer's step may touch for _lighten_step to know what it does.
-_STEP_WRAPPER_NAMES = {"Optimizer", "_dynamo", "cast", "defaults", "graph_break", "is_grad_enabled"} | {
-    "set_grad_enabled", "torch", "torch._dynamo"
-}  # fmt: skip
+# The wrapper torch puts around an optimizer's step is replaced only if this is all it can be doing.
+_STEP_WRAPPER_NAMES = set(
+    "torch._dynamo torch _dynamo graph_break is_grad_enabled set_grad_enabled defaults cast Optimizer".split()
+)
 _declared: list[object] = []  # a torch.library.Library takes its operators along when it is collected
 
 
@@ -102,6 +102,27 @@ def import_timm() -> ModuleType:
     return import_module("timm")
 
 
+def make_optimizers_light() -> None:
+    """Let torch's optimizers work without torch's compiler for as long as nobody else has loaded it.
+
+    They load it to keep it out of some methods and to break compiled graphs around ``step``. Until it is loaded
+    nothing is compiled; from then on they do as before.
+    """
+    from torch.optim import Optimizer
+
+    if "torch._dynamo" in sys.modules:
+        return
+    for method in vars(Optimizer).values():
+        if getattr(method, "__globals__", {}).get("__name__") == "torch._compile" and hasattr(method, "__wrapped__"):
+            _disable_later(method.__wrapped__)
+    kinds: list[Any] = Optimizer.__subclasses__()
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+        code = getattr(vars(kind).get("step"), "__code__", None)
+        if code and code.co_name == "_use_grad" and _STEP_WRAPPER_NAMES.issuperset(code.co_names):
+            kind.step = _lighten_step(kind.step)
+
+
 def lean_import(name: str) -> ModuleType:
     """Import one part of monai or torchmetrics, such as ``monai.losses``, without the rest of that library.
 
@@ -124,26 +145,25 @@ def lean_import(name: str) -> ModuleType:
     return import_module(name)
 
 
-def make_optimizers_light() -> None:
-    """Let torch's optimizers work without torch's compiler for as long as nobody else has loaded it.
+def _declare_operator(name: str) -> None:
+    import torch
 
-    They load it to keep it out of some methods and to break compiled graphs around ``step``. Until it is loaded
-    nothing is compiled; from then on they do as before.
-    """
-    from torch.optim import Optimizer
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    # The signature of nms, for every name: without a kernel behind it, it is never used.
+    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared.append(library)
 
-    if "torch._dynamo" in sys.modules:
-        return
-    for method in vars(Optimizer).values():
-        if getattr(method, "__globals__", {}).get("__name__") == "torch._compile" and hasattr(method, "__wrapped__"):
-            _disable_later(method.__wrapped__)
-    kinds = Optimizer.__subclasses__()
-    for kind in kinds:
-        kinds.extend(kind.__subclasses__())
-        step = vars(kind).get("step")
-        if isinstance(step, FunctionType) and step.__code__.co_name == "_use_grad":
-            if _STEP_WRAPPER_NAMES.issuperset(step.__code__.co_names):
-                kind.step = _lighten_step(step)
+
+def _repair_torchvision() -> None:
+    """Have torchvision imported for a library that would stumble over a broken one but can do without."""
+    with suppress(Exception):
+        import_torchvision()
+
+
+def _forget(root: str, known: Collection[str] = ()) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] == root and name not in known:
+            del sys.modules[name]
 
 
 def _disable_later(function: Any) -> None:
@@ -172,36 +192,6 @@ def _lighten_step(step: Any) -> Any:
     return light_step
 
 
-def _declare_operator(name: str) -> None:
-    import torch
-
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    # The signature of nms, for every name: without a kernel behind it, it is never used.
-    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _declared.append(library)
-
-
-def _repair_torchvision() -> None:
-    """Have torchvision imported for a library that would stumble over a broken one but can do without."""
-    with suppress(Exception):
-        import_torchvision()
-
-
-def _forget(root: str, known: Collection[str] = ()) -> None:
-    for name in list(sys.modules):
-        if name.partition(".")[0] == root and name not in known:
-            del sys.modules[name]
-
-
-def _call_later(module: str, name: str) -> Callable[..., Any]:
-    def promised(*args: Any, **kwargs: Any) -> Any:
-        if isinstance(sys.modules.get(module), _Promise):
-            raise ImportError(f"{module}.{name} is called while it is only promised")
-        return getattr(import_module(module), name)(*args, **kwargs)
-
-    return promised
-
-
 class _Promise(ModuleType):
     """Stand for a module: name functions for one package while in ``sys.modules``, be the real one afterwards."""
 
@@ -216,6 +206,15 @@ class _Promise(ModuleType):
         if name.startswith("__") or asking.partition(".")[0] != self._package:
             raise AttributeError(f"{self.__name__}.{name} is promised to {self._package} only")
         return _call_later(self.__name__, name)
+
+
+def _call_later(module: str, name: str) -> Callable[..., Any]:
+    def promised(*args: Any, **kwargs: Any) -> Any:
+        if isinstance(sys.modules.get(module), _Promise):
+            raise ImportError(f"{module}.{name} is called while it is only promised")
+        return getattr(import_module(module), name)(*args, **kwargs)
+
+    return promised
 
 
 @contextmanager
@@ -249,8 +248,8 @@ def _put_off_plots() -> None:
 
 def _put_off_optional_imports() -> None:
     """Let monai's ``optional_import`` promise what it would find but rarely use."""
-    module = import_module("monai.utils.module")
-    optional_import = module.optional_import
+    utilities: Any = import_module("monai.utils.module")
+    optional_import = utilities.optional_import
     if hasattr(optional_import, "__wrapped__"):
         return
 
@@ -261,11 +260,15 @@ def _put_off_optional_imports() -> None:
             return optional_import(module, *args, **kwargs)
         return _call_later(module, kwargs["name"]) if kwargs else _Promise(module, "monai"), True
 
-    module.optional_import = optional_import_later
+    utilities.optional_import = optional_import_later
 
 
 class _LeanPackage(ModuleType):
     """A package whose ``__init__`` was read for where its names come from, and runs when that does not suffice."""
+
+    _origins: dict[str, tuple[str, str]]
+    _only_gathers: bool
+    _has_run: bool
 
     def __init__(self, name: str, origins: dict[str, tuple[str, str]], only_gathers: bool) -> None:
         super().__init__(name)
@@ -274,8 +277,9 @@ class _LeanPackage(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in _ROOTS.get(self.__name__, {}):
             return _ROOTS[self.__name__][name]()
+        unknown = AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if name.startswith("__") and name not in ("__all__", "__version__"):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+            raise unknown
         loading = _finder in sys.meta_path
         try:
             with _loading_lean():
@@ -294,7 +298,7 @@ class _LeanPackage(ModuleType):
         if name not in vars(self) and not loading and isinstance(root, _LeanPackage):
             root._run()  # whose other parts may add to this one
         if name not in vars(self):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+            raise unknown
         return vars(self)[name]
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -306,7 +310,11 @@ class _LeanPackage(ModuleType):
         self._run()
         return sorted(vars(self))
 
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+        return import_module, (self.__name__,)  # picklers that take modules know them by their exact type
+
     def _run(self) -> None:
+        spec: Any = self.__spec__
         if self._has_run:
             return
         if self.__name__ in _ROOTS:
@@ -314,32 +322,30 @@ class _LeanPackage(ModuleType):
         self._has_run = True
         try:
             with _loading_lean():
-                self.__spec__.loader.exec_module(self)
+                spec.loader.exec_module(self)
         except BaseException:
             self._has_run = False
             raise
 
 
-class _LeanFinder(MetaPathFinder):
+class _LeanFinder(MetaPathFinder, Loader):
+    """Make packages lean as they are imported, while on ``sys.meta_path``."""
+
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name.partition(".")[0] not in _ROOTS:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec and spec.submodule_search_locations and spec.loader:
-            spec.loader = _LeanLoader(spec.loader)
+            spec.loader, spec.loader_state = self, spec.loader
         return spec
 
-
-class _LeanLoader(Loader):
-    def __init__(self, ordinary: Any) -> None:
-        self._ordinary = ordinary
-
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        source = ast.parse(self._ordinary.get_source(spec.name))
-        return _LeanPackage(spec.name, *_read_origins(spec.name, source.body))
+        source: str = spec.loader_state.get_source(spec.name)
+        return _LeanPackage(spec.name, *_read_origins(spec.name, ast.parse(source).body))
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = module.__spec__.loader = self._ordinary
+        spec: Any = module.__spec__
+        module.__loader__ = spec.loader = spec.loader_state
 
 
 _finder = _LeanFinder()

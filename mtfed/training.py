@@ -135,6 +135,8 @@ def evaluate(model: MTMedFormer, shard: Shard, tasks: list[str], config: Config)
     model.eval()
     device = next(model.parameters()).device
     metrics = {task: TaskMetrics(config.tasks[task]) for task in tasks if shard.count(task)}
+    if not metrics:
+        return metrics
     for batch in shard.batches(4 * config.batch_size, tasks=list(metrics)):
         if not batch.labels:
             continue

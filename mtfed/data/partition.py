@@ -13,7 +13,8 @@ from ..errors import MtfedError
 from ..tasks import Task
 from .manifest import Row
 
-MIN_PATIENTS = 4  # a site needs some to train on and some to hold out
+MIN_PATIENTS = 2  # a task at a site: one to train on and one to hold out
+Kind = tuple[tuple[str, str], ...]  # (task, class) pairs of a patient
 
 
 def held_tasks(tasks: Sequence[str], sites: int) -> list[tuple[str, ...]]:
@@ -25,52 +26,61 @@ def held_tasks(tasks: Sequence[str], sites: int) -> list[tuple[str, ...]]:
 
 
 def partition(rows: Sequence[Row], tasks: dict[str, Task], sites: int, alpha: float, seed: int) -> list[list[Row]]:
-    """Deal labelled rows to sites: a Dirichlet(alpha) share of every class for each site that holds the task.
+    """Deal patients to sites: of every kind of patient (by tasks and classes) a Dirichlet(alpha) share for each site
+    that holds one of its tasks. A site keeps the labels of the tasks that it holds.
 
     Every holder gets at least ``MIN_PATIENTS`` patients a task. Raises :class:`MtfedError` where the patients do not
     suffice. The same arguments give the same parts.
     """
     holds = held_tasks(list(tasks), sites)
-    parts: list[list[Row]] = [[] for _ in range(sites)]
-    taken: dict[str, int] = {}  # patient -> site, for patients with labels of several tasks
+    patients: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.labels:
+            patients[row.patient].append(row)
+    kinds: dict[Kind, list[str]] = defaultdict(list)
+    for patient in sorted(patients):
+        kinds[kind_of(patients[patient], tasks)].append(patient)
     rng = np.random.default_rng([seed, sites])
-    for name in tasks:
-        holders = [site for site in range(sites) if name in holds[site]]
-        by_class: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in rows:
-            if name in row.labels and row.patient not in taken:
-                label = row.labels[name] if tasks[name].kind == "classification" else ""
-                by_class[label][row.patient].append(row)
-        patients = sum(len(group) for group in by_class.values())
-        if patients < MIN_PATIENTS * len(holders):
+    dealt: list[list[str]] = [[] for _ in range(sites)]
+    for kind in sorted(kinds):
+        candidates = [site for site in range(sites) if any(task in holds[site] for task, _ in kind)]
+        order = rng.permutation(len(kinds[kind]))
+        ends = np.round(np.cumsum(rng.dirichlet([alpha] * len(candidates))) * len(order)).astype(int)
+        for site, start, end in zip(candidates, [0, *ends[:-1]], ends, strict=True):
+            dealt[site].extend(kinds[kind][i] for i in order[start:end])
+    for task in tasks:
+        holders = [site for site in range(sites) if task in holds[site]]
+        labelled = {patient for patient, images in patients.items() if any(task in row.labels for row in images)}
+        if len(labelled) < MIN_PATIENTS * len(holders):
             raise MtfedError(
-                f"The data can serve {name} to at most {patients // MIN_PATIENTS} sites ({patients} patients, "
+                f"The data can serve {task} to at most {len(labelled) // MIN_PATIENTS} sites ({len(labelled)} patients, "
                 f"{MIN_PATIENTS} a site), but {len(holders)} of {sites} sites hold it; ask for fewer sites."
             )
-        dealt: list[list[list[Row]]] = [[] for _ in holders]
-        for label in sorted(by_class):
-            group = [by_class[label][patient] for patient in sorted(by_class[label])]
-            order = rng.permutation(len(group))
-            ends = np.round(np.cumsum(rng.dirichlet([alpha] * len(holders))) * len(group)).astype(int)
-            for part, start, end in zip(dealt, [0, *ends[:-1]], ends, strict=True):
-                part.extend(group[i] for i in order[start:end])
-        _fill_up(dealt)
-        for site, images in zip(holders, dealt, strict=True):
-            for image_rows in images:
-                taken |= {row.patient: site for row in image_rows}
-                parts[site].extend(replace(row, labels=_keep(row, holds[site])) for row in image_rows)
-    return parts
+        _fill_up([dealt[site] for site in holders], labelled)
+    return [
+        [
+            replace(row, labels=kept)
+            for patient in part
+            for row in patients[patient]
+            if (kept := {task: label for task, label in row.labels.items() if task in held})
+        ]
+        for part, held in zip(dealt, holds, strict=True)
+    ]
 
 
-def _fill_up(dealt: list[list[list[Row]]]) -> None:
-    """Move patients from the largest part to parts below the minimum."""
-    for part in dealt:
-        while len(part) < MIN_PATIENTS:
-            part.append(max(dealt, key=len).pop())
+def _fill_up(parts: list[list[str]], labelled: set[str]) -> None:
+    """Move labelled patients from the site that has most to sites below the minimum."""
+    for part in parts:
+        while sum(patient in labelled for patient in part) < MIN_PATIENTS:
+            richest = max(parts, key=lambda other: sum(patient in labelled for patient in other))
+            moved = next(patient for patient in reversed(richest) if patient in labelled)
+            richest.remove(moved)
+            part.append(moved)
 
 
-def _keep(row: Row, tasks: tuple[str, ...]) -> dict[str, str]:
-    return {task: label for task, label in row.labels.items() if task in tasks}
+def kind_of(images: Sequence[Row], tasks: dict[str, Task]) -> Kind:
+    """Return a patient's tasks and classes; masks and the like count as one class."""
+    return tuple(sorted({(t, v if tasks[t].kind == "classification" else "") for row in images for t, v in row.labels.items()}))
 
 
 def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: str) -> tuple[Row, ...]:
@@ -80,14 +90,13 @@ def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: st
     """
     if any(row.split == "val" for row in rows):
         return tuple(rows)
-    kinds: dict[tuple, list[str]] = defaultdict(list)
+    kinds: dict[Kind, list[str]] = defaultdict(list)
     by_patient: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.split == "train":
             by_patient[row.patient].append(row)
     for patient, images in by_patient.items():
-        labels = {(t, v if tasks[t].kind == "classification" else "") for row in images for t, v in row.labels.items()}
-        kinds[tuple(sorted(labels))].append(patient)
+        kinds[kind_of(images, tasks)].append(patient)
     held: set[str] = set()
     for kind in sorted(kinds):
         patients = sorted(kinds[kind])

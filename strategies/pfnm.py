@@ -1,0 +1,205 @@
+"""The published methods of neuron matching, as published: PFNM (ICML 2019) and SPAHM (NeurIPS 2019).
+
+They match multi-layer perceptrons whose widths grow with what the clients found. A network is a list of arrays
+[W_1, b_1, ..., W_C, b_C], every W (inputs, outputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from .matching import Atoms, BetaBernoulli, base_measure, gather, match_growing
+
+Network = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Quirks:
+    """Where IBM's code and the papers differ; the defaults are the papers'."""
+
+    existing_factor: float = 2.0  # weight of log(m / (J - m)), as 2 log(gamma / J) of a new atom
+    popularity_cap: int | None = None
+    width_cap: int | None = None
+    beyond_cap: int = 0
+    zeros_observed: bool = False  # a client without some atom of the next layer is taken to have seen weights 0 there
+    restart_prior_unscaled: bool = False  # from an earlier assignment, N starts at the prior mean, not mean * precision
+
+
+IBM = Quirks(
+    existing_factor=1.0, popularity_cap=10, width_cap=700, beyond_cap=1, zeros_observed=True, restart_prior_unscaled=True
+)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A merged network and where each client's units went."""
+
+    weights: Network
+    precisions: Network  # posterior precision of every weight
+    assignment: list[list[np.ndarray]]  # hidden layer, then client: (L_j,) the global unit of each local one
+
+
+def pfnm(
+    networks: Sequence[Network],
+    class_counts: np.ndarray,
+    *,
+    sigma: float = 1.0,
+    sigma0: float = 1.0,
+    gamma: float = 1.0,
+    bias_mean: float = 0.1,
+    sweeps: int = 5,
+    seed: int = 0,
+    orders: Sequence[Sequence[Sequence[int]]] | None = None,
+    start: Sequence[Sequence[np.ndarray]] | None = None,
+    quirks: Quirks = Quirks(),
+) -> Matched:
+    """Match layer by layer from the top (PFNM, Yurochkin et al., ICML 2019, algorithm 1 and section 3.2).
+
+    The incoming weights take part in the first hidden layer only. Outgoing weights to the classes are believed as
+    far as the client saw the class: their precision is its share of the class's samples, over sigma.
+
+    Args:
+        networks: per client, [W_1, b_1, ...].
+        class_counts: (J, K) samples of each class at each client.
+        sigma: variance of a client's weight around its atom.
+        sigma0: variance of an atom around the prior mean: 0 for weights, ``bias_mean`` for biases.
+        gamma: mass of the beta process.
+        bias_mean: prior mean of every bias.
+        sweeps: passes over the clients after the first placement.
+        seed: of the clients' order in each sweep.
+        orders: (hidden layers, sweeps, J) that order itself, top layer first.
+        start: an earlier round's assignment to go on from, for clients that trained its :func:`local_network`.
+        quirks: ``IBM`` repeats the authors' code.
+    """
+    clients, hidden = len(networks), len(networks[0]) // 2 - 1
+    totals = class_counts.sum(axis=0)
+    shares = np.divide(class_counts, totals, out=np.zeros(class_counts.shape), where=totals > 0)
+    process = BetaBernoulli(
+        gamma, existing_factor=quirks.existing_factor, popularity_cap=quirks.popularity_cap,
+        width_cap=quirks.width_cap, beyond_cap=quirks.beyond_cap,
+    )  # fmt: skip
+    if orders is None:
+        orders = np.reshape(list(_permutations(seed, clients, hidden * sweeps)), (hidden, sweeps, clients))
+
+    biases = np.array([network[-1] for network in networks], float)
+    precision = 1 / sigma0 + (shares / sigma).sum(axis=0)
+    weights = [(bias_mean / sigma0 + (shares / sigma * biases).sum(axis=0)) / precision]
+    precisions, assignment = [precision], []
+    width = len(weights[0])  # of the layer above
+    for layer in reversed(range(hidden)):
+        inputs = len(networks[0][0]) if layer == 0 else 0
+        rows, sure = [], []
+        for j, network in enumerate(networks):
+            outgoing, trust = np.asarray(network[2 * layer + 2], float), shares[j]
+            if assignment:  # bring the columns into the order of the layer above, which is merged by now
+                outgoing, trust = np.zeros((len(outgoing), width)), np.full(width, float(quirks.zeros_observed))
+                outgoing[:, assignment[0][j]], trust[assignment[0][j]] = network[2 * layer + 2], 1.0
+            rows.append(np.hstack([network[2 * layer].T[:, :inputs], network[2 * layer + 1][:, None], outgoing]))
+            sure.append(np.concatenate([np.ones(inputs + 1), trust]) / sigma)
+        mean = np.zeros(inputs + 1 + width)
+        mean[inputs] = bias_mean
+        base = base_measure(mean, np.full(len(mean), 1 / sigma0))
+        begin = None
+        if start is not None:
+            prior = Atoms(mean[None], base.precision, base.count) if quirks.restart_prior_unscaled else base
+            begin = (start[layer], gather(start[layer], rows, sure, prior))
+        matched, atoms = match_growing(rows, sure, base, process, orders[hidden - 1 - layer], start=begin)
+        assignment.insert(0, matched)
+        width = len(atoms.count)
+        for merged, values in ((weights, atoms.mean), (precisions, atoms.precision)):
+            merged[:0] = [values[:, :inputs].T] * (layer == 0) + [values[:, inputs], values[:, inputs + 1 :]]
+    return Matched(weights, precisions, assignment)
+
+
+def local_network(weights: Network, assignment: Sequence[Sequence[np.ndarray]], client: int) -> Network:
+    """Return the part of a merged network that a client's units were matched to, in the client's order."""
+    units: list[np.ndarray | slice] = [slice(None), *(layer[client] for layer in assignment), slice(None)]
+    network = []
+    for layer, (inputs, outputs) in enumerate(pairwise(units)):
+        network += [weights[2 * layer][inputs][:, outputs], weights[2 * layer + 1][outputs]]
+    return network
+
+
+@dataclass(frozen=True)
+class Spahm:
+    """Atoms that SPAHM found, and the prior that it estimated on the way."""
+
+    atoms: np.ndarray  # (L, D)
+    count: np.ndarray  # (L,) clients that hold each atom
+    assignment: list[np.ndarray]  # per client (L_j,)
+    mean: np.ndarray  # (D,) mu_0
+    variance: np.ndarray  # (D,) sigma^2, of a unit around its atom
+    spread: np.ndarray  # (D,) sigma_0^2, of atoms around the mean
+
+
+def spahm(
+    rows: Sequence[np.ndarray],
+    *,
+    sigma: float = 1.0,
+    sigma0: float = 1.0,
+    gamma: float = 1.0,
+    sweeps: int = 5,
+    seed: int = 0,
+    floor: float = 1e-10,
+    popularity_cap: int | None = 10,
+    width_cap: int | None = None,
+) -> Spahm:
+    """Match by the predictive density, and fit mean and variances after every sweep (SPAHM, NeurIPS 2019, section 3).
+
+    Args:
+        rows: per client (L_j, D) units.
+        sigma: variance of a unit around its atom, to start from.
+        sigma0: variance of an atom around the mean, to start from.
+        gamma: mass of the beta process.
+        sweeps: passes over the clients after the first placement.
+        seed: of the clients' order in each sweep.
+        floor: least variance of any kind. The authors' code has none, and its spread turns negative when clients
+            share an initialisation; a millionth of a dimension's variance bounds it as well.
+        popularity_cap: as in the authors' code.
+        width_cap: most atoms.
+    """
+    stacked = np.vstack(rows)
+    floors = np.maximum(floor, 1e-6 * stacked.var(axis=0))
+    mean, variance, spread = stacked.mean(axis=0), np.full(stacked.shape[1], sigma), np.full(stacked.shape[1], sigma0)
+    process = BetaBernoulli(gamma, log_det=True, popularity_cap=popularity_cap, width_cap=width_cap)
+    rows = [np.asarray(v, float) for v in rows]
+    assignment: list[np.ndarray] | None = None
+    for order in [None, *_permutations(seed, len(rows), sweeps)]:
+        base, precisions = base_measure(mean, 1 / spread), [1 / variance] * len(rows)
+        start = None if assignment is None else (assignment, gather(assignment, rows, precisions, base))
+        assignment, atoms = match_growing(rows, precisions, base, process, [] if order is None else [order], start=start)
+        mean, variance, spread = fit_prior(rows, assignment, len(atoms.count), variance, floors)
+    atoms = gather(assignment, rows, [1 / variance] * len(rows), base_measure(mean, 1 / spread))
+    return Spahm(atoms.mean, atoms.count, assignment, mean, variance, spread)
+
+
+def fit_prior(
+    rows: Sequence[np.ndarray], assignment: Sequence[np.ndarray], width: int, variance: np.ndarray, floors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, variance and spread, (D,) each, of an assignment by moments (SPAHM, section 3.3).
+
+    Where every atom has one unit, nothing tells the variance: it stays as given.
+    """
+    count = np.zeros((width, 1))
+    total, squares = np.zeros((2, width, rows[0].shape[1]))
+    for columns, v in zip(assignment, rows, strict=True):
+        count[columns] += 1
+        total[columns] += v
+        squares[columns] += v**2
+    centres = total / count
+    spare = count.sum() - width
+    if spare:
+        variance = np.maximum((squares - total * centres).sum(axis=0) / spare, floors)
+    mean = centres.mean(axis=0)
+    spread = np.maximum(((centres - mean) ** 2).mean(axis=0) - variance * (1 / count).mean(), floors)
+    return mean, variance, spread
+
+
+def _permutations(seed: int, clients: int, count: int) -> Iterator[np.ndarray]:
+    """Yield random orders of the clients; NumPy's legacy generator, as the authors' code seeds and uses it."""
+    state = np.random.RandomState(seed)
+    return (state.permutation(clients) for _ in range(count))

@@ -1,0 +1,74 @@
+"""Config: good values read back, bad ones named."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import TASKS
+
+from mtfed.apps import find_app, override
+from mtfed.config import describe_keys, flatten, read_config
+from mtfed.errors import MtfedError
+
+
+def test_flat_config_reads_back() -> None:
+    config = read_config(TASKS | {"rounds": 3, "learning-rate": 0.01, "task.lungs.loss": "dice"})
+    assert read_config(flatten(config)) == config
+    assert config.tasks["lungs"].loss == "dice" and config.tasks["pneumonia"].loss == "cross-entropy"
+    assert config.tasks["lungs"].classes == ("background", "lung")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"ronds": 3}, "Unknown config key 'ronds'; did you mean 'rounds'?"),
+        ({"rounds": "many"}, "Config key rounds: expected a valid integer"),
+        ({"rounds": 0}, "Config key rounds: expected greater than or equal to 1, got 0"),
+        ({"rounds": 2.5}, "Config key rounds: expected a valid integer"),
+        ({"fraction-train": 1.5}, "Config key fraction-train: expected less than or equal to 1, got 1.5"),
+        ({"learning-rate": float("nan")}, "Config key learning-rate: expected a finite number"),
+        ({"on-failure": "ignore"}, "Config key on-failure: expected 'skip', 'retry' or 'fail', got 'ignore'"),
+        ({"device": "gpu"}, "Config key device"),
+        ({"name": "../up"}, "Config key name"),
+        ({"task.lungs.colour": "red"}, "Unknown config key 'task.lungs.colour'"),
+        ({"task.lungs.kind": "segmentatoin"}, "Config key task.lungs.kind: expected 'classification' or 'segmentation'"),
+        ({"task.lungs.classes": "lung"}, "Config key task.lungs.classes"),
+        ({"task.lungs.loss": "hinge"}, "loss of a segmentation task must be one of dice-ce, dice, cross-entropy, got 'hinge'"),
+        ({"task.other.kind": "segmentation"}, "Config key task.other.classes: field required"),
+    ],
+)
+def test_wrong_config_is_named(wrong: dict, sentence: str) -> None:
+    with pytest.raises(MtfedError) as error:
+        read_config(TASKS | wrong)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_task_is_an_error() -> None:
+    with pytest.raises(MtfedError, match="declares no task"):
+        read_config({"rounds": 1})
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [("rounds=3", 3), ("learning-rate=1e-3", 0.001), ("strategy=fedprox", "fedprox"), ("resume=''", ""), ("stop-per-task=true", True)],
+)
+def test_overrides_are_read_as_toml(pair: str, value: object) -> None:
+    assert override({}, [pair])[pair.partition("=")[0]] == value
+
+
+@pytest.mark.parametrize("pair", ["rounds", "ronds=3"])
+def test_wrong_override_is_named(pair: str) -> None:
+    with pytest.raises(MtfedError, match=pair.partition("=")[0]):
+        override({"rounds": 1}, [pair])
+
+
+def test_every_key_is_described() -> None:
+    text = describe_keys()
+    assert all(key in text for key in flatten(read_config(TASKS)) if not key.startswith("task."))
+
+
+def test_the_default_app_is_valid() -> None:
+    config = read_config(find_app("pneumonia").run_config)
+    assert list(config.tasks) == ["pneumonia", "lungs"]
+    with pytest.raises(MtfedError, match="did you mean 'pneumonia'"):
+        find_app("pnuemonia")

@@ -1,0 +1,183 @@
+"""Manifests, partitions and shards: what is read, what is refused, who holds what."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL, TASKS
+from PIL import Image
+
+from mtfed.config import read_config
+from mtfed.data.export import export_sample
+from mtfed.data.federation import default_sites, simulated_site, site_folder, test_data as server_test_data
+from mtfed.data.manifest import Row, read_site
+from mtfed.data.partition import MIN_PATIENTS, held_tasks, hold_out, partition
+from mtfed.data.shard import load_shard, standardise
+from mtfed.errors import MtfedError
+
+CONFIG = read_config(TASKS | SMALL)
+TASK_NAMES = list(CONFIG.tasks)
+
+
+def png(size: tuple[int, int] = (40, 30), value: int | None = None, mode: str = "L") -> bytes:
+    rng = np.random.default_rng(0)
+    shape = size[::-1] + ((3,) if mode == "RGB" else ())
+    pixels = rng.integers(0, 255, shape) if value is None else np.full(shape, value)
+    out = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8), mode).save(out, "PNG")
+    return out.getvalue()
+
+
+def write(folder: Path, manifest: str, files: dict[str, bytes] | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.csv").write_text(manifest, encoding="utf-8")
+    for name, content in (files or {}).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_a_folder_and_a_zip_read_alike(tmp_path: Path) -> None:
+    text = "image,patient,split,pneumonia,lungs\na.png,1,,pneumonia,m.png\nb.png,2,test,0,\nc.png,3,val,,\n"
+    folder = write(tmp_path / "site", text, {"a.png": png(), "b.png": png(mode="RGB"), "m.png": png(value=1)})
+    with zipfile.ZipFile(tmp_path / "site.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    for path in (folder, tmp_path / "site.zip"):
+        data = read_site(path, "s", TASK_NAMES)
+        assert [row.split for row in data.rows] == ["train", "test", "val"]
+        assert data.count("pneumonia") == 2 and data.count("lungs") == 1
+        shard = load_shard(data, CONFIG)  # c.png has no label, and is not read
+        assert shard.images.shape == (2, 1, 32, 32)
+        assert shard.labels["pneumonia"].values.tolist() == [1, 0]
+        assert shard.labels["lungs"].rows.tolist() == [0]
+        mask = shard.labels["lungs"].values[0]
+        assert mask[4:-4].min() == 1 and mask[:4].max() == 0  # padded to a square as its image is
+
+
+@pytest.mark.parametrize(
+    ("manifest", "sentence"),
+    [
+        ("image,who\na.png,1\n", "lacks the column patient"),
+        ("image,patient,split\na.png,1,trian\n", "line 2: split should be train, val or test, it is 'trian'"),
+        ("image,patient\na.png,\n", "line 2: image and patient must not be empty"),
+        ("image,patient,split\na.png,7,train\nb.png,7,test\n", "patient '7' is in train and in test"),
+    ],
+)
+def test_bad_manifests(tmp_path: Path, manifest: str, sentence: str) -> None:
+    with pytest.raises(MtfedError, match=sentence):
+        read_site(write(tmp_path, manifest), "s", TASK_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("row", "files", "sentence"),
+    [
+        ("a.png,1,sick,", {"a.png": png()}, "label 'sick' of task pneumonia should be one of normal, pneumonia"),
+        ("a.png,1,2,", {"a.png": png()}, "label '2' of task pneumonia"),
+        ("a.png,1,0,", {}, "Cannot read image a.png of site s"),
+        ("a.png,1,0,", {"a.png": b"no image"}, "Cannot read image a.png of site s"),
+        ("a.png,1,0,", {"a.png": png()[:60]}, "Cannot read image a.png of site s"),
+        ("a.png,1,,m.png", {"a.png": png(), "m.png": png()[:50]}, "Cannot read mask m.png of site s"),
+        ("a.png,1,,m.png", {"a.png": png(), "m.png": png(value=2)}, "below 2 .background, lung."),
+        ("a.png,1,,m.png", {"a.png": png(), "m.png": png(value=1, mode="RGB")}, "one channel of class indices"),
+        ("../a.png,1,0,", {}, "Expected a path inside"),
+        ("/etc/hostname,1,0,", {}, "Expected a path inside"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, row: str, files: dict[str, bytes], sentence: str) -> None:
+    folder = write(tmp_path, f"image,patient,pneumonia,lungs\n{row}\n", files)
+    with pytest.raises(MtfedError, match=sentence):
+        load_shard(read_site(folder, "s", TASK_NAMES), CONFIG)
+
+
+def test_a_site_without_manifest(tmp_path: Path) -> None:
+    with pytest.raises(MtfedError, match="Expected a site folder with a manifest.csv"):
+        read_site(tmp_path, "s", TASK_NAMES)
+
+
+@pytest.mark.parametrize(("sites", "both"), [(1, 1), (2, 0), (3, 1), (8, 2), (16, 5)])
+def test_who_holds_what(sites: int, both: int) -> None:
+    held = held_tasks(["a", "b"], sites)
+    assert sum(tasks == ("a", "b") for tasks in held) == both
+    assert {task for tasks in held for task in tasks} == {"a", "b"}
+
+
+@pytest.mark.parametrize("sites", [1, 2, 8, 25])
+def test_patients_are_dealt_whole_and_once(sites: int) -> None:
+    parts = [simulated_site(CONFIG, i, sites) for i in range(sites)]
+    patients = [row.patient for part in parts for row in part.rows]
+    by_site = [{row.patient for row in part.rows} for part in parts]
+    assert len(set(patients)) == sum(map(len, by_site))  # no patient at two sites
+    assert len({row.image for part in parts for row in part.rows}) == len(patients) == 1665
+    test_patients = {row.patient for row in server_test_data(CONFIG).rows}
+    assert not test_patients & set(patients)
+    for part in parts:
+        train, held = ({row.patient for row in part.part(split).rows} for split in ("train", "val"))
+        assert train and held and not train & held
+        for task in {task for row in part.rows for task in row.labels}:
+            assert len({row.patient for row in part.rows if task in row.labels}) >= MIN_PATIENTS
+    assert parts == [simulated_site(CONFIG, i, sites) for i in range(sites)]
+
+
+def test_the_default_federation_is_skewed_and_mixed() -> None:
+    parts = [simulated_site(CONFIG, i, 8) for i in range(default_sites(CONFIG))]
+    held = [frozenset(t for row in part.rows for t in row.labels) for part in parts]
+    assert len(parts) == 8 and sum(len(tasks) == 2 for tasks in held) >= 2
+    shares = [np.mean([row.labels["pneumonia"] == "1" for row in p.rows if "pneumonia" in row.labels]) for p in parts if p.count("pneumonia")]
+    assert max(shares) - min(shares) > 0.3
+
+
+def test_too_many_sites() -> None:
+    with pytest.raises(MtfedError, match=r"lungs to at most 17 sites .* but 33 of 50 sites hold it"):
+        simulated_site(CONFIG, 0, 50)
+
+
+def test_a_patient_with_labels_of_two_tasks_stays_together() -> None:
+    rows = [Row(f"{i}.png", f"p{i}", "train", {"pneumonia": str(i % 2), "lungs": "m.png"}) for i in range(60)]
+    parts = partition(rows, CONFIG.tasks, 3, 1.0, 0)
+    patients = [{row.patient for row in part} for part in parts]
+    assert not patients[0] & patients[1] and not patients[1] & patients[2] and not patients[0] & patients[2]
+
+
+def test_hold_out_keeps_a_manifests_own_choice() -> None:
+    rows = [Row("a.png", "1", "train", {"pneumonia": "0"}), Row("b.png", "2", "val", {"pneumonia": "0"})]
+    assert hold_out(rows, CONFIG.tasks, 0.5, "x") == tuple(rows)
+
+
+def test_an_exported_site_is_the_simulated_one(tmp_path: Path) -> None:
+    folders = dict(export_sample(CONFIG, 8, tmp_path / "sites"))
+    assert sorted(path.name for path in folders) == [f"hospital-{i}" for i in range(1, 9)] + ["test"]
+    config = CONFIG.model_copy(update={"data": str(tmp_path / "sites")})
+    assert default_sites(config) == 8
+    for i in (1, 2):
+        simulated, real = simulated_site(CONFIG, i, 8), site_folder(tmp_path / "sites" / f"hospital-{i + 1}", f"hospital-{i + 1}", config)
+        assert simulated.rows == real.rows == simulated_site(config, i, 8).rows
+        assert load_shard(simulated.part("train"), CONFIG).images.equal(load_shard(real.part("train"), config).images)
+    with pytest.raises(MtfedError, match="at most 8 sites"):
+        simulated_site(config, 0, 9)
+    with pytest.raises(MtfedError, match="empty or new folder"):
+        list(export_sample(CONFIG, 8, tmp_path / "sites"))
+
+
+def test_batches_carry_the_labels_that_there_are() -> None:
+    shard = load_shard(simulated_site(CONFIG, 2, 8).part("train"), CONFIG)
+    lungs = shard.labels["lungs"]
+    order = lungs.rows[[2, 0]].new_tensor([*lungs.rows[[2, 0]], shard.labels["pneumonia"].rows[5]])
+    (batch,) = shard.batches(8, order)
+    assert batch.labels["lungs"].rows.tolist() == [0, 1] and batch.labels["pneumonia"].rows.tolist() == [2]
+    assert batch.labels["lungs"].values.equal(lungs.values[[2, 0]].long())
+    (batch,) = shard.batches(8, order, ["pneumonia"])
+    assert list(batch.labels) == ["pneumonia"]
+
+
+def test_standardise() -> None:
+    import torch
+
+    images = torch.randint(0, 255, (3, 1, 16, 16), dtype=torch.uint8)
+    out = standardise(images)
+    reference = (images.double() - images.double().mean((1, 2, 3), True)) / images.double().std((1, 2, 3), correction=0, keepdim=True)
+    torch.testing.assert_close(out.double(), reference, atol=1e-5, rtol=1e-5)
+    assert standardise(torch.zeros(1, 1, 4, 4, dtype=torch.uint8)).abs().max() == 0  # a blank image stays finite

@@ -1,0 +1,217 @@
+"""Losses, metrics, models and local training against slow references."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, TASKS
+
+from mtfed.config import Config, read_config
+from mtfed.data.federation import simulated_site
+from mtfed.data.shard import Labels, Shard, load_shard
+from mtfed.errors import MtfedError
+from mtfed.losses import HybridLoss
+from mtfed.metrics import TaskMetrics, pool
+from mtfed.models import build_model
+from mtfed.training import evaluate, fixed_seed, load_parts, numpy_parts, pick_device, train
+
+torch.set_num_threads(1)
+
+
+def config(**changes: object) -> Config:
+    return read_config(TASKS | SMALL | {key.replace("_", "-"): value for key, value in changes.items()})
+
+
+def random_shard(n: int = 12, size: int = 32) -> Shard:
+    g = torch.Generator().manual_seed(0)
+    labels = {
+        "pneumonia": Labels(torch.arange(0, n, 2), torch.randint(0, 2, (n // 2,), generator=g)),
+        "lungs": Labels(torch.arange(1, n, 2), torch.randint(0, 2, (n // 2, size, size), generator=g).to(torch.uint8)),
+    }
+    return Shard(torch.randint(0, 255, (n, 1, size, size), generator=g, dtype=torch.uint8), labels)
+
+
+# Losses.
+
+
+def test_hybrid_loss_is_the_written_formula() -> None:
+    torch.manual_seed(0)
+    logits = {"pneumonia": torch.randn(5, 2), "lungs": torch.randn(3, 2, 8, 8)}
+    labels = {"pneumonia": Labels(torch.arange(5), torch.randint(0, 2, (5,))), "lungs": Labels(torch.arange(3), torch.randint(0, 2, (3, 8, 8)))}
+    s = {"pneumonia": torch.tensor(-0.5), "lungs": torch.tensor(0.3)}
+    total, each = HybridLoss(config())(logits, labels, s)
+    nll = -logits["pneumonia"].log_softmax(1)[range(5), labels["pneumonia"].values].mean()
+    p, y = logits["lungs"].softmax(1)[:, 1], labels["lungs"].values.float()
+    dice = 1 - (2 * (p * y).sum((1, 2)) + 1e-5) / (p.sum((1, 2)) + y.sum((1, 2)) + 1e-5)
+    cross = -torch.stack([logits["lungs"].log_softmax(1)[i].gather(0, labels["lungs"].values[i][None]) for i in range(3)]).mean()
+    torch.testing.assert_close(each["pneumonia"], nll)
+    torch.testing.assert_close(each["lungs"], dice.mean() + cross)
+    torch.testing.assert_close(total, sum(each[t] / (2 * math.exp(s[t])) + s[t] / 2 for t in each))
+    torch.testing.assert_close(HybridLoss(config(balancing="equal"))(logits, labels, s)[0], each["pneumonia"] + each["lungs"])
+
+
+@pytest.mark.parametrize("loss", ["focal", "cross-entropy"])
+def test_focal_is_cross_entropy_at_gamma_zero(loss: str) -> None:
+    torch.manual_seed(0)
+    logits, labels = {"pneumonia": torch.randn(6, 2)}, {"pneumonia": Labels(torch.arange(6), torch.randint(0, 2, (6,)))}
+    hybrid = HybridLoss(read_config(TASKS | SMALL | {"task.pneumonia.loss": loss, "focal-gamma": 0.0, "balancing": "equal"}))
+    nll = -logits["pneumonia"].log_softmax(1)[range(6), labels["pneumonia"].values].mean()
+    torch.testing.assert_close(hybrid(logits, labels, {"pneumonia": torch.tensor(0.0)})[0], nll)
+
+
+# Metrics.
+
+
+def test_pooled_sums_equal_the_metrics_of_all_images() -> None:
+    tasks = config().tasks
+    torch.manual_seed(0)
+    logits, values = torch.randn(90, 2), torch.randint(0, 2, (90,))
+    masks, truth = torch.randn(9, 2, 16, 16), torch.randint(0, 2, (9, 16, 16))
+    truth[4] = 0  # an image without the structure
+    whole = {"pneumonia": TaskMetrics(tasks["pneumonia"]), "lungs": TaskMetrics(tasks["lungs"])}
+    whole["pneumonia"].update(logits, values)
+    whole["lungs"].update(masks, truth)
+    sums: dict = {}
+    for start, end in ((0, 2), (2, 5), (5, 9)):
+        for task, x, y, step in (("pneumonia", logits, values, 10), ("lungs", masks, truth, 1)):
+            part = TaskMetrics(tasks[task])
+            part.update(x[start * step : end * step], y[start * step : end * step])
+            for name, value in part.sums().items():
+                sums[name] = value if name not in sums else (
+                    [a + b for a, b in zip(sums[name], value, strict=True)] if isinstance(value, list) else sums[name] + value
+                )
+    pooled = pool(tasks.values(), sums)
+    for task, metrics in whole.items():
+        assert pooled[task].compute() == pytest.approx(metrics.compute(), abs=1e-6)
+    # Slow references: every positive against every negative, and overlaps image by image.
+    score = logits[:, 1] - logits[:, 0]
+    pairs = score[values == 1][:, None] - score[values == 0][None]
+    assert whole["pneumonia"].compute()["auc"] == pytest.approx(float((pairs > 0).float().mean()), abs=0.01)
+    predicted = masks.argmax(1)
+    dice = [2 * float(((p == 1) & (y == 1)).sum()) / float((p == 1).sum() + (y == 1).sum()) for p, y in zip(predicted, truth, strict=True) if y.any()]
+    assert whole["lungs"].compute()["dice"] == pytest.approx(np.mean(dice), abs=1e-6)
+
+
+def test_confident_scores_keep_their_order() -> None:
+    metrics = TaskMetrics(config().tasks["pneumonia"])
+    logits = torch.tensor([[0.0, 4.0], [0.0, 5.0], [0.0, 6.0], [0.0, 7.0]])  # all above .98
+    metrics.update(logits, torch.tensor([0, 0, 1, 1]))
+    assert metrics.compute()["auc"] == 1.0
+
+
+def test_one_class_has_no_auc() -> None:
+    metrics = TaskMetrics(config().tasks["pneumonia"])
+    metrics.update(torch.randn(4, 2), torch.ones(4, dtype=torch.long))
+    assert math.isnan(metrics.compute()["auc"]) and 0 <= metrics.compute()["accuracy"] <= 1
+    assert metrics.higher_is_better("auc") and TaskMetrics(config().tasks["lungs"]).higher_is_better("dice")
+
+
+# Models.
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size", "strides"),
+    [
+        ("vit_mini_patch8", 64, [8] * 4),
+        ("vit_tiny_patch16_224", 48, [16] * 4),
+        ("swin_tiny_patch4_window7_224", 64, [4, 8, 16, 32]),
+        ("pvt_v2_b0", 64, [4, 8, 16, 32]),
+        ("convnext_atto", 64, [4, 8, 16, 32]),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encoders_by_name(encoder: str, size: int, strides: list[int], channels: int) -> None:
+    model = build_model(config(encoder=encoder, image_size=size, channels=channels))
+    assert model.encoder.strides == strides
+    images = torch.randn(3, channels, size, size)
+    out = model(images, {"pneumonia": torch.tensor([0, 2]), "lungs": torch.tensor([1])})
+    assert out["pneumonia"].shape == (2, 2) and out["lungs"].shape == (1, 2, size, size)
+    sum(x.sum() for x in out.values()).backward()
+    unused = [name for name, weight in model.named_parameters() if weight.grad is None and not name.startswith("log_variance")]
+    assert not unused
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"encoder": "vit_tinny_patch16_224"}, "Unknown encoder 'vit_tinny_patch16_224'; nearest in timm: .*vit_tiny_patch16_224"),
+        ({"encoder": "vit_tiny_patch16_224", "image_size": 8}, "cannot take images of 8 px"),
+        ({"model": "mtmedforma"}, "Unknown model 'mtmedforma'; did you mean 'mtmedformer'"),
+    ],
+)
+def test_impossible_models_are_refused(changes: dict, sentence: str) -> None:
+    with pytest.raises(MtfedError, match=sentence):
+        build_model(config(**changes))
+
+
+def test_parts_are_the_whole_model_and_share_its_memory() -> None:
+    model = build_model(config())
+    parts = model.parts()
+    assert list(parts) == ["encoder", "decoder.pneumonia", "decoder.lungs"]
+    assert sorted(name for tensors in parts.values() for name in tensors) == sorted(model.state_dict())
+    other = build_model(config(seed=1))
+    assert not torch.equal(other.encoder.body.pos_embed, model.encoder.body.pos_embed)
+    load_parts(other, numpy_parts(model))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    before = torch.get_rng_state()
+    build_model(config())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# Training.
+
+
+def test_training_learns_and_repeats() -> None:
+    settings = config(local_steps=12, batch_size=12)
+    results = []
+    for _ in range(2):
+        model = build_model(settings)
+        first = train(model, random_shard(), ["pneumonia", "lungs"], config(local_steps=1, batch_size=12), seed=3, learning_rate=1e-3)
+        told = train(model, random_shard(), ["pneumonia", "lungs"], settings, seed=3, learning_rate=3e-3)
+        results.append([t.clone() for t in model.state_dict().values()])
+        assert told.steps == 12 and told.seen == {"pneumonia": 72, "lungs": 72}
+        mean = told.loss_sums["pneumonia"] / told.seen["pneumonia"]
+        assert mean < first.loss_sums["pneumonia"] / first.seen["pneumonia"]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_only_the_named_tasks_are_trained() -> None:
+    model = build_model(config())
+    before = {part: {n: t.clone() for n, t in tensors.items()} for part, tensors in model.parts().items()}
+    told = train(model, random_shard(), ["lungs"], config(local_epochs=2, local_steps=0, batch_size=4), seed=0, learning_rate=1e-3)
+    assert told.seen == {"lungs": 12} and told.steps == 4
+    changed = {part: any(not torch.equal(t, before[part][n]) for n, t in tensors.items()) for part, tensors in model.parts().items()}
+    assert changed == {"encoder": True, "decoder.pneumonia": False, "decoder.lungs": True}
+
+
+def test_the_proximal_pull_holds_weights_back() -> None:
+    def drift(mu: float) -> float:
+        model = build_model(config())
+        start = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        train(model, random_shard(), ["pneumonia"], config(local_steps=10), seed=0, learning_rate=1e-2, proximal_mu=mu)
+        return float((torch.cat([p.detach().flatten() for p in model.parameters()]) - start).norm())
+
+    assert drift(10.0) < drift(1.0) < drift(0.0)
+
+
+def test_evaluation_counts_labelled_images_only() -> None:
+    metrics = evaluate(build_model(config()), random_shard(), ["pneumonia", "lungs"], config(batch_size=2))
+    assert {task: m.count for task, m in metrics.items()} == {"pneumonia": 6, "lungs": 6}
+    assert evaluate(build_model(config()), Shard.empty(), ["lungs"], config()) == {}
+
+
+def test_seeds_and_devices() -> None:
+    assert fixed_seed(0, "a", 1) == fixed_seed(0, "a", 1) != fixed_seed(0, "a", 2)
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(MtfedError, match="asks for a GPU"):
+            pick_device("cuda")
+
+
+def test_a_real_site_trains() -> None:
+    shard = load_shard(simulated_site(config(), 2, 8).part("train"), config())
+    told = train(build_model(config()), shard, ["pneumonia", "lungs"], config(local_steps=3), seed=0, learning_rate=1e-3)
+    assert all(np.isfinite(value) for value in told.loss_sums.values())

@@ -1,0 +1,231 @@
+"""Strategies: averages against a slow reference, independence of arrival, failures, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from mtfed.strategies import STRATEGIES, Alone, FederationError, TaskFedAvg, TaskFedProx, wire
+
+TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+RNG = np.random.default_rng(0)
+SITES = {  # key -> samples per task
+    "a": {"x": 10},
+    "b": {"y": 3},
+    "c": {"x": 5, "y": 40},
+}
+
+
+def parts(rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
+    return {
+        "encoder": {"w": rng.normal(size=(3, 4)).astype("f"), "scalar": np.float32(rng.normal()), "seen": np.array(7)},
+        "decoder.x": {"v": rng.normal(size=5).astype("f")},
+        "decoder.y": {"v": rng.normal(size=(2, 2)).astype("f")},
+        "decoder.z": {"v": rng.normal(size=2).astype("f")},
+    }
+
+
+class Sites(Grid):
+    """Sites that answer from a table, in an order of the test's choosing."""
+
+    def __init__(self, answer: Callable[[str, Message], RecordDict | Error | None], order: int = 1) -> None:
+        self.keys = dict(enumerate(SITES, start=100))
+        self.answer = answer
+        self.order = order
+        self.asked: list[str] = []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        for message in list(messages)[:: self.order]:
+            key = self.keys[message.metadata.dst_node_id]
+            if message.metadata.message_type == "query.describe":
+                counts = {f"train.{task}": n for task, n in SITES[key].items()}
+                told = {"site": ConfigRecord({"key": key, "tasks": list(SITES[key])}), "counts": MetricRecord(counts)}
+                yield Message(RecordDict(told), reply_to=message)
+                continue
+            self.asked.append(key)
+            reply = self.answer(key, message)
+            if reply is not None:
+                yield Message(reply, reply_to=message)
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.keys)[:: self.order]
+
+    create_message = push_messages = pull_messages = run = set_run = None  # type: ignore[assignment]
+
+
+Sites.__abstractmethods__ = frozenset()
+
+
+def update(key: str, message: Message) -> RecordDict:
+    """Return a site's own random weights, the same whenever it is asked."""
+    rng = np.random.default_rng(list(key.encode()))
+    counts = {f"num-examples.{task}": n for task, n in SITES[key].items()}
+    metrics = MetricRecord({"num-examples": sum(SITES[key].values()), **counts, "curve": [1.0, float(len(key))]})
+    return RecordDict({"arrays": wire.repack(message.content["arrays"], parts(rng)), "metrics": metrics})
+
+
+def one_round(strategy, answer=update, order: int = 1, arrays: ArrayRecord | None = None):
+    grid = Sites(answer, order)
+    arrays = arrays or wire.pack(parts(np.random.default_rng(1)))
+    messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+    merged, metrics = strategy.aggregate_train(1, grid.send_and_receive(messages))
+    return merged, metrics, grid
+
+
+@pytest.mark.parametrize("weighting", ["samples", "uniform", "tasks"])
+def test_average_equals_a_slow_reference(weighting: str) -> None:
+    merged, metrics, _ = one_round(TaskFedAvg(weighting=weighting))
+    own = {key: parts(np.random.default_rng(list(key.encode()))) for key in SITES}
+    totals = {task: sum(s.get(task, 0) for s in SITES.values()) for task in "xy"}
+    weights = {
+        "samples": {key: sum(s.values()) for key, s in SITES.items()},
+        "uniform": dict.fromkeys(SITES, 1),
+        "tasks": {key: sum(n / totals[t] for t, n in s.items()) for key, s in SITES.items()},
+    }[weighting]
+    got = wire.unpack(merged)
+    for name in ("w", "scalar"):
+        expected = sum(np.float64(own[k]["encoder"][name]) * weights[k] for k in SITES) / sum(weights.values())
+        np.testing.assert_allclose(got["encoder"][name], expected, rtol=1e-6)
+    for task in "xy":
+        held = {k: (1 if weighting == "uniform" else s[task]) for k, s in SITES.items() if task in s}
+        expected = sum(np.float64(own[k][f"decoder.{task}"]["v"]) * n for k, n in held.items()) / sum(held.values())
+        np.testing.assert_allclose(got[f"decoder.{task}"]["v"], expected, rtol=1e-6)
+    untouched = parts(np.random.default_rng(1))
+    np.testing.assert_array_equal(got["decoder.z"]["v"], untouched["decoder.z"]["v"])  # nobody holds z
+    assert got["encoder"]["seen"] == 7 and got["encoder"]["scalar"].shape == ()
+    assert metrics["num-examples.y"] == 43 and metrics["curve"] == [3.0, 3.0]
+
+
+def test_result_does_not_depend_on_arrival() -> None:
+    forward, backward = one_round(TaskFedAvg(), order=1)[0], one_round(TaskFedAvg(), order=-1)[0]
+    for key in forward:
+        assert forward[key].numpy().tobytes() == backward[key].numpy().tobytes()
+
+
+def test_a_site_is_sent_what_it_can_use() -> None:
+    sent = {}
+    one_round(TaskFedProx(proximal_mu=0.5), lambda key, message: sent.setdefault(key, message) and update(key, message))
+    assert {key: sorted(wire.unpack(m.content["arrays"])) for key, m in sent.items()} == {
+        "a": ["decoder.x", "encoder"], "b": ["decoder.y", "encoder"], "c": ["decoder.x", "decoder.y", "encoder"],
+    }
+    assert all(m.content["config"]["proximal-mu"] == 0.5 and m.content["config"]["server-round"] == 1 for m in sent.values())
+
+
+def test_plain_state_dicts_are_averaged_whole() -> None:
+    plain = ArrayRecord()
+    plain["w"] = wire.FlatArray(np.zeros(3, "f"))
+
+    def answer(key: str, message: Message) -> RecordDict:
+        record = ArrayRecord([np.full(3, len(SITES[key]), "f")])
+        record["w"] = record.pop("0")
+        return RecordDict({"arrays": record, "metrics": MetricRecord({"num-examples": 1})})
+
+    merged, _, _ = one_round(TaskFedAvg(), answer, arrays=plain)
+    np.testing.assert_allclose(merged["w"].numpy(), 4 / 3)
+
+
+def test_sites_alone_keep_their_own_weights() -> None:
+    strategy = Alone()
+    merged, _, _ = one_round(strategy)
+    assert merged["encoder:float32"].numpy().tobytes() == wire.pack(parts(np.random.default_rng(1)))["encoder:float32"].numpy().tobytes()
+    own = wire.unpack(strategy.models(merged)["a"])
+    np.testing.assert_array_equal(own["encoder"]["w"], parts(np.random.default_rng(list(b"a")))["encoder"]["w"])
+    other = Alone()
+    other.restore(strategy.state())
+    assert other.models(merged).keys() == SITES.keys()
+
+
+def broken(name: str) -> Callable[[str, Message], RecordDict | Error | None]:
+    """Return an answer in which site b does something wrong."""
+
+    def answer(key: str, message: Message) -> RecordDict | Error | None:
+        content = update(key, message)
+        if key != "b":
+            return content
+        arrays, record = content["arrays"], ArrayRecord()
+        for k, v in arrays.items():
+            record[k] = v
+        content["arrays"] = record
+        match name:
+            case "error":
+                return Error(2, "ValueError: no disk\nTraceback ...")
+            case "silent":
+                return None
+            case "told":
+                return RecordDict({"failure": ConfigRecord({"reason": "OSError: no disk"})})
+            case "nan":
+                record["encoder:float32"] = wire.FlatArray(np.full(13, np.nan, "f"))
+            case "shape":
+                record["encoder:float32"] = wire.FlatArray(np.zeros(12, "f"))
+            case "dtype":
+                record["encoder:float32"] = wire.FlatArray(np.zeros(13, "d"))
+            case "extra":
+                record["decoder.x:float32"] = wire.FlatArray(np.zeros(5, "f"))
+            case "count":
+                content["metrics"]["num-examples"] = -1
+            case "empty":
+                del content["arrays"]
+        return content
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("error", "ValueError: no disk"), ("silent", "no answer in time"), ("told", "OSError: no disk"),
+        ("nan", "not finite"), ("shape", r"float32\[13\], it is float32\[12\]"), ("dtype", "float64"),
+        ("extra", "was not sent"), ("count", "num-examples should be"), ("empty", "expected records"),
+    ],
+)
+def test_a_bad_answer_costs_only_its_site(name: str, reason: str) -> None:
+    strategy = TaskFedAvg()
+    merged, metrics, _ = one_round(strategy, broken(name))
+    (failure,) = strategy.failures
+    assert failure.site == "b"
+    pytest.importorskip("re").search(reason, failure.reason) or pytest.fail(failure.reason)
+    assert metrics["num-examples"] == 55 and np.isfinite(merged["encoder:float32"].numpy()).all()
+
+
+def test_policies() -> None:
+    with pytest.raises(FederationError, match=r"Site b failed to train in round 1.*on-failure"):
+        one_round(TaskFedAvg(on_failure="fail"), broken("error"))
+    with pytest.raises(FederationError, match="at least 3 of 3 sites"):
+        one_round(TaskFedAvg(quorum=1.0), broken("silent"))
+    with pytest.raises(FederationError, match=r"at least 1 of 3 sites .* 0 did"):
+        one_round(TaskFedAvg(), lambda key, message: Error(2, "all fail"))
+
+    calls = []
+
+    def second_time_lucky(key: str, message: Message) -> RecordDict | Error:
+        calls.append(key)
+        return update(key, message) if key != "b" or calls.count("b") > 1 else Error(2, "once")
+
+    strategy = TaskFedAvg(on_failure="retry", retries=2)
+    _, metrics, _ = one_round(strategy, second_time_lucky)
+    assert calls.count("b") == 2 and metrics["num-examples"] == 58
+
+
+def test_a_draw_depends_on_seed_and_round_only() -> None:
+    def drawn(order: int, seed: int) -> list[str]:
+        return sorted(one_round(TaskFedAvg(fraction_train=0.34, seed=seed), order=order)[2].asked)
+
+    assert drawn(1, 0) == drawn(-1, 0) and len(drawn(1, 0)) == 1
+    assert len({tuple(drawn(1, seed)) for seed in range(12)}) > 1
+
+
+def test_two_nodes_with_one_key() -> None:
+    grid = Sites(update)
+    grid.keys = {100: "a", 101: "a", 102: "c"}
+    strategy = TaskFedAvg()
+    messages = strategy.configure_train(1, wire.pack(parts(RNG)), ConfigRecord(), grid)
+    assert len(messages) == 2 and "calls itself a" in strategy.roster.refused[101]
+
+
+def test_every_strategy_has_a_row() -> None:
+    assert set(STRATEGIES.values()) >= {TaskFedAvg, TaskFedProx, Alone}
