@@ -1,3 +1,104 @@
-"""Placeholder until the page is written."""
-def write_report(runs, out=None):
-    return None
+"""One page about a run, or about several side by side: a file that loads nothing, for people who were not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from .errors import MtfedError
+from .report_charts import curves
+from .report_details import rounds, settings, sites
+from .report_examples import examples
+from .report_html import Html, chip, count, escape, fold, join, page, tag
+from .report_runs import Group, Record, group, read
+from .report_verdict import METRICS, all_tasks, headline_group, metric_title, task_title, verdict
+from .tasks import METRICS_OF_KIND
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write a page about run folders and return its path: ``report.html`` in the run, or in the folder of the runs."""
+    if find_spec("matplotlib") is None:
+        raise MtfedError("The report draws with matplotlib, which is not installed; pip install 'mtfed[plot]' brings it.")
+    records = list({record.folder: record for record in map(read, runs)}.values())
+    if not records:
+        raise MtfedError("Expected at least one run folder, got none.")
+    folders = [record.folder for record in records]
+    target = out or (folders[0] if len(folders) == 1 else Path(os.path.commonpath(folders))) / "report.html"
+    content = compose(group(records))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise MtfedError(f"Cannot write the report to {target}: {error.strerror}.") from None
+    return target
+
+
+def compose(groups: Sequence[Group]) -> str:
+    """Return the page about groups of runs."""
+    chosen = headline_group(groups)
+    names = sorted({record.config.name for g in groups for record in g.records})
+    return page(
+        f"{', '.join(names)}: report", tag("p", _eyebrow(names, groups), class_="eyebrow"), verdict(groups),
+        _section("Curves", _curves(groups)), _section("Predictions on test images", _examples(groups, chosen)),
+        _section("Hospitals and their images", sites(chosen.records[0])), _section("Rounds", rounds(groups)),
+        _section("Settings", settings(groups)), _section("How to read the figures", _glossary(groups)),
+        tag("footer", "Written by mtfed. This page is for research; no figure on it clears a model for use on patients."),
+    )
+
+
+def _section(title: str, content: Html) -> Html:
+    return tag("section", tag("h2", title), content) if content else escape("")
+
+
+def _eyebrow(names: Sequence[str], groups: Sequence[Group]) -> str:
+    records = [record for g in groups for record in g.records]
+    hospitals = sorted({len(record.sites) for record in records})
+    started = sorted(str(record.environment.get("started", ""))[:10] for record in records)
+    parts = [", ".join(names), " or ".join(map(str, hospitals)) + (" hospital" if hospitals == [1] else " hospitals")]
+    parts.append(count(len(all_tasks(groups)), "task"))
+    parts.append(count(len(records), "run") + ": " + ", ".join(g.label for g in groups))
+    return " · ".join([*parts, *(day for day in dict.fromkeys((started[0], started[-1])) if day)])
+
+
+def _curves(groups: Sequence[Group]) -> Html:
+    """Return a row of drawings per task, under one legend for all."""
+    lines = [tag("li", chip(g.colour), g.label) for g in groups]
+    for name, dash in (("validation images of the hospitals", ""), ("test images", "6 4")):
+        line = tag("line", x1=0, x2=26, y1=5, y2=5, stroke="#1b2430", stroke_width=2, stroke_dasharray=dash or "none")
+        lines.append(tag("li", tag("svg", line, viewBox="0 0 26 10", aria_hidden="true"), name))
+    parts = [tag("ul", *lines, class_="legend")]
+    for task in all_tasks(groups).values():
+        drawn = [
+            curves(groups, task.name, metric, f"{task_title(task.name)}: {title}", f"{task.name}-{metric}")
+            for metric, title in [*((m, metric_title(m)) for m in METRICS_OF_KIND[task.kind]), ("loss", "training loss")]
+        ]
+        parts.append(tag("div", *drawn, class_="charts"))
+    if any(g.alone for g in groups):
+        parts.append(tag("p", "Validation of hospitals that train alone is of each one's model on its own images only, which is"
+                         " easier than the mixed test images; the line marked “alone, test” is the fair comparison.", class_="note"))
+    if any(len(g.records) > 1 for g in groups):
+        parts.append(tag("p", "A line is the mean over seeds, the band reaches from the lowest to the highest.", class_="note"))
+    return join(parts)
+
+
+def _examples(groups: Sequence[Group], chosen: Group) -> Html:
+    """Return the headline model's examples in sight, the other models' folded."""
+    shown = {g.label: examples(_first_seed(g)) for g in [chosen, *(g for g in groups if g is not chosen)]}
+    shown = {label: content for label, content in shown.items() if content}
+    if not shown:
+        return escape("")
+    first, *others = shown
+    note = f"{first}. The images are evenly spaced over the test images, not chosen by result."
+    return join([tag("p", note, class_="note"), shown[first], *(fold(f"The same images by {label}", shown[label]) for label in others)])
+
+
+def _first_seed(group: Group) -> Record:
+    return min(group.records, key=lambda record: record.config.seed)
+
+
+def _glossary(groups: Sequence[Group]) -> Html:
+    metrics = dict.fromkeys(m for task in all_tasks(groups).values() for m in METRICS_OF_KIND[task.kind])
+    items = [tag("li", tag("strong", METRICS[m][0]), ": ", METRICS[m][1], ".") for m in metrics if m in METRICS]
+    return tag("ul", *items)

@@ -38,9 +38,9 @@ tr > :first-child { padding-left: 0 } tr > :last-child { padding-right: 0 }
 .numbers td, .numbers thead th:not(:first-child) { text-align: right; white-space: nowrap }
 .verdict td, .verdict tbody th { vertical-align: middle }
 .verdict small { display: block; font-weight: 400; font-size: .8rem; line-height: 1.3 }
-.verdict .strip { width: 38%; padding: 0 .2em; vertical-align: middle }
-.verdict .strip span { display: flex; justify-content: space-between; font-variant-numeric: tabular-nums }
-.strip svg { display: block; width: 100%; height: auto; min-width: 70px; overflow: visible }
+.verdict tr > :nth-child(2) { width: 36% }
+.verdict thead span { display: flex; justify-content: space-between; gap: .3em }
+.verdict svg { display: block; width: 100%; height: auto; min-width: 60px; overflow: visible }
 .chip { display: inline-block; width: .72em; height: .72em; border-radius: 50%; margin-right: .45em }
 .chip.square { border-radius: 2px }
 .legend { display: flex; flex-wrap: wrap; gap: .2em 1.4em; padding: 0; margin: .4em 0; list-style: none; font-size: .9rem }
@@ -65,7 +65,7 @@ footer { margin-top: 3em; color: var(--soft); font-size: .85rem }
 @media (max-width: 600px) {
   main { padding: 18px 14px 40px } h1 { font-size: 1.5rem } .card { padding: 14px 14px 8px } .claim { min-height: 0 }
   .images { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) } .figure { font-size: 1.8rem }
-  .verdict .strip { width: 26% } th, td { padding: .38em .4em }
+  .verdict tr > :nth-child(2) { width: 26% } th, td { padding: .38em .4em }
 }
 @media print {
   body { font-size: 10.5pt } main { max-width: none; padding: 0 } .scroll { overflow: visible }

@@ -13,12 +13,13 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
-from types import FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 # The libraries that can be lean, each with what its files ask of the root before the root's __init__ has run.
@@ -29,9 +30,8 @@ _ROOTS: dict[str, dict[str, Callable[[], object]]] = {
 # What monai takes single functions from, for work that a loss or a metric rarely does.
 _MONAI_RARELY_USES = ("requests", "scipy.ndimage", "scipy.spatial")
 # The wrapper torch puts around an optimizer's step is replaced only if this is all it can be doing.
-_STEP_WRAPPER_NAMES = set(
-    "torch._dynamo torch _dynamo graph_break is_grad_enabled set_grad_enabled defaults cast Optimizer".split()
-)
+_STEP_WRAPPER_NAMES = {"torch", "torch._dynamo", "_dynamo", "graph_break", "is_grad_enabled", "set_grad_enabled"}
+_STEP_WRAPPER_NAMES |= {"Optimizer", "cast", "defaults"}
 _declared: list[object] = []  # a torch.library.Library takes its operators along when it is collected
 
 
@@ -132,14 +132,18 @@ def lean_import(name: str) -> ModuleType:
     root = name.partition(".")[0]
     known = set(sys.modules)
     if root in _ROOTS and (root not in known or isinstance(sys.modules[root], _LeanPackage)):
+        finder = _LeanFinder(root)
+        if finder not in sys.meta_path:
+            sys.meta_path.insert(0, finder)
         try:
-            with _loading_lean():
+            with quick_imports():
                 if root == "monai":
                     _put_off_optional_imports()
                 else:
                     _put_off_plots()
                 return import_module(name)
         except Exception:
+            sys.meta_path.remove(finder)
             _forget(root, known)
             _repair_torchvision()
     return import_module(name)
@@ -192,6 +196,18 @@ def _lighten_step(step: Any) -> Any:
     return light_step
 
 
+def _asking_package() -> str:
+    """Name the package whose code led here, past this file and the import system."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame:
+        name = frame.f_globals.get("__name__", "")
+        package = name.partition(".")[0]
+        if name != __name__ and package != "importlib":
+            return package
+        frame = frame.f_back
+    return ""
+
+
 class _Promise(ModuleType):
     """Stand for a module: name functions for one package while in ``sys.modules``, be the real one afterwards."""
 
@@ -202,8 +218,7 @@ class _Promise(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if sys.modules.get(self.__name__) is not self:
             return getattr(import_module(self.__name__), name)
-        asking = sys._getframe(1).f_globals.get("__name__", "")
-        if name.startswith("__") or asking.partition(".")[0] != self._package:
+        if name.startswith("__") or _asking_package() != self._package:
             raise AttributeError(f"{self.__name__}.{name} is promised to {self._package} only")
         return _call_later(self.__name__, name)
 
@@ -275,28 +290,29 @@ class _LeanPackage(ModuleType):
         vars(self).update(_origins=origins, _only_gathers=only_gathers, _has_run=False)
 
     def __getattr__(self, name: str) -> Any:
-        if name in _ROOTS.get(self.__name__, {}):
-            return _ROOTS[self.__name__][name]()
+        root = self.__name__.partition(".")[0]
+        if self.__name__ == root and name in _ROOTS[root]:
+            return _ROOTS[root][name]()
         unknown = AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if name.startswith("__") and name not in ("__all__", "__version__"):
             raise unknown
-        loading = _finder in sys.meta_path
+        # The library's own files get single names, often amid their imports. Whoever else asks gets all that the
+        # __init__ does, if it does more than gather names.
+        own = _asking_package() == root
         try:
-            with _loading_lean():
+            with quick_imports():
                 if name not in self._origins:
                     return import_module(f"{self.__name__}.{name}")
-                # A file of the library, loading, gets the one name; whoever else asks gets all the __init__ does.
-                if self._only_gathers or loading:
+                if self._only_gathers or own:
                     module, attribute = self._origins[name]
                     vars(self)[name] = getattr(import_module(module), attribute)
         except (ImportError, AttributeError):
-            if loading and name in self._origins:
+            if own and name in self._origins:
                 raise
         if name not in vars(self):
             self._run()
-        root = sys.modules[self.__name__.partition(".")[0]]
-        if name not in vars(self) and not loading and isinstance(root, _LeanPackage):
-            root._run()  # whose other parts may add to this one
+        if name not in vars(self) and not own and isinstance(sys.modules[root], _LeanPackage):
+            sys.modules[root]._run()  # whose other parts may add to this one
         if name not in vars(self):
             raise unknown
         return vars(self)[name]
@@ -321,18 +337,21 @@ class _LeanPackage(ModuleType):
             _repair_torchvision()
         self._has_run = True
         try:
-            with _loading_lean():
+            with quick_imports():
                 spec.loader.exec_module(self)
         except BaseException:
             self._has_run = False
             raise
 
 
+@dataclass(frozen=True)
 class _LeanFinder(MetaPathFinder, Loader):
-    """Make packages lean as they are imported, while on ``sys.meta_path``."""
+    """Make the packages under a root lean as they are imported."""
+
+    root: str
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name.partition(".")[0] not in _ROOTS:
+        if name.partition(".")[0] != self.root:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec and spec.submodule_search_locations and spec.loader:
@@ -346,22 +365,6 @@ class _LeanFinder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         spec: Any = module.__spec__
         module.__loader__ = spec.loader = spec.loader_state
-
-
-_finder = _LeanFinder()
-
-
-@contextmanager
-def _loading_lean() -> Iterator[None]:
-    if _finder in sys.meta_path:
-        yield
-        return
-    sys.meta_path.insert(0, _finder)
-    try:
-        with quick_imports():
-            yield
-    finally:
-        sys.meta_path.remove(_finder)
 
 
 def _read_origins(package: str, body: list[ast.stmt]) -> tuple[dict[str, tuple[str, str]], bool]:

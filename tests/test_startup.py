@@ -34,7 +34,10 @@ show("surface", metrics.compute_average_surface_distance(logits > 0, masks, incl
 
 import monai
 import torchmetrics
+from monai.networks.blocks import MaxAvgPool
+from torchmetrics.text import TranslationEditRate
 
+show("depend on order", [MaxAvgPool.__module__, TranslationEditRate.__module__])
 for name in (
     "monai.__version__ monai.losses.HausdorffDTLoss monai.metrics.DiceMetric monai.transforms.Compose "
     "monai.networks.nets.UNet monai.networks.blocks.Convolution monai.data.DataLoader monai.data.MetaTensor "

@@ -1,0 +1,124 @@
+"""Drawings: curves by matplotlib as inline SVG, and the small marks within tables."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from .report_html import Html, escape, number, tag
+from .report_runs import Group, mean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SETTINGS = {
+    "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
+    "font.size": 8.5, "axes.edgecolor": "#9aa5b1", "axes.linewidth": 0.7, "axes.labelcolor": "#5b6675",
+    "xtick.color": "#5b6675", "ytick.color": "#5b6675", "xtick.major.size": 0, "ytick.major.size": 0,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#e6eaef", "grid.linewidth": 0.7, "axes.axisbelow": True,
+}
+
+
+def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: str) -> Html:
+    """Return a figure by round: the hospitals' validation images solid, the test images dashed; or the loss.
+
+    ``name`` makes the ids of this drawing its own, as a page holds many.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    styles = {"train": "-"} if metric == "loss" else {"validation": "-", "test": (0, (3, 2))}
+    told = []
+    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):
+        figure = Figure(figsize=(4.1, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        for group in groups:
+            for split, style in styles.items():
+                if points := _by_round(group, task, split, metric):
+                    told.append(f"{group.label}, {split}: {_told(points)}")
+                    _draw(axes, points, group.colour, style)
+        if metric != "loss":
+            _baselines(axes, groups, task, metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.set_xlabel("round")
+        axes.margins(x=0.03)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    if not told:
+        return escape("")
+    return tag("figure", tag("figcaption", title), _inline(written.getvalue(), name, f"{title} by round. {'; '.join(told)}."))
+
+
+def strip(dots: Sequence[float], middle: float, low: float, high: float, colour: str) -> Html:
+    """Return a row's figures as dots on a scale from ``low`` to ``high``, their mean as a bar."""
+    def x(value: float) -> str:
+        return f"{5 + 150 * (value - low) / (high - low):.1f}"
+
+    marks = [tag("line", x1=5, x2=155, y1=10, y2=10, stroke="#dde3ea")]
+    marks += [tag("circle", cx=x(dot), cy=10, r=4, fill=colour, fill_opacity=0.45 if len(dots) > 1 else 1) for dot in dots]
+    if len(dots) > 1:
+        marks.append(tag("line", x1=x(middle), x2=x(middle), y1=2, y2=18, stroke=colour, stroke_width=2.5))
+    label = f"{len(dots)} from {number(min(dots))} to {number(max(dots))}" if len(dots) > 1 else number(mean(dots))
+    return tag("svg", *marks, viewBox="0 0 160 20", role="img", aria_label=label)
+
+
+def stacked_bar(parts: Sequence[tuple[str, float]], longest: float, colours: Sequence[str]) -> Html:
+    """Return a horizontal bar of parts (name, amount); ``longest`` is the amount that fills the width."""
+    rectangles, start = [], 0.0
+    for (_, amount), colour in zip(parts, colours, strict=True):
+        width = 100 * amount / longest if longest else 0.0
+        rectangles.append(tag("rect", x=f"{start:.2f}", y=0, width=f"{width:.2f}", height=10, fill=colour))
+        start += width
+    label = ", ".join(f"{amount:g} {name}" for name, amount in parts)
+    return tag("svg", *rectangles, viewBox="0 0 100 10", preserveAspectRatio="none", role="img", aria_label=label, class_="bar")
+
+
+def _by_round(group: Group, task: str, split: str, metric: str) -> dict[int, tuple[float, float, float]]:
+    """Return mean, lowest and highest over a group's runs, by round."""
+    runs = [record.series(task, split, metric) for record in group.records]
+    found = {}
+    for server_round in sorted({r for run in runs for r in run}):
+        values = [run[server_round] for run in runs if server_round in run]
+        found[server_round] = (fmean(values), min(values), max(values))
+    return found
+
+
+def _told(points: dict[int, tuple[float, float, float]]) -> str:
+    first, last = min(points), max(points)
+    return f"{number(points[first][0])} in round {first}, {number(points[last][0])} in round {last}"
+
+
+def _draw(axes: Axes, points: dict[int, tuple[float, float, float]], colour: str, style: object) -> None:
+    means, lows, highs = zip(*points.values(), strict=True)
+    marker = "o" if len(points) <= 20 else ""
+    axes.plot(list(points), means, color=colour, linestyle=style, linewidth=1.5, marker=marker, markersize=2.4)  # type: ignore[arg-type]
+    if lows != highs:
+        axes.fill_between(list(points), lows, highs, color=colour, alpha=0.13, linewidth=0)
+
+
+def _baselines(axes: Axes, groups: Sequence[Group], task: str, metric: str) -> None:
+    """Draw what a curve is read against, on the test images: hospitals that trained alone, and no training."""
+    levels = [("alone, test", mean([v for group in groups if group.alone for v in group.values(task, "test", metric)]))]
+    levels.append(("untrained, test", mean([v for group in groups for v in group.values(task, "untrained", metric)])))
+    for label, level in levels:
+        if math.isfinite(level):
+            axes.axhline(level, color="#9aa5b1", linewidth=0.9, linestyle=(0, (1, 2)))
+            axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
+                          ha="right", va="bottom", fontsize=7.5, color="#5b6675")
+
+
+def _inline(svg: str, name: str, alt: str) -> Html:
+    """Return matplotlib's file as an element: no prologue, no size of its own, ids that no other drawing has."""
+    svg = svg[svg.index("<svg"):]
+    svg = re.sub(r"<svg[^>]*viewBox=\"([^\"]*)\"[^>]*>", rf'<svg viewBox="\1" role="img" aria-label="{escape(alt)}">', svg, count=1)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return Html(re.sub(r"\s*\n\s*", " ", svg))

@@ -1,0 +1,267 @@
+"""Which axes of which tensors can be reordered together without changing the function of a network.
+
+An :class:`AxisGraph` is a table, as in Git Re-Basin (Ainsworth et al., ICLR 2023): every tensor axis carries the label
+of the group of units it runs over. Two things are added for transformers. Heads are units like any other, seen
+through a view of the tensor, and inside a head the axis between query and key, or value and output, has no basis of
+its own (:class:`Circuit`). Axes that are concatenated carry a sum of labels.
+
+>>> graph = AxisGraph(
+...     {"fc1.weight": (None, ("hidden", None)), "fc1.bias": (None, ("hidden",)), "fc2.weight": (None, (None, "hidden"))},
+...     {"hidden": Axis(3)},
+... )
+>>> net = {"fc1.weight": np.eye(3, 2), "fc1.bias": np.arange(3.0), "fc2.weight": np.ones((1, 3))}
+>>> graph.permute(net, {"hidden": np.array([2, 0, 1])})["fc1.bias"]
+array([2., 0., 1.])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Tensors = dict[str, np.ndarray]
+Spec = tuple[tuple[int, ...] | None, tuple[str | None, ...]]
+Gauge = Literal["none", "orth", "gl"]
+
+
+class AxisError(ValueError):
+    """A table of axes that does not fit its tensors, or a reordering that is no symmetry."""
+
+
+class Piece(NamedTuple):
+    """A tensor with a head axis; of a fused one, the index along its first viewed axis.
+
+    The axis after the head axis is the inner one.
+    """
+
+    name: str
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Two maps whose product is all that a head's outside sees: left^T right, as Q^T K and V^T O.
+
+    Any invertible A on the inner axis, left -> A left and right -> A^-T right, leaves the product as it is. Biases
+    count as one more column of their side.
+    """
+
+    left: tuple[Piece, ...]
+    right: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A group of units.
+
+    ``perm`` allows any order; ``heads`` too, with ``circuits`` inside; ``grouped`` moves whole groups, and units
+    inside each, as GroupNorm allows; ``frozen`` has a meaning that the outside knows.
+    """
+
+    size: int
+    kind: Literal["perm", "heads", "grouped", "frozen"] = "perm"
+    groups: int = 1  # of kind grouped: equal runs of units
+    circuits: tuple[Circuit, ...] = ()  # of kind heads
+    growable: bool = False  # units may be added: nothing normalises over the axis or skips past it
+
+    def check(self, order: np.ndarray) -> str | None:
+        """Return why an order of units is no symmetry, or ``None`` if it is one."""
+        if not np.array_equal(np.sort(order), np.arange(self.size)):
+            return f"expected a permutation of {self.size} units, got {len(order)} entries"
+        if self.kind == "frozen" and not np.array_equal(order, np.arange(self.size)):
+            return "it is frozen"
+        if self.kind == "grouped" and np.ptp(order.reshape(self.groups, -1) // (self.size // self.groups), axis=1).any():
+            return f"it mixes units of different groups; {self.groups} groups move as wholes"
+        return None
+
+    def random_order(self, generator: np.random.Generator) -> np.ndarray:
+        """Draw an order from the group of those allowed."""
+        if self.kind == "frozen":
+            return np.arange(self.size)
+        if self.kind == "grouped":
+            units = generator.permuted(np.arange(self.size).reshape(self.groups, -1), axis=1)
+            return generator.permutation(units, axis=0).ravel()
+        return generator.permutation(self.size)
+
+
+class Slot(NamedTuple):
+    """One place where an axis appears: the tensor, its view, and the run of units along one viewed axis."""
+
+    name: str
+    view: tuple[int, ...]
+    axis: int
+    start: int
+    stop: int
+
+    def rows(self, tensor: np.ndarray) -> np.ndarray:
+        """Return (units, everything else) of the tensor."""
+        values = np.moveaxis(tensor.reshape(self.view), self.axis, 0)[self.start : self.stop]
+        return values.reshape(self.stop - self.start, -1)
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers the slot holds of one unit."""
+        return prod(self.view) // self.view[self.axis]
+
+
+class AxisGraph:
+    """The axes of a network's tensors. Tensors that the table does not name are frozen.
+
+    Args:
+        tensors: tensor name -> (view shape, or ``None`` for the tensor's own; one label a viewed axis, ``None`` for an
+            axis that stays, ``"a+b"`` for a concatenation).
+        axes: label -> :class:`Axis`.
+
+    Raises:
+        AxisError: where labels, sizes and views contradict each other.
+    """
+
+    def __init__(self, tensors: Mapping[str, Spec], axes: Mapping[str, Axis]) -> None:
+        self.tensors = dict(tensors)
+        self.axes = dict(axes)
+        for name, (view, labels) in self.tensors.items():
+            flat = [part for label in labels if label for part in label.split("+")]
+            if unknown := [label for label in flat if label not in self.axes]:
+                raise AxisError(f"{name}: axis {unknown[0]!r} is not declared; declared are {', '.join(self.axes)}.")
+            if twice := [label for label in flat if flat.count(label) > 1]:
+                raise AxisError(f"{name}: axis {twice[0]!r} appears twice on one tensor; use frozen, or two labels.")
+            if view is not None:
+                self._check_shape(name, view)
+        for label, axis in self.axes.items():
+            if axis.kind == "grouped" and (axis.groups < 1 or axis.size % axis.groups):
+                raise AxisError(f"Axis {label!r}: {axis.size} units do not divide into {axis.groups} groups.")
+            if axis.circuits and axis.kind != "heads":
+                raise AxisError(f"Axis {label!r}: circuits belong to heads, the axis is {axis.kind}.")
+            for piece in (piece for circuit in axis.circuits for piece in (*circuit.left, *circuit.right)):
+                labels = self.tensors[piece.name][1] if piece.name in self.tensors else ()
+                if label not in labels or labels[labels.index(label) + 1 :][:1] != (None,):
+                    raise AxisError(f"Axis {label!r}: {piece.name} has no unlabelled axis right after the head axis.")
+
+    def validate(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Raise :class:`AxisError` unless the table fits these tensors; a part of the network is enough."""
+        for name, (view, _) in self.tensors.items():
+            if name not in tensors:
+                continue
+            if view is None:
+                self._check_shape(name, tensors[name].shape)
+            elif prod(view) != tensors[name].size:
+                raise AxisError(f"{name}: a tensor of shape {tensors[name].shape} cannot be viewed as {view}.")
+
+    def _check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        labels = self.tensors[name][1]
+        if len(shape) != len(labels):
+            raise AxisError(f"{name}: {len(labels)} axes are declared, the shape {tuple(shape)} has {len(shape)}.")
+        for size, label in zip(shape, labels, strict=True):
+            declared = size if label is None else sum(self.axes[part].size for part in label.split("+"))
+            if size != declared:
+                raise AxisError(f"{name}: axis {label!r} has {declared} units, the shape {tuple(shape)} has {size}.")
+
+    def slots(self, label: str, tensors: Mapping[str, np.ndarray]) -> list[Slot]:
+        """Return where an axis appears in the given tensors, in the table's order."""
+        return [
+            slot for name in self.tensors if name in tensors
+            for part, slot in self._parts(name, tensors[name].shape) if part == label
+        ]  # fmt: skip
+
+    def _parts(self, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Slot]]:
+        view, labels = self.tensors[name]
+        for axis, label in enumerate(labels):
+            start = 0
+            for part in label.split("+") if label else ():
+                stop = start + self.axes[part].size
+                yield part, Slot(name, tuple(view or shape), axis, start, stop)
+                start = stop
+
+    def labels(self, name: str) -> list[str]:
+        """Return the axes that a tensor carries."""
+        return [part for label in self.tensors[name][1] if label for part in label.split("+")]
+
+    def blocks(self, tensors: Mapping[str, np.ndarray], label: str) -> tuple[np.ndarray, list[Slot]]:
+        """Return the units of an axis as rows (L, D), and the slots whose columns stand side by side in them.
+
+        Other axes stay as they are: two networks' rows compare only where those agree.
+        """
+        slots = self.slots(label, tensors)
+        if not slots:
+            raise AxisError(f"Axis {label!r} appears in none of the tensors {', '.join(tensors) or '(none)'}.")
+        return np.hstack([slot.rows(tensors[slot.name]) for slot in slots]), slots
+
+    def permute(self, tensors: Mapping[str, np.ndarray], orders: Mapping[str, np.ndarray]) -> Tensors:
+        """Return the network whose unit i on each named axis is unit ``order[i]`` of the given one.
+
+        ``np.argsort(order)`` undoes ``order``. Tensors that no order touches are the same objects.
+        """
+        for label, order in orders.items():
+            if label not in self.axes:
+                raise AxisError(f"Axis {label!r} is not declared; declared are {', '.join(self.axes)}.")
+            if reason := self.axes[label].check(np.asarray(order)):
+                raise AxisError(f"Axis {label!r} cannot be reordered so: {reason}.")
+        moved = dict(tensors)
+        for name in self.tensors:
+            if name not in tensors:
+                continue
+            slots = [(part, slot) for part, slot in self._parts(name, tensors[name].shape) if part in orders]
+            for axis in {slot.axis for _, slot in slots}:
+                index = np.arange(slots[0][1].view[axis])
+                for part, slot in slots:
+                    if slot.axis == axis:
+                        index[slot.start : slot.stop] = slot.start + np.asarray(orders[part])
+                moved[name] = moved[name].reshape(slots[0][1].view).take(index, axis).reshape(tensors[name].shape)
+        return moved
+
+    # The inside of heads.
+
+    def side(self, tensors: Mapping[str, np.ndarray], label: str, pieces: Sequence[Piece]) -> np.ndarray:
+        """Return one side of a circuit, (heads, inner, all columns of its pieces)."""
+        return np.concatenate([self._piece(tensors, label, piece) for piece in pieces], axis=2)
+
+    def _piece(self, tensors: Mapping[str, np.ndarray], label: str, piece: Piece) -> np.ndarray:
+        view, labels = self.tensors[piece.name]
+        values, axis = tensors[piece.name].reshape(view or tensors[piece.name].shape), labels.index(label)
+        if piece.index is not None:
+            values, axis = values[piece.index], axis - 1
+        values = np.moveaxis(values, (axis, axis + 1), (0, 1))
+        return values.reshape(*values.shape[:2], -1)  # shares memory or not, as the layout has it
+
+    def regauge(self, tensors: Mapping[str, np.ndarray], label: str, matrices: Sequence[np.ndarray]) -> Tensors:
+        """Return the network with the inner basis of every head changed: left -> A left, right -> A^-T right.
+
+        Args:
+            tensors: the network.
+            label: a heads axis.
+            matrices: one (heads, inner, inner) A per circuit of the axis.
+        """
+        changed = dict(tensors)
+        for circuit, matrix in zip(self.axes[label].circuits, matrices, strict=True):
+            inverse = np.linalg.inv(matrix).swapaxes(1, 2)
+            for pieces, factor in ((circuit.left, matrix), (circuit.right, inverse)):
+                for piece in pieces:
+                    changed[piece.name] = self._multiply(changed[piece.name], label, piece, factor)
+        return changed
+
+    def _multiply(self, tensor: np.ndarray, label: str, piece: Piece, factor: np.ndarray) -> np.ndarray:
+        view, labels = self.tensors[piece.name]
+        result = tensor.reshape(view or tensor.shape).copy()
+        part = result if piece.index is None else result[piece.index]
+        axis = labels.index(label) - (piece.index is not None)
+        moved = np.moveaxis(part, (axis, axis + 1), (0, 1))
+        moved[...] = np.einsum("hij,hj...->hi...", factor, moved)
+        return result.reshape(tensor.shape)
+
+    def random_gauge(self, tensors: Mapping[str, np.ndarray], label: str, kind: Gauge, generator: np.random.Generator
+                     ) -> list[np.ndarray]:
+        """Draw (heads, inner, inner) matrices for every circuit of an axis: identities, orthogonal, or invertible."""
+        matrices = []
+        for circuit in self.axes[label].circuits:
+            heads, inner, _ = self._piece(tensors, label, circuit.left[0]).shape
+            basis = np.linalg.qr(generator.standard_normal((2, heads, inner, inner)))[0]
+            stretch = np.exp(generator.uniform(-1, 1, (heads, inner, 1)))  # well away from singular
+            matrices.append({
+                "none": np.broadcast_to(np.eye(inner), basis[0].shape), "orth": basis[0],
+                "gl": basis[0] @ (stretch * basis[1]),
+            }[kind])  # fmt: skip
+        return matrices

@@ -1,0 +1,170 @@
+"""The command as a user meets it: a run, its record, resuming after a crash, and one clear sentence for a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, mtfed, pairs
+from safetensors.numpy import load_file
+
+from mtfed.data.export import export_sample
+from mtfed.config import read_config
+from mtfed.runs import Run
+
+
+def the_run(out: str | Path) -> Run:
+    (folder,) = Path(out).glob("*/config.json")
+    return Run.open(folder.parent)
+
+
+def test_a_run_leaves_its_record(small: dict) -> None:
+    told = mtfed("simulate", "pneumonia", "--num-supernodes", 4, "--seed", 5, *pairs(small | {"test-every": 1, "share-class-counts": True}))
+    assert told.returncode == 0, told.stderr
+    assert "round 1/2  4 sites  loss" in told.stdout and "untrained  trained" in told.stdout
+    run = the_run(small["out"])
+    summary = run.read_json("summary.json")
+    assert summary["strategy"] == "fedavg" and summary["rounds"] == 2 and summary["seconds_per_round"] > 0
+    assert set(summary["tasks"]["lungs"]["test"]) == {"dice", "iou"} and set(summary["tasks"]["pneumonia"]["test"]) == {"auc", "accuracy"}
+    assert run.config().seed == run.read_json("environment.json")["seed"] == 5
+    lines = run.lines("metrics.jsonl")
+    assert [(line["round"], line["task"]) for line in lines] == [(r, t) for r in (1, 2) for t in ("pneumonia", "lungs")]
+    assert all(line["validation"] and line["test"] and line["loss"] > 0 for line in lines)
+    (round_1, _) = run.lines("rounds.jsonl")
+    assert round_1["asked"] == round_1["answered"] == 4 and round_1["bytes_up"] > 100_000
+    cards = run.read_json("sites.json")
+    assert [card["key"] for card in cards] == [f"hospital-{i}" for i in range(1, 5)]
+    assert cards[0]["counts"]["class.pneumonia.normal"] > 0
+    assert (run.folder / "report.html").stat().st_size > 10_000
+    assert {path.name for path in (run.folder / "checkpoints").iterdir()} == {"best.safetensors", "last.safetensors"}
+    page = mtfed("report", run.folder, "--out", run.folder / "again.html")
+    assert page.returncode == 0 and (run.folder / "again.html").exists()
+
+
+def test_resuming_after_kill_ends_with_the_same_weights(small: dict, tmp_path: Path) -> None:
+    config = small | {"rounds": 5, "patience": 5}
+    assert mtfed("simulate", "--sites", 3, *pairs(config)).returncode == 0
+    whole = the_run(small["out"])
+
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "mtfed.cli", "simulate", "--sites", "3", *pairs(config | {"out": str(out)})]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round 2/"):
+            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlived the killed run"
+        time.sleep(0.1)
+    killed = the_run(out)
+    with open(killed.folder / "metrics.jsonl", "a") as file:
+        file.write('{"round": 3, "task": "lun')  # as if the crash had come in the middle of a line
+
+    told = mtfed("simulate", "--sites", 3, "--resume", killed.folder, *pairs(config | {"out": str(out)}))
+    assert told.returncode == 0, told.stderr
+    assert the_run(out).folder == killed.folder and "round 1/" not in told.stdout
+    for name in ("last", "best"):
+        a, b = (load_file(run.folder / "checkpoints" / f"{name}.safetensors") for run in (whole, killed))
+        assert a.keys() == b.keys() and all(a[key].tobytes() == b[key].tobytes() for key in a)
+    assert killed.lines("metrics.jsonl") == whole.lines("metrics.jsonl")
+    assert killed.read_json("summary.json")["tasks"] == whole.read_json("summary.json")["tasks"]
+
+    longer = mtfed("simulate", "--sites", 3, "--resume", killed.folder, *pairs(config | {"out": str(out), "learning-rate": 0.5}))
+    assert longer.returncode == 2 and "Config key learning-rate: the run to resume has 0.001, the config has 0.5" in longer.stderr
+
+
+def test_comparing_strategies_and_seeds(small: dict) -> None:
+    told = mtfed("simulate", "--sites", 3, "--strategies", "fedavg", "fedprox", "alone", *pairs(small))
+    assert told.returncode == 0, told.stderr
+    runs = [Run.open(path.parent) for path in sorted(Path(small["out"]).glob("*/config.json"))]
+    assert sorted(run.read_json("summary.json")["strategy"] for run in runs) == ["alone", "fedavg", "fedprox"]
+    first_losses = {json.dumps([line["loss"] for line in run.lines("metrics.jsonl") if line["round"] == 1]) for run in runs}
+    assert len(first_losses) == 2  # one start and the same batches; only FedProx's pull differs within the first round
+    alone = next(run for run in runs if run.config().strategy == "alone").read_json("summary.json")
+    assert set(alone["per_site"]) == {"hospital-1", "hospital-2", "hospital-3"}
+    (page,) = Path(small["out"]).glob("*-comparison.html")
+    assert "fedprox" in page.read_text()
+
+
+def test_early_stopping(small: dict) -> None:
+    told = mtfed("simulate", "--sites", 3, *pairs(small | {"rounds": 30, "patience": 1, "learning-rate": 1e-9}))
+    assert told.returncode == 0, told.stderr
+    summary = the_run(small["out"]).read_json("summary.json")
+    assert summary["rounds"] < 30 and summary["stopped"] == "no improvement in 1 evaluations" and summary["chosen_round"] >= 1
+
+
+def test_a_task_can_stop_by_itself(small: dict) -> None:
+    told = mtfed("simulate", "--sites", 3, *pairs(small | {"rounds": 8, "patience": 1, "stop-per-task": True, "learning-rate": 1e-9}))
+    assert told.returncode == 0, told.stderr
+    lines = the_run(small["out"]).lines("metrics.jsonl")
+    trained = {line["round"]: {l["task"] for l in lines if l["round"] == line["round"] and l["loss"] is not None} for line in lines}
+    assert trained[1] == {"pneumonia", "lungs"} and len(trained) < 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["simulate", "pnuemonia"], "Unknown app 'pnuemonia'; did you mean 'pneumonia'?"),
+        (["simulate", "-c", "ronds=3"], "Unknown config key 'ronds'; did you mean 'rounds'?"),
+        (["simulate", "-c", "rounds=many"], "Config key rounds: expected a valid integer"),
+        (["simulate", "-c", "strategy=fedagv"], "Unknown strategy 'fedagv'; did you mean 'fedavg'?"),
+        (["simulate", "-c", "encoder=vit_minni_patch8"], "Unknown encoder 'vit_minni_patch8'; nearest in timm: vit_mini_patch8"),
+        (["simulate", "--num-supernodes", "60"], "The data can serve lungs to at most 17 sites"),
+        (["simulate", "--num-supernodes", "0"], "expected a whole number above 0, got '0'"),
+        (["simulate", "-c", "task.heart.kind=segmentation", "-c", "task.heart.classes=no,yes"], "No site holds task 'heart'"),
+        (["simulate", "-c", "data=/nowhere"], "Config key data: expected 'sample' or a folder of site folders"),
+        (["simulate", "--resume", "."], "Expected a run folder (with config.json)"),
+        (["simulate", "--strategies", "fedavg", "fedagv"], "Unknown strategy 'fedagv'"),
+        (["report", "."], "Expected a run folder"),
+        (["export", "."], "Expected an empty or new folder"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_leave_nothing(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    extra = ["-c", f"out={tmp_path / 'runs'}"] if arguments[0] == "simulate" else []
+    told = mtfed(*arguments, *extra)
+    assert told.returncode == 2
+    assert sentence in told.stderr.splitlines()[-1]
+    assert "Traceback" not in told.stderr and not (tmp_path / "runs").exists()
+
+
+def damaged(small: dict, tmp_path: Path) -> dict:
+    """Return the config of three site folders, of which the second has an image that cannot be read."""
+    list(export_sample(read_config(small), 3, tmp_path / "sites"))
+    site = tmp_path / "sites" / "hospital-2"
+    next(site.rglob("*.jpg")).write_bytes(b"not an image")
+    return small | {"data": str(tmp_path / "sites")}
+
+
+def test_a_failing_site_is_named_and_the_round_goes_on(small: dict, tmp_path: Path) -> None:
+    config = damaged(small, tmp_path)
+    told = mtfed("simulate", *pairs(config))
+    assert told.returncode == 0, told.stderr
+    assert "site hospital-2 failed to train: MtfedError: Cannot read image" in told.stdout + told.stderr
+    run = the_run(small["out"])
+    (failure, *_) = run.lines("rounds.jsonl")[0]["failures"]
+    assert failure["site"] == "hospital-2" and "Traceback" in failure["traceback"]
+    assert run.lines("rounds.jsonl")[0]["answered"] == 2
+
+
+@pytest.mark.parametrize(("policy", "sentence"), [({"on-failure": "fail"}, "Site hospital-2 failed to train in round 1"), ({"quorum": 1.0}, "at least 3 of 3 sites")])
+def test_policies_end_the_run(policy: dict, sentence: str, small: dict, tmp_path: Path) -> None:
+    told = mtfed("simulate", *pairs(damaged(small, tmp_path) | policy))
+    assert told.returncode == 1 and sentence in told.stderr.splitlines()[-1]
+
+
+def test_help_teaches() -> None:
+    told = mtfed("--help")
+    assert told.returncode == 0 and "mtfed simulate pneumonia --strategies" in told.stdout
+    assert "--num-supernodes" in mtfed("simulate", "--help").stdout
+    assert "learning-rate" in mtfed("config").stdout
+    assert os.path.exists(ROOT / "experiments" / "pneumonia" / "pyproject.toml")
