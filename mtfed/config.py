@@ -96,7 +96,8 @@ class Config(BaseModel):
 def read_config(run_config: Mapping[str, RunConfigValue]) -> Config:
     """Build the config from Flower's flat run config; raise :class:`MtfedError` naming the first wrong key."""
     values: dict[str, Any] = {"tasks": {}}
-    for key, value in run_config.items():
+    # In the order of their names: not every engine keeps the order of a run config, and who holds what goes by it.
+    for key, value in sorted(run_config.items()):
         if key.startswith("task."):
             _, name, *field = key.split(".")
             if len(field) != 1 or field[0] not in {"kind", "classes", "loss"}:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .config import Config
 from .data.shard import Labels
-from .startup import lean_import
+from .lean import lean_import
 from .tasks import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (M, K, ...), values (M, ...) -> scalar

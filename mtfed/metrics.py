@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .startup import lean_import
+from .lean import lean_import
 from .tasks import METRICS_OF_KIND, Task
 
 if TYPE_CHECKING:

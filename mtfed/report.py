@@ -11,16 +11,16 @@ from .errors import MtfedError
 from .report_charts import curves
 from .report_details import rounds, settings, sites
 from .report_examples import examples
-from .report_html import Html, chip, count, escape, fold, join, page, tag
+from .report_html import Html, chip, count, escape, fold, join, page, tag, task_title
 from .report_runs import Group, Record, group, read
-from .report_verdict import METRICS, all_tasks, headline_group, metric_title, task_title, verdict
+from .report_verdict import METRICS, all_tasks, headline_group, metric_title, verdict
 from .tasks import METRICS_OF_KIND
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """Write a page about run folders and return its path: ``report.html`` in the run, or in the folder of the runs."""
     if find_spec("matplotlib") is None:
-        raise MtfedError("The report draws with matplotlib, which is not installed; pip install 'mtfed[plot]' brings it.")
+        raise MtfedError("The report draws with matplotlib, which is missing; pip install 'mtfed[plot]' brings it.")
     records = list({record.folder: record for record in map(read, runs)}.values())
     if not records:
         raise MtfedError("Expected at least one run folder, got none.")
@@ -44,7 +44,7 @@ def compose(groups: Sequence[Group]) -> str:
         _section("Curves", _curves(groups)), _section("Predictions on test images", _examples(groups, chosen)),
         _section("Hospitals and their images", sites(chosen.records[0])), _section("Rounds", rounds(groups)),
         _section("Settings", settings(groups)), _section("How to read the figures", _glossary(groups)),
-        tag("footer", "Written by mtfed. This page is for research; no figure on it clears a model for use on patients."),
+        tag("footer", "Written by mtfed, for research: no figure here clears a model for use on patients."),
     )
 
 
@@ -70,17 +70,21 @@ def _curves(groups: Sequence[Group]) -> Html:
         lines.append(tag("li", tag("svg", line, viewBox="0 0 26 10", aria_hidden="true"), name))
     parts = [tag("ul", *lines, class_="legend")]
     for task in all_tasks(groups).values():
+        titles = {metric: metric_title(metric) for metric in METRICS_OF_KIND[task.kind]} | {"loss": "training loss"}
         drawn = [
             curves(groups, task.name, metric, f"{task_title(task.name)}: {title}", f"{task.name}-{metric}")
-            for metric, title in [*((m, metric_title(m)) for m in METRICS_OF_KIND[task.kind]), ("loss", "training loss")]
+            for metric, title in titles.items()
         ]
         parts.append(tag("div", *drawn, class_="charts"))
+    notes = []
     if any(g.alone for g in groups):
-        parts.append(tag("p", "Validation of hospitals that train alone is of each one's model on its own images only, which is"
-                         " easier than the mixed test images; the line marked “alone, test” is the fair comparison.", class_="note"))
+        notes.append(
+            "Hospitals that train alone are validated each on its own images only, which is easier than the mixed test "
+            "images; the line marked “alone, test” is the fair comparison."
+        )
     if any(len(g.records) > 1 for g in groups):
-        parts.append(tag("p", "A line is the mean over seeds, the band reaches from the lowest to the highest.", class_="note"))
-    return join(parts)
+        notes.append("A line is the mean over seeds, its band reaches from the lowest to the highest.")
+    return join([*parts, *(tag("p", note, class_="note") for note in notes)])
 
 
 def _examples(groups: Sequence[Group], chosen: Group) -> Html:
@@ -91,7 +95,8 @@ def _examples(groups: Sequence[Group], chosen: Group) -> Html:
         return escape("")
     first, *others = shown
     note = f"{first}. The images are evenly spaced over the test images, not chosen by result."
-    return join([tag("p", note, class_="note"), shown[first], *(fold(f"The same images by {label}", shown[label]) for label in others)])
+    folded = (fold(f"The same images by {label}", shown[label]) for label in others)
+    return join([tag("p", note, class_="note"), shown[first], *folded])
 
 
 def _first_seed(group: Group) -> Record:

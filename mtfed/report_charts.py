@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .report_html import Html, escape, number, tag
 from .report_runs import Group, mean
@@ -15,7 +15,8 @@ from .report_runs import Group, mean
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SETTINGS = {
+Points = dict[int, tuple[float, float, float]]  # by round: mean, lowest and highest of the runs
+SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched
     "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "font.size": 8.5, "axes.edgecolor": "#9aa5b1", "axes.linewidth": 0.7, "axes.labelcolor": "#5b6675",
@@ -36,14 +37,15 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
 
     styles = {"train": "-"} if metric == "loss" else {"validation": "-", "test": (0, (3, 2))}
     told = []
-    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):
+    with matplotlib.rc_context(SETTINGS | {"svg.hashsalt": name}):  # type: ignore[arg-type]
         figure = Figure(figsize=(4.1, 2.6), layout="constrained")
         axes = figure.add_subplot()
-        for group in groups:
+        for i, group in enumerate(groups):
+            width = 1.4 + 0.7 * min(len(groups) - 1 - i, 3)  # what is drawn first is wider, to be seen where lines meet
             for split, style in styles.items():
                 if points := _by_round(group, task, split, metric):
                     told.append(f"{group.label}, {split}: {_told(points)}")
-                    _draw(axes, points, group.colour, style)
+                    _draw(axes, points, group.colour, style, width)
         if metric != "loss":
             _baselines(axes, groups, task, metric)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -51,23 +53,27 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
         axes.set_xlabel("round")
         axes.margins(x=0.03)
         written = io.StringIO()
-        figure.savefig(written, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        # Nothing of when and by what it was drawn: the same runs give the same page.
+        unsigned = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(written, format="svg", transparent=True, metadata=unsigned)
     if not told:
         return escape("")
-    return tag("figure", tag("figcaption", title), _inline(written.getvalue(), name, f"{title} by round. {'; '.join(told)}."))
+    drawn = _inline(written.getvalue(), name, f"{title} by round. {'; '.join(told)}.")
+    return tag("figure", tag("figcaption", title), drawn)
 
 
 def strip(dots: Sequence[float], middle: float, low: float, high: float, colour: str) -> Html:
     """Return a row's figures as dots on a scale from ``low`` to ``high``, their mean as a bar."""
     def x(value: float) -> str:
-        return f"{5 + 150 * (value - low) / (high - low):.1f}"
+        return f"{4 + 112 * (value - low) / (high - low):.1f}"
 
-    marks = [tag("line", x1=5, x2=155, y1=10, y2=10, stroke="#dde3ea")]
-    marks += [tag("circle", cx=x(dot), cy=10, r=4, fill=colour, fill_opacity=0.45 if len(dots) > 1 else 1) for dot in dots]
+    marks = [tag("line", x1=4, x2=116, y1=8, y2=8, stroke="#dde3ea")]
+    opacity = 0.45 if len(dots) > 1 else 1
+    marks += [tag("circle", cx=x(dot), cy=8, r=3.4, fill=colour, fill_opacity=opacity) for dot in dots]
     if len(dots) > 1:
-        marks.append(tag("line", x1=x(middle), x2=x(middle), y1=2, y2=18, stroke=colour, stroke_width=2.5))
+        marks.append(tag("line", x1=x(middle), x2=x(middle), y1=1, y2=15, stroke=colour, stroke_width=2))
     label = f"{len(dots)} from {number(min(dots))} to {number(max(dots))}" if len(dots) > 1 else number(mean(dots))
-    return tag("svg", *marks, viewBox="0 0 160 20", role="img", aria_label=label)
+    return tag("svg", *marks, viewBox="0 0 120 16", role="img", aria_label=label)
 
 
 def stacked_bar(parts: Sequence[tuple[str, float]], longest: float, colours: Sequence[str]) -> Html:
@@ -78,10 +84,11 @@ def stacked_bar(parts: Sequence[tuple[str, float]], longest: float, colours: Seq
         rectangles.append(tag("rect", x=f"{start:.2f}", y=0, width=f"{width:.2f}", height=10, fill=colour))
         start += width
     label = ", ".join(f"{amount:g} {name}" for name, amount in parts)
-    return tag("svg", *rectangles, viewBox="0 0 100 10", preserveAspectRatio="none", role="img", aria_label=label, class_="bar")
+    stretched = {"viewBox": "0 0 100 10", "preserveAspectRatio": "none", "class": "bar"}
+    return tag("svg", *rectangles, role="img", aria_label=label, **stretched)
 
 
-def _by_round(group: Group, task: str, split: str, metric: str) -> dict[int, tuple[float, float, float]]:
+def _by_round(group: Group, task: str, split: str, metric: str) -> Points:
     """Return mean, lowest and highest over a group's runs, by round."""
     runs = [record.series(task, split, metric) for record in group.records]
     found = {}
@@ -91,15 +98,15 @@ def _by_round(group: Group, task: str, split: str, metric: str) -> dict[int, tup
     return found
 
 
-def _told(points: dict[int, tuple[float, float, float]]) -> str:
+def _told(points: Points) -> str:
     first, last = min(points), max(points)
     return f"{number(points[first][0])} in round {first}, {number(points[last][0])} in round {last}"
 
 
-def _draw(axes: Axes, points: dict[int, tuple[float, float, float]], colour: str, style: object) -> None:
+def _draw(axes: Axes, points: Points, colour: str, style: Any, width: float) -> None:
     means, lows, highs = zip(*points.values(), strict=True)
     marker = "o" if len(points) <= 20 else ""
-    axes.plot(list(points), means, color=colour, linestyle=style, linewidth=1.5, marker=marker, markersize=2.4)  # type: ignore[arg-type]
+    axes.plot(list(points), means, color=colour, linestyle=style, linewidth=width, marker=marker, markersize=width + 1)
     if lows != highs:
         axes.fill_between(list(points), lows, highs, color=colour, alpha=0.13, linewidth=0)
 
@@ -111,14 +118,18 @@ def _baselines(axes: Axes, groups: Sequence[Group], task: str, metric: str) -> N
     for label, level in levels:
         if math.isfinite(level):
             axes.axhline(level, color="#9aa5b1", linewidth=0.9, linestyle=(0, (1, 2)))
-            axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
-                          ha="right", va="bottom", fontsize=7.5, color="#5b6675")
+            axes.annotate(
+                label, (1, level), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
+                ha="right", va="bottom", fontsize=7.5, color="#5b6675",
+            )
 
 
 def _inline(svg: str, name: str, alt: str) -> Html:
     """Return matplotlib's file as an element: no prologue, no size of its own, ids that no other drawing has."""
     svg = svg[svg.index("<svg"):]
-    svg = re.sub(r"<svg[^>]*viewBox=\"([^\"]*)\"[^>]*>", rf'<svg viewBox="\1" role="img" aria-label="{escape(alt)}">', svg, count=1)
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box is not None
+    svg = f'<svg {box[0]} role="img" aria-label="{escape(alt)}"' + svg[svg.index(">"):]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     return Html(re.sub(r"\s*\n\s*", " ", svg))

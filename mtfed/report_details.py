@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from .config import KEYS, Config, flatten
 from .report_charts import stacked_bar
-from .report_html import Html, chip, count, escape, fold, join, listed, number, table, tag
+from .report_html import Html, chip, escape, fold, join, listed, number, table, tag, task_title
 from .report_runs import Group, Record
 from .tasks import Task
 
@@ -17,7 +19,8 @@ DARK, LIGHT = (0x33, 0x41, 0x55), (0xC3, 0xCE, 0xDB)  # slate, which is no strat
 def shades(amount: int) -> list[str]:
     """Return so many shades from dark to light: the classes of a task."""
     steps = [i / max(amount - 1, 1) for i in range(amount)]
-    return ["#" + "".join(f"{round(d + (bright - d) * step):02x}" for d, bright in zip(DARK, LIGHT, strict=True)) for step in steps]
+    mixed = [[round(dark + (light - dark) * step) for dark, light in zip(DARK, LIGHT, strict=True)] for step in steps]
+    return ["#" + bytes(colour).hex() for colour in mixed]
 
 
 def sites(record: Record) -> Html:
@@ -25,24 +28,34 @@ def sites(record: Record) -> Html:
     if not record.sites:
         return escape("")
     tasks = record.config.tasks
+    total: Counter[str] = Counter()
+    for site in record.sites:
+        total.update(site["counts"])
     longest = {name: max(site["counts"].get(f"train.{name}", 0) for site in record.sites) for name in tasks}
-    rows: list[list[object]] = [
-        [site["key"], *(_holding(site["counts"], task, longest[name]) for name, task in tasks.items())] for site in record.sites
-    ]
-    sums = {key: sum(site["counts"].get(key, 0) for site in record.sites) for key in {k for s in record.sites for k in s["counts"]}}
-    rows.append([tag("em", "All"), *(_holding(sums, task, 0) for task in tasks.values())])
-    legends = [
-        tag("p", tag("strong", name), " ", *(part for k, colour in zip(task.classes, shades(len(task.classes)), strict=True)
-                                             for part in (chip(colour, "square"), k, " ")), class_="note")
-        for name, task in tasks.items() if any(_classes(site["counts"], task) for site in record.sites)
-    ]
-    told = [(site["key"], {k: v for k, v in site.get("about", {}).items() if k != "num-partitions"}) for site in record.sites]
-    about = [tag("p", f"{key}: " + ", ".join(f"{k} {v}" for k, v in more.items()), class_="note") for key, more in told if more]
-    note = tag("p", "Images with a label that a hospital trains on, and those it keeps for validation.", class_="note")
-    return join([note, *legends, table(["Hospital", *tasks], rows, "holds"), *about])
+    rows = []
+    for site in [*record.sites, {"key": tag("em", "All"), "counts": total}]:
+        # The sum of all has no bar: beside it, those of the hospitals would be too short to compare.
+        full = dict.fromkeys(tasks, 0) if site["counts"] is total else longest
+        rows.append([_site_name(site), *(_holding(site["counts"], task, full[name]) for name, task in tasks.items())])
+    header = [_task_header(task, bool(_classes(total, task))) for task in tasks.values()]
+    note = tag("p", "Labelled images that a hospital trains on, and those it keeps for validation.", class_="note")
+    return join([note, table(["Hospital", *header], rows, "holds")])
 
 
-def _holding(counts: dict[str, float], task: Task, longest: float) -> Html:
+def _site_name(site: dict[str, Any]) -> Html:
+    """Return a site's key, and what else it told of itself."""
+    # How many sites a simulation has, is no news of one of them.
+    more = [f"{key} {value}" for key, value in site.get("about", {}).items() if key != "num-partitions"]
+    return join([site["key"], tag("div", tag("small", ", ".join(more))) if more else ""])
+
+
+def _task_header(task: Task, shared: bool) -> Html:
+    """Return a task's name, with the shades of its classes where the sites tell their counts."""
+    keys = zip(task.classes, shades(len(task.classes)), strict=True) if shared else ()
+    return join([task_title(task.name), *(join([" ", chip(colour, "square"), name]) for name, colour in keys)])
+
+
+def _holding(counts: Mapping[str, float], task: Task, longest: float) -> Html:
     train, validation = counts.get(f"train.{task.name}", 0), counts.get(f"validation.{task.name}", 0)
     if not train and not validation:
         return tag("span", "–", class_="note")
@@ -53,20 +66,21 @@ def _holding(counts: dict[str, float], task: Task, longest: float) -> Html:
     return join([bar, f"{train:,.0f} ", tag("small", f"({said}) " if said else "", f"+ {validation:,.0f} validation")])
 
 
-def _classes(counts: dict[str, float], task: Task) -> dict[str, float]:
+def _classes(counts: Mapping[str, float], task: Task) -> dict[str, float]:
     return {k: counts[f"class.{task.name}.{k}"] for k in task.classes if f"class.{task.name}.{k}" in counts}
 
 
 def rounds(groups: Sequence[Group]) -> Html:
     """Return what the rounds of every strategy cost, and the failures."""
-    header = ["", "Rounds", "Chosen", "Seconds a round", "of them training", "MB down a round", "MB up a round", "Answers", "Failures"]
+    header = ["Run", "Rounds", "Chosen round", "Minutes", "Seconds a round", "of them training", "MB down a round",
+              "MB up a round", "Answers", "Failures"]
     rows = [_costs(g, record) for g in groups for record in g.records]
     parts = [table(header, rows, "numbers")]
     if any(g.alone for g in groups):
-        parts.append(tag("p", "Hospitals that train alone need move nothing; no bytes are counted for them.", class_="note"))
+        parts.append(tag("p", "Hospitals that train alone need to move nothing, so no bytes are shown.", class_="note"))
     parts.extend(_failures(g) for g in groups)
-    parts.extend(fold(f"Every round: {_run_name(g, record)}", _every_round(record)) for g in groups for record in g.records)
-    return join(parts)
+    tables = ((tag("h3", _run_name(g, record)), _every_round(g, record)) for g in groups for record in g.records)
+    return join([*parts, fold("Every round", *(part for pair in tables for part in pair))])
 
 
 def _run_name(group: Group, record: Record) -> str:
@@ -74,27 +88,31 @@ def _run_name(group: Group, record: Record) -> str:
 
 
 def _costs(group: Group, record: Record) -> list[object]:
-    lines = record.rounds
+    lines, ended = record.rounds, record.summary.get("stopped", "") if record.finished else "not finished"
+    name = join([chip(group.colour), _run_name(group, record), tag("div", tag("small", ended))])
     asked, answered = (sum(line[key] for line in lines) for key in ("asked", "answered"))
-    moved = ["–", "–"] if group.alone else [_megabytes(sum(line[key] for line in lines) / len(lines)) for key in ("bytes_down", "bytes_up")]
-    seconds = [number(sum(line[key] for line in lines) / len(lines), 1) for key in ("seconds", "train_seconds")]
+    seconds = [number(fmean(line[key] for line in lines), 1) for key in ("seconds", "train_seconds")]
+    minutes = number(sum(line["seconds"] for line in lines) / 60, 1)
+    moved = [_megabytes(group, fmean(line[key] for line in lines)) for key in ("bytes_down", "bytes_up")]
     return [
-        join([chip(group.colour), _run_name(group, record)]), len(lines), record.summary["chosen_round"] if record.finished else "–",
-        *seconds, *moved, f"{answered:,} of {asked:,}", sum(len(line["failures"]) for line in lines),
+        name, len(lines), record.summary["chosen_round"] if record.finished else "–", minutes, *seconds, *moved,
+        f"{answered:,} of {asked:,}", sum(len(line["failures"]) for line in lines),
     ]
 
 
-def _every_round(record: Record) -> Html:
+def _every_round(group: Group, record: Record) -> Html:
     header = ["Round", "Seconds", "Training", "MB down", "MB up", "Steps", "Learning rate", "Answers", "Failures"]
-    return table(header, [
-        [line["round"], number(line["seconds"], 1), number(line["train_seconds"], 1), _megabytes(line["bytes_down"]),
-         _megabytes(line["bytes_up"]), f"{line['steps']:,.0f}", f"{line['learning_rate']:.2e}", f"{line['answered']} of {line['asked']}",
-         len(line["failures"])] for line in record.rounds
-    ], "numbers")
+    rows = [
+        [line["round"], number(line["seconds"], 1), number(line["train_seconds"], 1),
+         *(_megabytes(group, line[key]) for key in ("bytes_down", "bytes_up")), f"{line['steps']:,.0f}",
+         f"{line['learning_rate']:.2e}", f"{line['answered']} of {line['asked']}", len(line["failures"])]
+        for line in record.rounds
+    ]
+    return table(header, rows, "numbers")
 
 
-def _megabytes(size: float) -> str:
-    return number(size / 1e6, 1)
+def _megabytes(group: Group, size: float) -> str:
+    return "–" if group.alone else number(size / 1e6, 1)
 
 
 def _failures(group: Group) -> Html:
@@ -109,7 +127,8 @@ def _failures(group: Group) -> Html:
         numbers = list(dict.fromkeys(str(failure["server_round"]) for failure in failures))
         where = f" in round{'s' * (len(numbers) > 1)} {listed(numbers)}, {action}: "
         trace = next((failure["traceback"] for failure in failures if failure.get("traceback")), "")
-        items.append(tag("li", tag("strong", site), where, tag("code", reason), fold("Traceback", tag("pre", trace)) if trace else ""))
+        folded = fold("Traceback", tag("pre", trace)) if trace else ""
+        items.append(tag("li", tag("strong", site), where, tag("code", reason), folded))
     return join([tag("h3", f"{group.label}: what failed"), tag("ul", *items)]) if items else escape("")
 
 
@@ -122,29 +141,38 @@ def settings(groups: Sequence[Group]) -> Html:
     keys = list(dict.fromkeys(key for config in flat for key in config))
     changed = [key for key in keys if any(config.get(key) != defaults.get(key) for config in flat)]
     changed.sort(key=lambda key: len({config.get(key) for config in flat}) == 1)  # what tells the runs apart, first
-    folders = [[name, record.folder.name, record.environment.get("started", ""), _command(record)] for name, record in zip(names, records, strict=True)]
+    folders = [
+        [name, record.folder.name, record.environment.get("started", ""), _command(record)]
+        for name, record in zip(names, records, strict=True)
+    ]
     return join([
-        fold("Settings that are not the default", _compared(changed, names, lambda i, key: flat[i].get(key, "–"))),
-        fold("All settings", _compared(keys, names, lambda i, key: flat[i].get(key, "–"))),
+        fold("Settings that are not the default", _compared(changed, names, flat)),
+        fold("All settings", _compared(keys, names, flat)),
         fold("Versions and machine", _environment(records, names)),
-        fold(f"The {count(len(records), 'run')}: folders and commands", table(["Run", "Folder", "Started", "Command"], folders)),
+        fold("Folders and commands", table(["Run", "Folder", "Started", "Command"], folders)),
     ])
 
 
-def _compared(keys: Sequence[str], names: Sequence[str], value: Callable[[int, str], object]) -> Html:
+def _compared(keys: Sequence[str], names: Sequence[str], values: Sequence[Mapping[str, object]]) -> Html:
     """Return a table of keys with a column a run, or one column for all where no run differs."""
-    rows = [[tag("code", key), *(_shown(value(i, key)) for i in range(len(names)))] for key in keys]
-    if all(len(set(row[1:])) == 1 for row in rows):
-        return table(["", "all runs" if len(names) > 1 else names[0]], [row[:2] for row in rows])
-    return table(["", *names], rows)
+    rows = [[_shown(one.get(key, "–")) for one in values] for key in keys]
+    alike = [len(set(row)) == 1 for row in rows]
+    if all(alike):
+        header, rows = ["", "All runs" if len(names) > 1 else names[0]], [row[:1] for row in rows]
+    else:
+        header = ["", *names]
+    marked = ([cell if same else tag("strong", cell) for cell in row] for row, same in zip(rows, alike, strict=True))
+    return table(header, [[tag("code", key), *row] for key, row in zip(keys, marked, strict=True)])
 
 
 def _environment(records: Sequence[Record], names: Sequence[str]) -> Html:
-    flat = [
-        {k: v for k, v in record.environment.items() if k in {"python", "platform", "processor", "cores"}} | record.environment.get("versions", {})
+    keys = ("python", "platform", "processor", "cores")
+    told = [
+        {"parameters of the model": record.summary.get("parameters", "–")}
+        | {key: record.environment.get(key, "–") for key in keys} | record.environment.get("versions", {})
         for record in records
     ]
-    return _compared(list(dict.fromkeys(key for one in flat for key in one)), names, lambda i, key: flat[i].get(key, "–"))
+    return _compared(list(dict.fromkeys(key for one in told for key in one)), names, told)
 
 
 def _shown(value: object) -> str:

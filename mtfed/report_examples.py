@@ -11,11 +11,12 @@ from zipfile import BadZipFile
 import numpy as np
 
 from .errors import MtfedError
-from .report_html import Html, escape, join, number, tag
-from .report_runs import Record
+from .report_html import Html, escape, join, number, tag, task_title
+from .report_runs import Record, mean
 from .tasks import Task
 
-TRUE, PREDICTED = "#56b4e9", "#ffb000"  # apart for the colour-blind, and both bright on an X-ray
+# Colour and width of the outlines: apart for the colour-blind, bright on an X-ray, both seen where they agree.
+TRUE, PREDICTED = ("#56b4e9", 3.4), ("#ffb000", 1.8)
 LONGEST = 256  # pixels of an image's side on the page
 
 
@@ -73,35 +74,38 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def _masks(task: Task, images: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Html:
-    predictions = scores.argmax(1)
-    figures, classes = [], len(task.classes)
-    for image, true, predicted in zip(images, labels, predictions, strict=True):
-        overlap = dice(predicted, true, classes)
+    """Return images with both outlines, the Dice of each beneath."""
+    figures, overlaps, classes = [], [], len(task.classes)
+    for image, true, predicted in zip(images, labels, scores.argmax(1), strict=True):
+        overlaps.append(dice(predicted, true, classes))
         step = math.ceil(max(image.shape) / LONGEST)
-        lines = [  # the wider line first, so that both are seen where they agree
+        lines = [
             tag("path", d=outline(mask[::step, ::step], classes), class_="outline", stroke=colour, stroke_width=width)
-            for mask, colour, width in ((true, TRUE, 3.4), (predicted, PREDICTED, 1.4))
+            for mask, (colour, width) in ((true, TRUE), (predicted, PREDICTED))
         ]
-        said = f"Dice {number(overlap)}" if math.isfinite(overlap) else "no such structure"
+        said = f"Dice {number(overlaps[-1])}" if math.isfinite(overlaps[-1]) else "nothing to find"
         drawn = _picture(image[:, ::step, ::step], f"Test image with true and predicted outline, {said}", *lines)
         figures.append(tag("figure", drawn, tag("figcaption", said)))
-    legend = tag("ul", _key(TRUE, 3.4, "true outline"), _key(PREDICTED, 1.4, "predicted outline"), class_="legend")
-    heading = tag("h3", f"{task.name.capitalize()}: {', '.join(task.classes[1:])}")
-    return join([heading, legend, tag("div", *figures, class_="images")])
+    legend = tag("ul", _key(*TRUE, "true outline"), _key(*PREDICTED, "predicted outline"), class_="legend")
+    known = [overlap for overlap in overlaps if math.isfinite(overlap)]
+    heading = tag("h3", f"{task_title(task.name)}: Dice {number(mean(known))} over these {len(labels)}")
+    return join([heading, legend, tag("div", *figures, class_="images large")])
 
 
 def _classes(task: Task, images: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Html:
+    """Return images with the predicted class and its probability beneath, and the true class."""
     figures, predictions = [], scores.argmax(1)
     for image, true, predicted, score in zip(images, labels, predictions, scores.astype(float), strict=True):
         step = math.ceil(max(image.shape) / LONGEST)
         right = predicted == true
-        mark = tag("span", "✓ right" if right else "✗ wrong", class_="right" if right else "wrong")
-        said = [f"true: {task.classes[true]}", f"predicted: {task.classes[predicted]} {number(score[predicted])}"]
-        drawn = _picture(image[:, ::step, ::step], f"Test image, {', '.join(said)}")
-        figures.append(tag("figure", drawn, tag("figcaption", mark, *(tag("div", line) for line in said))))
+        said = [task.classes[predicted], f"probability {number(score[predicted])}", f"true: {task.classes[true]}"]
+        mark = tag("span", f"{'✓' if right else '✗'} {said[0]}", class_="right" if right else "wrong")
+        drawn = _picture(image[:, ::step, ::step], f"Test image, predicted: {', '.join(said)}")
+        figures.append(tag("figure", drawn, tag("figcaption", mark, *(tag("div", line) for line in said[1:]))))
     hits = int(np.sum(predictions == labels))
-    heading = tag("h3", f"{task.name.capitalize()}: {hits} of these {len(labels)} right")
-    return join([heading, tag("div", *figures, class_="images")])
+    heading = tag("h3", f"{task_title(task.name)}: {hits} of these {len(labels)} right")
+    note = tag("p", "The predicted class, ✓ right or ✗ wrong, its probability, and the true class.", class_="note")
+    return join([heading, note, tag("div", *figures, class_="images")])
 
 
 def _picture(image: np.ndarray, alt: str, *over: Html) -> Html:

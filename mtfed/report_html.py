@@ -14,14 +14,15 @@ body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.5 system-ui,
        "Helvetica Neue", "Liberation Sans", Arial, sans-serif; font-variant-numeric: tabular-nums }
 main { max-width: 1160px; margin: 0 auto; padding: 28px 24px 56px }
 h1 { font-size: 2rem; line-height: 1.2; letter-spacing: -.015em; margin: .1em 0 .3em; text-wrap: balance }
-h2 { font-size: 1.3rem; margin: 2.4em 0 .5em; padding-top: .8em; border-top: 1px solid var(--line) }
+h2 { font-size: 1.3rem; margin: 2em 0 .5em; padding-top: .8em; border-top: 1px solid var(--line) }
 h3 { font-size: 1.05rem; margin: 1.5em 0 .4em }
-p { margin: .4em 0; max-width: 78ch }
+p { margin: .4em 0; max-width: 80ch } p.note { max-width: 105ch }
 .eyebrow { color: var(--soft); font-size: .9rem; margin: 0; max-width: none }
 .note, figcaption, small { color: var(--soft) }
 .note, figcaption { font-size: .88rem }
 .warn { border-left: 4px solid #d55e00; background: #fdf3ec; padding: .55em .9em; max-width: none }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 20px; margin: 1.1em 0 }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
+         gap: 20px; margin: 1.1em 0 }
 .card { border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px 14px; min-width: 0; break-inside: avoid }
 .card h2 { border: 0; padding: 0; margin: 0; font-size: 1rem; font-weight: 600 }
 .card h2 small { font-weight: 400 }
@@ -31,11 +32,12 @@ p { margin: .4em 0; max-width: 78ch }
 .scroll { overflow-x: auto; margin: .6em 0 }
 table { border-collapse: collapse; width: 100%; font-size: .92rem }
 th, td { padding: .38em .6em; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-thead th { color: var(--soft); font-weight: 500; font-size: .85rem; vertical-align: bottom; white-space: nowrap }
+thead th { color: var(--soft); font-weight: 500; font-size: .85rem; vertical-align: bottom }
 tbody th { font-weight: 500 }
 tbody tr:last-child > * { border-bottom: 0 }
 tr > :first-child { padding-left: 0 } tr > :last-child { padding-right: 0 }
-.numbers td, .numbers thead th:not(:first-child) { text-align: right; white-space: nowrap }
+.numbers td, .numbers thead th:not(:first-child) { text-align: right } .numbers td { white-space: nowrap }
+.numbers:not(.verdict) tbody th { white-space: nowrap }
 .verdict td, .verdict tbody th { vertical-align: middle }
 .verdict small { display: block; font-weight: 400; font-size: .8rem; line-height: 1.3 }
 .verdict tr > :nth-child(2) { width: 36% }
@@ -43,35 +45,43 @@ tr > :first-child { padding-left: 0 } tr > :last-child { padding-right: 0 }
 .verdict svg { display: block; width: 100%; height: auto; min-width: 60px; overflow: visible }
 .chip { display: inline-block; width: .72em; height: .72em; border-radius: 50%; margin-right: .45em }
 .chip.square { border-radius: 2px }
-.legend { display: flex; flex-wrap: wrap; gap: .2em 1.4em; padding: 0; margin: .4em 0; list-style: none; font-size: .9rem }
+.legend { display: flex; flex-wrap: wrap; gap: .2em 1.4em; padding: 0; margin: .4em 0;
+          list-style: none; font-size: .9rem }
 .legend svg { width: 26px; height: 10px; margin-right: .45em; vertical-align: middle }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 6px 24px }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 6px 24px;
+          margin: .6em 0 1.4em }
 figure { margin: 0; min-width: 0; break-inside: avoid }
 .charts svg { display: block; width: 100%; height: auto }
 .charts svg text { font-family: inherit !important }
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 14px 12px; margin: .7em 0 }
-.images svg { display: block; width: 100%; height: auto; border-radius: 4px; background: #000 }
-.images figcaption { line-height: 1.35; padding-top: .3em; color: var(--ink) }
+.images { display: grid; grid-template-columns: repeat(8, 1fr); gap: 14px 12px; margin: .7em 0 }
+.images.large { grid-template-columns: repeat(4, 1fr) }
+.images svg { display: block; width: 100%; height: auto; border-radius: 4px }
+.images figcaption { font-size: .83rem; line-height: 1.35; padding-top: .3em; color: var(--ink) }
 .outline { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round }
 .right { color: #00694b; font-weight: 600 } .wrong { color: #b04400; font-weight: 600 }
 .bar { display: block; width: 100%; min-width: 70px; height: 11px; margin: .4em 0 .1em }
-.holds td { min-width: 110px } .holds tbody th { white-space: nowrap }
+.holds { table-layout: fixed; min-width: 360px } .holds thead th { white-space: normal }
+.holds tr > :first-child { width: 15%; overflow-wrap: anywhere }
 details { margin: .5em 0; border: 1px solid var(--line); border-radius: 8px; padding: .1em .9em }
 details[open] { padding-bottom: .6em }
 summary { cursor: pointer; padding: .45em 0; color: var(--link); font-weight: 500 }
-pre { overflow-x: auto; background: var(--pale); padding: .8em; font-size: .8rem; border-radius: 6px; white-space: pre-wrap }
-code { font-family: ui-monospace, "SF Mono", Consolas, "Liberation Mono", monospace; font-size: .9em; overflow-wrap: anywhere }
+pre { overflow-x: auto; background: var(--pale); padding: .8em; font-size: .8rem; border-radius: 6px;
+      white-space: pre-wrap }
+code { font-family: ui-monospace, "SF Mono", Consolas, "Liberation Mono", monospace; font-size: .9em;
+       overflow-wrap: anywhere }
 footer { margin-top: 3em; color: var(--soft); font-size: .85rem }
+@media (max-width: 1000px) { .images { grid-template-columns: repeat(4, 1fr) } }
 @media (max-width: 600px) {
   main { padding: 18px 14px 40px } h1 { font-size: 1.5rem } .card { padding: 14px 14px 8px } .claim { min-height: 0 }
-  .images { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) } .figure { font-size: 1.8rem }
+  .images { grid-template-columns: repeat(3, 1fr) } .images.large { grid-template-columns: 1fr 1fr }
+  .holds tr > :first-child { width: 25% } .figure { font-size: 1.8rem }
   .verdict tr > :nth-child(2) { width: 26% } th, td { padding: .38em .4em }
 }
 @media print {
   body { font-size: 10.5pt } main { max-width: none; padding: 0 } .scroll { overflow: visible }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact } h2, h3 { break-after: avoid }
   .cards { grid-template-columns: 1fr 1fr } .charts { grid-template-columns: repeat(3, 1fr) }
-  .images { grid-template-columns: repeat(8, 1fr) } tr { break-inside: avoid }
+  .images, .images.large { grid-template-columns: repeat(8, 1fr) } tr { break-inside: avoid }
 }
 """
 
@@ -118,6 +128,11 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def task_title(task: str) -> str:
+    """Return a task's name as a heading."""
+    return task.replace("-", " ").replace("_", " ").capitalize()
 
 
 def listed(names: Sequence[str]) -> str:

@@ -19,8 +19,8 @@ from .strategies import STRATEGIES
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY = "#6b7280"
 # What two runs may have otherwise and still be repetitions of each other.
-FREE = {"seed", "name", "out", "resume", "device", "torch-threads", "join-timeout", "round-timeout", "share-class-counts",
-        "share-tracebacks"}
+FREE = {"seed", "name", "out", "resume", "device", "torch-threads", "join-timeout", "round-timeout",
+        "share-class-counts", "share-tracebacks"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Record:
     @property
     def finished(self) -> bool:
         """Say whether the summary is of these rounds: a run that is being continued still has its old one."""
-        return bool(self.summary) and self.summary["rounds"] == len(self.rounds)
+        return self.summary.get("rounds") == len(self.rounds)
 
     def figures(self, task: str, split: str) -> dict[str, float]:
         """Return the chosen model's figures, or those of the last evaluated round of an unfinished run.
@@ -95,7 +95,8 @@ class Group:
     def per_site(self, task: str, metric: str) -> dict[str, float]:
         """Return every site's own model's test figure, as the mean over the runs."""
         runs = [record.per_site(task, metric) for record in self.records]
-        return {site: fmean(run[site] for run in runs if site in run) for site in sorted({s for run in runs for s in run})}
+        sites = sorted({site for run in runs for site in run})
+        return {site: fmean(run[site] for run in runs if site in run) for site in sites}
 
 
 def mean(values: Sequence[float]) -> float:
@@ -150,12 +151,14 @@ def _label(runs: list[Record], members: list[list[Record]]) -> str:
     """Name a group by its strategy, and by what tells it from other groups of the same strategy."""
     first = runs[0]
     same = [other[0] for other in members if other[0].config.strategy == first.config.strategy]
-    keys = differing(same)
-    marks = [f"{key} {_settings(first)[key]}" for key in keys if not key.startswith("task.") and key != "strategy"]
+    keys, marks = differing(same), []
     if any(record.config.tasks.keys() != first.config.tasks.keys() for record in same):
         marks.append(" and ".join(first.config.tasks) + (" only" if len(first.config.tasks) == 1 else ""))
-    elif any(key.startswith("task.") for key in keys):
-        marks.extend(f"{key} {_settings(first)[key]}" for key in keys if key.startswith("task."))
+        keys = [key for key in keys if not key.startswith("task.")]
+    if len(keys) <= 2:
+        marks.extend(f"{key} {_settings(first)[key]}" for key in keys)
+    else:  # too much for a label; the settings have it
+        marks.append(f"variant {1 + [other.folder for other in same].index(first.folder)}")
     if not first.finished:
         marks.append("unfinished")
     return ", ".join([strategy_title(first.config.strategy), *marks])

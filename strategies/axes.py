@@ -6,7 +6,11 @@ through a view of the tensor, and inside a head the axis between query and key, 
 its own (:class:`Circuit`). Axes that are concatenated carry a sum of labels.
 
 >>> graph = AxisGraph(
-...     {"fc1.weight": (None, ("hidden", None)), "fc1.bias": (None, ("hidden",)), "fc2.weight": (None, (None, "hidden"))},
+...     {
+...         "fc1.weight": (None, ("hidden", None)),
+...         "fc1.bias": (None, ("hidden",)),
+...         "fc2.weight": (None, (None, "hidden")),
+...     },
 ...     {"hidden": Axis(3)},
 ... )
 >>> net = {"fc1.weight": np.eye(3, 2), "fc1.bias": np.arange(3.0), "fc2.weight": np.ones((1, 3))}
@@ -74,7 +78,8 @@ class Axis:
             return f"expected a permutation of {self.size} units, got {len(order)} entries"
         if self.kind == "frozen" and not np.array_equal(order, np.arange(self.size)):
             return "it is frozen"
-        if self.kind == "grouped" and np.ptp(order.reshape(self.groups, -1) // (self.size // self.groups), axis=1).any():
+        groups = order.reshape(self.groups, -1) // (self.size // self.groups)
+        if self.kind == "grouped" and np.ptp(groups, axis=1).any():
             return f"it mixes units of different groups; {self.groups} groups move as wholes"
         return None
 

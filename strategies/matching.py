@@ -1,4 +1,4 @@
-"""Neuron matching on one axis: gains, assignment, and consensus over clients at a fixed or a growing width.
+"""Neuron matching at a fixed width: gains, assignment, consensus on one axis, and descent over all axes of a network.
 
 Unit l of client j is a vector v_jl in R^D, all slices of tensors that its axis ties together. Global unit (atom) i is
 a Gaussian over R^D in natural parameters: precision S_i and weighted sum N_i = S_i * mean_i, one number a dimension.
@@ -9,11 +9,16 @@ All gains are twice a log density, to be maximised, up to a constant that no ass
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
+
+from .axes import AxisGraph, Gauge, Slot, Tensors
+
+Weights = float | Mapping[str, float]
 
 FloatDtype = type[np.float32] | type[np.float64]
 
@@ -22,7 +27,7 @@ def map_gains(
     rows: np.ndarray, precision: np.ndarray, weighted: np.ndarray, atom_precision: np.ndarray,
     dtype: FloatDtype = np.float64,
 ) -> np.ndarray:
-    """Return what each row adds to sum N^2 / S when it joins each atom (PFNM, Yurochkin et al., ICML 2019, eq. 8).
+    """Return what each row adds to sum N^2 / S when it joins each atom (PFNM, Yurochkin et al., ICML 2019).
 
     That is, sum_d (N + lambda v)^2 / (S + lambda) - N^2 / S, multiplied out so that it takes two matrix products
     instead of a pass over (L_j, L, D). Where S is the same for all atoms, one row of it will do.
@@ -48,7 +53,7 @@ def map_gains(
 
 
 def log_det_gains(precision: np.ndarray, atom_precision: np.ndarray) -> np.ndarray:
-    """Return (L,) sum_d log S - log(S + lambda), the width of the predictive density (SPAHM, NeurIPS 2019, eq. 5).
+    """Return (L,) sum_d log S - log(S + lambda), the width of the predictive density (SPAHM, NeurIPS 2019).
 
     Added to :func:`map_gains` it makes the gain twice the full log predictive density of a row under each atom.
     """
@@ -57,140 +62,333 @@ def log_det_gains(precision: np.ndarray, atom_precision: np.ndarray) -> np.ndarr
     return -np.log1p(spread).sum(axis=1)
 
 
-def assign(gains: np.ndarray) -> np.ndarray:
-    """Return for each row its column in the assignment of the largest total gain; (L_j, L) with L_j <= L."""
+def assign(gains: np.ndarray, groups: int = 1) -> np.ndarray:
+    """Return for each row its column in the assignment of the largest total gain; (L_j, L) with L_j <= L.
+
+    With ``groups``, rows and columns come in that many equal runs, and a run goes to a run as a whole.
+    """
+    if groups > 1:
+        size = len(gains) // groups
+        blocks = gains.reshape(groups, size, groups, size).swapaxes(1, 2)
+        inside = np.array([[assign(block) for block in row] for row in blocks])  # (groups, groups, size)
+        totals = np.take_along_axis(blocks, inside[..., None], axis=3).sum(axis=(2, 3))
+        outside = assign(totals)
+        return np.concatenate([target * size + inside[run, target] for run, target in enumerate(outside)])
     best = gains.argmax(axis=1)
-    if len(np.unique(best)) == len(best):  # nobody contends, so nothing can be better: clients near the global model
+    if len(np.unique(best)) == len(best):  # nobody contends, so nothing is better: usual near the global model
         return best
     return linear_sum_assignment(gains, maximize=True)[1]
 
 
 @dataclass(frozen=True)
-class BetaBernoulli:
-    """How readily a client's unit opens an atom of its own: the Indian buffet prior and its practical limits."""
+class Match:
+    """How clients' units on one axis stand against the atoms."""
 
-    gamma: float = 1.0  # mass of the beta process: atoms that a client is expected to hold beyond the shared ones
-    log_det: bool = False  # predictive density (SPAHM) rather than MAP (PFNM)
-    existing_factor: float = 2.0  # weight of log(m / (J - m)) for an atom that m other clients hold
-    popularity_cap: int | None = None  # larger m count as this
-    width_cap: int | None = None  # no new atoms beyond this many
-    beyond_cap: int = 0  # new atoms that a client may open all the same
-
-    def gains(
-        self, rows: np.ndarray, precision: np.ndarray, atoms: Atoms, base: Atoms, clients: int
-    ) -> np.ndarray:
-        """Return (L_j, L + new) gains of joining the L atoms or opening the k-th new one."""
-        width = len(atoms.count)
-        popularity = np.minimum(atoms.count, self.popularity_cap or clients)
-        old = map_gains(rows, precision, atoms.weighted, atoms.precision)
-        old += self.existing_factor * np.log(popularity / (clients - popularity))
-        new = map_gains(rows, precision, base.weighted, base.precision)
-        if self.log_det:
-            old += log_det_gains(precision, atoms.precision)
-            new += log_det_gains(precision, base.precision)
-        room = len(rows) if self.width_cap is None else max(self.width_cap - width, self.beyond_cap, len(rows) - width)
-        order = np.arange(1, min(len(rows), room) + 1)
-        return np.hstack([old, new + 2 * np.log(self.gamma / clients) - 2 * np.log(order)])
-
-
-@dataclass
-class Atoms:
-    """Global units in natural parameters, and by how many clients each is held."""
-
-    weighted: np.ndarray  # (L, D) N
-    precision: np.ndarray  # (L, D) S
-    count: np.ndarray  # (L,) m
+    orders: list[np.ndarray]  # per client (L,): which of its units belongs at each atom
+    objective: list[float]  # sum N^2 / S, of the first placement and after each sweep; it never falls
 
     @property
-    def mean(self) -> np.ndarray:
-        """Return (L, D) posterior means N / S; 0 where nobody said anything."""
-        return np.divide(self.weighted, self.precision, out=np.zeros_like(self.weighted), where=self.precision > 0)
-
-    def add(self, assigned: np.ndarray, rows: np.ndarray, precision: np.ndarray, sign: int = 1) -> None:
-        """Let a client's rows (L_j, D) join atoms ``assigned`` (L_j,), or leave them with ``sign=-1``."""
-        self.weighted[assigned] += sign * (rows * precision)
-        self.precision[assigned] += sign * precision
-        self.count[assigned] += sign
-
-    def extend(self, base: Atoms, width: int) -> None:
-        """Append empty atoms up to ``width``."""
-        new = max(width - len(self.count), 0)
-        self.weighted = np.vstack([self.weighted, np.repeat(base.weighted, new, axis=0)])
-        self.precision = np.vstack([self.precision, np.repeat(base.precision, new, axis=0)])
-        self.count = np.concatenate([self.count, np.zeros(new, int)])
-
-    def drop_empty(self) -> np.ndarray:
-        """Remove atoms that nobody holds; return (old L,) the new index of each atom that stays."""
-        keep = self.count > 0
-        self.weighted, self.precision, self.count = self.weighted[keep], self.precision[keep], self.count[keep]
-        return np.cumsum(keep) - 1
+    def moved(self) -> float:
+        """Return the share of all clients' units that do not belong where they stand."""
+        return float(np.mean([(order != np.arange(len(order))).mean() for order in self.orders]))
 
 
-def base_measure(mean: np.ndarray, precision: np.ndarray) -> Atoms:
-    """Return the prior N(mean, 1 / precision), each (D,), of an atom that nobody holds."""
-    return Atoms((mean * precision)[None], np.array(precision, float)[None], np.zeros(1, int))
-
-
-def gather(
-    assignment: Sequence[np.ndarray], rows: Sequence[np.ndarray], precisions: Sequence[np.ndarray], base: Atoms
-) -> Atoms:
-    """Return the atoms that an assignment makes of the clients' rows."""
-    atoms = Atoms(base.weighted[:0], base.precision[:0], base.count[:0])
-    atoms.extend(base, 1 + max(int(columns.max()) for columns in assignment))
-    for columns, v, precision in zip(assignment, rows, precisions, strict=True):
-        atoms.add(columns, v, precision)
-    return atoms
-
-
-def match_growing(
+def match(
     rows: Sequence[np.ndarray],
     precisions: Sequence[np.ndarray],
-    base: Atoms,
-    process: BetaBernoulli,
-    orders: Iterable[Sequence[int]],
     *,
-    placed: Sequence[int] | None = None,
-    start: tuple[Sequence[np.ndarray], Atoms] | None = None,
-) -> tuple[list[np.ndarray], Atoms]:
-    """Match clients to atoms whose number the data decide (PFNM's and SPAHM's inference).
+    prior: tuple[np.ndarray, np.ndarray] | None = None,
+    placed: bool = False,
+    groups: int = 1,
+    gate: float = 1e-3,
+    sweeps: int = 5,
+    seed: int = 0,
+    dtype: FloatDtype = np.float32,
+) -> Match:
+    """Match all clients to as many atoms as each has units: PFNM's inference without its process on the width.
 
-    Clients are placed one by one, the first as it is; then in every sweep each is taken out and placed again.
+    Clients are placed one by one, the surest first; then each is taken out and placed again, in a new random order a
+    sweep, until a sweep changes nothing. A client keeps its order unless another gains a share ``gate`` of what its
+    own does: noise alone should not move units.
 
     Args:
-        rows: per client (L_j, D).
-        precisions: per client (D,).
-        base: prior of a new atom, from :func:`base_measure`.
-        process: the gains' settings.
-        orders: one sequence of clients a sweep; a client that no sweep names keeps its first place.
-        placed: order of the first placement; widest client first if not given.
-        start: an assignment to sweep from instead of placing, with its atoms (:func:`gather`).
-
-    Returns:
-        Per client (L_j,) the atom of each unit, and the atoms.
+        rows: per client (L, D) units, in comparable scale over D.
+        precisions: per client (D,); 0 where the client has nothing to say.
+        prior: (L, D) and (D,): where the atoms are expected, as the last global model, and how surely. Without it the
+            first client is the frame.
+        placed: the clients' present orders are a result already; go on from them.
+        groups: runs of units that move as wholes.
+        gate: least relative gain of a new order.
+        sweeps: most passes over the clients.
+        seed: of the order in each sweep.
+        dtype: of the gains' matrix products.
     """
-    if start is None:
-        atoms, assignment = Atoms(base.weighted[:0], base.precision[:0], base.count[:0]), [np.empty(0, int)] * len(rows)
-        for j in sorted(range(len(rows)), key=lambda j: -len(rows[j])) if placed is None else placed:
-            assignment[j] = _place(atoms, rows[j], precisions[j], base, process, len(rows))
-    else:
-        atoms, assignment = start[1], [np.array(columns) for columns in start[0]]
-    for order in orders:
-        for j in order:
-            atoms.add(assignment[j], rows[j], precisions[j], sign=-1)
-            moved = atoms.drop_empty()
-            assignment = [columns if k == j else moved[columns] for k, columns in enumerate(assignment)]
-            assignment[j] = _place(atoms, rows[j], precisions[j], base, process, len(rows))
-    return assignment, atoms
+    clients, width = len(rows), len(rows[0])
+    weighted, precision = np.zeros((width, rows[0].shape[1])), np.zeros((1, rows[0].shape[1]))
+    orders = [np.arange(width) for _ in rows]
+    if prior is not None:
+        weighted, precision = prior[0] * prior[1], precision + prior[1]
+
+    def take(j: int, sign: int) -> None:
+        nonlocal weighted, precision
+        weighted = weighted + sign * (rows[j] * precisions[j])[orders[j]]
+        precision = np.maximum(precision + sign * precisions[j], 0)
+
+    def place(j: int) -> bool:
+        gains = map_gains(rows[j], precisions[j], weighted, precision, dtype)
+        order = np.argsort(assign(gains, groups))
+        old, new = (gains[units, np.arange(width)].sum(dtype=float) for units in (orders[j], order))
+        changes = not np.array_equal(order, orders[j]) and new - old > gate * abs(old)
+        if changes:
+            orders[j] = order
+        return changes
+
+    for number, j in enumerate(sorted(range(clients), key=lambda j: -precisions[j].sum())):
+        if not placed and (number or prior is not None):
+            place(j)
+        take(j, 1)
+    objective = [_objective(weighted, precision)]
+    generator = np.random.default_rng(seed)
+    for _ in range(sweeps):
+        changed = 0
+        for j in generator.permutation(clients):
+            take(j, -1)
+            changed += place(j)
+            take(j, 1)
+        objective.append(_objective(weighted, precision))
+        if not changed:
+            break
+    return Match(orders, objective)
 
 
-def _place(
-    atoms: Atoms, rows: np.ndarray, precision: np.ndarray, base: Atoms, process: BetaBernoulli, clients: int
+def _objective(weighted: np.ndarray, precision: np.ndarray) -> float:
+    inverse = np.divide(1.0, precision, out=np.zeros_like(precision), where=precision > 0)
+    return float((np.square(weighted) * inverse).sum())
+
+
+# The inside of heads.
+
+
+def circuit_rows(graph: AxisGraph, label: str, networks: Sequence[Tensors]) -> list[np.ndarray]:
+    """Return per network (heads, R) rows whose distances are those of the heads' circuits, whatever the inner basis.
+
+    A head is its products Q^T K and V^T O with biases as columns, each scaled to norm 1 on average; their inner
+    products <L^T R, L'^T R'> = sum (L L'^T) * (R R'^T) need no product formed, and the rows are read off the Gram
+    matrix of all heads of all networks. Time grows with the square of the number of networks.
+    """
+    gram: np.ndarray | float = 0.0
+    for circuit in graph.axes[label].circuits:
+        left, right = ([graph.side(net, label, pieces) for net in networks] for pieces in (circuit.left, circuit.right))
+        heads, inner, _ = left[0].shape
+        left, right = ([values.reshape(heads * inner, -1) for values in side] for side in (left, right))
+        part = np.zeros((len(networks), heads, len(networks), heads))
+        for a in range(len(networks)):
+            for b in range(a + 1):
+                both = (left[a] @ left[b].T) * (right[a] @ right[b].T)
+                part[a, :, b] = both.reshape(heads, inner, heads, inner).sum(axis=(1, 3), dtype=float)
+                part[b, :, a] = part[a, :, b].T
+        part = part.reshape(len(networks) * heads, -1)
+        gram = gram + part / max(part.diagonal().mean(), 1e-300)
+    values, vectors = np.linalg.eigh(gram)
+    return np.split(vectors * np.sqrt(np.maximum(values, 0)), len(networks))
+
+
+def inner_basis(
+    left: np.ndarray, right: np.ndarray, left_to: np.ndarray, right_to: np.ndarray, gauge: Gauge
 ) -> np.ndarray:
-    """Let a client's units join the best atoms, old or new; return (L_j,) those."""
-    width = len(atoms.count)
-    columns = assign(process.gains(rows, precision, atoms, base, clients)) if width else np.arange(len(rows))
-    new = columns >= width
-    columns[new] = width + np.arange(new.sum())  # new atoms are numbered in the order of the units that open them
-    atoms.extend(base, width + int(new.sum()))
-    atoms.add(columns, rows, precision)
-    return columns
+    """Return (heads, inner, inner) A that brings left -> A left and right -> A^-T right near the targets.
+
+    ``orth`` solves the orthogonal Procrustes problem of both sides at once. ``gl`` first gives every head the basis in
+    which both sides have the same Gram matrix, which leaves only an orthogonal freedom, and ends in the targets' own.
+
+    Args:
+        left: (heads, inner, R_1), one unit's side of a circuit.
+        right: (heads, inner, R_2).
+        left_to: as ``left``, of the atom.
+        right_to: as ``right``, of the atom.
+        gauge: which matrices are allowed.
+    """
+    own, target = (
+        np.stack([_balance(*pair) if gauge == "gl" else np.eye(left.shape[1]) for pair in zip(*sides, strict=True)])
+        for sides in ((left, right), (left_to, right_to))
+    )
+    cross = target @ left_to @ (own @ left).swapaxes(1, 2)
+    cross = cross + _contra(target) @ right_to @ (_contra(own) @ right).swapaxes(1, 2)
+    u, _, v = np.linalg.svd(cross)
+    return np.linalg.inv(target) @ u @ v @ own
+
+
+def _contra(matrix: np.ndarray) -> np.ndarray:
+    return np.linalg.inv(matrix).swapaxes(1, 2)
+
+
+def _balance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return B with B L L^T B^T = B^-T R R^T B^-1; B^2 is the geometric mean of (L L^T)^-1 and R R^T."""
+    first, second = left @ left.T, right @ right.T
+    for gram in (first, second):
+        gram += 1e-12 * np.trace(gram) * np.eye(len(gram))  # a direction that no weight uses has any scale
+    root = sqrtm(first).real
+    inverse = np.linalg.inv(root)
+    return sqrtm(inverse @ sqrtm(root @ second @ root).real @ inverse).real
+
+
+def turn(graph: AxisGraph, label: str, network: Tensors, target: Tensors, gauge: Gauge) -> Tensors:
+    """Return the network with the inner bases of its heads turned to those of the target's."""
+    matrices = []
+    for circuit in graph.axes[label].circuits:
+        own, to = ([graph.side(net, label, side) for side in (circuit.left, circuit.right)] for net in (network, target))
+        matrices.append(inner_basis(*own, *to, gauge))
+    return graph.regauge(network, label, matrices)
+
+
+# All axes of a network.
+
+
+@dataclass(frozen=True)
+class Step:
+    """One axis matched once."""
+
+    sweep: int
+    axis: str
+    moved: float  # share of the clients' units that changed place
+    objective: float
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Clients in one frame."""
+
+    clients: list[Tensors]
+    orders: list[dict[str, np.ndarray]]  # per client, axis -> its unit at each place; what permute takes
+    log: list[Step]
+
+
+def align(
+    graph: AxisGraph,
+    clients: Sequence[Mapping[str, np.ndarray]],
+    *,
+    frame: Mapping[str, np.ndarray] | None = None,
+    frame_weight: float = 1.0,
+    weights: Sequence[Weights] | None = None,
+    inner: Gauge = "none",
+    gate: float = 1e-3,
+    sweeps: int = 5,
+    seed: int = 0,
+    dtype: FloatDtype = np.float32,
+) -> Alignment:
+    """Bring clients into one frame by matching axis after axis, each with all others held (coordinate descent).
+
+    Units of one axis compare only in columns whose other axes agree already. So the first sweep goes by what is
+    settled: the axis with the most comparable columns is matched next, on those alone. In a vision transformer that is
+    the residual stream, on patches, positions, norms and biases; then heads and MLPs. Later sweeps take all columns,
+    in a new random order of the axes, until nothing moves. Every tensor is scaled to mean square 1 over the clients,
+    or the largest would decide alone. A client that lacks a tensor has no say in its columns.
+
+    Args:
+        graph: the table of axes; frozen ones stay.
+        clients: their tensors; each may lack parts that others have.
+        frame: the last global model, where atoms are expected.
+        frame_weight: how many average clients the frame counts as.
+        weights: per client the samples behind its tensors, one number or one a tensor; equal if not given.
+        inner: inside heads. ``none`` compares weights as they are, for clients that started from one model; ``orth``
+            and ``gl`` compare circuits and then turn the inner bases into the frame's, or the first client's.
+        gate: as in :func:`match`.
+        sweeps: most passes over the axes.
+        seed: of all random orders.
+        dtype: of the matrix products.
+    """
+    members = [dict(client) for client in clients]
+    global_model = [] if frame is None else [dict(frame)]
+    for tensors in members + global_model:
+        graph.validate(tensors)
+    says = [1.0] * len(members) if weights is None else list(weights)
+    orders: list[dict[str, np.ndarray]] = [{} for _ in members]
+    generator = np.random.default_rng(seed)
+    free = [label for label, axis in graph.axes.items() if axis.kind != "frozen"]
+    settled, log = set(graph.axes) - set(free), []
+
+    def step(sweep: int, label: str) -> bool:
+        axis = graph.axes[label]
+        holders = [j for j, tensors in enumerate(members) if graph.slots(label, tensors)]
+        held = [tensors for tensors in global_model if graph.slots(label, tensors)]
+        networks = [members[j] for j in holders] + held
+        if not holders or len(networks) < 2:
+            return False
+        turns = inner != "none" and bool(axis.circuits)
+        columns = _comparable(graph, label, networks, settled, turns)
+        if not any(columns):  # a start has to be made somewhere
+            columns = _comparable(graph, label, networks, set(graph.axes), turns)
+        rows, precisions = _stack(graph, label, networks, [says[j] for j in holders], frame_weight, *columns)
+        prior = (rows.pop(), precisions.pop()) if held else None
+        found = match(
+            rows, precisions, prior=prior, placed=sweep > 0, groups=axis.groups, gate=gate,
+            seed=int(generator.integers(2**32)), dtype=dtype,
+        )  # fmt: skip
+        for j, order in zip(holders, found.orders, strict=True):
+            members[j] = graph.permute(members[j], {label: order})
+            orders[j][label] = orders[j].get(label, np.arange(axis.size))[order]
+        if turns:
+            target = held[0] if held else members[holders[0]]
+            for j in holders:
+                members[j] = turn(graph, label, members[j], target, inner)
+        log.append(Step(sweep, label, found.moved, found.objective[-1]))
+        return found.moved > 0
+
+    waiting = list(free)
+    while waiting:
+        label = max(waiting, key=lambda label: _count(
+            *_comparable(graph, label, members + global_model, settled, inner != "none")
+        ))  # fmt: skip
+        waiting.remove(label)
+        step(0, label)
+        settled.add(label)
+    for sweep in range(1, sweeps):
+        if not any([step(sweep, free[index]) for index in generator.permutation(len(free))]):
+            break
+    return Alignment(members, orders, log)
+
+
+def _comparable(
+    graph: AxisGraph, label: str, networks: Sequence[Tensors], settled: set[str], turns: bool
+) -> tuple[list[Slot], list[Slot]]:
+    """Return the slots whose other axes agree already; apart, those of circuits if inner bases turn, all or none."""
+    union = {name: tensor for tensors in networks for name, tensor in tensors.items()}
+    circuits = graph.axes[label].circuits if turns else ()
+    inside = {piece.name for circuit in circuits for piece in (*circuit.left, *circuit.right)}
+    plain, turned = [], []
+    for slot in graph.slots(label, union):
+        agrees = settled.issuperset(set(graph.labels(slot.name)) - {label})
+        (turned if slot.name in inside else plain).append(slot if agrees else None)
+    return [slot for slot in plain if slot], turned if all(turned) else []
+
+
+def _count(*columns: Sequence[Slot]) -> int:
+    return sum(slot.width for slots in columns for slot in slots)
+
+
+def _stack(
+    graph: AxisGraph, label: str, networks: Sequence[Tensors], weights: Sequence[Weights], frame_weight: float,
+    plain: Sequence[Slot], turned: Sequence[Slot],
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return per network (L, D) rows and (D,) precisions, on one scale; a network beyond the weights is the frame."""
+    rows: list[list[np.ndarray]] = [[] for _ in networks]
+    precisions: list[list[np.ndarray]] = [[] for _ in networks]
+
+    def add(name: str, values: Sequence[np.ndarray | None]) -> None:
+        said = [weight if isinstance(weight, int | float) else weight.get(name, 0.0) for weight in weights]
+        said = [0.0 if value is None else weight for weight, value in zip(said, values, strict=False)]
+        total = sum(said) or 1.0
+        said += [frame_weight * total / max(np.count_nonzero(said), 1)] * (len(networks) - len(said))
+        shape = next(value.shape for value in values if value is not None)
+        for k, value in enumerate(values):
+            rows[k].append(np.zeros(shape, np.float32) if value is None else value)
+            precisions[k].append(np.full(shape[1], 0.0 if value is None else said[k] / total))
+
+    for slot in plain:
+        values = [slot.rows(net[slot.name]) if slot.name in net else None for net in networks]
+        scale = np.sqrt(np.mean([np.square(value).mean(dtype=float) for value in values if value is not None])) or 1.0
+        scale *= np.sqrt(slot.width) if turned else 1.0  # a head has norm 1 in each circuit
+        add(slot.name, [value if value is None else value / np.asarray(scale, value.dtype) for value in values])
+    if turned:
+        add(turned[0].name, circuit_rows(graph, label, networks))
+    return [np.hstack(parts) for parts in rows], [np.concatenate(parts) for parts in precisions]

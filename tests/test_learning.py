@@ -150,7 +150,7 @@ def test_impossible_models_are_refused(changes: dict, sentence: str) -> None:
 def test_parts_are_the_whole_model_and_share_its_memory() -> None:
     model = build_model(config())
     parts = model.parts()
-    assert list(parts) == ["encoder", "decoder.pneumonia", "decoder.lungs"]
+    assert list(parts) == ["encoder", "decoder.lungs", "decoder.pneumonia"]
     assert sorted(name for tensors in parts.values() for name in tensors) == sorted(model.state_dict())
     other = build_model(config(seed=1))
     assert not torch.equal(other.encoder.body.pos_embed, model.encoder.body.pos_embed)

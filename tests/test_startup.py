@@ -11,7 +11,8 @@ from mtfed import startup
 
 # Each runs in its own interpreter, once with what startup offers and once with plain imports: same output.
 LIBRARIES = """
-from mtfed.startup import import_timm, import_torchvision, lean_import
+from mtfed.lean import lean_import
+from mtfed.startup import import_timm, import_torchvision
 
 torch.manual_seed(0)
 logits, masks = torch.randn(2, 3, 8, 8), torch.randint(0, 2, (2, 3, 8, 8))
@@ -84,7 +85,8 @@ show("compiled", torch.compile(lambda x: x.sin() + 1, backend="eager")(torch.one
 """
 
 FIRST_STEP = """
-from mtfed.startup import import_timm, lean_import, make_optimizers_light
+from mtfed.lean import lean_import
+from mtfed.startup import import_timm, make_optimizers_light
 
 make_optimizers_light()
 model = import_timm().create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=2)
@@ -103,13 +105,13 @@ torchvision.ops.box_iou(torch.ones(1, 4), torch.ones(1, 4))
 """
 
 FALLBACK = """
-from mtfed import startup
+from mtfed import lean
 
 def fail(*_):
     raise LookupError
 
-startup._read_origins = fail
-startup.lean_import("torchmetrics.classification").BinaryAUROC()
+lean._read_origins = fail
+lean.lean_import("torchmetrics.classification").BinaryAUROC()
 assert type(sys.modules["torchmetrics"]) is type(sys)
 """
 

@@ -51,6 +51,8 @@ def partition(rows: Sequence[Row], tasks: dict[str, Task], sites: int, alpha: fl
     for task in tasks:
         holders = [site for site in range(sites) if task in holds[site]]
         labelled = {patient for patient, images in patients.items() if any(task in row.labels for row in images)}
+        if not labelled:
+            raise MtfedError(f"No site holds task {task!r}: the data has no label for it.")
         if len(labelled) < MIN_PATIENTS * len(holders):
             raise MtfedError(
                 f"The data can serve {task} to at most {len(labelled) // MIN_PATIENTS} sites ({len(labelled)} patients, "
