@@ -115,7 +115,7 @@ def read_config(run_config: Mapping[str, RunConfigValue]) -> Config:
         raise MtfedError(_sentence(error, values)) from None
 
 
-KEYS = {field.alias: name for name, field in Config.model_fields.items() if name != "tasks"}
+KEYS = {str(field.alias): name for name, field in Config.model_fields.items() if name != "tasks"}
 
 
 def flatten(config: Config) -> dict[str, RunConfigValue]:

@@ -6,6 +6,7 @@ Flower's deployment and Ray engines run the same objects, and give the same weig
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ from .shared import Buffer, Flat, Writer
 from .workers import CRASHED, Worker, ready
 
 FIRST_NODE = 1000
+SHORT_JOB = 0.1  # seconds
 
 
 @dataclass
@@ -140,48 +142,59 @@ class LocalGrid(Grid):
             buffer.close()
 
     def _dispatch(self) -> None:
-        """Give every idle worker its next job: one of a node that it has served before, else the longest."""
+        """Give workers their next jobs: those of nodes that they have served before, else the longest.
+
+        A worker that does short jobs has one more in hand, so that it need not wait for this process between two.
+        Long jobs are given out one at a time: nobody else could take one that waits.
+        """
         while len(self._workers) < self._count:
             self._workers.append(Worker(self._client_app, self._run_config, self._alive, self._workers))
-        for worker in self._workers:
-            if worker.job is None and self._queue:
-                at_home = (i for i, job in enumerate(self._queue) if job.message.metadata.dst_node_id in worker.homes)
-                job = self._queue.pop(next(at_home, 0))
-                metadata = job.message.metadata
-                node = metadata.dst_node_id
-                worker.give(job, self._nodes[node], metadata, job.flat, self._states[node], job.batch.buffer)
+        for in_hand in (0, 1):
+            for worker in self._workers:
+                if len(worker.jobs) == in_hand and self._queue:
+                    at_home = (i for i, job in enumerate(self._queue) if job.message.metadata.dst_node_id in worker.homes)
+                    index = next(at_home, 0)
+                    if in_hand and self._seconds.get(_kind(self._queue[index].message), math.inf) > SHORT_JOB:
+                        continue
+                    job = self._queue.pop(index)
+                    metadata = job.message.metadata
+                    node = metadata.dst_node_id
+                    worker.give(job, self._nodes[node], metadata, job.flat, self._states[node], job.batch.buffer)
 
     def _collect(self, timeout: float | None) -> None:
         """Wait for replies, file them, and give the workers that are free more work."""
         for worker in ready(self._workers, timeout):
-            job: Job = worker.job
-            metadata = job.message.metadata
             try:
-                reply, state, seconds = worker.take()
-                self._states[metadata.dst_node_id] = state
+                job, reply, state, seconds = worker.take()
+                self._states[job.message.metadata.dst_node_id] = state
                 self._seconds[_kind(job.message)] = seconds
-                worker.job = None
             except (EOFError, ConnectionResetError):
+                job = worker.jobs.popleft()
                 worker.process.join()
                 reason = f"its worker process ended (exit code {worker.process.exitcode})"
                 reply = Message(Error(CRASHED, reason), reply_to=job.message)
                 self._drop(worker)
-            self._replies[metadata.message_id] = reply
+            self._replies[job.message.metadata.message_id] = reply
             self._finish(job)
         self._dispatch()
 
     def _abandon(self, message_ids: set[str]) -> None:
         """Forget messages that took too long, and stop the workers that are busy with them."""
-        late = [job for job in self._queue if job.message.metadata.message_id in message_ids]
-        self._queue = [job for job in self._queue if job not in late]
-        for worker in [w for w in self._workers if w.job is not None and w.job.message.metadata.message_id in message_ids]:
-            late.append(worker.job)
+
+        def is_late(job: Job) -> bool:
+            return job.message.metadata.message_id in message_ids
+
+        for worker in [worker for worker in self._workers if any(map(is_late, worker.jobs))]:
             self._drop(worker)
+        late = [job for job in self._queue if is_late(job)]
+        self._queue = [job for job in self._queue if not is_late(job)]
         for job in late:
             self._finish(job)
         self._dispatch()
 
     def _drop(self, worker: Worker) -> None:
+        """End a worker; what it has not answered goes back to the head of the queue."""
+        self._queue[:0] = worker.jobs
         self._workers.remove(worker)
         worker.end()
 

@@ -42,7 +42,7 @@ def _accuracy(task: Task) -> Metric:
 def _mean(task: Task) -> Metric:
     mean = lean_import("torchmetrics.aggregation").MeanMetric
     # An aggregation cannot know which way is up; all that are averaged here are overlaps.
-    return type("MeanOverlap", (mean,), {"higher_is_better": True})(nan_strategy="ignore")
+    return type("MeanOverlap", (mean,), {"higher_is_better": True})()
 
 
 def _scores(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, ...]:
@@ -55,8 +55,8 @@ def _overlap(kind: str) -> Callable[[Task, Tensor, Tensor], tuple[Tensor, ...]]:
     def per_image(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         one_hot = [F.one_hot(x.long(), len(task.classes)).movedim(-1, 1) for x in (logits.argmax(1), values)]
         overlap = getattr(lean_import("monai.metrics"), f"compute_{kind}")
-        # An image without the structure has no Dice unless one is predicted: MONAI returns NaN, which the mean skips.
-        return (overlap(*one_hot, include_background=False),)
+        # An image without the structure counts 1 if none is predicted, else 0: a false alarm must cost something.
+        return (overlap(*one_hot, include_background=False, ignore_empty=False),)
 
     return per_image
 

@@ -172,7 +172,9 @@ class Federation:
         chosen, state, progress = saved
         self.strategy.restore(state)
         models = self.strategy.models(chosen)
-        figures = {key: self._test_figures(arrays) for key, arrays in models.items()}
+        tested = {key: self._tested(arrays) for key, arrays in models.items()}
+        figures = {key: {task: m.compute() for task, m in metrics.items()} for key, metrics in tested.items()}
+        images = {task: m.count for metrics in tested.values() for task, m in metrics.items()}
         untrained = self._test_figures(self.initial)
         rounds = self.record.lines("rounds.jsonl")
         last = {line["task"]: line for line in self.record.lines("metrics.jsonl") if line["round"] == progress["round"]}
@@ -187,7 +189,8 @@ class Federation:
                 task: {
                     "kind": config.tasks[task].kind, "metric": config.tasks[task].metric,
                     "test": mean_figures([f[task] for f in figures.values() if task in f]),
-                    "validation": last.get(task, {}).get("validation", {}), "untrained": untrained.get(task, {}),
+                    "test_images": images.get(task, 0), "untrained": untrained.get(task, {}),
+                    "validation": last.get(task, {}).get("validation", {}),
                 }
                 for task in config.tasks
             },
@@ -272,7 +275,9 @@ def site_record(site: SiteCard) -> dict[str, Any]:
 
 
 def save_examples(run: Run, model: MTMedFormer, test: Shard, config: Config, count: int = 8) -> None:
-    """Keep the predictions on some test images of every task for the report: evenly spaced, not chosen by result."""
+    """Keep the predictions on some test images of every task for the report: every class has its share, in the order
+    of the data; nothing is chosen by result.
+    """
     import torch
 
     kept: dict[str, np.ndarray] = {}
@@ -280,7 +285,9 @@ def save_examples(run: Run, model: MTMedFormer, test: Shard, config: Config, cou
     for task in config.tasks:
         if not test.count(task):
             continue
-        index = torch.linspace(0, test.count(task) - 1, min(count, test.count(task))).round().long()
+        values = test.labels[task].values
+        order = values.argsort(stable=True) if values.ndim == 1 else torch.arange(len(values))
+        index = order[torch.linspace(0, len(values) - 1, min(count, len(values))).round().long()]
         rows = test.labels[task].rows[index]
         with torch.inference_mode():
             batch = next(iter(test.batches(len(rows), rows, [task])))

@@ -46,6 +46,10 @@ class Buffer:
         """Take what :meth:`send` gave."""
         return cls(size, recv_handle(pipe))
 
+    def array(self) -> np.ndarray:
+        """Return the memory as bytes; every view of the array keeps it, and so the mapping, alive."""
+        return np.frombuffer(self.memory, np.uint8)
+
     def close(self) -> None:
         """Let go of the file; the mapping goes when the last view of it does."""
         os.close(self.fd)
@@ -91,8 +95,8 @@ class Writer:
         view.release()
 
 
-def restore(flat: Flat, buffer: Buffer | None, *, copy: bool) -> RecordDict:
-    """Rebuild a message's records; with ``copy`` its arrays outlive the buffer's next use."""
+def restore(flat: Flat, memory: np.ndarray | None) -> RecordDict:
+    """Rebuild a message's records; raw arrays are views of ``memory`` (bytes), which lives as long as one of them."""
     content = RecordDict()
     for name, kind, values in flat:
         if kind != "array":
@@ -100,12 +104,9 @@ def restore(flat: Flat, buffer: Buffer | None, *, copy: bool) -> RecordDict:
             continue
         record = ArrayRecord()
         for key, (dtype, shape, stype, offset, size) in values.items():
-            assert buffer is not None
-            if stype:
-                record[key] = Array(dtype, shape, stype, buffer.memory[offset : offset + size])
-            else:
-                memory = buffer.memory[offset : offset + size] if copy else memoryview(buffer.memory)[offset : offset + size]
-                record[key] = FlatArray(np.frombuffer(memory, dtype).reshape(shape))
+            assert memory is not None
+            data = memory[offset : offset + size]
+            record[key] = Array(dtype, shape, stype, data.tobytes()) if stype else FlatArray(data.view(dtype).reshape(shape))
         content[name] = record
     return content
 

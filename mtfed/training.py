@@ -46,18 +46,20 @@ def fixed_seed(*parts: object) -> int:
     return zlib.crc32("/".join(map(str, parts)).encode())
 
 
-def load_parts(model: MTMedFormer, parts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Copy received tensors into the resident model, in place."""
-    own = model.parts()
-    with torch.no_grad():
-        for part, tensors in parts.items():
-            for name, value in tensors.items():
-                own[part][name].copy_(torch.tensor(value))
-
-
 def numpy_parts(model: MTMedFormer) -> dict[str, dict[str, np.ndarray]]:
     """Return the model's parts as arrays; on a CPU they share its memory."""
     return {part: {name: t.cpu().numpy() for name, t in tensors.items()} for part, tensors in model.parts().items()}
+
+
+def load_parts(model: MTMedFormer, parts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Copy received tensors into the resident model, in place."""
+    for part, tensors in parts.items():
+        own = model.parts()[part]
+        for name, value in tensors.items():
+            if own[name].device.type == "cpu":
+                np.copyto(own[name].numpy(), value)
+            else:
+                own[name].copy_(torch.tensor(value))
 
 
 def train(
@@ -73,7 +75,8 @@ def train(
     torch.manual_seed(seed)
     start = time.perf_counter()
     device = next(model.parameters()).device
-    model.train()
+    if not model.training:
+        model.train()
     inactive = {f"decoder.{task}" for task in model.decoders} - {f"decoder.{task}" for task in tasks}
     parts = model.parts()
     frozen = {id(tensor) for part in inactive for tensor in parts[part].values()}

@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
+from weakref import finalize
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.metadata import Metadata
@@ -38,52 +40,63 @@ class Worker:
         )
         self.process.start()
         child_pipe.close()
-        self.job: Any = None  # what it is working on
+        self.jobs: deque[Any] = deque()  # what it was given and has not answered, in that order
         self.homes: set[int] = set()  # nodes whose shard it has in memory
         self._sent: Buffer | None = None
-        self._reply: Buffer | None = None
+        self._replies: dict[int, Buffer] = {}
+        self._freed: list[int] = []  # reply buffers that nobody looks at any more
 
     def give(self, job: Any, node_config: UserConfig, metadata: Metadata, flat: Flat, state: RecordDict, buffer: Buffer) -> None:
         """Hand over a message whose arrays lie in a buffer."""
-        self.job = job
+        self.jobs.append(job)
+        self.homes.add(metadata.dst_node_id)
         if buffer is not self._sent:
             self.pipe.send(("buffer", buffer.size))
             buffer.send(self.pipe, self.process.pid or 0)
             self._sent = buffer
-        self.homes.add(metadata.dst_node_id)
-        self.pipe.send(("message", node_config, metadata, flat, state))
+        freed, self._freed = self._freed, []
+        self.pipe.send(("message", node_config, metadata, flat, state, freed))
 
-    def take(self) -> tuple[Message, RecordDict, float]:
-        """Return the reply, the node's state and the seconds it took; raises ``EOFError`` if the worker died."""
+    def take(self) -> tuple[Any, Message, RecordDict, float]:
+        """Return the oldest job, its reply, the node's state and the seconds it took.
+
+        The reply's arrays are views of the worker's memory, which it uses again once nobody holds them any more.
+        Raises ``EOFError`` if the worker died.
+        """
         while True:
             kind, *rest = self.pipe.recv()
             if kind == "buffer":
-                if self._reply is not None:
-                    self._reply.close()
-                self._reply = Buffer.receive(self.pipe, rest[0])
+                self._replies[rest[0]] = Buffer.receive(self.pipe, rest[1])
                 continue
-            metadata, flat, error, state, seconds = rest
+            metadata, flat, error, state, seconds, key = rest
             if error is not None:
-                return Message(metadata=metadata, error=Error(*error)), state, seconds
-            content = restore(flat, self._reply, copy=True)
-            return Message(metadata=metadata, content=content), state, seconds
+                return self.jobs.popleft(), Message(metadata=metadata, error=Error(*error)), state, seconds
+            memory = None
+            if key is not None:
+                memory = self._replies[key].array()
+                finalize(memory, self._freed_later, key)
+            return self.jobs.popleft(), Message(metadata=metadata, content=restore(flat, memory)), state, seconds
+
+    def _freed_later(self, key: int) -> None:
+        self._freed.append(key)
 
     def end(self) -> None:
         """End the process, at once if it is busy."""
-        if self.job is not None:
+        if self.jobs:
             self.process.kill()
         self.pipe.close()
         self.process.join(timeout=5)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        if self._reply is not None:
-            self._reply.close()
+        for buffer in self._replies.values():
+            buffer.close()
+        self._replies.clear()
 
 
 def ready(workers: list[Worker], timeout: float | None) -> list[Worker]:
     """Wait until some busy worker has something to say (or died), or the time is over."""
-    by_pipe = {worker.pipe: worker for worker in workers if worker.job is not None}
+    by_pipe = {worker.pipe: worker for worker in workers if worker.jobs}
     return [by_pipe[pipe] for pipe in wait(list(by_pipe), timeout)]  # type: ignore[index]
 
 
@@ -100,7 +113,9 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
-    received = replies = None
+    received: Buffer | None = None
+    replies: dict[int, Buffer] = {}
+    free: list[int] = []
     while True:
         try:
             kind, *rest = pipe.recv()
@@ -111,10 +126,12 @@ def _serve(
                 received.close()
             received = Buffer.receive(pipe, rest[0])
             continue
-        node_config, metadata, flat, state = rest
+        node_config, metadata, flat, state, freed = rest
+        free.extend(freed)
         start = time.perf_counter()
         context = Context(metadata.run_id, metadata.dst_node_id, node_config, state, run_config)
-        message = Message(metadata=metadata, content=restore(flat, received, copy=False))
+        assert received is not None
+        message = Message(metadata=metadata, content=restore(flat, received.array()))
         writer = Writer()
         try:
             reply = client_app(message, context)
@@ -124,16 +141,26 @@ def _serve(
             reason = f"{type(exception).__name__}: {exception}\n{traceback.format_exc()}"
             error, answer = (RAISED, reason), []
             reply = Message(Error(*error), reply_to=message)
-        if writer.size and (replies is None or replies.size < writer.size):
-            if replies is not None:
-                replies.close()
-            replies = Buffer(writer.size)
-            pipe.send(("buffer", replies.size))
-            replies.send(pipe, os.getppid())
-        if writer.size:
-            assert replies is not None
-            writer.write(replies)
-        pipe.send(("reply", reply.metadata, answer, error, context.state, time.perf_counter() - start))
+        key = _reply_buffer(writer.size, replies, free, pipe) if writer.size else None
+        if key is not None:
+            writer.write(replies[key])
+        pipe.send(("reply", reply.metadata, answer, error, context.state, time.perf_counter() - start, key))
+
+
+def _reply_buffer(size: int, replies: dict[int, Buffer], free: list[int], pipe: Connection) -> int:
+    """Return the key of a reply buffer that is free and large enough; make one if there is none."""
+    for key in free:
+        if replies[key].size >= size:
+            free.remove(key)
+            return key
+    for key in free:  # too small, all of them
+        replies[key].close()
+    free.clear()
+    key = len(replies)
+    replies[key] = Buffer(size)
+    pipe.send(("buffer", key, size))
+    replies[key].send(pipe, os.getppid())
+    return key
 
 
 def _end_with_parent(alive: int) -> None:

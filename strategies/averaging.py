@@ -43,7 +43,7 @@ class TaskFedAvg(TaskStrategy):
                 self._sums[key] = np.zeros(values.shape, np.float64 if values.dtype.kind == "f" else values.dtype)
                 self._weights[key] = 0.0
             if values.dtype.kind == "f":
-                self._sums[key] += np.multiply(values, weight, dtype=np.float64)
+                add_scaled(self._sums[key], values, weight)
             else:
                 np.maximum(self._sums[key], values, out=self._sums[key])  # counters, as BatchNorm's
             self._weights[key] += weight
@@ -66,6 +66,16 @@ class TaskFedAvg(TaskStrategy):
             count / max(sum(site.train_count(task) for site in self.roster.sites), count, 1.0)
             for task, count in update.counts.items()
         )
+
+
+def add_scaled(total: np.ndarray, values: np.ndarray, weight: float, chunk: int = 1 << 15) -> None:
+    """Add ``weight * values`` to a float64 total in place, in pieces that stay in the processor's cache."""
+    total, values = total.reshape(-1), values.reshape(-1)
+    scratch = np.empty(min(chunk, total.size), np.float64)
+    for start in range(0, total.size, chunk):
+        piece = values[start : start + chunk]
+        scaled = np.multiply(piece, weight, out=scratch[: piece.size], dtype=np.float64)
+        total[start : start + chunk] += scaled
 
 
 class TaskFedProx(TaskFedAvg):

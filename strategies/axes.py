@@ -37,13 +37,13 @@ class AxisError(ValueError):
 
 
 class Piece(NamedTuple):
-    """A tensor with a head axis; of a fused one, the index along its first viewed axis.
+    """A tensor with a head axis; of a fused one, the part along its first viewed axis.
 
     The axis after the head axis is the inner one.
     """
 
     name: str
-    index: int | None = None
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ class AxisGraph:
     def _piece(self, tensors: Mapping[str, np.ndarray], label: str, piece: Piece) -> np.ndarray:
         view, labels = self.tensors[piece.name]
         values, axis = tensors[piece.name].reshape(view or tensors[piece.name].shape), labels.index(label)
-        if piece.index is not None:
-            values, axis = values[piece.index], axis - 1
+        if piece.part is not None:
+            values, axis = values[piece.part], axis - 1
         values = np.moveaxis(values, (axis, axis + 1), (0, 1))
         return values.reshape(*values.shape[:2], -1)  # shares memory or not, as the layout has it
 
@@ -251,9 +251,9 @@ class AxisGraph:
     def _multiply(self, tensor: np.ndarray, label: str, piece: Piece, factor: np.ndarray) -> np.ndarray:
         view, labels = self.tensors[piece.name]
         result = tensor.reshape(view or tensor.shape).copy()
-        part = result if piece.index is None else result[piece.index]
-        axis = labels.index(label) - (piece.index is not None)
-        moved = np.moveaxis(part, (axis, axis + 1), (0, 1))
+        values = result if piece.part is None else result[piece.part]
+        axis = labels.index(label) - (piece.part is not None)
+        moved = np.moveaxis(values, (axis, axis + 1), (0, 1))
         moved[...] = np.einsum("hij,hj...->hi...", factor, moved)
         return result.reshape(tensor.shape)
 

@@ -181,13 +181,13 @@ def circuit_rows(graph: AxisGraph, label: str, networks: Sequence[Tensors]) -> l
         left, right = ([graph.side(net, label, pieces) for net in networks] for pieces in (circuit.left, circuit.right))
         heads, inner, _ = left[0].shape
         left, right = ([values.reshape(heads * inner, -1) for values in side] for side in (left, right))
-        part = np.zeros((len(networks), heads, len(networks), heads))
+        blocks = np.zeros((len(networks), heads, len(networks), heads))
         for a in range(len(networks)):
             for b in range(a + 1):
                 both = (left[a] @ left[b].T) * (right[a] @ right[b].T)
-                part[a, :, b] = both.reshape(heads, inner, heads, inner).sum(axis=(1, 3), dtype=float)
-                part[b, :, a] = part[a, :, b].T
-        part = part.reshape(len(networks) * heads, -1)
+                blocks[a, :, b] = both.reshape(heads, inner, heads, inner).sum(axis=(1, 3), dtype=float)
+                blocks[b, :, a] = blocks[a, :, b].T
+        part = blocks.reshape(len(networks) * heads, -1)
         gram = gram + part / max(part.diagonal().mean(), 1e-300)
     values, vectors = np.linalg.eigh(gram)
     return np.split(vectors * np.sqrt(np.maximum(values, 0)), len(networks))
@@ -226,7 +226,7 @@ def _balance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return B with B L L^T B^T = B^-T R R^T B^-1; B^2 is the geometric mean of (L L^T)^-1 and R R^T."""
     first, second = left @ left.T, right @ right.T
     for gram in (first, second):
-        gram += 1e-12 * np.trace(gram) * np.eye(len(gram))  # a direction that no weight uses has any scale
+        gram += 1e-15 * np.trace(gram) * np.eye(len(gram))  # a direction that no weight uses has any scale
     root = sqrtm(first).real
     inverse = np.linalg.inv(root)
     return sqrtm(inverse @ sqrtm(root @ second @ root).real @ inverse).real
@@ -236,8 +236,9 @@ def turn(graph: AxisGraph, label: str, network: Tensors, target: Tensors, gauge:
     """Return the network with the inner bases of its heads turned to those of the target's."""
     matrices = []
     for circuit in graph.axes[label].circuits:
-        own, to = ([graph.side(net, label, side) for side in (circuit.left, circuit.right)] for net in (network, target))
-        matrices.append(inner_basis(*own, *to, gauge))
+        left, right = (graph.side(network, label, pieces) for pieces in (circuit.left, circuit.right))
+        left_to, right_to = (graph.side(target, label, pieces) for pieces in (circuit.left, circuit.right))
+        matrices.append(inner_basis(left, right, left_to, right_to, gauge))
     return graph.regauge(network, label, matrices)
 
 
@@ -355,11 +356,10 @@ def _comparable(
     union = {name: tensor for tensors in networks for name, tensor in tensors.items()}
     circuits = graph.axes[label].circuits if turns else ()
     inside = {piece.name for circuit in circuits for piece in (*circuit.left, *circuit.right)}
-    plain, turned = [], []
-    for slot in graph.slots(label, union):
-        agrees = settled.issuperset(set(graph.labels(slot.name)) - {label})
-        (turned if slot.name in inside else plain).append(slot if agrees else None)
-    return [slot for slot in plain if slot], turned if all(turned) else []
+    slots = graph.slots(label, union)
+    agreed = [slot for slot in slots if settled.issuperset(set(graph.labels(slot.name)) - {label})]
+    turned = [slot for slot in agreed if slot.name in inside]
+    return [slot for slot in agreed if slot.name not in inside], turned if len(turned) == len(inside) else []
 
 
 def _count(*columns: Sequence[Slot]) -> int:
@@ -378,7 +378,7 @@ def _stack(
         said = [weight if isinstance(weight, int | float) else weight.get(name, 0.0) for weight in weights]
         said = [0.0 if value is None else weight for weight, value in zip(said, values, strict=False)]
         total = sum(said) or 1.0
-        said += [frame_weight * total / max(np.count_nonzero(said), 1)] * (len(networks) - len(said))
+        said += [frame_weight * total / (int(np.count_nonzero(said)) or 1)] * (len(networks) - len(said))
         shape = next(value.shape for value in values if value is not None)
         for k, value in enumerate(values):
             rows[k].append(np.zeros(shape, np.float32) if value is None else value)

@@ -1,12 +1,13 @@
-"""The published methods of neuron matching, as published: PFNM (ICML 2019) and SPAHM (NeurIPS 2019).
+"""Neuron matching at a growing width, as published: PFNM (ICML 2019) and SPAHM (NeurIPS 2019).
 
-They match multi-layer perceptrons whose widths grow with what the clients found. A network is a list of arrays
+A beta-Bernoulli process lets every client hold some of an unknown number of atoms: a unit joins an atom that other
+clients hold, or opens a new one. Gains and notation are those of :mod:`.matching`. A network is a list of arrays
 [W_1, b_1, ..., W_C, b_C], every W (inputs, outputs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -160,9 +161,11 @@ class Quirks:
     restart_prior_unscaled: bool = False  # from an earlier assignment, N starts at the prior mean, not mean * precision
 
 
+PAPER = Quirks()
 IBM = Quirks(
-    existing_factor=1.0, popularity_cap=10, width_cap=700, beyond_cap=1, zeros_observed=True, restart_prior_unscaled=True
-)
+    existing_factor=1.0, popularity_cap=10, width_cap=700, beyond_cap=1, zeros_observed=True,
+    restart_prior_unscaled=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -186,9 +189,9 @@ def pfnm(
     seed: int = 0,
     orders: Sequence[Sequence[Sequence[int]]] | None = None,
     start: Sequence[Sequence[np.ndarray]] | None = None,
-    quirks: Quirks = Quirks(),
+    quirks: Quirks = PAPER,
 ) -> Matched:
-    """Match layer by layer from the top (PFNM, Yurochkin et al., ICML 2019, algorithm 1 and section 3.2).
+    """Match layer by layer from the top (PFNM, Yurochkin et al., ICML 2019).
 
     The incoming weights take part in the first hidden layer only. Outgoing weights to the classes are believed as
     far as the client saw the class: their precision is its share of the class's samples, over sigma.
@@ -213,13 +216,14 @@ def pfnm(
         gamma, existing_factor=quirks.existing_factor, popularity_cap=quirks.popularity_cap,
         width_cap=quirks.width_cap, beyond_cap=quirks.beyond_cap,
     )  # fmt: skip
-    if orders is None:
-        orders = np.reshape(list(_permutations(seed, clients, hidden * sweeps)), (hidden, sweeps, clients))
+    state = np.random.RandomState(seed)  # the authors' generator, and drawn as they do
+    drawn = np.array([[state.permutation(clients) for _ in range(sweeps)] for _ in range(hidden)])
 
     biases = np.array([network[-1] for network in networks], float)
     precision = 1 / sigma0 + (shares / sigma).sum(axis=0)
     weights = [(bias_mean / sigma0 + (shares / sigma * biases).sum(axis=0)) / precision]
-    precisions, assignment = [precision], []
+    precisions = [precision]
+    assignment: list[list[np.ndarray]] = []
     width = len(weights[0])  # of the layer above
     for layer in reversed(range(hidden)):
         inputs = len(networks[0][0]) if layer == 0 else 0
@@ -238,7 +242,8 @@ def pfnm(
         if start is not None:
             prior = Atoms(mean[None], base.precision, base.count) if quirks.restart_prior_unscaled else base
             begin = (start[layer], gather(start[layer], rows, sure, prior))
-        matched, atoms = match_growing(rows, sure, base, process, orders[hidden - 1 - layer], start=begin)
+        order = (drawn if orders is None else orders)[hidden - 1 - layer]
+        matched, atoms = match_growing(rows, sure, base, process, order, start=begin)
         assignment.insert(0, matched)
         width = len(atoms.count)
         for merged, values in ((weights, atoms.mean), (precisions, atoms.precision)):
@@ -260,8 +265,8 @@ class Spahm:
     """Atoms that SPAHM found, and the prior that it estimated on the way."""
 
     atoms: np.ndarray  # (L, D)
-    count: np.ndarray  # (L,) clients that hold each atom
-    assignment: list[np.ndarray]  # per client (L_j,)
+    count: np.ndarray  # (L,) clients that hold each atom, the frame among them
+    assignment: list[np.ndarray]  # per client (L_j,); the frame's units are the first atoms, in its order
     mean: np.ndarray  # (D,) mu_0
     variance: np.ndarray  # (D,) sigma^2, of a unit around its atom
     spread: np.ndarray  # (D,) sigma_0^2, of atoms around the mean
@@ -270,8 +275,10 @@ class Spahm:
 def spahm(
     rows: Sequence[np.ndarray],
     *,
-    sigma: float = 1.0,
-    sigma0: float = 1.0,
+    frame: np.ndarray | None = None,
+    blocks: Sequence[int] | None = None,
+    sigma: float | None = None,
+    sigma0: float | None = None,
     gamma: float = 1.0,
     sweeps: int = 5,
     seed: int = 0,
@@ -279,42 +286,79 @@ def spahm(
     popularity_cap: int | None = 10,
     width_cap: int | None = None,
 ) -> Spahm:
-    """Match by the predictive density, and fit mean and variances after every sweep (SPAHM, NeurIPS 2019, section 3).
+    """Match by the predictive density, fitting mean and variances after every sweep (SPAHM, NeurIPS 2019).
+
+    This is the growing width for a network's axis too: its log-determinant weighs a new atom against its width, where
+    the maximum a posteriori of :func:`pfnm` opens one whenever the prior is flat.
 
     Args:
         rows: per client (L_j, D) units.
-        sigma: variance of a unit around its atom, to start from.
-        sigma0: variance of an atom around the mean, to start from.
+        frame: (L, D) the last global model's units: one more observer, whose atoms stay.
+        blocks: columns that share their variances, as lengths of runs; each column has its own if not given.
+        sigma: variance of a unit around its atom, to start from; read off nearest units (:func:`near_share`) if not
+            given. The authors start from 1, and what a wrong start mismatches, the sweeps seldom mend.
+        sigma0: variance of an atom around the mean, to start from; that of all units if not given.
         gamma: mass of the beta process.
         sweeps: passes over the clients after the first placement.
         seed: of the clients' order in each sweep.
         floor: least variance of any kind. The authors' code has none, and its spread turns negative when clients
-            share an initialisation; a millionth of a dimension's variance bounds it as well.
+            share an initialisation; a millionth of a column's variance bounds it as well.
         popularity_cap: as in the authors' code.
-        width_cap: most atoms.
+        width_cap: most atoms, unless a client alone has more units.
     """
-    stacked = np.vstack(rows)
-    floors = np.maximum(floor, 1e-6 * stacked.var(axis=0))
-    mean, variance, spread = stacked.mean(axis=0), np.full(stacked.shape[1], sigma), np.full(stacked.shape[1], sigma0)
+    pinned = [] if frame is None else [0]
+    observed = [np.asarray(v, float) for v in (*([] if frame is None else [frame]), *rows)]
+    stacked = np.vstack(observed)
+    columns = stacked.shape[1]
+    runs = np.repeat(np.arange(len(blocks)), blocks) if blocks else np.arange(columns)
+    floors = np.maximum(floor, 1e-6 * _pool(stacked.var(axis=0), runs))
+    mean = stacked.mean(axis=0)
+    whole = _pool(stacked.var(axis=0), runs)
+    variance = near_share(observed) * whole if sigma is None else np.full(columns, sigma)
+    spread = whole if sigma0 is None else np.full(columns, sigma0)
+    variance, spread = np.maximum(variance, floors), np.maximum(spread, floors)
     process = BetaBernoulli(gamma, log_det=True, popularity_cap=popularity_cap, width_cap=width_cap)
-    rows = [np.asarray(v, float) for v in rows]
-    assignment: list[np.ndarray] | None = None
-    for order in [None, *_permutations(seed, len(rows), sweeps)]:
-        base, precisions = base_measure(mean, 1 / spread), [1 / variance] * len(rows)
-        start = None if assignment is None else (assignment, gather(assignment, rows, precisions, base))
-        assignment, atoms = match_growing(rows, precisions, base, process, [] if order is None else [order], start=start)
-        mean, variance, spread = fit_prior(rows, assignment, len(atoms.count), variance, floors)
-    atoms = gather(assignment, rows, [1 / variance] * len(rows), base_measure(mean, 1 / spread))
-    return Spahm(atoms.mean, atoms.count, assignment, mean, variance, spread)
+    free = range(len(pinned), len(observed))
+    generator = np.random.default_rng(seed)
+    placed = [*pinned, *sorted(free, key=lambda j: -len(observed[j]))]
+    base, precisions = base_measure(mean, 1 / spread), [1 / variance] * len(observed)
+    assignment, atoms = match_growing(observed, precisions, base, process, [], placed=placed)
+    for sweep in range(sweeps + 1):
+        mean, variance, spread = fit_prior(observed, assignment, variance, floors, runs)
+        base, precisions = base_measure(mean, 1 / spread), [1 / variance] * len(observed)
+        atoms = gather(assignment, observed, precisions, base)
+        if sweep < sweeps:
+            order = [free[j] for j in generator.permutation(len(rows))]
+            assignment, atoms = match_growing(observed, precisions, base, process, [order], start=(assignment, atoms))
+    return Spahm(atoms.mean, atoms.count, assignment[len(pinned) :], mean, variance, spread)
+
+
+def near_share(rows: Sequence[np.ndarray]) -> float:
+    """Return about what share of units' variance lies between units of one atom: where :func:`spahm` starts from.
+
+    Each unit is compared with its nearest of another client; the farther half, whose atoms perhaps no one else holds,
+    is left out. Two units of one atom differ by twice the variance, but the nearest of many by less: the factor stays
+    in, since a start that is too tight opens atoms that are never closed again.
+    """
+    nearest = []
+    for j, v in enumerate(rows):
+        others = np.vstack([other for k, other in enumerate(rows) if k != j] or [v])
+        distance = np.square(v).sum(axis=1)[:, None] + np.square(others).sum(axis=1) - 2 * v @ others.T
+        nearest.append(distance.min(axis=1))
+    closest = np.sort(np.concatenate(nearest))[: (sum(map(len, rows)) + 1) // 2]
+    total = np.vstack(rows).var(axis=0).sum()
+    return max(float(closest.mean()), 0.0) / total if total > 0 else 0.0
 
 
 def fit_prior(
-    rows: Sequence[np.ndarray], assignment: Sequence[np.ndarray], width: int, variance: np.ndarray, floors: np.ndarray
+    rows: Sequence[np.ndarray], assignment: Sequence[np.ndarray], variance: np.ndarray, floors: np.ndarray,
+    runs: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean, variance and spread, (D,) each, of an assignment by moments (SPAHM, section 3.3).
+    """Return mean, variance and spread, (D,) each, of an assignment by moments (SPAHM).
 
     Where every atom has one unit, nothing tells the variance: it stays as given.
     """
+    width = 1 + max(int(columns.max()) for columns in assignment)
     count = np.zeros((width, 1))
     total, squares = np.zeros((2, width, rows[0].shape[1]))
     for columns, v in zip(assignment, rows, strict=True):
@@ -324,13 +368,12 @@ def fit_prior(
     centres = total / count
     spare = count.sum() - width
     if spare:
-        variance = np.maximum((squares - total * centres).sum(axis=0) / spare, floors)
+        variance = np.maximum(_pool((squares - total * centres).sum(axis=0), runs) / spare, floors)
     mean = centres.mean(axis=0)
-    spread = np.maximum(((centres - mean) ** 2).mean(axis=0) - variance * (1 / count).mean(), floors)
-    return mean, variance, spread
+    spread = _pool(((centres - mean) ** 2).mean(axis=0), runs) - variance * (1 / count).mean()
+    return mean, variance, np.maximum(spread, floors)
 
 
-def _permutations(seed: int, clients: int, count: int) -> Iterator[np.ndarray]:
-    """Yield random orders of the clients; NumPy's legacy generator, as the authors' code seeds and uses it."""
-    state = np.random.RandomState(seed)
-    return (state.permutation(clients) for _ in range(count))
+def _pool(values: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Return (D,) values replaced by the mean of their run."""
+    return (np.bincount(runs, values) / np.bincount(runs))[runs]

@@ -48,7 +48,8 @@ def read_update(site: str, reply: Message, sent: Mapping[str, Array]) -> Update:
             raise ValueError(
                 f"{key!r} should be {reference.dtype}{list(reference.shape)}, it is {values.dtype}{list(values.shape)}"
             )
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        # A sum is finite only if its terms are; float64 cannot overflow on finite float32 terms.
+        if values.dtype.kind == "f" and not (np.isfinite(values.sum(dtype=np.float64)) or np.isfinite(values).all()):
             raise ValueError(f"{key!r} holds values that are not finite; its training diverged")
         arrays[key] = values
     if not arrays:

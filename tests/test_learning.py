@@ -91,7 +91,8 @@ def test_pooled_sums_equal_the_metrics_of_all_images() -> None:
     pairs = score[values == 1][:, None] - score[values == 0][None]
     assert whole["pneumonia"].compute()["auc"] == pytest.approx(float((pairs > 0).float().mean()), abs=0.01)
     predicted = masks.argmax(1)
-    dice = [2 * float(((p == 1) & (y == 1)).sum()) / float((p == 1).sum() + (y == 1).sum()) for p, y in zip(predicted, truth, strict=True) if y.any()]
+    predicted_and_true = [((p == 1), (y == 1)) for p, y in zip(predicted, truth, strict=True)]
+    dice = [2 * float((p & y).sum()) / float(p.sum() + y.sum()) for p, y in predicted_and_true]  # 0 for the false alarm
     assert whole["lungs"].compute()["dice"] == pytest.approx(np.mean(dice), abs=1e-6)
 
 
@@ -100,6 +101,12 @@ def test_confident_scores_keep_their_order() -> None:
     logits = torch.tensor([[0.0, 4.0], [0.0, 5.0], [0.0, 6.0], [0.0, 7.0]])  # all above .98
     metrics.update(logits, torch.tensor([0, 0, 1, 1]))
     assert metrics.compute()["auc"] == 1.0
+
+
+def test_an_empty_mask_found_empty_counts_one() -> None:
+    metrics = TaskMetrics(config().tasks["lungs"])
+    metrics.update(torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long))
+    assert metrics.compute() == {"dice": 1.0, "iou": 1.0}
 
 
 def test_one_class_has_no_auc() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import re
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,65 +18,75 @@ from mtfed.config import flatten, read_config
 from mtfed.errors import MtfedError
 from mtfed.metrics import TaskMetrics
 from mtfed.report import write_report
-from mtfed.report_examples import dice, outline
-from mtfed.report_html import Html, count, escape, fold, join, listed, number, tag
-from mtfed.report_verdict import METRICS
+from mtfed.report.examples import dice, outline
+from mtfed.report.html import Html, count, escape, fold, join, listed, number, tag
+from mtfed.report.verdict import METRICS
 from mtfed.runs import Run
 from mtfed.tasks import METRICS_OF_KIND, Task
 
-FIRST = {"lungs": "dice", "pneumonia": "auc"}
-GOOD = {"lungs": 0.9, "pneumonia": 0.85}
-SITES = [
-    {"key": "north", "tasks": ["lungs"], "counts": {"train.lungs": 40, "validation.lungs": 10}, "about": {"num-partitions": 2}},
+Json = dict[str, Any]
+Values = Mapping[str, float | None]  # by task
+GOOD: Values = {"lungs": 0.9, "pneumonia": 0.85}
+RAW: Values = {"lungs": 0.4, "pneumonia": 0.5}
+SITES: list[Json] = [
+    {"key": "north", "tasks": ["lungs"], "about": {"num-partitions": 2}, "counts": {
+        "train.lungs": 40, "validation.lungs": 10}},
     {"key": "south", "tasks": ["lungs", "pneumonia"], "about": {"modality": "ct"}, "counts": {
         "train.lungs": 20, "validation.lungs": 5, "train.pneumonia": 100, "validation.pneumonia": 25,
         "class.pneumonia.normal": 70, "class.pneumonia.pneumonia": 30}},
-]  # fmt: skip
+]
 
 
-def figures(values: dict[str, float | None], task: str) -> dict[str, float | None]:
-    value = values.get(task)
-    return dict.fromkeys(METRICS_OF_KIND["segmentation" if task == "lungs" else "classification"], value)
+def figures(values: Values, task: str) -> dict[str, float | None]:
+    return dict.fromkeys(METRICS_OF_KIND["segmentation" if task == "lungs" else "classification"], values.get(task))
 
 
 def make_run(
-    folder: Path, strategy: str = "fedavg", test: dict[str, float | None] = GOOD, *, seed: int = 0, rounds: int = 3,
-    finished: bool = True, sites: list[dict[str, Any]] = SITES, own: dict[str, dict[str, float]] | None = None,
-    validation: dict[str, float | None] = GOOD, failures: list[dict[str, Any]] | None = None, examples: bool = True, **config: Any,
-) -> Path:  # fmt: skip
+    folder: Path, strategy: str = "fedavg", test: Values = GOOD, *, validation: Values = GOOD, seed: int = 0,
+    rounds: int = 3, finished: bool = True, sites: Sequence[Json] = SITES, failures: Sequence[Json] = (),
+    own: Mapping[str, dict[str, float | None]] | None = None, examples: bool = True, **config: Any,
+) -> Path:
     """Write a run folder as the server does; ``own`` is the test figure of every site's model by site and task."""
     folder.mkdir(parents=True)
     run = Run(folder)
-    given = {key.replace("_", "-"): value for key, value in config.items()}
-    settings = read_config(TASKS | {"strategy": strategy, "seed": seed, "rounds": 3} | given)
+    given: Json = {key.replace("_", "-"): value for key, value in config.items()}
+    settings = read_config({**TASKS, "strategy": strategy, "seed": seed, "rounds": 3, **given})
     run.write_json("config.json", flatten(settings))
-    run.write_json("environment.json", {"started": "2026-01-01T12:00:00+0000", "versions": {"mtfed": "0.1.0"}, "command": ["mtfed", "simulate"]})
-    run.write_json("sites.json", sites)
+    run.write_json("environment.json", {
+        "started": "2026-01-01T12:00:00+0000", "versions": {"mtfed": "0.1.0"}, "command": ["mtfed", "simulate"],
+    })
+    run.write_json("sites.json", list(sites))
     run.append("metrics.jsonl", [
-        {"round": r, "task": task, "strategy": strategy, "loss": 1 / r, "samples": 60, "validation": figures(validation, task),
-         "test": {} if own else figures(test, task)}
+        {"round": r, "task": task, "strategy": strategy, "loss": 1 / r, "samples": 60,
+         "validation": figures(validation, task), "test": {} if own else figures(test, task)}
         for r in range(1, rounds + 1) for task in settings.tasks
-    ])  # fmt: skip
+    ])
     run.append("rounds.jsonl", [
-        {"round": r, "seconds": 2.0, "train_seconds": 1.0, "asked": 2, "answered": 2, "steps": 4.0, "bytes_down": 2_000_000,
-         "bytes_up": 2_000_000, "learning_rate": 0.001, "failures": failures or []} for r in range(1, rounds + 1)
-    ])  # fmt: skip
+        {"round": r, "seconds": 2.0, "train_seconds": 1.0, "asked": 2, "answered": 2, "steps": 4.0,
+         "bytes_down": 2_000_000, "bytes_up": 2_000_000, "learning_rate": 0.001, "failures": list(failures)}
+        for r in range(1, rounds + 1)
+    ])
     if not finished:
         return folder
-    run.write_json("summary.json", {
+    splits = {"test": test, "validation": validation, "untrained": RAW}
+    summary: Json = {
         "rounds": rounds, "chosen_round": rounds, "stopped": "all rounds done", "parameters": 1234,
-        "tasks": {task: {"kind": settings.tasks[task].kind, "metric": FIRST[task], "test": figures(test, task),
-                         "validation": figures(validation, task), "untrained": figures({"lungs": 0.4, "pneumonia": 0.5}, task)}
-                  for task in settings.tasks},
-    } | ({"per_site": {site: {task: figures({task: value}, task) for task, value in held.items()} for site, held in own.items()}} if own else {}))  # fmt: skip
+        "tasks": {
+            task: {split: figures(values, task) for split, values in splits.items()} for task in settings.tasks
+        },
+    }
+    if own:
+        summary["per_site"] = {site: {task: figures(held, task) for task in held} for site, held in own.items()}
+    run.write_json("summary.json", summary)
     if examples and not own:
-        kept = {}
+        kept: dict[str, np.ndarray] = {}
         for task in settings.tasks.values():
             shape = (3, 16, 16) if task.kind == "segmentation" else (3,)
             labels = np.arange(np.prod(shape)).reshape(shape) % 7 // 4
-            kept |= {f"{task.name}.images": np.full((3, 1, 16, 16), 90, np.uint8), f"{task.name}.labels": labels,
-                     f"{task.name}.scores": np.stack([labels * 0.3 + 0.2, 0.8 - labels * 0.3], 1).astype(np.float16)}  # fmt: skip
-        np.savez_compressed(folder / "examples.npz", **kept)
+            scores = np.stack([labels * 0.3 + 0.2, 0.8 - labels * 0.3], 1).astype(np.float16)
+            images = np.full((3, 1, 16, 16), 90, np.uint8)
+            kept |= {f"{task.name}.images": images, f"{task.name}.labels": labels, f"{task.name}.scores": scores}
+        np.savez_compressed(folder / "examples.npz", **kept)  # type: ignore[arg-type]
     return folder
 
 
@@ -87,7 +97,8 @@ def read(*runs: Path, out: Path | None = None) -> str:
     checker.feed(text)
     assert checker.open == [], "every element is closed"
     assert len(checker.ids) == len(set(checker.ids)), "ids are of one drawing each"
-    assert set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', text)) <= {(i, "") for i in checker.ids} | {("", i) for i in checker.ids}
+    used = {name for pair in re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', text) for name in pair if name}
+    assert used <= set(checker.ids)
     assert not re.search(r"https?://|<script|<link|@import|\bon\w+=", text)
     assert len(text) < 2_000_000
     return text
@@ -147,22 +158,23 @@ VERDICTS = [  # test figures of the federation, headline, sentence on lungs; eac
     ({"lungs": 0.3, "pneumonia": 0.6}, "does not beat the average hospital training alone in either task",
      "0.450 below a hospital training alone (better than 0 of 2), 0.100 below the untrained model. "
      "The best one alone, north, reaches 0.800."),
-    ({"lungs": 0.7502, "pneumonia": 0.85}, "in 1 of 2 tasks", "level with a hospital training alone (better than 1 of 2)"),
-]  # fmt: skip
+    ({"lungs": 0.7502, "pneumonia": 0.85}, "in 1 of 2 tasks",
+     "level with a hospital training alone (better than 1 of 2)"),
+]
 
 
 @pytest.mark.parametrize(("test", "headline", "sentence"), VERDICTS)
-def test_beside_hospitals_alone(tmp_path: Path, test: dict[str, float | None], headline: str, sentence: str) -> None:
-    own = {"north": {"lungs": 0.8}, "south": {"lungs": 0.7, "pneumonia": 0.7}}
-    runs = [make_run(tmp_path / "alone", "alone", {"lungs": 0.75, "pneumonia": 0.7}, own=own), make_run(tmp_path / "fed", test=test)]
-    text = plain(read(*runs))
-    assert f"One model trained together {headline}" in text.replace("beats the average hospital training alone in 1 of 2 tasks", "beats the average hospital training alone in 1 of 2 tasks") or headline in text
+def test_beside_hospitals_alone(tmp_path: Path, test: Values, headline: str, sentence: str) -> None:
+    own: dict[str, dict[str, float | None]] = {"north": {"lungs": 0.8}, "south": {"lungs": 0.7, "pneumonia": 0.7}}
+    alone = make_run(tmp_path / "alone", "alone", {"lungs": 0.75, "pneumonia": 0.7}, own=own)
+    text = plain(read(alone, make_run(tmp_path / "fed", test=test)))
+    assert headline in text
     assert sentence in text
     assert "mean of 2: 0.700 to 0.800" in text
 
 
 def test_seeds_are_one_row(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / f"avg{s}", test={"lungs": 0.8 + s / 10, "pneumonia": 0.8}, seed=s) for s in (0, 1)]
+    runs = [make_run(tmp_path / f"avg{s}", test={"lungs": 0.8 + s / 10}, seed=s) for s in (0, 1)]
     runs += [make_run(tmp_path / f"prox{s}", "fedprox", {"lungs": 0.7, "pneumonia": 0.7}, seed=s) for s in (0, 1, 2)]
     text = read(*runs)
     assert write_report(runs) == tmp_path / "report.html"
@@ -172,24 +184,25 @@ def test_seeds_are_one_row(tmp_path: Path) -> None:
 
 
 def test_the_headline_goes_by_validation(tmp_path: Path) -> None:
-    lucky = make_run(tmp_path / "a", "fedprox", {"lungs": 0.99, "pneumonia": 0.99}, validation={"lungs": 0.5, "pneumonia": 0.5})
+    high, low = ({"lungs": value, "pneumonia": value} for value in (0.99, 0.5))
+    lucky = make_run(tmp_path / "a", "fedprox", high, validation=low)
     assert "FedAvg: Lungs Dice 0.900" in plain(read(lucky, make_run(tmp_path / "b")))
 
 
 def test_what_differs_is_said(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", image_size=32), make_run(tmp_path / "c", sites=SITES[:1], strategy="fedprox")]
-    text = plain(read(*runs))
-    assert "FedAvg, image-size 64" in text and "FedAvg, image-size 32" in text
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", image_size=32)]
+    text = plain(read(*runs, make_run(tmp_path / "c", "fedprox", sites=SITES[:1])))
+    assert "FedAvg (image-size 64)" in text and "FedAvg (image-size 32)" in text
     assert "The runs differ in more than strategy and seed: image-size." in text
     assert "The runs are not all of the same hospitals" in text
     many = make_run(tmp_path / "d", image_size=32, batch_size=4, weighting="uniform")
-    assert "FedAvg, variant 2" in plain(read(runs[0], many))
+    assert "FedAvg (variant 2)" in plain(read(runs[0], many))
 
 
 def test_runs_of_other_tasks_are_in_their_table_only(tmp_path: Path) -> None:
     both, one = make_run(tmp_path / "a"), make_run(tmp_path / "b", test={"lungs": 0.95})
-    config = Run(one).read_json("config.json")
-    Run(one).write_json("config.json", {key: value for key, value in config.items() if not key.startswith("task.pneumonia")})
+    config = Run(one).read_json("config.json").items()
+    Run(one).write_json("config.json", {key: value for key, value in config if not key.startswith("task.pneumonia")})
     text = read(both, one)
     lungs, pneumonia = re.findall(r'<section class="card">.*?</section>', text)
     assert "lungs only" in lungs and "0.950" in lungs and "lungs only" not in pneumonia
@@ -202,20 +215,18 @@ def test_unfinished_and_continued_runs(tmp_path: Path) -> None:
     rounds = Run(continued).lines("rounds.jsonl")
     Run(continued).append("rounds.jsonl", [rounds[-1] | {"round": 4}])
     assert "Not finished: 4 of 3 rounds" in plain(read(continued))
-    assert "FedAvg, unfinished: stopped, or still running, after round 2 of 3." in text
+    assert "FedAvg (unfinished): stopped, or still running, after round 2 of 3." in text
 
 
 def test_failures_and_text_from_outside(tmp_path: Path) -> None:
     evil = '<script>alert("1")</script>'
     sites = [SITES[0] | {"key": evil, "about": {evil: evil}}, SITES[1]]
-    failures = [
-        {"site": evil, "server_round": r, "action": "train", "reason": f"{evil} & more", "traceback": f"File {evil}\n$x_1$"}
-        for r in (1, 2)
-    ]
-    own = {evil: {"lungs": 0.99}, "south": {"pneumonia": 0.7}}
+    failure = {"site": evil, "action": "train", "reason": f"{evil} & more", "traceback": f"File {evil}\n$x_1$"}
+    failures = [failure | {"server_round": r} for r in (1, 2)]
+    own: dict[str, dict[str, float | None]] = {evil: {"lungs": 0.99}, "south": {"pneumonia": 0.7}}
     runs = [make_run(tmp_path / "a", sites=sites, failures=failures, encoder=f"$x_1$ {evil}"),
             make_run(tmp_path / "c", sites=sites, encoder="other"),
-            make_run(tmp_path / "b", "alone", own=own, sites=sites, failures=failures)]  # fmt: skip
+            make_run(tmp_path / "b", "alone", own=own, sites=sites, failures=failures)]
     text = read(*runs)
     assert evil not in text and escape(evil) in text
     assert f"<strong>{escape(evil)}</strong> in rounds 1 and 2, train: <code>{escape(evil)} &amp; more</code>" in text
@@ -236,20 +247,22 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    good, started, damaged = make_run(tmp_path / "good"), make_run(tmp_path / "started", rounds=0, finished=False), make_run(tmp_path / "damaged")
+    good, started = make_run(tmp_path / "good"), make_run(tmp_path / "started", rounds=0, finished=False)
+    damaged = make_run(tmp_path / "damaged")
     (damaged / "examples.npz").write_bytes(b"PK\x03\x04 torn")
     (tmp_path / "folder").mkdir()
-    for runs, out, sentence in [
+    cases: list[tuple[list[Path], Path | None, str]] = [
         ([], None, "at least one run folder"),
         ([tmp_path / "folder"], None, "is not one"),
         ([tmp_path / "absent"], None, "is not one"),
         ([good, started], None, "at least one finished round, .*started has none"),
         ([damaged], None, "examples.npz cannot be read; the run folder is damaged"),
         ([good], tmp_path / "folder", "Cannot write the report to .*folder: Is a directory"),
-    ]:  # fmt: skip
+    ]
+    for runs, out, sentence in cases:
         with pytest.raises(MtfedError, match=sentence):
             write_report(runs, out)
-    assert not os.path.exists(tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_dice_is_the_metrics(tmp_path: Path) -> None:

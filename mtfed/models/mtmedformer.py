@@ -5,6 +5,8 @@ The paper's details beyond that sentence are not public; encoder, decoders and l
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ class MTMedFormer(nn.Module):
         self, tasks: dict[str, Task], *, encoder: str, image_size: int, channels: int, decoder_width: int
     ) -> None:
         super().__init__()
+        self._parts: dict[str, dict[str, Tensor]] | None = None
         self.encoder = Encoder(encoder, image_size, channels)
         self.decoders = nn.ModuleDict(
             {name: DECODERS[task.kind](task, self.encoder, decoder_width) for name, task in tasks.items()}
@@ -40,10 +43,15 @@ class MTMedFormer(nn.Module):
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of every part by name, parameters and buffers alike, sharing the model's memory."""
-        state = self.state_dict(keep_vars=True)
-        parts: dict[str, dict[str, Tensor]] = {"encoder": {}}
-        parts |= {f"decoder.{task}": {} for task in self.decoders}
-        for name, tensor in state.items():
-            kind, _, rest = name.partition(".")
-            parts["encoder" if kind == "encoder" else "decoder." + rest.partition(".")[0]][name] = tensor.detach()
-        return parts
+        if self._parts is None:
+            parts: dict[str, dict[str, Tensor]] = {"encoder": {}}
+            parts |= {f"decoder.{task}": {} for task in self.decoders}
+            for name, tensor in self.state_dict(keep_vars=True).items():
+                kind, _, rest = name.partition(".")
+                parts["encoder" if kind == "encoder" else "decoder." + rest.partition(".")[0]][name] = tensor.detach()
+            self._parts = parts
+        return self._parts
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MTMedFormer:
+        self._parts = None  # a move to another device or dtype gives the model other tensors
+        return super()._apply(fn, recurse)

@@ -90,7 +90,7 @@ class Sketch:
         self.mark(f"{path}.bias", outputs)
 
 
-Describer = Callable[[Sketch, str, nn.Module], None]
+Describer = Callable[..., str | None]
 DESCRIBERS: dict[type[nn.Module], Describer] = {}
 
 
@@ -170,7 +170,7 @@ def _flatten(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _is_depthwise(layer: nn.Module) -> bool:
-    return getattr(layer, "groups", 1) > 1 and layer.groups == layer.in_channels == layer.out_channels
+    return isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
 def _is_over(layer: nn.LayerNorm, sketch: Sketch, label: Label) -> bool:
@@ -193,7 +193,7 @@ MLPS: dict[type[nn.Module], int] = {
 
 
 @describes(*MLPS)
-def mlp(sketch: Sketch, path: str, module: nn.Module, residual: Label = None) -> None:
+def mlp(sketch: Sketch, path: str, module: Any, residual: Label = None) -> None:
     """Label the hidden units of an MLP."""
     size = sketch.shapes[f"{path}.fc2.weight"][1]
     hidden = sketch.axis(f"{path}.hidden", Axis(size, growable=True))
@@ -212,7 +212,7 @@ def mlp(sketch: Sketch, path: str, module: nn.Module, residual: Label = None) ->
 
 
 @describes(*ATTENTIONS)
-def attention(sketch: Sketch, path: str, module: nn.Module, residual: Label = None) -> None:
+def attention(sketch: Sketch, path: str, module: Any, residual: Label = None) -> None:
     """Label the heads of self-attention, and the inner axes that have no basis of their own."""
     outputs, width = sketch.shapes[f"{path}.proj.weight"]
     heads, label, places = module.num_heads, f"{path}.heads", ATTENTIONS[type(module)]
@@ -243,7 +243,7 @@ def attention(sketch: Sketch, path: str, module: nn.Module, residual: Label = No
 
 
 @describes(timm.models.vision_transformer.VisionTransformer)
-def plain_transformer(sketch: Sketch, path: str, module: nn.Module, read: bool = False) -> str:
+def plain_transformer(sketch: Sketch, path: str, module: Any, read: bool = False) -> str:
     """Label a plain vision transformer and return its residual stream's label.
 
     The stream can be permuted if all of the transformer is understood, and everyone who reads it is: its own head,
@@ -270,7 +270,7 @@ def plain_transformer(sketch: Sketch, path: str, module: nn.Module, read: bool =
 
 
 @describes(MTMedFormer)
-def mtmedformer(sketch: Sketch, path: str, module: nn.Module) -> None:
+def mtmedformer(sketch: Sketch, path: str, module: Any) -> None:
     """Label the encoder and every decoder; a residual stream that some decoder reads unexplained is frozen."""
     body, at = module.encoder.body, _join(path, "encoder.body")
     if type(body) is timm.models.vision_transformer.VisionTransformer:
@@ -289,14 +289,14 @@ def mtmedformer(sketch: Sketch, path: str, module: nn.Module) -> None:
 
 
 def classification_decoder(
-    sketch: Sketch, path: str, module: nn.Module, maps: Sequence[Label], pooled: Label
+    sketch: Sketch, path: str, module: Any, maps: Sequence[Label], pooled: Label
 ) -> None:
     """Label a norm and a linear head on the pooled features; classes stay."""
     sketch.vectors(f"{path}.norm", pooled)
     sketch.map(f"{path}.head", module, pooled, None)
 
 
-def segmentation_decoder(sketch: Sketch, path: str, module: nn.Module, maps: Sequence[Label], pooled: Label) -> None:
+def segmentation_decoder(sketch: Sketch, path: str, module: Any, maps: Sequence[Label], pooled: Label) -> None:
     """Label the all-MLP decoder: the levels write one sum, and the last step up and the detail write another."""
     width = module.head.in_channels
     label: Label = sketch.axis(f"{path}.levels", Axis(width))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from .report_html import Html, escape, number, tag
-from .report_runs import Group, mean
+from .html import Html, escape, number, tag
+from .records import Group, mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Points = dict[int, tuple[float, float, float]]  # by round: mean, lowest and highest of the runs
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched
-    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "font.size": 8.5, "axes.edgecolor": "#9aa5b1", "axes.linewidth": 0.7, "axes.labelcolor": "#5b6675",
     "xtick.color": "#5b6675", "ytick.color": "#5b6675", "xtick.major.size": 0, "ytick.major.size": 0,
     "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
@@ -38,10 +37,10 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
     styles = {"train": "-"} if metric == "loss" else {"validation": "-", "test": (0, (3, 2))}
     told = []
     with matplotlib.rc_context(SETTINGS | {"svg.hashsalt": name}):  # type: ignore[arg-type]
-        figure = Figure(figsize=(4.1, 2.6), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(4.1, 2.6))
+        axes = figure.add_axes((0.1, 0.15, 0.89, 0.82))  # the same in every drawing, so that they stand in line
         for i, group in enumerate(groups):
-            width = 1.4 + 0.7 * min(len(groups) - 1 - i, 3)  # what is drawn first is wider, to be seen where lines meet
+            width = 1.4 + 0.5 * min(len(groups) - 1 - i, 2)  # what is drawn first is wider, to be seen where lines meet
             for split, style in styles.items():
                 if points := _by_round(group, task, split, metric):
                     told.append(f"{group.label}, {split}: {_told(points)}")
@@ -130,6 +129,5 @@ def _inline(svg: str, name: str, alt: str) -> Html:
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
     svg = f'<svg {box[0]} role="img" aria-label="{escape(alt)}"' + svg[svg.index(">"):]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     return Html(re.sub(r"\s*\n\s*", " ", svg))

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from .errors import MtfedError
-from .report_charts import curves
-from .report_details import rounds, settings, sites
-from .report_examples import examples
-from .report_html import Html, chip, count, escape, fold, join, page, tag, task_title
-from .report_runs import Group, Record, group, read
-from .report_verdict import METRICS, all_tasks, headline_group, metric_title, verdict
-from .tasks import METRICS_OF_KIND
+from ..errors import MtfedError
+from ..tasks import METRICS_OF_KIND
+from .charts import curves
+from .details import rounds, settings, sites
+from .examples import examples
+from .html import Html, chip, count, escape, fold, join, page, tag, task_title
+from .records import Group, Record, group, read
+from .verdict import METRICS, all_tasks, headline_group, metric_title, verdict
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:

@@ -44,7 +44,7 @@ tr > :first-child { padding-left: 0 } tr > :last-child { padding-right: 0 }
 .verdict thead span { display: flex; justify-content: space-between; gap: .3em }
 .verdict svg { display: block; width: 100%; height: auto; min-width: 60px; overflow: visible }
 .chip { display: inline-block; width: .72em; height: .72em; border-radius: 50%; margin-right: .45em }
-.chip.square { border-radius: 2px }
+.chip.square { border-radius: 2px } .key { display: inline-block; margin-left: .8em }
 .legend { display: flex; flex-wrap: wrap; gap: .2em 1.4em; padding: 0; margin: .4em 0;
           list-style: none; font-size: .9rem }
 .legend svg { width: 26px; height: 10px; margin-right: .45em; vertical-align: middle }
@@ -79,9 +79,11 @@ footer { margin-top: 3em; color: var(--soft); font-size: .85rem }
 }
 @media print {
   body { font-size: 10.5pt } main { max-width: none; padding: 0 } .scroll { overflow: visible }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact } h2, h3 { break-after: avoid }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
+  h2, h3, .note, .legend { break-after: avoid } .images, .legend, .scroll, tr { break-inside: avoid }
   .cards { grid-template-columns: 1fr 1fr } .charts { grid-template-columns: repeat(3, 1fr) }
-  .images, .images.large { grid-template-columns: repeat(8, 1fr) } tr { break-inside: avoid }
+  .images, .images.large { grid-template-columns: repeat(8, 1fr) } .images figcaption { font-size: 7pt }
+  .verdict tr > :nth-child(2) { width: 24% }
 }
 """
 

@@ -10,10 +10,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from .errors import MtfedError
-from .report_html import Html, escape, join, number, tag, task_title
-from .report_runs import Record, mean
-from .tasks import Task
+from ..errors import MtfedError
+from ..tasks import Task
+from .html import Html, escape, join, number, tag, task_title
+from .records import Record, mean
 
 # Colour and width of the outlines: apart for the colour-blind, bright on an X-ray, both seen where they agree.
 TRUE, PREDICTED = ("#56b4e9", 3.4), ("#ffb000", 1.8)
@@ -43,12 +43,12 @@ def read_examples(path: Path) -> dict[str, np.ndarray]:
 
 
 def dice(predicted: np.ndarray, true: np.ndarray, classes: int) -> float:
-    """Return an image's Dice, the mean over the structures that are there; NaN if none is, as in the metric."""
-    overlaps = [
-        2 * np.sum((predicted == k) & (true == k)) / (np.sum(predicted == k) + np.sum(true == k))
-        for k in range(1, classes) if np.any(true == k)
-    ]
-    return float(np.mean(overlaps)) if overlaps else math.nan
+    """Return an image's Dice, the mean over the structures; one that is not there counts 1 if none is predicted."""
+    overlaps = []
+    for k in range(1, classes):
+        sizes = np.sum(predicted == k) + np.sum(true == k)
+        overlaps.append(2 * np.sum((predicted == k) & (true == k)) / sizes if sizes else 1.0)
+    return float(np.mean(overlaps))
 
 
 def outline(labels: np.ndarray, classes: int) -> str:
@@ -83,12 +83,11 @@ def _masks(task: Task, images: np.ndarray, labels: np.ndarray, scores: np.ndarra
             tag("path", d=outline(mask[::step, ::step], classes), class_="outline", stroke=colour, stroke_width=width)
             for mask, (colour, width) in ((true, TRUE), (predicted, PREDICTED))
         ]
-        said = f"Dice {number(overlaps[-1])}" if math.isfinite(overlaps[-1]) else "nothing to find"
+        said = f"Dice {number(overlaps[-1])}"
         drawn = _picture(image[:, ::step, ::step], f"Test image with true and predicted outline, {said}", *lines)
         figures.append(tag("figure", drawn, tag("figcaption", said)))
     legend = tag("ul", _key(*TRUE, "true outline"), _key(*PREDICTED, "predicted outline"), class_="legend")
-    known = [overlap for overlap in overlaps if math.isfinite(overlap)]
-    heading = tag("h3", f"{task_title(task.name)}: Dice {number(mean(known))} over these {len(labels)}")
+    heading = tag("h3", f"{task_title(task.name)}: Dice {number(mean(overlaps))} over these {len(labels)}")
     return join([heading, legend, tag("div", *figures, class_="images large")])
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from .config import KEYS, Config, flatten
-from .report_charts import stacked_bar
-from .report_html import Html, chip, escape, fold, join, listed, number, table, tag, task_title
-from .report_runs import Group, Record
-from .tasks import Task
+from ..config import KEYS, Config, flatten
+from ..tasks import Task
+from .charts import stacked_bar
+from .html import Html, chip, escape, fold, join, listed, number, table, tag, task_title
+from .records import Group, Record
 
 DARK, LIGHT = (0x33, 0x41, 0x55), (0xC3, 0xCE, 0xDB)  # slate, which is no strategy's colour
 
@@ -44,15 +44,16 @@ def sites(record: Record) -> Html:
 
 def _site_name(site: dict[str, Any]) -> Html:
     """Return a site's key, and what else it told of itself."""
-    # How many sites a simulation has, is no news of one of them.
+    # How many sites a simulation has says nothing of this one.
     more = [f"{key} {value}" for key, value in site.get("about", {}).items() if key != "num-partitions"]
     return join([site["key"], tag("div", tag("small", ", ".join(more))) if more else ""])
 
 
 def _task_header(task: Task, shared: bool) -> Html:
     """Return a task's name, with the shades of its classes where the sites tell their counts."""
-    keys = zip(task.classes, shades(len(task.classes)), strict=True) if shared else ()
-    return join([task_title(task.name), *(join([" ", chip(colour, "square"), name]) for name, colour in keys)])
+    classes = zip(task.classes, shades(len(task.classes)), strict=True) if shared else ()
+    keys = (tag("span", chip(colour, "square"), name, class_="key") for name, colour in classes)
+    return join([task_title(task.name), *keys])
 
 
 def _holding(counts: Mapping[str, float], task: Task, longest: float) -> Html:
@@ -78,7 +79,7 @@ def rounds(groups: Sequence[Group]) -> Html:
     parts = [table(header, rows, "numbers")]
     if any(g.alone for g in groups):
         parts.append(tag("p", "Hospitals that train alone need to move nothing, so no bytes are shown.", class_="note"))
-    parts.extend(_failures(g) for g in groups)
+    parts.extend(_failures(_run_name(g, record), record) for g in groups for record in g.records)
     tables = ((tag("h3", _run_name(g, record)), _every_round(g, record)) for g in groups for record in g.records)
     return join([*parts, fold("Every round", *(part for pair in tables for part in pair))])
 
@@ -115,13 +116,11 @@ def _megabytes(group: Group, size: float) -> str:
     return "–" if group.alone else number(size / 1e6, 1)
 
 
-def _failures(group: Group) -> Html:
-    """Return a group's failures, those of one site for one reason as one."""
+def _failures(name: str, record: Record) -> Html:
+    """Return a run's failures, those of one site for one reason as one."""
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for record in group.records:
-        for line in record.rounds:
-            for failure in line["failures"]:
-                found.setdefault((failure["site"], failure["action"], failure["reason"]), []).append(failure)
+    for failure in (failure for line in record.rounds for failure in line["failures"]):
+        found.setdefault((failure["site"], failure["action"], failure["reason"]), []).append(failure)
     items = []
     for (site, action, reason), failures in found.items():
         numbers = list(dict.fromkeys(str(failure["server_round"]) for failure in failures))
@@ -129,7 +128,7 @@ def _failures(group: Group) -> Html:
         trace = next((failure["traceback"] for failure in failures if failure.get("traceback")), "")
         folded = fold("Traceback", tag("pre", trace)) if trace else ""
         items.append(tag("li", tag("strong", site), where, tag("code", reason), folded))
-    return join([tag("h3", f"{group.label}: what failed"), tag("ul", *items)]) if items else escape("")
+    return join([tag("h3", f"{name}: what failed"), tag("ul", *items)]) if items else escape("")
 
 
 def settings(groups: Sequence[Group]) -> Html:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .report_charts import strip
-from .report_html import Html, chip, count, escape, join, listed, number, table, tag, task_title
-from .report_runs import Group, deviation, differing, mean
-from .tasks import METRICS_OF_KIND, Task
+from ..tasks import METRICS_OF_KIND, Task
+from .charts import strip
+from .html import Html, chip, count, escape, join, listed, number, table, tag, task_title
+from .records import Group, deviation, differing, mean
 
 METRICS = {  # name on the page, and what it says
     "auc": ("AUC", "how often an image of a class is scored above one of another; 1 is perfect, 0.5 is guessing"),

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from .config import Config, flatten
-from .errors import MtfedError
-from .runs import Run
-from .strategies import STRATEGIES
+from ..config import Config, flatten
+from ..errors import MtfedError
+from ..runs import Run
+from ..strategies import STRATEGIES
 
 # Okabe and Ito's colours, which stay apart for the colour-blind; grey is for what is not federated.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -161,7 +161,7 @@ def _label(runs: list[Record], members: list[list[Record]]) -> str:
         marks.append(f"variant {1 + [other.folder for other in same].index(first.folder)}")
     if not first.finished:
         marks.append("unfinished")
-    return ", ".join([strategy_title(first.config.strategy), *marks])
+    return strategy_title(first.config.strategy) + (f" ({', '.join(marks)})" if marks else "")
 
 
 def _settings(record: Record) -> dict[str, Any]:

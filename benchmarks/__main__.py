@@ -1,0 +1,33 @@
+"""Run every benchmark, or those named, and keep the figures beside the code.
+
+    python -m benchmarks [federation]
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+from mtfed.engine import usable_cores
+
+SUITES = ("federation",)
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def main(names: list[str]) -> None:
+    """Measure, and update ``results.json``."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in names or SUITES:
+        if name not in SUITES:
+            sys.exit(f"Unknown benchmark {name!r}; expected one of: {', '.join(SUITES)}.")
+        figures = importlib.import_module(f"benchmarks.{name}").measure()
+        results[name] = {"measured": time.strftime("%Y-%m-%d"), "cores": usable_cores(), "python": platform.python_version(), **figures}
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
