@@ -18,7 +18,7 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
     """
     if app.components["serverapp"] == "mtfed.server:app":
         # All simulated sites are on this machine, so their tracebacks tell nobody anything new.
-        run_config = {"share-tracebacks": True, **run_config}
+        run_config = {**run_config, "share-tracebacks": True}
         sites = check(read_config(run_config), sites)
     elif sites is None:
         raise MtfedError(f"{app.path} has a ServerApp of its own; say how many sites it is to have with --num-supernodes.")

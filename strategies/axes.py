@@ -21,7 +21,7 @@ array([2., 0., 1.])
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -164,6 +164,11 @@ class AxisGraph:
             declared = size if label is None else sum(self.axes[part].size for part in label.split("+"))
             if size != declared:
                 raise AxisError(f"{name}: axis {label!r} has {declared} units, the shape {tuple(shape)} has {size}.")
+
+    def freeze(self, *labels: str) -> AxisGraph:
+        """Return the graph with some axes frozen, as the residual stream of clients that start from one model."""
+        frozen = {label: replace(self.axes[label], kind="frozen", circuits=()) for label in labels}
+        return AxisGraph(self.tensors, self.axes | frozen)
 
     def slots(self, label: str, tensors: Mapping[str, np.ndarray]) -> list[Slot]:
         """Return where an axis appears in the given tensors, in the table's order."""

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
 
 from .axes import AxisGraph, Gauge, Slot, Tensors
@@ -208,28 +207,31 @@ def inner_basis(
         right_to: as ``right``, of the atom.
         gauge: which matrices are allowed.
     """
-    own, target = (
-        np.stack([_balance(*pair) if gauge == "gl" else np.eye(left.shape[1]) for pair in zip(*sides, strict=True)])
-        for sides in ((left, right), (left_to, right_to))
-    )
+    one = np.broadcast_to(np.eye(left.shape[1]), (*left.shape[:2], left.shape[1]))
+    own, target = (_balance(left, right), _balance(left_to, right_to)) if gauge == "gl" else (one, one)
     cross = target @ left_to @ (own @ left).swapaxes(1, 2)
     cross = cross + _contra(target) @ right_to @ (_contra(own) @ right).swapaxes(1, 2)
     u, _, v = np.linalg.svd(cross)
     return np.linalg.inv(target) @ u @ v @ own
 
 
-def _contra(matrix: np.ndarray) -> np.ndarray:
-    return np.linalg.inv(matrix).swapaxes(1, 2)
+def _contra(matrices: np.ndarray) -> np.ndarray:
+    return np.linalg.inv(matrices).swapaxes(1, 2)
 
 
 def _balance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return B with B L L^T B^T = B^-T R R^T B^-1; B^2 is the geometric mean of (L L^T)^-1 and R R^T."""
-    first, second = left @ left.T, right @ right.T
-    for gram in (first, second):
-        gram += 1e-15 * np.trace(gram) * np.eye(len(gram))  # a direction that no weight uses has any scale
-    root = sqrtm(first).real
+    """Return per head B with B L L^T B^T = B^-T R R^T B^-1; B^2 is the geometric mean of (L L^T)^-1 and R R^T."""
+    root = _power(left @ left.swapaxes(1, 2), 0.5)
     inverse = np.linalg.inv(root)
-    return sqrtm(inverse @ sqrtm(root @ second @ root).real @ inverse).real
+    return _power(inverse @ _power(root @ right @ right.swapaxes(1, 2) @ root, 0.5) @ inverse, 0.5)
+
+
+def _power(matrices: np.ndarray, exponent: float) -> np.ndarray:
+    """Return powers of symmetric matrices; a direction that no weight uses gets a small scale instead of none."""
+    values, vectors = np.linalg.eigh(matrices.astype(float))
+    largest = values[..., -1:]
+    values = np.where(largest > 0, np.maximum(values, 1e-10 * largest), 1.0)
+    return (vectors * values[..., None, :] ** exponent) @ vectors.swapaxes(1, 2)
 
 
 def turn(graph: AxisGraph, label: str, network: Tensors, target: Tensors, gauge: Gauge) -> Tensors:
@@ -375,7 +377,7 @@ def _stack(
     precisions: list[list[np.ndarray]] = [[] for _ in networks]
 
     def add(name: str, values: Sequence[np.ndarray | None]) -> None:
-        said = [weight if isinstance(weight, int | float) else weight.get(name, 0.0) for weight in weights]
+        said = [weight.get(name, 0.0) if isinstance(weight, Mapping) else weight for weight in weights]
         said = [0.0 if value is None else weight for weight, value in zip(said, values, strict=False)]
         total = sum(said) or 1.0
         said += [frame_weight * total / (int(np.count_nonzero(said)) or 1)] * (len(networks) - len(said))

@@ -18,7 +18,7 @@ TASKS = {
     "task.lungs.kind": "segmentation",
     "task.lungs.classes": "background, lung",
 }
-SMALL = {"name": "small", "image-size": 32, "decoder-width": 8, "local-steps": 1, "batch-size": 16, "rounds": 2, "test-every": 0}
+SMALL = {"name": "small", "encoder": "vit_nano_patch8", "image-size": 32, "decoder-width": 8, "local-steps": 1, "batch-size": 16, "rounds": 2, "test-every": 0}
 
 
 @pytest.fixture

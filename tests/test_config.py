@@ -6,7 +6,7 @@ import pytest
 from conftest import TASKS
 
 from mtfed.apps import find_app, override
-from mtfed.config import describe_keys, flatten, read_config
+from mtfed.config import KEYS, describe_keys, flatten, read_config
 from mtfed.errors import MtfedError
 
 
@@ -68,7 +68,9 @@ def test_every_key_is_described() -> None:
 
 
 def test_the_default_app_is_valid() -> None:
-    config = read_config(find_app("pneumonia").run_config)
+    app = find_app("pneumonia")
+    assert set(KEYS) <= set(app.run_config)  # flwr run -c can only override what is there
+    config = read_config(app.run_config)
     assert list(config.tasks) == ["lungs", "pneumonia"]  # by name, in every engine
     with pytest.raises(MtfedError, match="did you mean 'pneumonia'"):
         find_app("pnuemonia")

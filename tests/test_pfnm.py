@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mtfed.strategies.fedma import fedma
 from mtfed.strategies.pfnm import (
     IBM,
     PAPER,
@@ -177,6 +178,45 @@ def test_a_class_that_nobody_has_keeps_its_prior() -> None:
     np.testing.assert_allclose(matched.weights[3][1], 0.1)
     np.testing.assert_allclose(matched.weights[2][:, 1], 0.0)
     assert np.isfinite(matched.weights[2]).all()
+
+
+# FedMA.
+
+
+def test_fedma_gives_identical_clients_their_network_back_and_retrains_what_is_above() -> None:
+    network = perceptron(RNG(0), 6, 8, 7, 4)
+    w1, b1, w2, b2, w3, b3 = network
+    first, second = RNG(1).permutation(8), RNG(2).permutation(7)
+    shuffled = [w1[:, first], b1[first], w2[first][:, second], b2[second], w3[second], b3]
+    calls = []
+
+    def retrain(client: int, local: list[np.ndarray], frozen: int) -> list[np.ndarray]:
+        calls.append((client, frozen, [tensor.shape for tensor in local]))
+        return local
+
+    process = BetaBernoulli(gamma=1e-6)
+    merged = fedma([network, shuffled], np.ones((2, 4)), retrain, process=process, sigma0=1e9)
+    x = RNG(3).standard_normal((5, 6))
+    np.testing.assert_allclose(predict(merged.weights, x), predict(network, x), rtol=1e-6)
+    np.testing.assert_array_equal(merged.assignment[0][1], merged.assignment[0][0][first])
+    assert [call[:2] for call in calls] == [(0, 1), (1, 1), (0, 2), (1, 2)]
+    for own, local in zip(shuffled, local_network(merged.weights, merged.assignment, 1), strict=True):
+        np.testing.assert_allclose(local, own, atol=1e-6)
+
+
+def test_fedma_widens_and_keeps_what_was_frozen() -> None:
+    networks = [perceptron(RNG(seed), 6, 8, 7, 4) for seed in range(3)]
+    frozen: dict[int, np.ndarray] = {}
+
+    def retrain(client: int, local: list[np.ndarray], layers: int) -> list[np.ndarray]:
+        assert local[2 * layers].shape[0] == local[2 * layers - 1].shape[0] > 8 - layers  # wider than the client's own
+        np.testing.assert_array_equal(frozen.setdefault(layers, local[0].copy()), local[0])  # the same for all
+        return [tensor + 1.0 for tensor in local]
+
+    merged = fedma(networks, np.array([[1, 2, 0, 5], [3, 2, 0, 5], [0, 2, 0, 1]]), retrain)
+    np.testing.assert_array_equal(merged.weights[0], frozen[1])
+    np.testing.assert_allclose(merged.weights[-1][2], np.mean([network[-1][2] + 2 for network in networks]))
+    np.testing.assert_allclose(merged.weights[-1][0], 0.25 * networks[0][-1][0] + 0.75 * networks[1][-1][0] + 2)
 
 
 # SPAHM.

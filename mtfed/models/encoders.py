@@ -76,10 +76,21 @@ def create_backbone(name: str, image_size: int, channels: int) -> nn.Module:
     return body.train()
 
 
-@timm.models.register_model
-def vit_mini_patch8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Build a ViT for 64 px images on two cores: patch 8, width 96, 4 blocks of 4 heads, 0.46 M parameters."""
-    kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None), kwargs.pop("cache_dir", None)
-    settings = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 4, "mlp_ratio": 4,
+def _small_vit(width: int, settings: dict[str, Any]) -> nn.Module:
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        settings.pop(name, None)
+    defaults = {"img_size": 64, "patch_size": 8, "embed_dim": width, "depth": 4, "num_heads": 4, "mlp_ratio": 4,
                 "global_pool": "avg", "class_token": False}
-    return timm.models.VisionTransformer(**(settings | kwargs))
+    return timm.models.VisionTransformer(**(defaults | settings))
+
+
+@timm.models.register_model
+def vit_mini_patch8(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """Build a ViT for 64 px images on two cores: patch 8, width 96, 4 blocks of 4 heads, 0.46 M parameters."""
+    return _small_vit(96, settings)
+
+
+@timm.models.register_model
+def vit_nano_patch8(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """Build a ViT for trials and tests: patch 8, width 64, 4 blocks of 4 heads, 0.2 M parameters."""
+    return _small_vit(64, settings)

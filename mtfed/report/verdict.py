@@ -209,7 +209,9 @@ def _table(task: Task, chosen: Group, groups: Sequence[Group]) -> Html:
         for name, colour, values, dots in rows
     ]
     scale = tag("span", tag("span", f"{low:.2f}"), tag("span", f"{high:.2f}"))
-    return table([f"{split.capitalize()} images", scale, *map(metric_title, metrics)], body, "numbers verdict")
+    count = chosen.records[0].summary.get("tasks", {}).get(task.name, {}).get("test_images")
+    images = f"{count} test images" if split == "test" and count else f"{split.capitalize()} images"
+    return table([images, scale, *map(metric_title, metrics)], body, "numbers verdict")
 
 
 def _scale(points: Sequence[float]) -> tuple[float, float]:
