@@ -120,11 +120,11 @@ class LocalGrid(Grid):
     def _receive(self, message_ids: list[str], deadline: float | None) -> Iterator[Message]:
         waiting = dict.fromkeys(message_ids)
         while waiting:
-            for key in [key for key in waiting if key in self._replies]:
+            # Another call may have collected our replies while this iterator was suspended: look before waiting.
+            if key := next((key for key in waiting if key in self._replies), None):
                 del waiting[key]
                 yield self._replies.pop(key)
-            if not waiting:
-                return
+                continue
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 self._abandon(set(waiting))

@@ -106,9 +106,9 @@ def match(
 ) -> Match:
     """Match all clients to as many atoms as each has units: PFNM's inference without its process on the width.
 
-    Clients are placed one by one, the surest first; then each is taken out and placed again, in a new random order a
-    sweep, until a sweep changes nothing. A client keeps its order unless another gains a share ``gate`` of what its
-    own does: noise alone should not move units.
+    Clients are placed one by one, the surest first; if that changed anything, each is taken out and placed again, in a
+    new random order a sweep, until nothing changes. A client keeps its order unless another gains a share ``gate`` of
+    what its own does: noise alone should not move units.
 
     Args:
         rows: per client (L, D) units, in comparable scale over D.
@@ -142,21 +142,22 @@ def match(
             orders[j] = order
         return changes
 
+    changed = int(placed)
     for number, j in enumerate(sorted(range(clients), key=lambda j: -precisions[j].sum())):
         if not placed and (number or prior is not None):
-            place(j)
+            changed += place(j)
         take(j, 1)
     objective = [_objective(weighted, precision)]
     generator = np.random.default_rng(seed)
     for _ in range(sweeps):
+        if not changed:
+            break
         changed = 0
         for j in generator.permutation(clients):
             take(j, -1)
             changed += place(j)
             take(j, 1)
         objective.append(_objective(weighted, precision))
-        if not changed:
-            break
     return Match(orders, objective)
 
 
@@ -337,17 +338,18 @@ def align(
         log.append(Step(sweep, label, found.moved, found.objective[-1]))
         return found.moved > 0
 
-    waiting = list(free)
+    waiting, moves = list(free), False
     while waiting:
         label = max(waiting, key=lambda label: _count(
             *_comparable(graph, label, members + global_model, settled, inner != "none")
         ))  # fmt: skip
         waiting.remove(label)
-        step(0, label)
+        moves |= step(0, label)
         settled.add(label)
     for sweep in range(1, sweeps):
-        if not any([step(sweep, free[index]) for index in generator.permutation(len(free))]):
+        if not moves:
             break
+        moves = any([step(sweep, free[index]) for index in generator.permutation(len(free))])
     return Alignment(members, orders, log)
 
 

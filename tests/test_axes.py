@@ -158,6 +158,12 @@ def vit(**settings: Any) -> nn.Module:
     return timm.models.VisionTransformer(**(VIT | settings))
 
 
+def gated(model: nn.Module) -> nn.Module:
+    for block in model.blocks:
+        block.attn = timm.layers.Attention(24, num_heads=3, qkv_bias=True, gated=True)
+    return model
+
+
 def mtmedformer(encoder: str, size: int) -> nn.Module:
     return MTMedFormer(TASKS, encoder=encoder, image_size=size, channels=1, decoder_width=8)
 
@@ -193,6 +199,8 @@ MODELS = {  # model, inputs, free axes, whether the residual stream is one of th
     ),
     "vit, query and key norms": (lambda: vit(qk_norm=True), lambda: (image(16),), 5, True),
     "vit, norm over heads": (lambda: vit(scale_attn_norm=True), lambda: (image(16),), 5, True),
+    "vit, no biases": (lambda: vit(qkv_bias=False, proj_bias=False), lambda: (image(16),), 5, True),
+    "vit, gated heads": (lambda: gated(vit()), lambda: (image(16),), 5, True),
     "vit, gated MLP": (lambda: vit(mlp_layer=timm.layers.SwiGLU), lambda: (image(16),), 5, True),
     "vit, fused gated MLP": (lambda: vit(mlp_layer=timm.layers.GluMlp), lambda: (image(16),), 5, True),
     "vit, post-norm": (lambda: vit(block_fn=BLOCKS.ResPostBlock), lambda: (image(16),), 5, True),

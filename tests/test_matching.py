@@ -122,7 +122,8 @@ def test_noise_alone_moves_nothing() -> None:
     frame[1] = frame[0] + 0.01 * generator.standard_normal(10)  # two units that any noise may exchange
     rows = [frame + 0.05 * generator.standard_normal(frame.shape) for _ in range(3)]
     ones = np.ones(10)
-    assert match(rows, [ones] * 3, prior=(frame, ones)).moved == 0
+    still = match(rows, [ones] * 3, prior=(frame, ones))
+    assert still.moved == 0 and len(still.objective) == 1  # nothing to sweep for
     assert match(rows, [ones] * 3, prior=(frame, ones), gate=0.0).moved > 0
 
 
@@ -284,7 +285,7 @@ def test_clients_near_the_frame_stay() -> None:
     graph, frame = multitask()
     clients = [shaken(frame, 0.05, RNG(seed)) for seed in range(3)]
     found = align(graph, clients, frame=frame)
-    assert all(step.moved == 0 for step in found.log) and {step.sweep for step in found.log} == {0, 1}
+    assert all(step.moved == 0 and step.sweep == 0 for step in found.log)  # each axis is looked at once
     assert all(np.array_equal(found.clients[0][name], clients[0][name]) for name in frame)
 
 

@@ -18,7 +18,7 @@ TEST_FOLDER = "test"  # of a folder of site folders: the server's own test image
 
 def default_sites(config: Config) -> int:
     """Return how many sites the config's data makes by default."""
-    return SAMPLE_SITES if config.data == "sample" else len(_folders(config))
+    return SAMPLE_SITES if config.data == "sample" else len(_folders(config.data))
 
 
 def simulated_site(config: Config, index: int, sites: int) -> SiteData:
@@ -27,7 +27,7 @@ def simulated_site(config: Config, index: int, sites: int) -> SiteData:
         parts = _sample_parts(tuple(config.tasks.values()), sites, config.partition_alpha, config.partition_seed)
         key = f"hospital-{index + 1:0{len(str(sites))}d}"
         return with_validation(SiteData(key, _sample(tuple(config.tasks)).root, tuple(parts[index])), config)
-    folders = _folders(config)
+    folders = _folders(config.data)
     if sites > len(folders):
         raise MtfedError(f"Expected at most {len(folders)} sites, as {config.data} holds so many site folders, got {sites}.")
     return site_folder(folders[index], folders[index].name, config)
@@ -63,9 +63,9 @@ def _sample_parts(tasks: tuple[Task, ...], sites: int, alpha: float, seed: int) 
     return partition(rows, {task.name: task for task in tasks}, sites, alpha, seed)
 
 
-def _folders(config: Config) -> list[Path]:
-    root = Path(config.data)
-    folders = sorted(path.parent for path in root.glob(f"*/{MANIFEST}") if path.parent.name != TEST_FOLDER)
+@lru_cache(maxsize=4)
+def _folders(data: str) -> list[Path]:
+    folders = sorted(path.parent for path in Path(data).glob(f"*/{MANIFEST}") if path.parent.name != TEST_FOLDER)
     if not folders:
-        raise MtfedError(f"Config key data: expected 'sample' or a folder of site folders (each with a {MANIFEST}), got {config.data!r}.")
+        raise MtfedError(f"Config key data: expected 'sample' or a folder of site folders (each with a {MANIFEST}), got {data!r}.")
     return folders

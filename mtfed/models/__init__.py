@@ -16,7 +16,7 @@ def build_model(config: Config) -> MTMedFormer:
     if config.model not in MODELS:
         raise unknown("model", config.model, MODELS)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         return MODELS[config.model](
             config.tasks,
             encoder=config.encoder,

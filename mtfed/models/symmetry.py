@@ -151,14 +151,15 @@ def chain(sketch: Sketch, path: str, module: nn.Module, inputs: Label, outputs: 
             else:
                 sketch.map(name, layer, label, written)
             label, flat = written, False
-        elif isinstance(layer, _NORMS) and not (isinstance(layer, nn.LayerNorm) and not _is_over(layer, sketch, label)):
+        elif isinstance(layer, _NORMS) and _is_over(layer, sketch, label):
             sketch.norm(name, layer, label)
         elif isinstance(layer, nn.PReLU):
             sketch.mark(f"{name}.weight", label if layer.num_parameters > 1 else None)
         elif isinstance(layer, nn.Flatten):
             flat = True
         elif not isinstance(layer, _UNITWISE):
-            sketch.change(label, kind="frozen")  # an unknown layer may tell the units apart
+            for axis in (label, outputs):  # an unknown layer may tell the units apart
+                sketch.change(axis, kind="frozen")
             _describe(sketch, name, layer)
             label = None
 
@@ -173,8 +174,9 @@ def _is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.modules.conv._ConvNd) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
-def _is_over(layer: nn.LayerNorm, sketch: Sketch, label: Label) -> bool:
-    return label is None or layer.normalized_shape == (sketch.axes[label].size,)
+def _is_over(norm: nn.Module, sketch: Sketch, label: Label) -> bool:
+    """Say whether a norm's tensors run over an axis; a LayerNorm's may run over pixels."""
+    return not isinstance(norm, nn.LayerNorm) or not label or norm.normalized_shape == (sketch.axes[label].size,)
 
 
 # Transformers. ``residual`` is the label of the stream that a module reads and adds to.
@@ -217,29 +219,36 @@ def attention(sketch: Sketch, path: str, module: Any, residual: Label = None) ->
     outputs, width = sketch.shapes[f"{path}.proj.weight"]
     heads, label, places = module.num_heads, f"{path}.heads", ATTENTIONS[type(module)]
     head = (heads, width // heads)
-    for name in dict(places):
-        fused = [None] * (name != "q")
-        lead = (sketch.shapes[f"{path}.{name}.weight"][0] // width,) * len(fused)
-        sketch.mark(f"{path}.{name}.weight", *fused, label, None, residual, view=(*lead, *head, outputs))
-        sketch.mark(f"{path}.{name}.bias", *fused, label, view=(*lead, *head))
+    for name, index in dict(places).items():
+        lead = () if index is None else (sketch.shapes[f"{path}.{name}.weight"][0] // width,)
+        labels = (*(None for _ in lead), label, None)
+        sketch.mark(f"{path}.{name}.weight", *labels, residual, view=(*lead, *head, outputs))
+        sketch.mark(f"{path}.{name}.bias", *labels, view=(*lead, *head))
     sketch.mark(f"{path}.proj.weight", residual, label, view=(outputs, *head))
     sketch.mark(f"{path}.proj.bias", residual)
     sketch.mark(f"{path}.relative_position_bias_table", None, label)
-    normed = {name for name in ("q_norm", "k_norm", "norm", "gate") if hasattr(module, "q_norm")
-              and any(at.startswith(f"{path}.{name}.") for at in sketch.shapes)}  # fmt: skip
-    for kind in ("weight", "bias") if normed else ():
-        sketch.mark(f"{path}.q_norm.{kind}", None)  # one inside each head, the same for all
-        sketch.mark(f"{path}.k_norm.{kind}", None)
-        sketch.mark(f"{path}.norm.{kind}", label, view=head)  # over all heads at once
-        sketch.mark(f"{path}.gate.{kind}", label, *([None, residual] * (kind == "weight")),
-                    view=(*head, *[outputs] * (kind == "weight")))  # fmt: skip
-    query, key, value = (
-        tuple(Piece(at, index) for at in (f"{path}.{name}.weight", f"{path}.{name}.bias") if at in sketch.tensors)
-        for name, index in places
-    )
-    circuits = [Circuit(query, key)] * (not normed & {"q_norm", "k_norm"})
-    circuits += [Circuit(value, (Piece(f"{path}.proj.weight"),))] * (not normed & {"norm", "gate"})
-    sketch.axis(label, Axis(heads, "heads", circuits=tuple(circuits), growable="norm" not in normed))
+    circuits = {
+        "query and key": Circuit(*(_pieces(sketch, path, *place) for place in places[:2])),
+        "value and output": Circuit(_pieces(sketch, path, *places[2]), (Piece(f"{path}.proj.weight"),)),
+    }
+    growable = True
+    if type(module) is timm.layers.Attention:  # its options, each of which gives an inner axis a basis
+        if not isinstance(module.q_norm, nn.Identity):  # the same inside every head
+            for name in ("q_norm", "k_norm"):
+                sketch.vectors(f"{path}.{name}", None)
+            del circuits["query and key"]
+        if not isinstance(module.norm, nn.Identity) or getattr(module, "gate", None) is not None:
+            for kind in ("weight", "bias"):
+                sketch.mark(f"{path}.norm.{kind}", label, view=head)
+            sketch.mark(f"{path}.gate.weight", label, None, residual, view=(*head, outputs))
+            sketch.mark(f"{path}.gate.bias", label, view=head)
+            growable = isinstance(module.norm, nn.Identity)  # else it runs over all heads at once
+            del circuits["value and output"]
+    sketch.axis(label, Axis(heads, "heads", circuits=tuple(circuits.values()), growable=growable))
+
+
+def _pieces(sketch: Sketch, path: str, name: str, part: int | None) -> tuple[Piece, ...]:
+    return tuple(Piece(at, part) for at in (f"{path}.{name}.weight", f"{path}.{name}.bias") if at in sketch.tensors)
 
 
 @describes(timm.models.vision_transformer.VisionTransformer)
@@ -259,12 +268,13 @@ def plain_transformer(sketch: Sketch, path: str, module: Any, read: bool = False
         at = _join(path, f"blocks.{index}")
         for name in ("norm1", "norm2", "ls1", "ls2"):
             sketch.vectors(f"{at}.{name}", residual)
-        for name, part in block.named_children():
-            if type(part) in DESCRIBERS:
-                DESCRIBERS[type(part)](sketch, f"{at}.{name}", part, *[residual] * (type(part) in ATTENTIONS | MLPS))
+        for name, describe, known in (("attn", attention, ATTENTIONS), ("mlp", mlp, MLPS)):
+            part = getattr(block, name, None)
+            if type(part) in known:
+                describe(sketch, f"{at}.{name}", part, residual)
     sketch.map(_join(path, "head"), module, residual, None)
-    known = all(name in sketch.tensors for name in sketch.shapes if name.startswith(path))
-    if not known or not (read or (isinstance(module.head, nn.Linear) and not path)):
+    whole = all(name in sketch.tensors for name in sketch.shapes if name.startswith(path))
+    if not whole or not (read or (isinstance(module.head, nn.Linear) and not path)):
         sketch.change(residual, kind="frozen")
     return residual
 
@@ -288,9 +298,7 @@ def mtmedformer(sketch: Sketch, path: str, module: Any) -> None:
             _describe(sketch, name, decoder)
 
 
-def classification_decoder(
-    sketch: Sketch, path: str, module: Any, maps: Sequence[Label], pooled: Label
-) -> None:
+def classification_decoder(sketch: Sketch, path: str, module: Any, maps: Sequence[Label], pooled: Label) -> None:
     """Label a norm and a linear head on the pooled features; classes stay."""
     sketch.vectors(f"{path}.norm", pooled)
     sketch.map(f"{path}.head", module, pooled, None)
@@ -369,22 +377,17 @@ def check_symmetry(
         moved = graph.regauge(moved, label, graph.random_gauge(moved, label, gauge, generator))
         changes[label] = float(abs(outputs(moved) - expected).max() / abs(expected).max())
         if not changes[label] <= tolerance:
+            carriers = ", ".join(name for name in graph.tensors if label in graph.labels(name))
             raise SymmetryError(
                 f"Axis {label!r} is no symmetry of {type(model).__name__}: reordering its units changes the output by "
-                f"{changes[label]:.1e} of its size; look at the labels of {', '.join(_carriers(graph, label))}."
+                f"{changes[label]:.1e} of its size; look at the labels of {carriers}."
             )
     return changes
 
 
 def _disturb(name: str, values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    if values.dtype.kind != "f":
-        return values
-    noise = np.asarray(generator.normal(0, 0.1, values.shape))
-    return abs(values + noise) + 0.1 if name.endswith("running_var") else values + noise
-
-
-def _carriers(graph: AxisGraph, label: str) -> list[str]:
-    return [name for name in graph.tensors if label in graph.labels(name)]
+    noisy = np.asarray(values + generator.normal(0, 0.1, values.shape))
+    return values if values.dtype.kind != "f" else abs(noisy) + 0.1 if name.endswith("running_var") else noisy
 
 
 def _apply(function: Callable[[Tensor], Any], value: Any) -> Any:
