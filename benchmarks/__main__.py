@@ -1,6 +1,6 @@
 """Run every benchmark, or those named, and keep the figures beside the code.
 
-    python -m benchmarks [federation]
+python -m benchmarks [federation]
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ def main(names: list[str]) -> None:
         if name not in SUITES:
             sys.exit(f"Unknown benchmark {name!r}; expected one of: {', '.join(SUITES)}.")
         figures = importlib.import_module(f"benchmarks.{name}").measure()
-        results[name] = {"measured": time.strftime("%Y-%m-%d"), "cores": usable_cores(), "python": platform.python_version(), **figures}
+        results[name] = {
+            "measured": time.strftime("%Y-%m-%d"),
+            "cores": usable_cores(),
+            "python": platform.python_version(),
+            **figures,
+        }
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 

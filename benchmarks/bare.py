@@ -54,7 +54,9 @@ def seconds_per_round(config: Config, sites: int, rounds: int, processes: int) -
     return times
 
 
-def _work(pipe: Any, config: Config, model: torch.nn.Module, weights: torch.Tensor, total: torch.Tensor, shards: list) -> None:
+def _work(
+    pipe: Any, config: Config, model: torch.nn.Module, weights: torch.Tensor, total: torch.Tensor, shards: list
+) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     while True:
@@ -62,7 +64,9 @@ def _work(pipe: Any, config: Config, model: torch.nn.Module, weights: torch.Tens
         total.zero_()
         for shard in shards:
             torch.nn.utils.vector_to_parameters(weights.clone(), model.parameters())
-            optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+            optimizer = torch.optim.AdamW(
+                model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            )
             labels = shard.labels["finding"].values
             for index in torch.randperm(len(shard)).split(config.batch_size):
                 logits = model.decoders["finding"](model.encoder(standardise(shard.images[index])))

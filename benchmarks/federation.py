@@ -1,6 +1,6 @@
 """Round time, start-up, fixed cost a site, and memory of the in-process engine.
 
-    python -m benchmarks federation
+python -m benchmarks federation
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def round_time(data: Path, sites: int, rounds: int, repeats: int) -> dict[str, f
         bare.append(median(bare_seconds(data, sites, rounds)[2:]))
         ours.append(median([line["train_seconds"] for line in simulate(data, sites, rounds)[1]][2:]))
     told = {"mtfed": median(ours), "bare loop": median(bare), "ratio": median(ours) / median(bare), "target": 1.05}
-    print(f"round, {sites} sites: {told['mtfed']:.4f} s, bare loop {told['bare loop']:.4f} s, ratio {told['ratio']:.3f} (target 1.05)")
+    times = f"{told['mtfed']:.4f} s, bare loop {told['bare loop']:.4f} s"
+    print(f"round, {sites} sites: {times}, ratio {told['ratio']:.3f} (target 1.05)")
     return told
 
 
@@ -65,7 +66,12 @@ def fixed_cost(data: Path, sites: int, rounds: int) -> dict[str, float]:
     """Return milliseconds a site a round beyond the bare loop, which does the same one step of one image a site."""
     bare = median(bare_seconds(data, sites, rounds)[1:])
     ours = median([line["train_seconds"] for line in simulate(data, sites, rounds)[1]][1:])
-    told = {"mtfed": ours, "bare loop": bare, "ms a site": 1000 * (ours - bare) / sites, "target": 0.5 if sites <= 100 else 2.0}
+    told = {
+        "mtfed": ours,
+        "bare loop": bare,
+        "ms a site": 1000 * (ours - bare) / sites,
+        "target": 0.5 if sites <= 100 else 2.0,
+    }
     print(f"fixed cost, {sites} sites: {told['ms a site']:.3f} ms a site a round (target {told['target']})")
     return told
 
@@ -80,11 +86,15 @@ def memory(data: Path, sites: int) -> dict[str, float]:
 
     simulate(data, sites, 60, watch, {"local-steps": 1})
     told = {"MiB after round 10": grown[0] / 2**20, "growth over 50 rounds": (grown[1] - grown[0]) / 2**20}
-    print(f"server memory: {told['MiB after round 10']:.0f} MiB, {told['growth over 50 rounds']:+.1f} MiB over 50 rounds")
+    print(
+        f"server memory: {told['MiB after round 10']:.0f} MiB, {told['growth over 50 rounds']:+.1f} MiB over 50 rounds"
+    )
     return told
 
 
-def simulate(data: Path, sites: int, rounds: int, watch: Any = None, extra: dict | None = None) -> tuple[float, list[dict]]:
+def simulate(
+    data: Path, sites: int, rounds: int, watch: Any = None, extra: dict | None = None
+) -> tuple[float, list[dict]]:
     """Run mtfed as a user does; return seconds until its first round was done, and its record of rounds."""
     with tempfile.TemporaryDirectory() as out:
         config = CONFIG | {"data": str(data), "rounds": rounds, "out": out} | (extra or {})
@@ -110,7 +120,9 @@ def simulate(data: Path, sites: int, rounds: int, watch: Any = None, extra: dict
 def bare_seconds(data: Path, sites: int, rounds: int) -> list[float]:
     """Run the bare loop in a process of its own; return seconds a round."""
     work = json.dumps([CONFIG | {"data": str(data)}, sites, rounds, usable_cores()])
-    told = subprocess.run([sys.executable, "-c", BARE], cwd=ROOT, input=work, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", BARE], cwd=ROOT, input=work, capture_output=True, text=True, check=True
+    )
     return json.loads(told.stdout.splitlines()[-1])
 
 

@@ -11,8 +11,16 @@ from mtfed.apps import AppFolder
 from mtfed.config import RunConfigValue
 
 CONFIG: dict[str, RunConfigValue] = {
-    "name": "bench", "encoder": "vit_nano_patch8", "image-size": 32, "batch-size": 32, "schedule": "constant", "test-every": 0, "evaluate-every": 0,
-    "task.finding.kind": "classification", "task.finding.classes": "no, yes", "balancing": "equal",
+    "name": "bench",
+    "encoder": "vit_nano_patch8",
+    "image-size": 32,
+    "batch-size": 32,
+    "schedule": "constant",
+    "test-every": 0,
+    "evaluate-every": 0,
+    "task.finding.kind": "classification",
+    "task.finding.classes": "no, yes",
+    "balancing": "equal",
 }
 APP = AppFolder(Path(__file__).parent, {"serverapp": "mtfed.server:app", "clientapp": "mtfed.clients.app:app"}, CONFIG)
 

@@ -20,11 +20,11 @@ from functools import lru_cache, wraps
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from mtfed.strategies import wire
 
 from mtfed.config import Config, RunConfigValue, read_config
 from mtfed.data.shard import class_index
 from mtfed.models import MTMedFormer, build_model
-from mtfed.strategies import wire
 from mtfed.training import evaluate, fixed_seed, load_parts, numpy_parts, pick_device, train
 
 from .site import Site, open_site
@@ -86,7 +86,9 @@ def describe(message: Message, context: Context, config: Config, site: Site) -> 
     if config.share_class_counts:
         train_rows = site.data.part("train").rows
         for task in (config.tasks[name] for name in site.tasks() if config.tasks[name].kind == "classification"):
-            found = Counter(class_index(site.data, r.labels[task.name], task) for r in train_rows if task.name in r.labels)
+            found = Counter(
+                class_index(site.data, r.labels[task.name], task) for r in train_rows if task.name in r.labels
+            )
             counts |= {f"class.{task.name}.{name}": found[i] for i, name in enumerate(task.classes)}
     return RecordDict({"site": ConfigRecord(card), "counts": MetricRecord(counts)})
 
@@ -99,7 +101,10 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     settings = message.content["config"]
     server_round = int(settings["server-round"])
     told = train(
-        model, site.shard("train"), tasks, config,
+        model,
+        site.shard("train"),
+        tasks,
+        config,
         seed=fixed_seed(config.seed, site.key, server_round),
         learning_rate=float(settings.get("learning-rate", config.learning_rate)),
         proximal_mu=float(settings.get("proximal-mu", 0.0)),

@@ -47,7 +47,9 @@ def open_site(context: Context, config: Config) -> Site:
         return _folder(folder, str(node.get("site", folder.resolve().name)), config)
     if "partition-id" in node:
         return _simulated(int(node["partition-id"]), int(node["num-partitions"]), config)
-    raise MtfedError("Expected the node config to name the site's folder; start the node with --node-config 'data-path=\"FOLDER\"'.")
+    raise MtfedError(
+        "Expected the node config to name the site's folder; start the node with --node-config 'data-path=\"FOLDER\"'."
+    )
 
 
 @lru_cache(maxsize=4096)

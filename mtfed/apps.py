@@ -29,7 +29,9 @@ class AppFolder:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise MtfedError(f"{self.path / 'pyproject.toml'}: cannot load {component} {self.components[component]!r}: {error}.") from error
+            raise MtfedError(
+                f"{self.path / 'pyproject.toml'}: cannot load {component} {self.components[component]!r}: {error}."
+            ) from error
 
 
 def find_app(name: str) -> AppFolder:
@@ -52,7 +54,9 @@ def read_app(folder: Path) -> AppFolder:
         raise MtfedError(f"{path} is not valid TOML: {error}.") from None
     components = declared.get("components", {})
     if {"serverapp", "clientapp"} - components.keys():
-        raise MtfedError(f"{path} declares no Flower app; it needs [tool.flwr.app.components] with serverapp and clientapp.")
+        raise MtfedError(
+            f"{path} declares no Flower app; it needs [tool.flwr.app.components] with serverapp and clientapp."
+        )
     return AppFolder(folder, components, _flatten(declared.get("config", {})))
 
 

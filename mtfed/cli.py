@@ -44,30 +44,58 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
     top = argparse.ArgumentParser(
-        prog="mtfed", description="Federated multi-task medical imaging on Flower.", epilog=EXAMPLES,
+        prog="mtfed",
+        description="Federated multi-task medical imaging on Flower.",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     add = commands.add_parser(
-        "simulate", help="run a federation with simulated hospitals",
-        description="Run an app folder with simulated hospitals, and leave a run folder with figures, weights and a report.",
+        "simulate",
+        help="run a federation with simulated hospitals",
+        description="Run an app folder with simulated hospitals; leave a run folder with figures, weights, report.",
     )
-    add.add_argument("app", nargs="?", default="pneumonia", help="a folder of experiments/, or a path (default: pneumonia)")
-    add.add_argument("--num-supernodes", "--sites", type=_positive, metavar="N", help="hospitals (default: what the data makes)")
-    add.add_argument("--engine", choices=("local", "ray"), default="local", help="worker processes on this machine, or Flower's Ray engine")
-    add.add_argument("--workers", type=_positive, metavar="N", help="worker processes of the local engine (default: one per core)")
-    add.add_argument("-c", "--config", action="append", default=[], metavar="KEY=VALUE", help="override a config key (see: mtfed config)")
+    add.add_argument(
+        "app", nargs="?", default="pneumonia", help="a folder of experiments/, or a path (default: pneumonia)"
+    )
+    add.add_argument(
+        "--num-supernodes", "--sites", type=_positive, metavar="N", help="hospitals (default: what the data makes)"
+    )
+    add.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="worker processes on this machine, or Flower's Ray engine",
+    )
+    add.add_argument(
+        "--workers", type=_positive, metavar="N", help="worker processes of the local engine (default: one per core)"
+    )
+    add.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a config key (see: mtfed config)",
+    )
     add.add_argument("--seed", type=int, help="the same as -c seed=N")
     add.add_argument("--out", type=Path, help="the folder of run folders (default: runs)")
-    add.add_argument("--strategies", nargs="+", metavar="NAME", help="run each of them from the same start, and write one page that compares them")
+    add.add_argument(
+        "--strategies",
+        nargs="+",
+        metavar="NAME",
+        help="run each of them from the same start, and write one page that compares them",
+    )
     add.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare")
     add.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder at its last finished round")
     add.set_defaults(command=_simulate)
 
     add = commands.add_parser("report", help="write one page about one or several runs")
     add.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    add.add_argument("--out", type=Path, help="the page (default: report.html in the run, or in the folder of the runs)")
+    add.add_argument(
+        "--out", type=Path, help="the page (default: report.html in the run, or in the folder of the runs)"
+    )
     add.set_defaults(command=_report)
 
     add = commands.add_parser("export", help="write the sample as site folders, as a hospital would hold its data")

@@ -24,7 +24,10 @@ class Config(BaseModel):
     """The settings of a run. Defaults are those of a small model that trains on two cores."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True,
+        frozen=True,
+        extra="forbid",
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
         allow_inf_nan=False,
     )
 
@@ -108,7 +111,9 @@ def read_config(run_config: Mapping[str, RunConfigValue]) -> Config:
         else:
             values[key] = value
     if not values["tasks"]:
-        raise MtfedError("The config declares no task; add a table [tool.flwr.app.config.task.NAME] with kind and classes.")
+        raise MtfedError(
+            "The config declares no task; add a table [tool.flwr.app.config.task.NAME] with kind and classes."
+        )
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -122,8 +127,11 @@ def flatten(config: Config) -> dict[str, RunConfigValue]:
     """Return the config as a flat run config that :func:`read_config` reads back to the same config."""
     flat = config.model_dump(by_alias=True, exclude={"tasks"})
     for task in config.tasks.values():
-        flat |= {f"task.{task.name}.kind": task.kind, f"task.{task.name}.classes": ", ".join(task.classes),
-                 f"task.{task.name}.loss": task.loss}
+        flat |= {
+            f"task.{task.name}.kind": task.kind,
+            f"task.{task.name}.classes": ", ".join(task.classes),
+            f"task.{task.name}.loss": task.loss,
+        }
     return flat
 
 
@@ -137,8 +145,14 @@ def describe_keys() -> str:
             lines.append(f"{field.alias:20} {json.dumps(field.default):16} {found[2] or ''}".rstrip())
         elif re.fullmatch(r"    # [A-Z][a-z ]+", line):
             lines.append(f"\n{line.strip(' #')}")
-    tasks = "\nTasks\ntask.NAME.kind       classification or segmentation\ntask.NAME.classes    class names, comma-separated"
-    return "\n".join([*lines, tasks, "task.NAME.loss       " + "; ".join(f"{kind}: {', '.join(losses)}" for kind, losses in LOSSES_OF_KIND.items())])
+    losses = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in LOSSES_OF_KIND.items())
+    lines += [
+        "\nTasks",
+        "task.NAME.kind       classification or segmentation",
+        "task.NAME.classes    class names, comma-separated",
+        f"task.NAME.loss       {losses}",
+    ]
+    return "\n".join(lines)
 
 
 def _sentence(error: ValidationError, values: dict[str, Any]) -> str:

@@ -152,7 +152,9 @@ class LocalGrid(Grid):
         for in_hand in (0, 1):
             for worker in self._workers:
                 if len(worker.jobs) == in_hand and self._queue:
-                    at_home = (i for i, job in enumerate(self._queue) if job.message.metadata.dst_node_id in worker.homes)
+                    at_home = (
+                        i for i, job in enumerate(self._queue) if job.message.metadata.dst_node_id in worker.homes
+                    )
                     index = next(at_home, 0)
                     if in_hand and self._seconds.get(_kind(self._queue[index].message), math.inf) > SHORT_JOB:
                         continue

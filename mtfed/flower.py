@@ -46,7 +46,9 @@ def write_app(app: AppFolder, run_config: dict[str, RunConfigValue], target: Pat
     text = (target / "pyproject.toml").read_text(encoding="utf-8")
     text = re.sub(r"(?ms)^\[tool\.flwr\.app\.config[^\]]*\].*?(?=^\[(?!tool\.flwr\.app\.config)|\Z)", "", text)
     lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in run_config.items()]
-    (target / "pyproject.toml").write_text(text + "\n[tool.flwr.app.config]\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    (target / "pyproject.toml").write_text(
+        text + "\n[tool.flwr.app.config]\n" + "\n".join(lines) + "\n", encoding="utf-8"
+    )
     return target
 
 
@@ -57,12 +59,26 @@ def superlink(home: Path, *, simulation: bool) -> Iterator[dict[str, str]]:
     port = free_port()
     environment = flower_environment(home)
     (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "mtfed"\n\n[superlink.mtfed]\naddress = "127.0.0.1:{port}"\ninsecure = true\n', encoding="utf-8"
+        f'[superlink]\ndefault = "mtfed"\n\n[superlink.mtfed]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
+        encoding="utf-8",
     )
-    command = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port), "--isolation", "subprocess"]
+    command = [
+        "flower-superlink",
+        "--insecure",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--isolation",
+        "subprocess",
+    ]
     log = open(home / "superlink.log", "w", encoding="utf-8")  # noqa: SIM115 - it lives as long as the process
     process = subprocess.Popen(
-        command + ["--simulation"] * simulation, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        command + ["--simulation"] * simulation,
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         wait_for_port(port, process, home / "superlink.log")
@@ -76,7 +92,9 @@ def flwr_run(app: Path, environment: dict[str, str], extra: list[str]) -> int:
     """Run ``flwr run`` with its log on our output, then ask Flower how the run ended."""
     command = ["flwr", "run", str(app), "mtfed", "--stream", *extra]
     run_id = None
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -131,7 +149,9 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
         except OSError:
             time.sleep(0.1)
     tail = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
-    raise MtfedError(f"Expected {process.args[0]} to listen on port {port} within {STARTUP_SECONDS:g} s; its log ends: {tail}")  # type: ignore[index]
+    raise MtfedError(
+        f"Expected {process.args[0]} to listen on port {port} within {STARTUP_SECONDS:g} s; its log ends: {tail}"
+    )  # type: ignore[index]
 
 
 def end_group(process: subprocess.Popen) -> None:

@@ -36,7 +36,7 @@ def _one_channel(loss: Loss, logits: Tensor, values: Tensor) -> Tensor:
 
 
 def _focal(loss: Loss, logits: Tensor, values: Tensor) -> Tensor:
-    """Average over samples only: MONAI's mean divides by the classes too, and would not equal cross-entropy at gamma 0."""
+    """Average over samples only: MONAI's mean divides by classes too, and at gamma 0 would not be cross-entropy."""
     return _one_channel(loss, logits, values).sum(1).mean()
 
 

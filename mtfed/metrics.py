@@ -95,7 +95,10 @@ class TaskMetrics:
         """Return each metric's value; NaN where the data cannot tell (one class only, no structure)."""
         if not self.count:
             return dict.fromkeys(self.metrics, float("nan"))
-        return {name: float(metric.compute()) if self._can_tell(metric) else float("nan") for name, metric in self.metrics.items()}
+        return {
+            name: float(metric.compute()) if self._can_tell(metric) else float("nan")
+            for name, metric in self.metrics.items()
+        }
 
     @staticmethod
     def _can_tell(metric: Metric) -> bool:

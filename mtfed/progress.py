@@ -25,7 +25,9 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._bar is not None:
             self._bar.start()
-            self._overall = self._bar.add_task(self.title, total=self.rounds, completed=self._first - 1, note="", left="")
+            self._overall = self._bar.add_task(
+                self.title, total=self.rounds, completed=self._first - 1, note="", left=""
+            )
             self._round = self._bar.add_task("", total=1, note="", left="")
         return self
 
@@ -53,7 +55,10 @@ class Progress:
             self._bar.update(self._overall, completed=server_round, note=note, left=f"{left:.0f} s left")
             self._bar.refresh()
         else:
-            print(f"round {server_round}/{self.rounds}  {sites} sites  {note}  {seconds:.1f} s, {left:.0f} s left", flush=True)
+            print(
+                f"round {server_round}/{self.rounds}  {sites} sites  {note}  {seconds:.1f} s, {left:.0f} s left",
+                flush=True,
+            )
 
 
 def closing_table(title: str, header: list[str], rows: list[list[str]]) -> None:
@@ -72,15 +77,23 @@ def closing_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     print(title)
     for row in [header, *rows]:
-        print("  " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))))
+        print(
+            "  "
+            + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        )
     sys.stdout.flush()
 
 
 def _bar() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
 
     # Refreshed by hand: a refreshing thread would hold locks while workers are forked.
     return Bar(
-        TextColumn("{task.description:32}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[note]}"), auto_refresh=False,
+        TextColumn("{task.description:32}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[note]}"),
+        auto_refresh=False,
     )

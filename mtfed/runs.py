@@ -26,10 +26,33 @@ from .config import Config, flatten, read_config
 from .errors import MtfedError
 from .strategies import wire
 
-PACKAGES = ("mtfed", "flwr", "torch", "torchvision", "timm", "monai", "torchmetrics", "numpy", "scipy", "pydantic", "ray")
+PACKAGES = (
+    "mtfed",
+    "flwr",
+    "torch",
+    "torchvision",
+    "timm",
+    "monai",
+    "torchmetrics",
+    "numpy",
+    "scipy",
+    "pydantic",
+    "ray",
+)
 # What a resumed run may have otherwise than the run it continues; the rest would change its result.
-FREE_KEYS = {"resume", "out", "rounds", "device", "round-timeout", "join-timeout", "on-failure", "retries", "quorum",
-             "min-sites", "share-tracebacks"}
+FREE_KEYS = {
+    "resume",
+    "out",
+    "rounds",
+    "device",
+    "round-timeout",
+    "join-timeout",
+    "on-failure",
+    "retries",
+    "quorum",
+    "min-sites",
+    "share-tracebacks",
+}
 
 
 class Run:
@@ -125,7 +148,11 @@ class Run:
             tensors |= {f"strategy/{group}/{key}": array.numpy() for key, array in record.items()}
         path = self.folder / "checkpoints" / f"{name}.safetensors"
         part = path.with_suffix(".part")
-        save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, part, {"progress": json.dumps(progress)})
+        save_file(
+            {key: np.asarray(value, order="C") for key, value in tensors.items()},
+            part,
+            {"progress": json.dumps(progress)},
+        )
         os.replace(part, path)
 
     def load(self, name: str, like: ArrayRecord) -> tuple[ArrayRecord, dict[str, ArrayRecord], dict[str, Any]] | None:
@@ -161,9 +188,14 @@ def environment(config: Config) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seed": config.seed, "python": platform.python_version(),
-        "platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(),
-        "versions": versions, "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seed": config.seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "versions": versions,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
 

@@ -65,7 +65,11 @@ class Federation:
         if config.resume:
             self._resume()
         self.record.write_json("sites.json", [site_record(site) for site in self.sites])
-        print(f"{config.name}: {len(self.sites)} sites, {config.strategy}, {config.rounds} rounds -> {self.record.folder}", flush=True)
+        print(
+            f"{config.name}: {len(self.sites)} sites, {config.strategy}, {config.rounds} rounds",
+            f"-> {self.record.folder}",
+            flush=True,
+        )
         stopped = "all rounds done"
         with Progress(config.name, config.strategy, self.first_round, config.rounds) as progress:
             for server_round in range(self.first_round, config.rounds + 1):
@@ -84,7 +88,9 @@ class Federation:
             told["tasks"] = tasks
         messages = strategy.configure_train(server_round, self.arrays, told, self.grid)
         if not messages:
-            raise MtfedError(f"Round {server_round}: no site holds any of the tasks {', '.join(tasks)} that are still trained.")
+            raise MtfedError(
+                f"Round {server_round}: no site holds any of the tasks {', '.join(tasks)} that are still trained."
+            )
         traffic = Traffic(messages)
         replies = self.grid.send_and_receive(messages, timeout=config.round_timeout)
         replies = traffic.count(progress.follow(server_round, "training", replies, len(messages)))
@@ -103,18 +109,39 @@ class Federation:
 
         seconds = time.perf_counter() - start
         losses = mean_losses(trained)
-        self.record.append("metrics.jsonl", [
-            {"round": server_round, "task": task, "strategy": config.strategy, "loss": losses.get(task),
-             "samples": trained.get(f"num-examples.{task}"), "validation": validation.get(task, {}), "test": test.get(task, {})}
-            for task in config.tasks
-        ])
+        self.record.append(
+            "metrics.jsonl",
+            [
+                {
+                    "round": server_round,
+                    "task": task,
+                    "strategy": config.strategy,
+                    "loss": losses.get(task),
+                    "samples": trained.get(f"num-examples.{task}"),
+                    "validation": validation.get(task, {}),
+                    "test": test.get(task, {}),
+                }
+                for task in config.tasks
+            ],
+        )
         failures = strategy.failures[failed:]
-        self.record.append("rounds.jsonl", [{
-            "round": server_round, "seconds": seconds, "train_seconds": trained_seconds, "asked": len(messages),
-            "answered": traffic.replies - len({f.site for f in failures if f.action == "train"}), "steps": trained["steps"],
-            "bytes_down": traffic.down, "bytes_up": traffic.up, "learning_rate": told["learning-rate"],
-            "failures": [vars(failure) for failure in failures],
-        }])
+        self.record.append(
+            "rounds.jsonl",
+            [
+                {
+                    "round": server_round,
+                    "seconds": seconds,
+                    "train_seconds": trained_seconds,
+                    "asked": len(messages),
+                    "answered": traffic.replies - len({f.site for f in failures if f.action == "train"}),
+                    "steps": trained["steps"],
+                    "bytes_down": traffic.down,
+                    "bytes_up": traffic.up,
+                    "learning_rate": told["learning-rate"],
+                    "failures": [vars(failure) for failure in failures],
+                }
+            ],
+        )
         checkpoint = {"round": server_round, "patience": self.patience.dump()}
         if best or not self.patience.best_round:
             self.record.save("best", self.arrays, strategy.state(), checkpoint)
@@ -179,17 +206,24 @@ class Federation:
         rounds = self.record.lines("rounds.jsonl")
         last = {line["task"]: line for line in self.record.lines("metrics.jsonl") if line["round"] == progress["round"]}
         summary: dict[str, Any] = {
-            "name": config.name, "strategy": config.strategy, "seed": config.seed, "rounds": len(rounds),
-            "chosen_round": progress["round"], "stopped": stopped, "sites": len(self.sites),
+            "name": config.name,
+            "strategy": config.strategy,
+            "seed": config.seed,
+            "rounds": len(rounds),
+            "chosen_round": progress["round"],
+            "stopped": stopped,
+            "sites": len(self.sites),
             "seconds": sum(line["seconds"] for line in rounds),
             "seconds_per_round": float(np.mean([line["seconds"] for line in rounds])),
             "failures": sum(len(line["failures"]) for line in rounds),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "tasks": {
                 task: {
-                    "kind": config.tasks[task].kind, "metric": config.tasks[task].metric,
+                    "kind": config.tasks[task].kind,
+                    "metric": config.tasks[task].metric,
                     "test": mean_figures([f[task] for f in figures.values() if task in f]),
-                    "test_images": images.get(task, 0), "untrained": untrained.get(task, {}),
+                    "test_images": images.get(task, 0),
+                    "untrained": untrained.get(task, {}),
                     "validation": last.get(task, {}).get("validation", {}),
                 }
                 for task in config.tasks
@@ -209,7 +243,10 @@ class Federation:
         closing_table(
             f"{config.name} · {config.strategy} · round {progress['round']} on the test images",
             ["task", "metric", "untrained", "trained"],
-            [[t, m, *(f"{summary['tasks'][t][k].get(m, math.nan):.3f}" for k in ("untrained", "test"))] for t, m in metrics],
+            [
+                [t, m, *(f"{summary['tasks'][t][k].get(m, math.nan):.3f}" for k in ("untrained", "test"))]
+                for t, m in metrics
+            ],
         )
 
 
@@ -234,7 +271,12 @@ def make_strategy(config: Config) -> TaskStrategy:
     if config.strategy not in STRATEGIES:
         raise unknown("strategy", config.strategy, STRATEGIES)
     kind = STRATEGIES[config.strategy]
-    wanted = {name for base in kind.__mro__ if "__init__" in vars(base) for name in inspect.signature(base.__init__).parameters}
+    wanted = {
+        name
+        for base in kind.__mro__
+        if "__init__" in vars(base)
+        for name in inspect.signature(base.__init__).parameters
+    }
     given = config.model_dump(exclude={"tasks"}) | {"retry_timeout": config.round_timeout}
     return kind(**{name: value for name, value in given.items() if name in wanted})
 
@@ -244,7 +286,9 @@ def check_tasks(config: Config, sites: list[SiteCard]) -> None:
     for task in config.tasks:
         if not any(site.tasks is None or task in site.tasks for site in sites):
             held = sorted({t for site in sites for t in site.tasks or ()})
-            raise MtfedError(f"No site holds task {task!r}; the {len(sites)} sites hold {', '.join(held) or 'no task'}.")
+            raise MtfedError(
+                f"No site holds task {task!r}; the {len(sites)} sites hold {', '.join(held) or 'no task'}."
+            )
 
 
 def learning_rate(config: Config, server_round: int) -> float:
@@ -291,7 +335,14 @@ def save_examples(run: Run, model: MTMedFormer, test: Shard, config: Config, cou
         rows = test.labels[task].rows[index]
         with torch.inference_mode():
             batch = next(iter(test.batches(len(rows), rows, [task])))
-            scores = model(batch.images.to(next(model.parameters()).device), {task: torch.arange(len(rows))})[task].softmax(1).cpu()
-        kept |= {f"{task}.images": test.images[rows].numpy(), f"{task}.labels": test.labels[task].values[index].numpy(),
-                 f"{task}.scores": scores.numpy().astype(np.float16)}
+            scores = (
+                model(batch.images.to(next(model.parameters()).device), {task: torch.arange(len(rows))})[task]
+                .softmax(1)
+                .cpu()
+            )
+        kept |= {
+            f"{task}.images": test.images[rows].numpy(),
+            f"{task}.labels": test.labels[task].values[index].numpy(),
+            f"{task}.scores": scores.numpy().astype(np.float16),
+        }
     np.savez_compressed(run.folder / "examples.npz", **kept)

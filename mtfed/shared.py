@@ -106,7 +106,9 @@ def restore(flat: Flat, memory: np.ndarray | None) -> RecordDict:
         for key, (dtype, shape, stype, offset, size) in values.items():
             assert memory is not None
             data = memory[offset : offset + size]
-            record[key] = Array(dtype, shape, stype, data.tobytes()) if stype else FlatArray(data.view(dtype).reshape(shape))
+            record[key] = (
+                Array(dtype, shape, stype, data.tobytes()) if stype else FlatArray(data.view(dtype).reshape(shape))
+            )
         content[name] = record
     return content
 

@@ -21,7 +21,9 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
         run_config = {**run_config, "share-tracebacks": True}
         sites = check(read_config(run_config), sites)
     elif sites is None:
-        raise MtfedError(f"{app.path} has a ServerApp of its own; say how many sites it is to have with --num-supernodes.")
+        raise MtfedError(
+            f"{app.path} has a ServerApp of its own; say how many sites it is to have with --num-supernodes."
+        )
     if engine == "ray":
         from .flower import run_on_ray
 
@@ -33,7 +35,12 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
 
 
 def compare(
-    app: AppFolder, run_config: RunConfig, strategies: list[str], seeds: list[int], sites: int | None, engine: str,
+    app: AppFolder,
+    run_config: RunConfig,
+    strategies: list[str],
+    seeds: list[int],
+    sites: int | None,
+    engine: str,
     workers: int | None,
 ) -> int:
     """Run every strategy with every seed, from the same initial weights a seed, and write one page about all."""
@@ -67,5 +74,7 @@ def check(config: Config, sites: int | None) -> int:
     for task in config.tasks:
         if not any(site.count(task) for site in data):
             held = sorted({name for site in data for row in site.rows for name in row.labels})
-            raise MtfedError(f"No site holds task {task!r}; the {sites} sites hold {', '.join(held) or 'no task of the config'}.")
+            raise MtfedError(
+                f"No site holds task {task!r}; the {sites} sites hold {', '.join(held) or 'no task of the config'}."
+            )
     return sites

@@ -183,6 +183,7 @@ class Promise(ModuleType):
 
 def call_later(module: str, name: str) -> Callable[..., Any]:
     """Return a function that imports its module when it is called."""
+
     def promised(*args: Any, **kwargs: Any) -> Any:
         if isinstance(sys.modules.get(module), Promise):
             raise ImportError(f"{module}.{name} is called while it is only promised")

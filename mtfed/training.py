@@ -74,7 +74,13 @@ def load_parts(model: MTMedFormer, parts: Mapping[str, Mapping[str, np.ndarray]]
 
 
 def train(
-    model: MTMedFormer, shard: Shard, tasks: list[str], config: Config, *, seed: int, learning_rate: float,
+    model: MTMedFormer,
+    shard: Shard,
+    tasks: list[str],
+    config: Config,
+    *,
+    seed: int,
+    learning_rate: float,
     proximal_mu: float = 0.0,
 ) -> Training:
     """Train a model in place on the labels of the given tasks.

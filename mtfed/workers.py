@@ -32,7 +32,9 @@ RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 class Worker:
     """One forked process, seen from its parent."""
 
-    def __init__(self, client_app: ClientApp, run_config: UserConfig, alive: tuple[int, int], others: list[Worker]) -> None:
+    def __init__(
+        self, client_app: ClientApp, run_config: UserConfig, alive: tuple[int, int], others: list[Worker]
+    ) -> None:
         self.pipe, child_pipe = get_context("fork").Pipe()
         strangers = [worker.pipe for worker in others]
         self.process = get_context("fork").Process(
@@ -46,7 +48,9 @@ class Worker:
         self._replies: dict[int, Buffer] = {}
         self._freed: list[int] = []  # reply buffers that nobody looks at any more
 
-    def give(self, job: Any, node_config: UserConfig, metadata: Metadata, flat: Flat, state: RecordDict, buffer: Buffer) -> None:
+    def give(
+        self, job: Any, node_config: UserConfig, metadata: Metadata, flat: Flat, state: RecordDict, buffer: Buffer
+    ) -> None:
         """Hand over a message whose arrays lie in a buffer."""
         self.jobs.append(job)
         self.homes.add(metadata.dst_node_id)
@@ -101,8 +105,12 @@ def ready(workers: list[Worker], timeout: float | None) -> list[Worker]:
 
 
 def _serve(
-    pipe: Connection, parents_end: Connection, strangers: list[Connection], alive: tuple[int, int],
-    client_app: ClientApp, run_config: UserConfig,
+    pipe: Connection,
+    parents_end: Connection,
+    strangers: list[Connection],
+    alive: tuple[int, int],
+    client_app: ClientApp,
+    run_config: UserConfig,
 ) -> None:
     """Handle messages until the pipe closes (in the forked process)."""
     for inherited in (parents_end, *strangers):

@@ -262,8 +262,9 @@ class AxisGraph:
         moved[...] = np.einsum("hij,hj...->hi...", factor, moved)
         return result.reshape(tensor.shape)
 
-    def random_gauge(self, tensors: Mapping[str, np.ndarray], label: str, kind: Gauge, generator: np.random.Generator
-                     ) -> list[np.ndarray]:
+    def random_gauge(
+        self, tensors: Mapping[str, np.ndarray], label: str, kind: Gauge, generator: np.random.Generator
+    ) -> list[np.ndarray]:
         """Draw (heads, inner, inner) matrices for every circuit of an axis: identities, orthogonal, or invertible."""
         matrices = []
         for circuit in self.axes[label].circuits:

@@ -118,7 +118,9 @@ class TaskStrategy(Strategy):
     ) -> list[Message]:
         """Compose one training message a chosen site (Flower's hook)."""
         sites = self._choose(server_round, self.roster.refresh(grid))
-        return self._configure(MessageType.TRAIN, server_round, arrays, self.train_config(server_round, config), grid, sites)
+        return self._configure(
+            MessageType.TRAIN, server_round, arrays, self.train_config(server_round, config), grid, sites
+        )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -178,7 +180,12 @@ class TaskStrategy(Strategy):
         return [site for site in sites if site.key in set(drawn)]
 
     def _configure(
-        self, action: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid,
+        self,
+        action: str,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
         sites: list[SiteCard],
     ) -> list[Message]:
         self._grid, self._arrays, self._asked = grid, arrays, {}
@@ -218,8 +225,10 @@ class TaskStrategy(Strategy):
                 log.warning("Round %d: site %s is asked again (%d of %d).", server_round, key, attempt, self.retries)
                 assert self._grid is not None
                 again = Message(
-                    message.content, dst_node_id=message.metadata.dst_node_id,
-                    message_type=message.metadata.message_type, group_id=message.metadata.group_id,
+                    message.content,
+                    dst_node_id=message.metadata.dst_node_id,
+                    message_type=message.metadata.message_type,
+                    group_id=message.metadata.group_id,
                 )
                 reply = next(iter(self._grid.send_and_receive([again], timeout=self.retry_timeout)), None)
             failure = read_failure(key, server_round, message.metadata.message_type, reply)
@@ -231,7 +240,9 @@ class TaskStrategy(Strategy):
 
     def _fail(self, failure: Failure) -> None:
         self.failures.append(failure)
-        log.warning("Round %d: site %s failed to %s: %s", failure.server_round, failure.site, failure.action, failure.reason)
+        log.warning(
+            "Round %d: site %s failed to %s: %s", failure.server_round, failure.site, failure.action, failure.reason
+        )
         if failure.traceback:
             log.warning("%s", failure.traceback.rstrip())
         if self.on_failure == "fail":

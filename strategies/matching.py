@@ -23,7 +23,10 @@ FloatDtype = type[np.float32] | type[np.float64]
 
 
 def map_gains(
-    rows: np.ndarray, precision: np.ndarray, weighted: np.ndarray, atom_precision: np.ndarray,
+    rows: np.ndarray,
+    precision: np.ndarray,
+    weighted: np.ndarray,
+    atom_precision: np.ndarray,
     dtype: FloatDtype = np.float64,
 ) -> np.ndarray:
     """Return what each row adds to sum N^2 / S when it joins each atom (PFNM, Yurochkin et al., ICML 2019).
@@ -56,8 +59,9 @@ def log_det_gains(precision: np.ndarray, atom_precision: np.ndarray) -> np.ndarr
 
     Added to :func:`map_gains` it makes the gain twice the full log predictive density of a row under each atom.
     """
-    spread = np.divide(precision, atom_precision, out=np.zeros(np.broadcast(precision, atom_precision).shape),
-                       where=atom_precision > 0)
+    spread = np.divide(
+        precision, atom_precision, out=np.zeros(np.broadcast(precision, atom_precision).shape), where=atom_precision > 0
+    )
     return -np.log1p(spread).sum(axis=1)
 
 
@@ -371,8 +375,13 @@ def _count(*columns: Sequence[Slot]) -> int:
 
 
 def _stack(
-    graph: AxisGraph, label: str, networks: Sequence[Tensors], weights: Sequence[Weights], frame_weight: float,
-    plain: Sequence[Slot], turned: Sequence[Slot],
+    graph: AxisGraph,
+    label: str,
+    networks: Sequence[Tensors],
+    weights: Sequence[Weights],
+    frame_weight: float,
+    plain: Sequence[Slot],
+    turned: Sequence[Slot],
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return per network (L, D) rows and (D,) precisions, on one scale; a network beyond the weights is the frame."""
     rows: list[list[np.ndarray]] = [[] for _ in networks]

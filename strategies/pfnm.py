@@ -29,9 +29,7 @@ class BetaBernoulli:
     width_cap: int | None = None  # no new atoms beyond this many
     beyond_cap: int = 0  # new atoms that a client may open all the same
 
-    def gains(
-        self, rows: np.ndarray, precision: np.ndarray, atoms: Atoms, base: Atoms, clients: int
-    ) -> np.ndarray:
+    def gains(self, rows: np.ndarray, precision: np.ndarray, atoms: Atoms, base: Atoms, clients: int) -> np.ndarray:
         """Return (L_j, L + new) gains of joining the L atoms or opening the k-th new one."""
         width = len(atoms.count)
         popularity = np.minimum(atoms.count, self.popularity_cap or clients)
@@ -351,7 +349,10 @@ def near_share(rows: Sequence[np.ndarray]) -> float:
 
 
 def fit_prior(
-    rows: Sequence[np.ndarray], assignment: Sequence[np.ndarray], variance: np.ndarray, floors: np.ndarray,
+    rows: Sequence[np.ndarray],
+    assignment: Sequence[np.ndarray],
+    variance: np.ndarray,
+    floors: np.ndarray,
     runs: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, variance and spread, (D,) each, of an assignment by moments (SPAHM).

@@ -112,7 +112,9 @@ class Roster:
             try:
                 card = read_card(reply)
                 if card.key in taken:
-                    raise ValueError(f"it calls itself {card.key}, as node {taken[card.key]} does; give each site its own key")
+                    raise ValueError(
+                        f"it calls itself {card.key}, as node {taken[card.key]} does; give each site its own key"
+                    )
             except ValueError as error:
                 self.refused[node] = str(error)
                 log.error("Node %s cannot take part: %s", node, error)

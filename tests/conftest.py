@@ -18,7 +18,16 @@ TASKS = {
     "task.lungs.kind": "segmentation",
     "task.lungs.classes": "background, lung",
 }
-SMALL = {"name": "small", "encoder": "vit_nano_patch8", "image-size": 32, "decoder-width": 8, "local-steps": 1, "batch-size": 16, "rounds": 2, "test-every": 0}
+SMALL = {
+    "name": "small",
+    "encoder": "vit_nano_patch8",
+    "image-size": 32,
+    "decoder-width": 8,
+    "local-steps": 1,
+    "batch-size": 16,
+    "rounds": 2,
+    "test-every": 0,
+}
 
 
 @pytest.fixture
@@ -27,12 +36,20 @@ def small(tmp_path: Path) -> dict[str, bool | int | float | str]:
     return TASKS | SMALL | {"out": str(tmp_path / "runs")}
 
 
-def mtfed(*arguments: object, cwd: Path = ROOT, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+def mtfed(
+    *arguments: object, cwd: Path = ROOT, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the ``mtfed`` command as a user would."""
     command = [sys.executable, "-m", "mtfed.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=os.environ | environment, check=False)
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=os.environ | environment, check=False
+    )
 
 
 def pairs(config: dict[str, bool | int | float | str]) -> list[str]:
     """Return a config as ``-c`` arguments."""
-    return [word for key, value in config.items() for word in ("-c", f"{key}={str(value).lower() if isinstance(value, bool) else value}")]
+    return [
+        word
+        for key, value in config.items()
+        for word in ("-c", f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+    ]

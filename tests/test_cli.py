@@ -27,13 +27,24 @@ def the_run(out: str | Path) -> Run:
 
 
 def test_a_run_leaves_its_record(small: dict) -> None:
-    told = mtfed("simulate", "pneumonia", "--num-supernodes", 4, "--seed", 5, *pairs(small | {"test-every": 1, "share-class-counts": True}))
+    told = mtfed(
+        "simulate",
+        "pneumonia",
+        "--num-supernodes",
+        4,
+        "--seed",
+        5,
+        *pairs(small | {"test-every": 1, "share-class-counts": True}),
+    )
     assert told.returncode == 0, told.stderr
     assert "round 1/2  4 sites  loss" in told.stdout and "untrained  trained" in told.stdout
     run = the_run(small["out"])
     summary = run.read_json("summary.json")
     assert summary["strategy"] == "fedavg" and summary["rounds"] == 2 and summary["seconds_per_round"] > 0
-    assert set(summary["tasks"]["lungs"]["test"]) == {"dice", "iou"} and set(summary["tasks"]["pneumonia"]["test"]) == {"auc", "accuracy"}
+    assert set(summary["tasks"]["lungs"]["test"]) == {"dice", "iou"} and set(summary["tasks"]["pneumonia"]["test"]) == {
+        "auc",
+        "accuracy",
+    }
     assert run.config().seed == run.read_json("environment.json")["seed"] == 5
     lines = run.lines("metrics.jsonl")
     assert [(line["round"], line["task"]) for line in lines] == [(r, t) for r in (1, 2) for t in ("lungs", "pneumonia")]
@@ -65,7 +76,9 @@ def test_resuming_after_kill_ends_with_the_same_weights(small: dict, tmp_path: P
             break
     process.wait()
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in workers):
+    while any(
+        Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in workers
+    ):
         assert time.monotonic() < deadline, "a worker outlived the killed run"
         time.sleep(0.1)
     killed = the_run(out)
@@ -81,16 +94,25 @@ def test_resuming_after_kill_ends_with_the_same_weights(small: dict, tmp_path: P
     assert killed.lines("metrics.jsonl") == whole.lines("metrics.jsonl")
     assert killed.read_json("summary.json")["tasks"] == whole.read_json("summary.json")["tasks"]
 
-    longer = mtfed("simulate", "--sites", 3, "--resume", killed.folder, *pairs(config | {"out": str(out), "learning-rate": 0.5}))
-    assert longer.returncode == 2 and "Config key learning-rate: the run to resume has 0.001, the config has 0.5" in longer.stderr
+    longer = mtfed(
+        "simulate", "--sites", 3, "--resume", killed.folder, *pairs(config | {"out": str(out), "learning-rate": 0.5})
+    )
+    assert (
+        longer.returncode == 2
+        and "Config key learning-rate: the run to resume has 0.001, the config has 0.5" in longer.stderr
+    )
 
 
 def test_comparing_strategies_and_seeds(small: dict) -> None:
-    told = mtfed("simulate", "--sites", 3, "--strategies", "fedavg", "fedprox", "alone", *pairs(small | {"local-steps": 3}))
+    told = mtfed(
+        "simulate", "--sites", 3, "--strategies", "fedavg", "fedprox", "alone", *pairs(small | {"local-steps": 3})
+    )
     assert told.returncode == 0, told.stderr
     runs = [Run.open(path.parent) for path in sorted(Path(small["out"]).glob("*/config.json"))]
     assert sorted(run.read_json("summary.json")["strategy"] for run in runs) == ["alone", "fedavg", "fedprox"]
-    first_losses = {json.dumps([line["loss"] for line in run.lines("metrics.jsonl") if line["round"] == 1]) for run in runs}
+    first_losses = {
+        json.dumps([line["loss"] for line in run.lines("metrics.jsonl") if line["round"] == 1]) for run in runs
+    }
     assert len(first_losses) == 2  # one start and the same batches; only FedProx's pull differs within the first round
     alone = next(run for run in runs if run.config().strategy == "alone").read_json("summary.json")
     assert set(alone["per_site"]) == {"hospital-1", "hospital-2", "hospital-3"}
@@ -101,7 +123,11 @@ def test_comparing_strategies_and_seeds(small: dict) -> None:
 def test_early_stopping(small: dict) -> None:
     simulate(find_app("pneumonia"), small | {"rounds": 30, "patience": 1, "learning-rate": 1e-9}, 3, "local", None)
     summary = the_run(small["out"]).read_json("summary.json")
-    assert summary["rounds"] < 30 and summary["stopped"] == "no improvement in 1 evaluations" and summary["chosen_round"] >= 1
+    assert (
+        summary["rounds"] < 30
+        and summary["stopped"] == "no improvement in 1 evaluations"
+        and summary["chosen_round"] >= 1
+    )
 
 
 def test_a_task_can_stop_by_itself(small: dict) -> None:
@@ -120,10 +146,16 @@ def test_a_task_can_stop_by_itself(small: dict) -> None:
         (["simulate", "-c", "ronds=3"], "Unknown config key 'ronds'; did you mean 'rounds'?"),
         (["simulate", "-c", "rounds=many"], "Config key rounds: expected a valid integer"),
         (["simulate", "-c", "strategy=fedagv"], "Unknown strategy 'fedagv'; did you mean 'fedavg'?"),
-        (["simulate", "-c", "encoder=vit_minni_patch8"], "Unknown encoder 'vit_minni_patch8'; nearest in timm: vit_mini_patch8"),
+        (
+            ["simulate", "-c", "encoder=vit_minni_patch8"],
+            "Unknown encoder 'vit_minni_patch8'; nearest in timm: vit_mini_patch8",
+        ),
         (["simulate", "--num-supernodes", "60"], "The data can serve lungs to at most 17 sites"),
         (["simulate", "--num-supernodes", "0"], "expected a whole number above 0, got '0'"),
-        (["simulate", "-c", "task.heart.kind=segmentation", "-c", "task.heart.classes=no,yes"], "No site holds task 'heart'"),
+        (
+            ["simulate", "-c", "task.heart.kind=segmentation", "-c", "task.heart.classes=no,yes"],
+            "No site holds task 'heart'",
+        ),
         (["simulate", "-c", "data=/nowhere"], "Config key data: expected 'sample' or a folder of site folders"),
         (["simulate", "--resume", "."], "Expected a run folder (with config.json)"),
         (["simulate", "--strategies", "fedavg", "fedagv"], "Unknown strategy 'fedagv'"),
@@ -158,7 +190,13 @@ def test_a_failing_site_is_named_and_the_round_goes_on(small: dict, tmp_path: Pa
     assert run.lines("rounds.jsonl")[0]["answered"] == 2
 
 
-@pytest.mark.parametrize(("policy", "sentence"), [({"on-failure": "fail"}, "Site hospital-2 failed to train in round 1"), ({"quorum": 1.0}, "at least 3 of 3 sites")])
+@pytest.mark.parametrize(
+    ("policy", "sentence"),
+    [
+        ({"on-failure": "fail"}, "Site hospital-2 failed to train in round 1"),
+        ({"quorum": 1.0}, "at least 3 of 3 sites"),
+    ],
+)
 def test_policies_end_the_run(policy: dict, sentence: str, small: dict, tmp_path: Path) -> None:
     told = mtfed("simulate", *pairs(damaged(small, tmp_path) | policy))
     assert told.returncode == 1 and sentence in told.stderr.splitlines()[-1]

@@ -30,9 +30,15 @@ def test_flat_config_reads_back() -> None:
         ({"device": "gpu"}, "Config key device"),
         ({"name": "../up"}, "Config key name"),
         ({"task.lungs.colour": "red"}, "Unknown config key 'task.lungs.colour'"),
-        ({"task.lungs.kind": "segmentatoin"}, "Config key task.lungs.kind: expected 'classification' or 'segmentation'"),
+        (
+            {"task.lungs.kind": "segmentatoin"},
+            "Config key task.lungs.kind: expected 'classification' or 'segmentation'",
+        ),
         ({"task.lungs.classes": "lung"}, "Config key task.lungs.classes"),
-        ({"task.lungs.loss": "hinge"}, "loss of a segmentation task must be one of dice-ce, dice, cross-entropy, got 'hinge'"),
+        (
+            {"task.lungs.loss": "hinge"},
+            "loss of a segmentation task must be one of dice-ce, dice, cross-entropy, got 'hinge'",
+        ),
         ({"task.other.kind": "segmentation"}, "Config key task.other.classes: field required"),
     ],
 )
@@ -50,7 +56,13 @@ def test_no_task_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("pair", "value"),
-    [("rounds=3", 3), ("learning-rate=1e-3", 0.001), ("strategy=fedprox", "fedprox"), ("resume=''", ""), ("stop-per-task=true", True)],
+    [
+        ("rounds=3", 3),
+        ("learning-rate=1e-3", 0.001),
+        ("strategy=fedprox", "fedprox"),
+        ("resume=''", ""),
+        ("stop-per-task=true", True),
+    ],
 )
 def test_overrides_are_read_as_toml(pair: str, value: object) -> None:
     assert override({}, [pair])[pair.partition("=")[0]] == value

@@ -13,7 +13,8 @@ from PIL import Image
 
 from mtfed.config import read_config
 from mtfed.data.export import export_sample
-from mtfed.data.federation import default_sites, simulated_site, site_folder, test_data as server_test_data
+from mtfed.data.federation import default_sites, simulated_site, site_folder
+from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import Row, read_site
 from mtfed.data.partition import MIN_PATIENTS, held_tasks, hold_out, partition
 from mtfed.data.shard import load_shard, standardise
@@ -94,7 +95,7 @@ def test_bad_files_are_named(tmp_path: Path, row: str, files: dict[str, bytes], 
 
 
 def test_a_site_without_manifest(tmp_path: Path) -> None:
-    with pytest.raises(MtfedError, match="Expected a site folder with a manifest.csv"):
+    with pytest.raises(MtfedError, match=r"Expected a site folder with a manifest\.csv"):
         read_site(tmp_path, "s", TASK_NAMES)
 
 
@@ -126,7 +127,11 @@ def test_the_default_federation_is_skewed_and_mixed() -> None:
     parts = [simulated_site(CONFIG, i, 8) for i in range(default_sites(CONFIG))]
     held = [frozenset(t for row in part.rows for t in row.labels) for part in parts]
     assert len(parts) == 8 and sum(len(tasks) == 2 for tasks in held) >= 2
-    shares = [np.mean([row.labels["pneumonia"] == "1" for row in p.rows if "pneumonia" in row.labels]) for p in parts if p.count("pneumonia")]
+    shares = [
+        np.mean([row.labels["pneumonia"] == "1" for row in p.rows if "pneumonia" in row.labels])
+        for p in parts
+        if p.count("pneumonia")
+    ]
     assert max(shares) - min(shares) > 0.3
 
 
@@ -153,7 +158,10 @@ def test_an_exported_site_is_the_simulated_one(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"data": str(tmp_path / "sites")})
     assert default_sites(config) == 8
     for i in (1, 2):
-        simulated, real = simulated_site(CONFIG, i, 8), site_folder(tmp_path / "sites" / f"hospital-{i + 1}", f"hospital-{i + 1}", config)
+        simulated, real = (
+            simulated_site(CONFIG, i, 8),
+            site_folder(tmp_path / "sites" / f"hospital-{i + 1}", f"hospital-{i + 1}", config),
+        )
         assert simulated.rows == real.rows == simulated_site(config, i, 8).rows
         assert load_shard(simulated.part("train"), CONFIG).images.equal(load_shard(real.part("train"), config).images)
     with pytest.raises(MtfedError, match="at most 8 sites"):
@@ -178,6 +186,8 @@ def test_standardise() -> None:
 
     images = torch.randint(0, 255, (3, 1, 16, 16), dtype=torch.uint8)
     out = standardise(images)
-    reference = (images.double() - images.double().mean((1, 2, 3), True)) / images.double().std((1, 2, 3), correction=0, keepdim=True)
+    reference = (images.double() - images.double().mean((1, 2, 3), True)) / images.double().std(
+        (1, 2, 3), correction=0, keepdim=True
+    )
     torch.testing.assert_close(out.double(), reference, atol=1e-5, rtol=1e-5)
     assert standardise(torch.zeros(1, 1, 4, 4, dtype=torch.uint8)).abs().max() == 0  # a blank image stays finite

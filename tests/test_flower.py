@@ -36,10 +36,14 @@ def test_flwr_run_on_ray_equals_the_local_engine(small: dict, tmp_path: Path) ->
     ray = small | {"out": str(tmp_path / "ray"), "share-tracebacks": True}
     with superlink(tmp_path / "home", simulation=True) as environment:
         folder = write_app(app, app.run_config | ray, tmp_path / "app")
-        assert flwr_run(folder, environment, ["--federation-config", "num-supernodes=3 client-resources-num-cpus=1"]) == 0
+        assert (
+            flwr_run(folder, environment, ["--federation-config", "num-supernodes=3 client-resources-num-cpus=1"]) == 0
+        )
         # A config that cannot work: flwr run alone would report success.
         folder = write_app(app, app.run_config | ray | {"strategy": "fedagv"}, tmp_path / "wrong")
-        assert flwr_run(folder, environment, ["--federation-config", "num-supernodes=3 client-resources-num-cpus=1"]) == 1
+        assert (
+            flwr_run(folder, environment, ["--federation-config", "num-supernodes=3 client-resources-num-cpus=1"]) == 1
+        )
     assert simulate(app, app.run_config | small, 3, "local", 2) == 0
     by_ray, local = only_run(tmp_path / "ray"), only_run(tmp_path / "runs")
     same_weights(by_ray, local)
@@ -50,9 +54,20 @@ def test_flwr_run_on_ray_equals_the_local_engine(small: dict, tmp_path: Path) ->
 @contextmanager
 def supernode(link: str, folder: Path, home: Path) -> Iterator[None]:
     """Start a hospital's node, whose config names its folder and nothing else."""
-    command = ["flower-supernode", "--insecure", "--superlink", link, "--port", str(free_port()), "--node-config", f'data-path="{folder}"']
+    command = [
+        "flower-supernode",
+        "--insecure",
+        "--superlink",
+        link,
+        "--port",
+        str(free_port()),
+        "--node-config",
+        f'data-path="{folder}"',
+    ]
     with open(home / f"{folder.name}.log", "w") as log:
-        process = subprocess.Popen(command, env=flower_environment(home), stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=flower_environment(home), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             yield
         finally:
@@ -64,7 +79,10 @@ def test_two_real_sites_equal_the_simulation(small: dict, tmp_path: Path) -> Non
     app = read_app(ROOT / "experiments" / "pneumonia")
     for folder, _ in export_sample(read_config(app.run_config), 8, tmp_path / "all"):
         if folder.name in {"hospital-3", "hospital-6", "test"}:  # the first two hold both kinds of labels
-            folder.rename(sites.joinpath(folder.name)) if sites.exists() else (sites.mkdir(), folder.rename(sites / folder.name))
+            folder.rename(sites.joinpath(folder.name)) if sites.exists() else (
+                sites.mkdir(),
+                folder.rename(sites / folder.name),
+            )
     config = app.run_config | small | {"data": str(sites), "rounds": 1}
     real = config | {"out": str(tmp_path / "deployed"), "min-sites": 2, "join-timeout": 120.0}
     home = tmp_path / "home"

@@ -16,7 +16,7 @@ from mtfed.errors import MtfedError
 from mtfed.losses import HybridLoss
 from mtfed.metrics import TaskMetrics, pool
 from mtfed.models import build_model
-from mtfed.training import evaluate, fixed_seed, load_parts, numpy_parts, pick_device, train
+from mtfed.training import _pull, evaluate, fixed_seed, load_parts, numpy_parts, pick_device, train
 
 torch.set_num_threads(1)
 
@@ -40,24 +40,33 @@ def random_shard(n: int = 12, size: int = 32) -> Shard:
 def test_hybrid_loss_is_the_written_formula() -> None:
     torch.manual_seed(0)
     logits = {"pneumonia": torch.randn(5, 2), "lungs": torch.randn(3, 2, 8, 8)}
-    labels = {"pneumonia": Labels(torch.arange(5), torch.randint(0, 2, (5,))), "lungs": Labels(torch.arange(3), torch.randint(0, 2, (3, 8, 8)))}
+    labels = {
+        "pneumonia": Labels(torch.arange(5), torch.randint(0, 2, (5,))),
+        "lungs": Labels(torch.arange(3), torch.randint(0, 2, (3, 8, 8))),
+    }
     s = {"pneumonia": torch.tensor(-0.5), "lungs": torch.tensor(0.3)}
     total, each = HybridLoss(config())(logits, labels, s)
     nll = -logits["pneumonia"].log_softmax(1)[range(5), labels["pneumonia"].values].mean()
     p, y = logits["lungs"].softmax(1)[:, 1], labels["lungs"].values.float()
     dice = 1 - (2 * (p * y).sum((1, 2)) + 1e-5) / (p.sum((1, 2)) + y.sum((1, 2)) + 1e-5)
-    cross = -torch.stack([logits["lungs"].log_softmax(1)[i].gather(0, labels["lungs"].values[i][None]) for i in range(3)]).mean()
+    cross = -torch.stack(
+        [logits["lungs"].log_softmax(1)[i].gather(0, labels["lungs"].values[i][None]) for i in range(3)]
+    ).mean()
     torch.testing.assert_close(each["pneumonia"], nll)
     torch.testing.assert_close(each["lungs"], dice.mean() + cross)
     torch.testing.assert_close(total, sum(each[t] / (2 * math.exp(s[t])) + s[t] / 2 for t in each))
-    torch.testing.assert_close(HybridLoss(config(balancing="equal"))(logits, labels, s)[0], each["pneumonia"] + each["lungs"])
+    torch.testing.assert_close(
+        HybridLoss(config(balancing="equal"))(logits, labels, s)[0], each["pneumonia"] + each["lungs"]
+    )
 
 
 @pytest.mark.parametrize("loss", ["focal", "cross-entropy"])
 def test_focal_is_cross_entropy_at_gamma_zero(loss: str) -> None:
     torch.manual_seed(0)
     logits, labels = {"pneumonia": torch.randn(6, 2)}, {"pneumonia": Labels(torch.arange(6), torch.randint(0, 2, (6,)))}
-    hybrid = HybridLoss(read_config(TASKS | SMALL | {"task.pneumonia.loss": loss, "focal-gamma": 0.0, "balancing": "equal"}))
+    hybrid = HybridLoss(
+        read_config(TASKS | SMALL | {"task.pneumonia.loss": loss, "focal-gamma": 0.0, "balancing": "equal"})
+    )
     nll = -logits["pneumonia"].log_softmax(1)[range(6), labels["pneumonia"].values].mean()
     torch.testing.assert_close(hybrid(logits, labels, {"pneumonia": torch.tensor(0.0)})[0], nll)
 
@@ -80,8 +89,14 @@ def test_pooled_sums_equal_the_metrics_of_all_images() -> None:
             part = TaskMetrics(tasks[task])
             part.update(x[start * step : end * step], y[start * step : end * step])
             for name, value in part.sums().items():
-                sums[name] = value if name not in sums else (
-                    [a + b for a, b in zip(sums[name], value, strict=True)] if isinstance(value, list) else sums[name] + value
+                sums[name] = (
+                    value
+                    if name not in sums
+                    else (
+                        [a + b for a, b in zip(sums[name], value, strict=True)]
+                        if isinstance(value, list)
+                        else sums[name] + value
+                    )
                 )
     pooled = pool(tasks.values(), sums)
     for task, metrics in whole.items():
@@ -105,7 +120,9 @@ def test_confident_scores_keep_their_order() -> None:
 
 def test_an_empty_mask_found_empty_counts_one() -> None:
     metrics = TaskMetrics(config().tasks["lungs"])
-    metrics.update(torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long))
+    metrics.update(
+        torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long)
+    )
     assert metrics.compute() == {"dice": 1.0, "iou": 1.0}
 
 
@@ -137,14 +154,19 @@ def test_encoders_by_name(encoder: str, size: int, strides: list[int], channels:
     out = model(images, {"pneumonia": torch.tensor([0, 2]), "lungs": torch.tensor([1])})
     assert out["pneumonia"].shape == (2, 2) and out["lungs"].shape == (1, 2, size, size)
     sum(x.sum() for x in out.values()).backward()
-    unused = [name for name, weight in model.named_parameters() if weight.grad is None and not name.startswith("log_variance")]
+    unused = [
+        name for name, weight in model.named_parameters() if weight.grad is None and not name.startswith("log_variance")
+    ]
     assert not unused
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"encoder": "vit_tinny_patch16_224"}, "Unknown encoder 'vit_tinny_patch16_224'; nearest in timm: .*vit_tiny_patch16_224"),
+        (
+            {"encoder": "vit_tinny_patch16_224"},
+            "Unknown encoder 'vit_tinny_patch16_224'; nearest in timm: .*vit_tiny_patch16_224",
+        ),
         ({"encoder": "vit_tiny_patch16_224", "image_size": 8}, "cannot take images of 8 px"),
         ({"model": "mtmedforma"}, "Unknown model 'mtmedforma'; did you mean 'mtmedformer'"),
     ],
@@ -176,7 +198,14 @@ def test_training_learns_and_repeats() -> None:
     results = []
     for _ in range(2):
         model = build_model(settings)
-        first = train(model, random_shard(), ["pneumonia", "lungs"], config(local_steps=1, batch_size=12), seed=3, learning_rate=1e-3)
+        first = train(
+            model,
+            random_shard(),
+            ["pneumonia", "lungs"],
+            config(local_steps=1, batch_size=12),
+            seed=3,
+            learning_rate=1e-3,
+        )
         told = train(model, random_shard(), ["pneumonia", "lungs"], settings, seed=3, learning_rate=3e-3)
         results.append([t.clone() for t in model.state_dict().values()])
         assert told.steps == 12 and told.seen == {"pneumonia": 72, "lungs": 72}
@@ -188,20 +217,39 @@ def test_training_learns_and_repeats() -> None:
 def test_only_the_named_tasks_are_trained() -> None:
     model = build_model(config())
     before = {part: {n: t.clone() for n, t in tensors.items()} for part, tensors in model.parts().items()}
-    told = train(model, random_shard(), ["lungs"], config(local_epochs=2, local_steps=0, batch_size=4), seed=0, learning_rate=1e-3)
+    told = train(
+        model,
+        random_shard(),
+        ["lungs"],
+        config(local_epochs=2, local_steps=0, batch_size=4),
+        seed=0,
+        learning_rate=1e-3,
+    )
     assert told.seen == {"lungs": 12} and told.steps == 4
-    changed = {part: any(not torch.equal(t, before[part][n]) for n, t in tensors.items()) for part, tensors in model.parts().items()}
+    changed = {
+        part: any(not torch.equal(t, before[part][n]) for n, t in tensors.items())
+        for part, tensors in model.parts().items()
+    }
     assert changed == {"encoder": True, "decoder.pneumonia": False, "decoder.lungs": True}
 
 
-def test_the_proximal_pull_holds_weights_back() -> None:
+def test_the_proximal_pull_is_the_gradient_of_its_term() -> None:
+    torch.manual_seed(0)
+    weight, anchor = torch.randn(5, requires_grad=True), torch.randn(5)
+    plain = torch.randn(5)
+    weight.grad = plain.clone()
+    _pull([weight, torch.ones(2)], [anchor, torch.zeros(2)], 0.3)  # the second has no gradient, and gets none
+    (term,) = torch.autograd.grad(0.3 / 2 * (weight - anchor).square().sum(), weight)
+    torch.testing.assert_close(weight.grad, plain + term)
+
     def drift(mu: float) -> float:
         model = build_model(config())
         start = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-        train(model, random_shard(), ["pneumonia"], config(local_steps=10), seed=0, learning_rate=1e-2, proximal_mu=mu)
+        settings = config(local_steps=20, weight_decay=0.0)
+        train(model, random_shard(), ["pneumonia"], settings, seed=0, learning_rate=1e-3, proximal_mu=mu)
         return float((torch.cat([p.detach().flatten() for p in model.parameters()]) - start).norm())
 
-    assert drift(10.0) < drift(1.0) < drift(0.0)
+    assert drift(1.0) < drift(0.0)
 
 
 def test_evaluation_counts_labelled_images_only() -> None:
@@ -220,5 +268,7 @@ def test_seeds_and_devices() -> None:
 
 def test_a_real_site_trains() -> None:
     shard = load_shard(simulated_site(config(), 2, 8).part("train"), config())
-    told = train(build_model(config()), shard, ["pneumonia", "lungs"], config(local_steps=3), seed=0, learning_rate=1e-3)
+    told = train(
+        build_model(config()), shard, ["pneumonia", "lungs"], config(local_steps=3), seed=0, learning_rate=1e-3
+    )
     assert all(np.isfinite(value) for value in told.loss_sums.values())

@@ -29,11 +29,25 @@ Values = Mapping[str, float | None]  # by task
 GOOD: Values = {"lungs": 0.9, "pneumonia": 0.85}
 RAW: Values = {"lungs": 0.4, "pneumonia": 0.5}
 SITES: list[Json] = [
-    {"key": "north", "tasks": ["lungs"], "about": {"num-partitions": 2}, "counts": {
-        "train.lungs": 40, "validation.lungs": 10}},
-    {"key": "south", "tasks": ["lungs", "pneumonia"], "about": {"modality": "ct"}, "counts": {
-        "train.lungs": 20, "validation.lungs": 5, "train.pneumonia": 100, "validation.pneumonia": 25,
-        "class.pneumonia.normal": 70, "class.pneumonia.pneumonia": 30}},
+    {
+        "key": "north",
+        "tasks": ["lungs"],
+        "about": {"num-partitions": 2},
+        "counts": {"train.lungs": 40, "validation.lungs": 10},
+    },
+    {
+        "key": "south",
+        "tasks": ["lungs", "pneumonia"],
+        "about": {"modality": "ct"},
+        "counts": {
+            "train.lungs": 20,
+            "validation.lungs": 5,
+            "train.pneumonia": 100,
+            "validation.pneumonia": 25,
+            "class.pneumonia.normal": 70,
+            "class.pneumonia.pneumonia": 30,
+        },
+    },
 ]
 
 
@@ -42,9 +56,19 @@ def figures(values: Values, task: str) -> dict[str, float | None]:
 
 
 def make_run(
-    folder: Path, strategy: str = "fedavg", test: Values = GOOD, *, validation: Values = GOOD, seed: int = 0,
-    rounds: int = 3, finished: bool = True, sites: Sequence[Json] = SITES, failures: Sequence[Json] = (),
-    own: Mapping[str, dict[str, float | None]] | None = None, examples: bool = True, **config: Any,
+    folder: Path,
+    strategy: str = "fedavg",
+    test: Values = GOOD,
+    *,
+    validation: Values = GOOD,
+    seed: int = 0,
+    rounds: int = 3,
+    finished: bool = True,
+    sites: Sequence[Json] = SITES,
+    failures: Sequence[Json] = (),
+    own: Mapping[str, dict[str, float | None]] | None = None,
+    examples: bool = True,
+    **config: Any,
 ) -> Path:
     """Write a run folder as the server does; ``own`` is the test figure of every site's model by site and task."""
     folder.mkdir(parents=True)
@@ -52,28 +76,58 @@ def make_run(
     given: Json = {key.replace("_", "-"): value for key, value in config.items()}
     settings = read_config({**TASKS, "strategy": strategy, "seed": seed, "rounds": 3, **given})
     run.write_json("config.json", flatten(settings))
-    run.write_json("environment.json", {
-        "started": "2026-01-01T12:00:00+0000", "versions": {"mtfed": "0.1.0"}, "command": ["mtfed", "simulate"],
-    })
+    run.write_json(
+        "environment.json",
+        {
+            "started": "2026-01-01T12:00:00+0000",
+            "versions": {"mtfed": "0.1.0"},
+            "command": ["mtfed", "simulate"],
+        },
+    )
     run.write_json("sites.json", list(sites))
-    run.append("metrics.jsonl", [
-        {"round": r, "task": task, "strategy": strategy, "loss": 1 / r, "samples": 60,
-         "validation": figures(validation, task), "test": {} if own else figures(test, task)}
-        for r in range(1, rounds + 1) for task in settings.tasks
-    ])
-    run.append("rounds.jsonl", [
-        {"round": r, "seconds": 2.0, "train_seconds": 1.0, "asked": 2, "answered": 2, "steps": 4.0,
-         "bytes_down": 2_000_000, "bytes_up": 2_000_000, "learning_rate": 0.001, "failures": list(failures)}
-        for r in range(1, rounds + 1)
-    ])
+    run.append(
+        "metrics.jsonl",
+        [
+            {
+                "round": r,
+                "task": task,
+                "strategy": strategy,
+                "loss": 1 / r,
+                "samples": 60,
+                "validation": figures(validation, task),
+                "test": {} if own else figures(test, task),
+            }
+            for r in range(1, rounds + 1)
+            for task in settings.tasks
+        ],
+    )
+    run.append(
+        "rounds.jsonl",
+        [
+            {
+                "round": r,
+                "seconds": 2.0,
+                "train_seconds": 1.0,
+                "asked": 2,
+                "answered": 2,
+                "steps": 4.0,
+                "bytes_down": 2_000_000,
+                "bytes_up": 2_000_000,
+                "learning_rate": 0.001,
+                "failures": list(failures),
+            }
+            for r in range(1, rounds + 1)
+        ],
+    )
     if not finished:
         return folder
     splits = {"test": test, "validation": validation, "untrained": RAW}
     summary: Json = {
-        "rounds": rounds, "chosen_round": rounds, "stopped": "all rounds done", "parameters": 1234,
-        "tasks": {
-            task: {split: figures(values, task) for split, values in splits.items()} for task in settings.tasks
-        },
+        "rounds": rounds,
+        "chosen_round": rounds,
+        "stopped": "all rounds done",
+        "parameters": 1234,
+        "tasks": {task: {split: figures(values, task) for split, values in splits.items()} for task in settings.tasks},
     }
     if own:
         summary["per_site"] = {site: {task: figures(held, task) for task in held} for site, held in own.items()}
@@ -150,16 +204,28 @@ def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
 
 
 VERDICTS = [  # test figures of the federation, headline, sentence on lungs; each site alone has 0.8 (north) and 0.7
-    ({"lungs": 0.9, "pneumonia": 0.85}, "beats the average hospital training alone in both tasks",
-     "+0.150 over a hospital training alone (better than 2 of 2), +0.500 over the untrained model."),
-    ({"lungs": 0.76, "pneumonia": 0.6}, "beats the average hospital training alone in 1 of 2 tasks",
-     "+0.010 over a hospital training alone (better than 1 of 2), +0.360 over the untrained model. "
-     "The best one alone, north, reaches 0.800."),
-    ({"lungs": 0.3, "pneumonia": 0.6}, "does not beat the average hospital training alone in either task",
-     "0.450 below a hospital training alone (better than 0 of 2), 0.100 below the untrained model. "
-     "The best one alone, north, reaches 0.800."),
-    ({"lungs": 0.7502, "pneumonia": 0.85}, "in 1 of 2 tasks",
-     "level with a hospital training alone (better than 1 of 2)"),
+    (
+        {"lungs": 0.9, "pneumonia": 0.85},
+        "beats the average hospital training alone in both tasks",
+        "+0.150 over a hospital training alone (better than 2 of 2), +0.500 over the untrained model.",
+    ),
+    (
+        {"lungs": 0.76, "pneumonia": 0.6},
+        "beats the average hospital training alone in 1 of 2 tasks",
+        "+0.010 over a hospital training alone (better than 1 of 2), +0.360 over the untrained model. "
+        "The best one alone, north, reaches 0.800.",
+    ),
+    (
+        {"lungs": 0.3, "pneumonia": 0.6},
+        "does not beat the average hospital training alone in either task",
+        "0.450 below a hospital training alone (better than 0 of 2), 0.100 below the untrained model. "
+        "The best one alone, north, reaches 0.800.",
+    ),
+    (
+        {"lungs": 0.7502, "pneumonia": 0.85},
+        "in 1 of 2 tasks",
+        "level with a hospital training alone (better than 1 of 2)",
+    ),
 ]
 
 
@@ -224,9 +290,11 @@ def test_failures_and_text_from_outside(tmp_path: Path) -> None:
     failure = {"site": evil, "action": "train", "reason": f"{evil} & more", "traceback": f"File {evil}\n$x_1$"}
     failures = [failure | {"server_round": r} for r in (1, 2)]
     own: dict[str, dict[str, float | None]] = {evil: {"lungs": 0.99}, "south": {"pneumonia": 0.7}}
-    runs = [make_run(tmp_path / "a", sites=sites, failures=failures, encoder=f"$x_1$ {evil}"),
-            make_run(tmp_path / "c", sites=sites, encoder="other"),
-            make_run(tmp_path / "b", "alone", own=own, sites=sites, failures=failures)]
+    runs = [
+        make_run(tmp_path / "a", sites=sites, failures=failures, encoder=f"$x_1$ {evil}"),
+        make_run(tmp_path / "c", sites=sites, encoder="other"),
+        make_run(tmp_path / "b", "alone", own=own, sites=sites, failures=failures),
+    ]
     text = read(*runs)
     assert evil not in text and escape(evil) in text
     assert f"<strong>{escape(evil)}</strong> in rounds 1 and 2, train: <code>{escape(evil)} &amp; more</code>" in text

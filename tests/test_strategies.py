@@ -9,7 +9,6 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
-
 from mtfed.strategies import STRATEGIES, Alone, FederationError, TaskFedAvg, TaskFedProx, wire
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
@@ -111,9 +110,13 @@ def test_a_site_is_sent_what_it_can_use() -> None:
     sent = {}
     one_round(TaskFedProx(proximal_mu=0.5), lambda key, message: sent.setdefault(key, message) and update(key, message))
     assert {key: sorted(wire.unpack(m.content["arrays"])) for key, m in sent.items()} == {
-        "a": ["decoder.x", "encoder"], "b": ["decoder.y", "encoder"], "c": ["decoder.x", "decoder.y", "encoder"],
+        "a": ["decoder.x", "encoder"],
+        "b": ["decoder.y", "encoder"],
+        "c": ["decoder.x", "decoder.y", "encoder"],
     }
-    assert all(m.content["config"]["proximal-mu"] == 0.5 and m.content["config"]["server-round"] == 1 for m in sent.values())
+    assert all(
+        m.content["config"]["proximal-mu"] == 0.5 and m.content["config"]["server-round"] == 1 for m in sent.values()
+    )
 
 
 def test_plain_state_dicts_are_averaged_whole() -> None:
@@ -132,7 +135,10 @@ def test_plain_state_dicts_are_averaged_whole() -> None:
 def test_sites_alone_keep_their_own_weights() -> None:
     strategy = Alone()
     merged, _, _ = one_round(strategy)
-    assert merged["encoder:float32"].numpy().tobytes() == wire.pack(parts(np.random.default_rng(1)))["encoder:float32"].numpy().tobytes()
+    assert (
+        merged["encoder:float32"].numpy().tobytes()
+        == wire.pack(parts(np.random.default_rng(1)))["encoder:float32"].numpy().tobytes()
+    )
     own = wire.unpack(strategy.models(merged)["a"])
     np.testing.assert_array_equal(own["encoder"]["w"], parts(np.random.default_rng(list(b"a")))["encoder"]["w"])
     other = Alone()
@@ -178,9 +184,15 @@ def broken(name: str) -> Callable[[str, Message], RecordDict | Error | None]:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("error", "ValueError: no disk"), ("silent", "no answer in time"), ("told", "OSError: no disk"),
-        ("nan", "not finite"), ("shape", r"float32\[13\], it is float32\[12\]"), ("dtype", "float64"),
-        ("extra", "was not sent"), ("count", "num-examples should be"), ("empty", "expected records"),
+        ("error", "ValueError: no disk"),
+        ("silent", "no answer in time"),
+        ("told", "OSError: no disk"),
+        ("nan", "not finite"),
+        ("shape", r"float32\[13\], it is float32\[12\]"),
+        ("dtype", "float64"),
+        ("extra", "was not sent"),
+        ("count", "num-examples should be"),
+        ("empty", "expected records"),
     ],
 )
 def test_a_bad_answer_costs_only_its_site(name: str, reason: str) -> None:

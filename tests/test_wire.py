@@ -7,19 +7,24 @@ import pickle
 import numpy as np
 import pytest
 from flwr.app import Array
-
 from mtfed.strategies import wire
 
 RNG = np.random.default_rng(0)
 PARTS = {
     "encoder": {"w": RNG.normal(size=(2, 3)).astype("f"), "n": np.array(3), "h": RNG.normal(size=4).astype("e")},
-    "decoder.t": {"w": RNG.normal(size=(1, 2, 2)).astype("f"), "scalar": np.array(0.5, "f"), "none": np.zeros((0, 3), "f")},
+    "decoder.t": {
+        "w": RNG.normal(size=(1, 2, 2)).astype("f"),
+        "scalar": np.array(0.5, "f"),
+        "none": np.zeros((0, 3), "f"),
+    },
 }
 
 
 def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(
-        a[p].keys() == b[p].keys() and all(np.array_equal(a[p][n], b[p][n]) and a[p][n].dtype == b[p][n].dtype for n in a[p]) for p in a
+        a[p].keys() == b[p].keys()
+        and all(np.array_equal(a[p][n], b[p][n]) and a[p][n].dtype == b[p][n].dtype for n in a[p])
+        for p in a
     )
 
 

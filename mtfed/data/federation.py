@@ -29,7 +29,9 @@ def simulated_site(config: Config, index: int, sites: int) -> SiteData:
         return with_validation(SiteData(key, _sample(tuple(config.tasks)).root, tuple(parts[index])), config)
     folders = _folders(config.data)
     if sites > len(folders):
-        raise MtfedError(f"Expected at most {len(folders)} sites, as {config.data} holds so many site folders, got {sites}.")
+        raise MtfedError(
+            f"Expected at most {len(folders)} sites, as {config.data} holds so many site folders, got {sites}."
+        )
     return site_folder(folders[index], folders[index].name, config)
 
 
@@ -67,5 +69,7 @@ def _sample_parts(tasks: tuple[Task, ...], sites: int, alpha: float, seed: int) 
 def _folders(data: str) -> list[Path]:
     folders = sorted(path.parent for path in Path(data).glob(f"*/{MANIFEST}") if path.parent.name != TEST_FOLDER)
     if not folders:
-        raise MtfedError(f"Config key data: expected 'sample' or a folder of site folders (each with a {MANIFEST}), got {data!r}.")
+        raise MtfedError(
+            f"Config key data: expected 'sample' or a folder of site folders (each with a {MANIFEST}), got {data!r}."
+        )
     return folders

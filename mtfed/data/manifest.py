@@ -57,7 +57,9 @@ class Root:
     def read(self, name: str) -> bytes:
         """Return a file's bytes; raise ``OSError`` or ``KeyError`` if there is none."""
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise MtfedError(f"Expected a path inside {self.path}, got {name!r}; a manifest names files of its own folder.")
+            raise MtfedError(
+                f"Expected a path inside {self.path}, got {name!r}; a manifest names files of its own folder."
+            )
         if self.path.is_dir():
             return (self.path / name).read_bytes()
         if self._zip is None or self._zip[0] != os.getpid():  # a forked process must not share a file position
@@ -80,7 +82,9 @@ def read_site(path: Path, key: str, tasks: list[str]) -> SiteData:
     table = csv.DictReader(io.StringIO(text))
     missing = {"image", "patient"} - set(table.fieldnames or ())
     if missing:
-        raise MtfedError(f"{path / MANIFEST} lacks the column {' and '.join(sorted(missing))}; its first line must name the columns.")
+        raise MtfedError(
+            f"{path / MANIFEST} lacks the column {' and '.join(sorted(missing))}; its first line must name the columns."
+        )
     rows = []
     for line, record in enumerate(table, start=2):
         where = f"{path / MANIFEST}, line {line}"

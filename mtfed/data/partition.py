@@ -55,8 +55,9 @@ def partition(rows: Sequence[Row], tasks: dict[str, Task], sites: int, alpha: fl
             raise MtfedError(f"No site holds task {task!r}: the data has no label for it.")
         if len(labelled) < MIN_PATIENTS * len(holders):
             raise MtfedError(
-                f"The data can serve {task} to at most {len(labelled) // MIN_PATIENTS} sites ({len(labelled)} patients, "
-                f"{MIN_PATIENTS} a site), but {len(holders)} of {sites} sites hold it; ask for fewer sites."
+                f"The data can serve {task} to at most {len(labelled) // MIN_PATIENTS} sites "
+                f"({len(labelled)} patients, {MIN_PATIENTS} a site), but {len(holders)} of {sites} sites hold it; "
+                "ask for fewer sites."
             )
         _fill_up([dealt[site] for site in holders], labelled)
     return [
@@ -82,7 +83,9 @@ def _fill_up(parts: list[list[str]], labelled: set[str]) -> None:
 
 def kind_of(images: Sequence[Row], tasks: dict[str, Task]) -> Kind:
     """Return a patient's tasks and classes; masks and the like count as one class."""
-    return tuple(sorted({(t, v if tasks[t].kind == "classification" else "") for row in images for t, v in row.labels.items()}))
+    return tuple(
+        sorted({(t, v if tasks[t].kind == "classification" else "") for row in images for t, v in row.labels.items()})
+    )
 
 
 def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: str) -> tuple[Row, ...]:

@@ -58,7 +58,9 @@ class Shard:
     def batches(self, size: int, order: Tensor | None = None, tasks: list[str] | None = None) -> Iterator[Batch]:
         """Yield the images in the given order (default: as they lie), with the labels of the given tasks."""
         order = torch.arange(len(self)) if order is None else order
-        where = {task: self._positions(task) for task in (self.labels if tasks is None else tasks) if task in self.labels}
+        where = {
+            task: self._positions(task) for task in (self.labels if tasks is None else tasks) if task in self.labels
+        }
         for index in order.split(size):
             labels = {}
             for task, positions in where.items():

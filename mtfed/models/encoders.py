@@ -70,17 +70,29 @@ def create_backbone(name: str, image_size: int, channels: int) -> nn.Module:
         with torch.no_grad():  # a size that does not fit fails here, not in a hospital's first step
             body.eval().forward_intermediates(torch.zeros(1, channels, image_size, image_size))
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        raise MtfedError(f"Encoder {name!r} cannot take images of {image_size} px: {error}; choose another image-size.") from error
+        raise MtfedError(
+            f"Encoder {name!r} cannot take images of {image_size} px: {error}; choose another image-size."
+        ) from error
     except (AttributeError, TypeError) as error:
-        raise MtfedError(f"Encoder {name!r} gives no feature maps ({error}); choose a ViT, Swin, PVT or ConvNet.") from error
+        raise MtfedError(
+            f"Encoder {name!r} gives no feature maps ({error}); choose a ViT, Swin, PVT or ConvNet."
+        ) from error
     return body.train()
 
 
 def _small_vit(width: int, settings: dict[str, Any]) -> nn.Module:
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         settings.pop(name, None)
-    defaults = {"img_size": 64, "patch_size": 8, "embed_dim": width, "depth": 4, "num_heads": 4, "mlp_ratio": 4,
-                "global_pool": "avg", "class_token": False}
+    defaults = {
+        "img_size": 64,
+        "patch_size": 8,
+        "embed_dim": width,
+        "depth": 4,
+        "num_heads": 4,
+        "mlp_ratio": 4,
+        "global_pool": "avg",
+        "class_token": False,
+    }
     return timm.models.VisionTransformer(**(defaults | settings))
 
 

@@ -40,10 +40,15 @@ def compose(groups: Sequence[Group]) -> str:
     chosen = headline_group(groups)
     names = sorted({record.config.name for g in groups for record in g.records})
     return page(
-        f"{', '.join(names)}: report", tag("p", _eyebrow(names, groups), class_="eyebrow"), verdict(groups),
-        _section("Curves", _curves(groups)), _section("Predictions on test images", _examples(groups, chosen)),
-        _section("Hospitals and their images", sites(chosen.records[0])), _section("Rounds", rounds(groups)),
-        _section("Settings", settings(groups)), _section("How to read the figures", _glossary(groups)),
+        f"{', '.join(names)}: report",
+        tag("p", _eyebrow(names, groups), class_="eyebrow"),
+        verdict(groups),
+        _section("Curves", _curves(groups)),
+        _section("Predictions on test images", _examples(groups, chosen)),
+        _section("Hospitals and their images", sites(chosen.records[0])),
+        _section("Rounds", rounds(groups)),
+        _section("Settings", settings(groups)),
+        _section("How to read the figures", _glossary(groups)),
         tag("footer", "Written by mtfed, for research: no figure here clears a model for use on patients."),
     )
 

@@ -18,10 +18,22 @@ if TYPE_CHECKING:
 Points = dict[int, tuple[float, float, float]]  # by round: mean, lowest and highest of the runs
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched
-    "font.size": 8.5, "axes.edgecolor": "#9aa5b1", "axes.linewidth": 0.7, "axes.labelcolor": "#5b6675",
-    "xtick.color": "#5b6675", "ytick.color": "#5b6675", "xtick.major.size": 0, "ytick.major.size": 0,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#e6eaef", "grid.linewidth": 0.7, "axes.axisbelow": True,
+    "font.size": 8.5,
+    "axes.edgecolor": "#9aa5b1",
+    "axes.linewidth": 0.7,
+    "axes.labelcolor": "#5b6675",
+    "xtick.color": "#5b6675",
+    "ytick.color": "#5b6675",
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e6eaef",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
 }
 
 
@@ -63,6 +75,7 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
 
 def strip(dots: Sequence[float], middle: float, low: float, high: float, colour: str) -> Html:
     """Return a row's figures as dots on a scale from ``low`` to ``high``, their mean as a bar."""
+
     def x(value: float) -> str:
         return f"{4 + 112 * (value - low) / (high - low):.1f}"
 
@@ -118,16 +131,23 @@ def _baselines(axes: Axes, groups: Sequence[Group], task: str, metric: str) -> N
         if math.isfinite(level):
             axes.axhline(level, color="#9aa5b1", linewidth=0.9, linestyle=(0, (1, 2)))
             axes.annotate(
-                label, (1, level), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
-                ha="right", va="bottom", fontsize=7.5, color="#5b6675",
+                label,
+                (1, level),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                fontsize=7.5,
+                color="#5b6675",
             )
 
 
 def _inline(svg: str, name: str, alt: str) -> Html:
     """Return matplotlib's file as an element: no prologue, no size of its own, ids that no other drawing has."""
-    svg = svg[svg.index("<svg"):]
+    svg = svg[svg.index("<svg") :]
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
-    svg = f'<svg {box[0]} role="img" aria-label="{escape(alt)}"' + svg[svg.index(">"):]
+    svg = f'<svg {box[0]} role="img" aria-label="{escape(alt)}"' + svg[svg.index(">") :]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     return Html(re.sub(r"\s*\n\s*", " ", svg))

@@ -73,8 +73,18 @@ def _classes(counts: Mapping[str, float], task: Task) -> dict[str, float]:
 
 def rounds(groups: Sequence[Group]) -> Html:
     """Return what the rounds of every strategy cost, and the failures."""
-    header = ["Run", "Rounds", "Chosen round", "Minutes", "Seconds a round", "of them training", "MB down a round",
-              "MB up a round", "Answers", "Failures"]
+    header = [
+        "Run",
+        "Rounds",
+        "Chosen round",
+        "Minutes",
+        "Seconds a round",
+        "of them training",
+        "MB down a round",
+        "MB up a round",
+        "Answers",
+        "Failures",
+    ]
     rows = [_costs(g, record) for g in groups for record in g.records]
     parts = [table(header, rows, "numbers")]
     if any(g.alone for g in groups):
@@ -96,17 +106,30 @@ def _costs(group: Group, record: Record) -> list[object]:
     minutes = number(sum(line["seconds"] for line in lines) / 60, 1)
     moved = [_megabytes(group, fmean(line[key] for line in lines)) for key in ("bytes_down", "bytes_up")]
     return [
-        name, len(lines), record.summary["chosen_round"] if record.finished else "–", minutes, *seconds, *moved,
-        f"{answered:,} of {asked:,}", sum(len(line["failures"]) for line in lines),
+        name,
+        len(lines),
+        record.summary["chosen_round"] if record.finished else "–",
+        minutes,
+        *seconds,
+        *moved,
+        f"{answered:,} of {asked:,}",
+        sum(len(line["failures"]) for line in lines),
     ]
 
 
 def _every_round(group: Group, record: Record) -> Html:
     header = ["Round", "Seconds", "Training", "MB down", "MB up", "Steps", "Learning rate", "Answers", "Failures"]
     rows = [
-        [line["round"], number(line["seconds"], 1), number(line["train_seconds"], 1),
-         *(_megabytes(group, line[key]) for key in ("bytes_down", "bytes_up")), f"{line['steps']:,.0f}",
-         f"{line['learning_rate']:.2e}", f"{line['answered']} of {line['asked']}", len(line["failures"])]
+        [
+            line["round"],
+            number(line["seconds"], 1),
+            number(line["train_seconds"], 1),
+            *(_megabytes(group, line[key]) for key in ("bytes_down", "bytes_up")),
+            f"{line['steps']:,.0f}",
+            f"{line['learning_rate']:.2e}",
+            f"{line['answered']} of {line['asked']}",
+            len(line["failures"]),
+        ]
         for line in record.rounds
     ]
     return table(header, rows, "numbers")
@@ -144,12 +167,14 @@ def settings(groups: Sequence[Group]) -> Html:
         [name, record.folder.name, record.environment.get("started", ""), _command(record)]
         for name, record in zip(names, records, strict=True)
     ]
-    return join([
-        fold("Settings that are not the default", _compared(changed, names, flat)),
-        fold("All settings", _compared(keys, names, flat)),
-        fold("Versions and machine", _environment(records, names)),
-        fold("Folders and commands", table(["Run", "Folder", "Started", "Command"], folders)),
-    ])
+    return join(
+        [
+            fold("Settings that are not the default", _compared(changed, names, flat)),
+            fold("All settings", _compared(keys, names, flat)),
+            fold("Versions and machine", _environment(records, names)),
+            fold("Folders and commands", table(["Run", "Folder", "Started", "Command"], folders)),
+        ]
+    )
 
 
 def _compared(keys: Sequence[str], names: Sequence[str], values: Sequence[Mapping[str, object]]) -> Html:
@@ -168,7 +193,8 @@ def _environment(records: Sequence[Record], names: Sequence[str]) -> Html:
     keys = ("python", "platform", "processor", "cores")
     told = [
         {"parameters of the model": record.summary.get("parameters", "–")}
-        | {key: record.environment.get(key, "–") for key in keys} | record.environment.get("versions", {})
+        | {key: record.environment.get(key, "–") for key in keys}
+        | record.environment.get("versions", {})
         for record in records
     ]
     return _compared(list(dict.fromkeys(key for one in told for key in one)), names, told)

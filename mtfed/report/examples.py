@@ -117,4 +117,3 @@ def _key(colour: str, width: float, label: str) -> Html:
     back = tag("rect", width=26, height=10, fill="#333")
     line = tag("line", x1=2, x2=24, y1=5, y2=5, stroke=colour, stroke_width=width)
     return tag("li", tag("svg", back, line, viewBox="0 0 26 10", aria_hidden="true"), escape(label))
-

@@ -19,8 +19,18 @@ from ..strategies import STRATEGIES
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY = "#6b7280"
 # What two runs may have otherwise and still be repetitions of each other.
-FREE = {"seed", "name", "out", "resume", "device", "torch-threads", "join-timeout", "round-timeout",
-        "share-class-counts", "share-tracebacks"}
+FREE = {
+    "seed",
+    "name",
+    "out",
+    "resume",
+    "device",
+    "torch-threads",
+    "join-timeout",
+    "round-timeout",
+    "share-class-counts",
+    "share-tracebacks",
+}
 
 
 @dataclass(frozen=True)
@@ -116,8 +126,13 @@ def read(path: Path) -> Record:
     if not rounds:
         raise MtfedError(f"Expected a run with at least one finished round, {run.folder} has none.")
     return Record(
-        run.folder, run.config(), run.read_json("environment.json"), run.read_json("sites.json") or [],
-        run.lines("metrics.jsonl"), rounds, run.read_json("summary.json"),
+        run.folder,
+        run.config(),
+        run.read_json("environment.json"),
+        run.read_json("sites.json") or [],
+        run.lines("metrics.jsonl"),
+        rounds,
+        run.read_json("summary.json"),
     )
 
 

@@ -55,10 +55,14 @@ def verdict(groups: Sequence[Group]) -> Html:
         _card(task, [group for group in groups if name in group.records[0].config.tasks])
         for name, task in all_tasks(groups).items()
     ]
-    return join([
-        tag("h1", _headline(chosen, groups)), *(tag("p", text, class_="warn") for text in _warnings(groups)),
-        tag("div", *cards, class_="cards"), tag("p", " ".join(_notes(groups)), class_="note"),
-    ])
+    return join(
+        [
+            tag("h1", _headline(chosen, groups)),
+            *(tag("p", text, class_="warn") for text in _warnings(groups)),
+            tag("div", *cards, class_="cards"),
+            tag("p", " ".join(_notes(groups)), class_="note"),
+        ]
+    )
 
 
 def _headline(chosen: Group, groups: Sequence[Group]) -> str:
@@ -154,9 +158,12 @@ def _card(task: Task, groups: Sequence[Group]) -> Html:
     figure = number(mean(chosen.values(task.name, _split(task, groups), task.metric)))
     what = tag("small", f"{metric_title(task.metric)}, {chosen.label}")
     return tag(
-        "section", tag("h2", task_title(task.name), " ", tag("small", f"{task.kind}: {', '.join(task.classes)}")),
-        tag("p", figure, " ", what, class_="figure"), tag("p", _claim(task, chosen, groups), class_="claim"),
-        _table(task, chosen, groups), class_="card",
+        "section",
+        tag("h2", task_title(task.name), " ", tag("small", f"{task.kind}: {', '.join(task.classes)}")),
+        tag("p", figure, " ", what, class_="figure"),
+        tag("p", _claim(task, chosen, groups), class_="claim"),
+        _table(task, chosen, groups),
+        class_="card",
     )
 
 
