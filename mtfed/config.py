@@ -53,6 +53,7 @@ class Config(BaseModel):
     # Local training
     local_epochs: int = Field(1, ge=1)  # passes over a site's shard a round
     local_steps: int = Field(0, ge=0)  # if above 0: this many steps a round instead of epochs
+    min_steps: int = Field(0, ge=0)  # at least this many steps a round, so that a small shard is passed over again
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"  # over the rounds, down to a tenth

@@ -123,9 +123,10 @@ def train(
 
 
 def _steps(shard: Shard, tasks: list[str], config: Config) -> Iterable[Batch]:
-    """Yield shuffled batches: whole epochs, or exactly ``local_steps`` of them over as many epochs as that takes."""
+    """Yield shuffled batches: whole epochs, ``min_steps`` if that is more, or ``local_steps`` if that is set."""
     rows = torch.cat([shard.labels[task].rows for task in tasks]).unique()
-    left = config.local_steps or -(-len(rows) // config.batch_size) * config.local_epochs
+    epochs = -(-len(rows) // config.batch_size) * config.local_epochs
+    left = config.local_steps or max(epochs, config.min_steps)
     while left:
         for batch in shard.batches(config.batch_size, rows[torch.randperm(len(rows))], tasks):
             yield batch

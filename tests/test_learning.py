@@ -233,6 +233,28 @@ def test_only_the_named_tasks_are_trained() -> None:
     assert changed == {"encoder": True, "decoder.pneumonia": False, "decoder.lungs": True}
 
 
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, 3),
+        ({"local_epochs": 2}, 6),
+        ({"min_steps": 5}, 5),
+        ({"min_steps": 2}, 3),
+        ({"local_steps": 1, "min_steps": 5}, 1),
+    ],
+)
+def test_how_many_steps(settings: dict, steps: int) -> None:
+    told = train(
+        build_model(config()),
+        random_shard(),
+        ["lungs", "pneumonia"],
+        config(**({"local_steps": 0, "batch_size": 5} | settings)),
+        seed=0,
+        learning_rate=1e-3,
+    )
+    assert told.steps == steps
+
+
 def test_the_proximal_pull_is_the_gradient_of_its_term() -> None:
     torch.manual_seed(0)
     weight, anchor = torch.randn(5, requires_grad=True), torch.randn(5)

@@ -45,8 +45,8 @@ DOI_FIXES = dict.fromkeys(
 WORKS = {  # doi: the work to credit
     "10.6084/m9.figshare.12275009": "Winther HB, Laser H, Gerbel S, Maschke SK, Hinrichs JB, Vogel-Claussen J, "
     "Wacker FK, Höper MM, Meyer BC. COVID-19 Image Repository. Hannover Medical School, figshare, 2020",
-    "10.1186/s12941-020-00358-y": "Millán-Oñate J et al. Successful recovery of COVID-19 pneumonia in a patient from "
-    "Colombia after receiving chloroquine and clarithromycin. Ann Clin Microbiol Antimicrob 2020; 19:16",
+    "10.1186/s12941-020-00358-y": "Successful recovery of COVID-19 pneumonia in a patient from Colombia after "
+    "receiving chloroquine and clarithromycin. Ann Clin Microbiol Antimicrob 2020; 19:16, authors as named at the DOI",
     "10.1186/s40779-020-0233-6": "Jin YH et al. A rapid advice guideline for the diagnosis and treatment of 2019 novel "
     "coronavirus (2019-nCoV) infected pneumonia (standard version). Mil Med Res 2020; 7:4",
     "10.1186/s41182-020-00203-0": "Edrada EM et al. First COVID-19 infections in the Philippines: a case report. "
