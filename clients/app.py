@@ -14,11 +14,21 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
+from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    ConfigRecordValues,
+    Context,
+    Message,
+    MetricRecord,
+    MetricRecordValues,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from mtfed.strategies import wire
 
@@ -45,11 +55,21 @@ def _resident_model(config: Config) -> MTMedFormer:
     return build_model(config).to(pick_device(config.device))
 
 
+def allows(context: Context, config: Config | None, what: str) -> bool:
+    """Say whether a site tells more than it must: ``share-class-counts``, ``share-tracebacks``.
+
+    A real site decides that itself, in its node config. Simulated sites hold the researcher's own data, and go by the
+    run's config.
+    """
+    asked = config is not None and bool(getattr(config, what.replace("-", "_")))
+    return bool(context.node_config.get(what, "partition-id" in context.node_config and asked))
+
+
 def answering(answer: Answer) -> Callable[[Message, Context], Message]:
     """Turn an answer into a handler that tells a failure instead of raising it.
 
-    The server needs the reason, whatever the engine; a traceback may hold file names, so it stays in the site's log
-    unless the run's config shares it.
+    The server needs the reason, whatever the engine; what it says may hold file names, so unless the site shares it,
+    it stays in the site's log.
     """
 
     @wraps(answer)
@@ -60,10 +80,13 @@ def answering(answer: Answer) -> Callable[[Message, Context], Message]:
             torch.set_num_threads(config.torch_threads)
             content = answer(message, context, config, open_site(context, config))
         except Exception as error:
-            log.exception("Failed to answer %s", message.metadata.message_type)
-            failure: dict[str, str] = {"reason": f"{type(error).__name__} (see the site's log)"}
-            if config is None or config.share_tracebacks:
-                failure = {"reason": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            failure: dict[str, ConfigRecordValues] = {"reason": f"{type(error).__name__}: {error}"}
+            if allows(context, config, "share-tracebacks"):
+                failure["traceback"] = traceback.format_exc()
+            else:
+                log.exception("Failed to answer %s", message.metadata.message_type)
+                if config is not None:  # an unreadable config is the server's own, and tells nothing of the site
+                    failure = {"reason": f"{type(error).__name__} (see the site's log)"}
             content = RecordDict({"failure": ConfigRecord(failure)})
         return Message(content, reply_to=message)
 
@@ -74,16 +97,16 @@ def answering(answer: Answer) -> Callable[[Message, Context], Message]:
 @answering
 def describe(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Tell the server which tasks the site holds, and how many samples."""
-    card: dict[str, str | int | list[str]] = {"key": site.key, "tasks": site.tasks()}
+    card: dict[str, ConfigRecordValues] = {"key": site.key, "tasks": site.tasks()}
     if "num-partitions" in context.node_config:
         card["num-partitions"] = int(context.node_config["num-partitions"])
     if "modality" in context.node_config:
         card["modality"] = str(context.node_config["modality"])
-    counts: dict[str, int] = {}
+    counts: dict[str, MetricRecordValues] = {}
     for split, name in (("train", "train"), ("val", "validation")):
         rows = site.data.part(split)
         counts |= {f"{name}.{task}": rows.count(task) for task in site.tasks()}
-    if config.share_class_counts:
+    if allows(context, config, "share-class-counts"):
         train_rows = site.data.part("train").rows
         for task in (config.tasks[name] for name in site.tasks() if config.tasks[name].kind == "classification"):
             found = Counter(
@@ -98,7 +121,7 @@ def describe(message: Message, context: Context, config: Config, site: Site) -> 
 def train_round(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Train the received parts on the site's shard, and send them back."""
     arrays, model, tasks = _receive(message, config, site)
-    settings = message.content["config"]
+    settings: Mapping[str, Any] = message.content["config"]
     server_round = int(settings["server-round"])
     told = train(
         model,
@@ -113,7 +136,8 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     counts = {f"num-examples.{task}": shard.count(task) for task in tasks}
     losses = {f"loss-sum.{task}": value for task, value in told.loss_sums.items()}
     seen = {f"seen.{task}": count for task, count in told.seen.items()}
-    metrics = {"num-examples": len(shard), **counts, **losses, **seen, "steps": told.steps, "seconds": told.seconds}
+    metrics: dict[str, MetricRecordValues] = {"num-examples": len(shard.labelled(tasks)), **counts, **losses, **seen}
+    metrics |= {"steps": told.steps, "seconds": told.seconds}
     return RecordDict({"arrays": wire.repack(arrays, numpy_parts(model)), "metrics": MetricRecord(metrics)})
 
 
@@ -122,7 +146,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
 def evaluate_round(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Evaluate the received parts on the site's held-out patients."""
     _, model, tasks = _receive(message, config, site)
-    sums: dict[str, float | list[float]] = {}
+    sums: dict[str, MetricRecordValues] = {}
     for metrics in evaluate(model, site.shard("val"), tasks, config).values():
         sums |= metrics.sums()
     return RecordDict({"metrics": MetricRecord(sums)})
@@ -131,6 +155,7 @@ def evaluate_round(message: Message, context: Context, config: Config, site: Sit
 def _receive(message: Message, config: Config, site: Site) -> tuple[ArrayRecord, MTMedFormer, list[str]]:
     """Load the received parts into the resident model; return them, the model, and the tasks to work on."""
     arrays = message.content["arrays"]
+    assert isinstance(arrays, ArrayRecord)
     parts = wire.unpack(arrays)
     model = _resident_model(config)
     load_parts(model, parts)

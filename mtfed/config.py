@@ -33,7 +33,7 @@ class Config(BaseModel):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # a run's folder is NAME-TIME
     tasks: dict[str, Task] = Field(min_length=1)  # from the task.NAME.* keys
-    seed: int = Field(0, ge=0)  # initial weights, batches, choice of sites
+    seed: int = Field(0, ge=0, lt=2**63)  # initial weights, batches, choice of sites
 
     # Data
     data: str = "sample"  # "sample" (embedded chest X-rays) or a folder of site folders

@@ -95,6 +95,8 @@ class LocalGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue messages for their nodes and return their ids."""
         messages, writer = list(messages), Writer()
+        if not messages:
+            return []
         flat = [writer.flatten(message.content) for message in messages]
         batch = Batch(len(messages), self._buffer(writer.size))
         writer.write(batch.buffer)
@@ -156,12 +158,25 @@ class LocalGrid(Grid):
                         i for i, job in enumerate(self._queue) if job.message.metadata.dst_node_id in worker.homes
                     )
                     index = next(at_home, 0)
-                    if in_hand and self._seconds.get(_kind(self._queue[index].message), math.inf) > SHORT_JOB:
+                    metadata = self._queue[index].message.metadata
+                    node = metadata.dst_node_id
+                    if in_hand and not self._may_wait(self._queue[index].message):
                         continue
                     job = self._queue.pop(index)
-                    metadata = job.message.metadata
-                    node = metadata.dst_node_id
-                    worker.give(job, self._nodes[node], metadata, job.flat, self._states[node], job.batch.buffer)
+                    try:
+                        worker.give(job, self._nodes[node], metadata, job.flat, self._states[node], job.batch.buffer)
+                    except OSError:  # it died while it had nothing to do
+                        self._drop(worker)
+                        return self._dispatch()
+
+    def _may_wait(self, message: Message) -> bool:
+        """Say whether a message may be sent to a worker that is still busy: it must be short, and fit into the pipe.
+
+        Sending more than a pipe holds would wait for the worker, which may itself wait for us to take its reply.
+        """
+        return (
+            self._seconds.get(_kind(message), math.inf) < SHORT_JOB and not self._states[message.metadata.dst_node_id]
+        )
 
     def _collect(self, timeout: float | None) -> None:
         """Wait for replies, file them, and give the workers that are free more work."""
@@ -170,7 +185,7 @@ class LocalGrid(Grid):
                 job, reply, state, seconds = worker.take()
                 self._states[job.message.metadata.dst_node_id] = state
                 self._seconds[_kind(job.message)] = seconds
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):
                 job = worker.jobs.popleft()
                 worker.process.join()
                 reason = f"its worker process ended (exit code {worker.process.exitcode})"

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from .apps import AppFolder
 from .config import RunConfigValue
@@ -149,9 +150,8 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
         except OSError:
             time.sleep(0.1)
     tail = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
-    raise MtfedError(
-        f"Expected {process.args[0]} to listen on port {port} within {STARTUP_SECONDS:g} s; its log ends: {tail}"
-    )  # type: ignore[index]
+    program = cast(list[str], process.args)[0]
+    raise MtfedError(f"Expected {program} to listen on port {port} within {STARTUP_SECONDS:g} s; its log ends: {tail}")
 
 
 def end_group(process: subprocess.Popen) -> None:

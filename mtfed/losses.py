@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import Config
 from .data.shard import Labels
@@ -52,7 +52,10 @@ class HybridLoss:
         self.weigh = config.balancing == "uncertainty"
 
     def __call__(
-        self, outputs: Mapping[str, Tensor], labels: Mapping[str, Labels], log_variance: Mapping[str, Tensor]
+        self,
+        outputs: Mapping[str, Tensor],
+        labels: Mapping[str, Labels],
+        log_variance: Mapping[str, Tensor] | nn.ParameterDict,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total and each task's own mean loss, detached."""
         total: Tensor | float = 0.0

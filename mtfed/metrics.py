@@ -88,6 +88,7 @@ class TaskMetrics:
         sums: dict[str, float | list[float]] = {f"{self.task.name}.count": self.count}
         for name, metric in self.metrics.items():
             for state, value in metric.metric_state.items():
+                assert isinstance(value, Tensor)
                 sums[f"{self.task.name}.{name}.{state}"] = value.double().flatten().tolist()
         return sums
 
@@ -106,7 +107,7 @@ class TaskMetrics:
             # (T, ..., 2, 2): an area needs positives and negatives of every class.
             return bool((curve[0].sum(-1) > 0).all())
         weight = metric.metric_state.get("weight")
-        return weight is None or float(weight) > 0
+        return not isinstance(weight, Tensor) or float(weight) > 0
 
     def higher_is_better(self, name: str) -> bool:
         """Say which way of a metric is up."""
@@ -120,9 +121,12 @@ def pool(tasks: Iterable[Task], sums: Mapping[str, object]) -> dict[str, TaskMet
         if not sums.get(f"{task.name}.count"):
             continue
         metrics = TaskMetrics(task)
+        if not sums.keys() >= metrics.sums().keys():
+            continue  # of sites whose version has other metrics
         metrics.count = int(sums[f"{task.name}.count"])  # type: ignore[call-overload]
         for name, metric in metrics.metrics.items():
             for state, zero in metric.metric_state.items():
+                assert isinstance(zero, Tensor)
                 values = torch.tensor(sums[f"{task.name}.{name}.{state}"], dtype=torch.float64)
                 setattr(metric, state, values.to(zero.dtype).reshape(zero.shape))
             metric._update_count = 1  # torchmetrics warns of a compute without an update

@@ -43,7 +43,6 @@ PACKAGES = (
 FREE_KEYS = {
     "resume",
     "out",
-    "rounds",
     "device",
     "round-timeout",
     "join-timeout",
@@ -85,9 +84,10 @@ class Run:
     def open(cls, path: str | Path) -> Run:
         """Open an existing run folder; raise :class:`MtfedError` if it is not one."""
         folder = Path(path).expanduser().resolve()
-        if not (folder / "config.json").is_file():
+        run = cls(folder)
+        if not (folder / "config.json").is_file() or "strategy" not in (run.read_json("config.json") or ()):
             raise MtfedError(f"Expected a run folder (with config.json), {folder} is not one; runs/NAME-TIME is.")
-        return cls(folder)
+        return run
 
     def config(self) -> Config:
         """Return the config of the run."""
@@ -96,8 +96,10 @@ class Run:
     def check_resumable(self, config: Config) -> None:
         """Refuse to continue a run under settings that would change its result."""
         then, now = flatten(self.config()), flatten(config)
+        # More rounds stretch a cosine schedule, and so change the rounds that are done.
+        free = FREE_KEYS | ({"rounds"} if config.schedule == "constant" else set())
         for key in sorted(then.keys() | now.keys()):
-            if key not in FREE_KEYS and then.get(key) != now.get(key):
+            if key not in free and then.get(key) != now.get(key):
                 raise MtfedError(
                     f"Config key {key}: the run to resume has {then.get(key)!r}, the config has {now.get(key)!r}; "
                     "a resumed run keeps its settings."

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from .config import Config, read_config
@@ -25,7 +25,7 @@ from .progress import Progress, closing_table
 from .runs import Run
 from .shared import array_bytes
 from .strategies import STRATEGIES, SiteCard, TaskStrategy, wire
-from .training import evaluate, load_parts, numpy_parts, pick_device
+from .training import evaluate, load_parts, numpy_parts
 
 app = ServerApp()
 Figures = dict[str, dict[str, float]]  # task -> metric -> value
@@ -50,13 +50,16 @@ class Federation:
         self.arrays = self.initial
         self.patience = Patience(config.patience, config.stop_per_task)
         self.first_round = 1
-        self._test: Shard | None = None
+        data = test_data(config)  # read now: an image that cannot be read must not cost a whole run
+        self._test = load_shard(data, config) if data is not None else Shard.empty()
         self._run: Run | None = None
         if config.resume:
             self._run = Run.open(config.resume)
             self._run.check_resumable(config)
         self.sites = self.strategy.roster.refresh(grid)
         check_tasks(config, self.sites)
+        if self._run is not None:
+            check_sites(self._run, self.sites)
 
     def run(self) -> None:
         """Train until the last round or the end of patience, then choose, test and write the record."""
@@ -96,6 +99,7 @@ class Federation:
         replies = traffic.count(progress.follow(server_round, "training", replies, len(messages)))
         merged, trained = strategy.aggregate_train(server_round, replies)
         assert merged is not None and trained is not None
+        answered = strategy.answered
         self.arrays = merged
         trained_seconds = time.perf_counter() - start
 
@@ -133,8 +137,8 @@ class Federation:
                     "seconds": seconds,
                     "train_seconds": trained_seconds,
                     "asked": len(messages),
-                    "answered": traffic.replies - len({f.site for f in failures if f.action == "train"}),
-                    "steps": trained["steps"],
+                    "answered": answered,
+                    "steps": trained.get("steps", 0),
                     "bytes_down": traffic.down,
                     "bytes_up": traffic.up,
                     "learning_rate": told["learning-rate"],
@@ -163,10 +167,6 @@ class Federation:
 
     def _tested(self, arrays: ArrayRecord) -> dict[str, TaskMetrics]:
         """Return the metrics, on the test images, of the tasks whose decoders a record holds."""
-        if self._test is None:
-            data = test_data(self.config)
-            self._test = load_shard(data, self.config) if data is not None else Shard.empty()
-            self.model.to(pick_device(self.config.device))
         parts = wire.unpack(arrays)
         load_parts(self.model, parts)
         return evaluate(self.model, self._test, [t for t in self.config.tasks if f"decoder.{t}" in parts], self.config)
@@ -232,7 +232,7 @@ class Federation:
         if list(models) != [""]:
             summary["per_site"] = figures
         self.record.write_json("summary.json", summary)
-        if list(models) == [""] and self._test is not None and len(self._test):
+        if list(models) == [""] and len(self._test):
             load_parts(self.model, wire.unpack(chosen))
             save_examples(self.record, self.model, self._test, config)
         if find_spec("matplotlib") is not None:
@@ -256,12 +256,10 @@ class Traffic:
     def __init__(self, messages: Iterable[Message]) -> None:
         self.down = sum(array_bytes(message.content) for message in messages)
         self.up = 0
-        self.replies = 0
 
     def count(self, replies: Iterable[Message]) -> Iterable[Message]:
-        """Pass replies on, and count them."""
+        """Pass replies on, and count their bytes."""
         for reply in replies:
-            self.replies += 1
             self.up += array_bytes(reply.content) if reply.has_content() else 0
             yield reply
 
@@ -275,10 +273,19 @@ def make_strategy(config: Config) -> TaskStrategy:
         name
         for base in kind.__mro__
         if "__init__" in vars(base)
-        for name in inspect.signature(base.__init__).parameters
+        for name in inspect.signature(vars(base)["__init__"]).parameters
     }
     given = config.model_dump(exclude={"tasks"}) | {"retry_timeout": config.round_timeout}
     return kind(**{name: value for name, value in given.items() if name in wanted})
+
+
+def check_sites(run: Run, sites: list[SiteCard]) -> None:
+    """Refuse to continue a run with other sites than it was begun with."""
+    then, now = [card["key"] for card in run.read_json("sites.json") or []], [site.key for site in sites]
+    if then and then != now:
+        raise MtfedError(
+            f"Expected the {len(then)} sites that the run was begun with ({', '.join(then)}), got {', '.join(now)}."
+        )
 
 
 def check_tasks(config: Config, sites: list[SiteCard]) -> None:
@@ -299,13 +306,10 @@ def learning_rate(config: Config, server_round: int) -> float:
     return config.learning_rate * (0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def mean_losses(trained: MetricRecord) -> dict[str, float]:
+def mean_losses(trained: Mapping[str, Any]) -> dict[str, float]:
     """Return each task's mean training loss of a round from the sites' sums."""
-    return {
-        name.removeprefix("loss-sum."): float(value) / float(trained["seen." + name.removeprefix("loss-sum.")])  # type: ignore[arg-type]
-        for name, value in trained.items()
-        if name.startswith("loss-sum.")
-    }
+    seen = {name.removeprefix("seen."): count for name, count in trained.items() if name.startswith("seen.")}
+    return {task: trained.get(f"loss-sum.{task}", math.nan) / count for task, count in seen.items() if count}
 
 
 def mean_figures(figures: list[dict[str, float]]) -> dict[str, float]:
@@ -324,7 +328,7 @@ def save_examples(run: Run, model: MTMedFormer, test: Shard, config: Config, cou
     """
     import torch
 
-    kept: dict[str, np.ndarray] = {}
+    kept: dict[str, Any] = {}
     model.eval()
     for task in config.tasks:
         if not test.count(task):

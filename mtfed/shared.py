@@ -25,17 +25,12 @@ Flat = list[tuple[str, str, dict[str, Any]]]  # of each record: name, kind, and 
 
 
 class Buffer:
-    """Shared memory behind an unlinked file: it vanishes with the last process that maps it, however that ends."""
+    """Shared memory behind a file without a name: it vanishes with the last process that maps it, however that ends."""
 
     def __init__(self, size: int, fd: int | None = None) -> None:
-        if fd is None:
-            folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
-            with tempfile.TemporaryFile(dir=folder) as file:
-                fd = os.dup(file.fileno())
-            os.ftruncate(fd, size)
-        self.fd = fd
+        self.fd = _nameless_file(size) if fd is None else fd
         self.size = size
-        self.memory = mmap.mmap(fd, size)
+        self.memory = mmap.mmap(self.fd, size)
 
     def send(self, pipe: Connection, pid: int) -> None:
         """Give the other end of a pipe access to this memory."""
@@ -53,6 +48,16 @@ class Buffer:
     def close(self) -> None:
         """Let go of the file; the mapping goes when the last view of it does."""
         os.close(self.fd)
+
+
+def _nameless_file(size: int) -> int:
+    if hasattr(os, "memfd_create"):  # bound by the machine's memory, not by the size of /dev/shm
+        fd = os.memfd_create("mtfed")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
 
 
 class Writer:

@@ -25,6 +25,9 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
             f"{app.path} has a ServerApp of its own; say how many sites it is to have with --num-supernodes."
         )
     if engine == "ray":
+        from .models import build_model
+
+        build_model(read_config(run_config))  # a mistake in the model is told here, not in Flower's log
         from .flower import run_on_ray
 
         return run_on_ray(app, run_config, sites)
@@ -49,8 +52,8 @@ def compare(
 
     variants = [
         run_config | {"strategy": strategy, "seed": seed}
-        for seed in seeds or [run_config.get("seed", 0)]
-        for strategy in strategies or [run_config.get("strategy", "fedavg")]
+        for seed in seeds or (run_config.get("seed", 0),)
+        for strategy in strategies or (run_config.get("strategy", "fedavg"),)
     ]
     for variant in variants:  # a typing error in the last one must not cost the runs before it
         make_strategy(read_config(variant))
@@ -70,6 +73,8 @@ def check(config: Config, sites: int | None) -> int:
     from .data.federation import default_sites, simulated_site
 
     sites = sites or default_sites(config)
+    if config.min_sites > sites:
+        raise MtfedError(f"Config key min-sites: {config.min_sites} sites must join, but {sites} are simulated.")
     data = [simulated_site(config, index, sites) for index in range(sites)]
     for task in config.tasks:
         if not any(site.count(task) for site in data):

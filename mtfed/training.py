@@ -124,7 +124,7 @@ def train(
 
 def _steps(shard: Shard, tasks: list[str], config: Config) -> Iterable[Batch]:
     """Yield shuffled batches: whole epochs, ``min_steps`` if that is more, or ``local_steps`` if that is set."""
-    rows = torch.cat([shard.labels[task].rows for task in tasks]).unique()
+    rows = shard.labelled(tasks)
     epochs = -(-len(rows) // config.batch_size) * config.local_epochs
     left = config.local_steps or max(epochs, config.min_steps)
     while left:
@@ -135,7 +135,7 @@ def _steps(shard: Shard, tasks: list[str], config: Config) -> Iterable[Batch]:
                 return
 
 
-def _pull(weights: list[Tensor], anchors: list[Tensor], mu: float) -> None:
+def _pull(weights: Iterable[Tensor], anchors: Iterable[Tensor], mu: float) -> None:
     """Add the gradient of the proximal term to the weights that the step has gradients for."""
     for weight, anchor in zip(weights, anchors, strict=True):
         if weight.grad is not None:

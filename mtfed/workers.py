@@ -19,6 +19,7 @@ from typing import Any
 from weakref import finalize
 
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
@@ -45,7 +46,7 @@ class Worker:
         self.jobs: deque[Any] = deque()  # what it was given and has not answered, in that order
         self.homes: set[int] = set()  # nodes whose shard it has in memory
         self._sent: Buffer | None = None
-        self._replies: dict[int, Buffer] = {}
+        self._replies: dict[int, Buffer] = {}  # its reply buffers by key
         self._freed: list[int] = []  # reply buffers that nobody looks at any more
 
     def give(
@@ -70,16 +71,19 @@ class Worker:
         while True:
             kind, *rest = self.pipe.recv()
             if kind == "buffer":
-                self._replies[rest[0]] = Buffer.receive(self.pipe, rest[1])
+                key, size, outgrown = rest
+                for old in outgrown:
+                    self._replies.pop(old).close()
+                self._replies[key] = Buffer.receive(self.pipe, size)
                 continue
             metadata, flat, error, state, seconds, key = rest
             if error is not None:
-                return self.jobs.popleft(), Message(metadata=metadata, error=Error(*error)), state, seconds
+                return self.jobs.popleft(), make_message(metadata, error=Error(*error)), state, seconds
             memory = None
             if key is not None:
                 memory = self._replies[key].array()
                 finalize(memory, self._freed_later, key)
-            return self.jobs.popleft(), Message(metadata=metadata, content=restore(flat, memory)), state, seconds
+            return self.jobs.popleft(), make_message(metadata, restore(flat, memory)), state, seconds
 
     def _freed_later(self, key: int) -> None:
         self._freed.append(key)
@@ -139,7 +143,7 @@ def _serve(
         start = time.perf_counter()
         context = Context(metadata.run_id, metadata.dst_node_id, node_config, state, run_config)
         assert received is not None
-        message = Message(metadata=metadata, content=restore(flat, received.array()))
+        message = make_message(metadata, restore(flat, received.array()))
         writer = Writer()
         try:
             reply = client_app(message, context)
@@ -161,12 +165,13 @@ def _reply_buffer(size: int, replies: dict[int, Buffer], free: list[int], pipe: 
         if replies[key].size >= size:
             free.remove(key)
             return key
-    for key in free:  # too small, all of them
-        replies[key].close()
+    outgrown = list(free)
+    for key in outgrown:
+        replies.pop(key).close()
     free.clear()
-    key = len(replies)
+    key = max(replies, default=-1) + 1
     replies[key] = Buffer(size)
-    pipe.send(("buffer", key, size))
+    pipe.send(("buffer", key, size, outgrown))
     replies[key].send(pipe, os.getppid())
     return key
 

@@ -106,8 +106,9 @@ class Alone(TaskStrategy):
         pass
 
     def add_to_merge(self, update: Update) -> None:
-        own = ArrayRecord()
-        for key, array in self._asked[update.site].content["arrays"].items():
+        own, sent = ArrayRecord(), self._asked[update.site].content["arrays"]
+        assert isinstance(sent, ArrayRecord)
+        for key, array in sent.items():
             own[key] = FlatArray(update.arrays[key].copy()) if key in update.arrays else array
         self.site_arrays[update.site] = own
 

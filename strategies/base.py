@@ -11,16 +11,16 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from logging import getLogger
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from .screening import Update, read_update
+from .screening import Sums, Update, read_update
 from .sites import FederationError, Roster, SiteCard
-from .wire import MANIFEST, FlatArray, is_packed, part_of, select
+from .wire import MANIFEST, FlatArray, is_packed, part_of, record_in, select
 
 log = getLogger("flwr")
 DECODER = "decoder."
@@ -50,6 +50,7 @@ class TaskStrategy(Strategy):
         min_sites: how many sites must have joined before the first round.
         join_timeout: seconds to wait for them.
         retry_timeout: seconds to wait for a repeated message; ``None`` waits as long as it takes.
+        evaluate: ask sites to evaluate; ``False`` for an app without an evaluate function.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TaskStrategy(Strategy):
         min_sites: int = 1,
         join_timeout: float = 600.0,
         retry_timeout: float | None = None,
+        evaluate: bool = True,
     ) -> None:
         self.fraction_train = fraction_train
         self.seed = seed
@@ -70,6 +72,8 @@ class TaskStrategy(Strategy):
         self.retries = retries
         self.quorum = quorum
         self.retry_timeout = retry_timeout
+        self.evaluate = evaluate
+        self.answered = 0  # sites whose answers entered the last merge or sum
         self.roster = Roster(min_sites, join_timeout)
         self.failures: list[Failure] = []
         self._grid: Grid | None = None
@@ -116,47 +120,66 @@ class TaskStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Compose one training message a chosen site (Flower's hook)."""
-        sites = self._choose(server_round, self.roster.refresh(grid))
-        return self._configure(
-            MessageType.TRAIN, server_round, arrays, self.train_config(server_round, config), grid, sites
-        )
+        """Compose one training message a chosen site (Flower's hook).
+
+        ``config["tasks"]`` names the tasks to train, if not all are; sites that hold none of them are not drawn.
+        """
+        active: Any = config.get("tasks")
+        useful = {}
+        for site in self.roster.refresh(grid):
+            tasks = site.tasks if site.tasks is None or active is None else site.tasks.intersection(active)
+            if tasks is None or tasks:
+                useful[site.key] = site, tasks
+        chosen = [useful[site.key] for site in self._choose(server_round, [site for site, _ in useful.values()])]
+        config = self.train_config(server_round, config)
+        return self._configure(MessageType.TRAIN, server_round, arrays, config, grid, chosen)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Compose one evaluation message a site (Flower's hook)."""
+        """Compose one evaluation message a site, or none with ``evaluate=False`` (Flower's hook)."""
         config = ConfigRecord({**config, "server-round": server_round})
-        return self._configure(MessageType.EVALUATE, server_round, arrays, config, grid, self.roster.refresh(grid))
+        sites = [(site, site.tasks) for site in self.roster.refresh(grid)] if self.evaluate else []
+        return self._configure(MessageType.EVALUATE, server_round, arrays, config, grid, sites)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Merge the sites' updates and add up their metrics (Flower's hook)."""
-        metrics: list[MetricRecord] = []
+        sums, self.answered = Sums(), 0
         self.begin_merge(self._arrays)
         for site, reply in self._answers(server_round, replies):
             try:
-                update = read_update(site, reply, self._asked[site].content["arrays"])
+                sent = record_in(self._asked[site.key].content, "arrays", ArrayRecord)
+                update = read_update(site, reply, sent or ArrayRecord())
+                sums.add(record_in(reply.content, "metrics", MetricRecord) or MetricRecord())
             except ValueError as error:
-                self._fail(Failure(site, server_round, "train", f"its update was refused: {error}"))
+                self._fail(Failure(site.key, server_round, "train", f"its update was refused: {error}"))
                 continue
             self.add_to_merge(update)
-            metrics.append(reply.content["metrics"])
-        self._check_quorum(server_round, "train", len(metrics))
+            self.answered += 1
+        self._check_quorum(server_round, "train")
         merged = ArrayRecord()
         changed = self.finish_merge()
         for key, array in self._arrays.items():
             merged[key] = FlatArray(changed[key]) if key in changed else array
-        return merged, add_up(metrics)
+        return merged, MetricRecord(sums.total)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up the sites' metrics, which are sums: the figure computed of them is the pooled one (Flower's hook)."""
-        metrics = [
-            reply.content["metrics"] for _, reply in self._answers(server_round, replies) if "metrics" in reply.content
-        ]
-        self._check_quorum(server_round, "evaluate", len(metrics))
-        return add_up(metrics)
+        sums, self.answered = Sums(), 0
+        for site, reply in self._answers(server_round, replies):
+            try:
+                metrics = record_in(reply.content, "metrics", MetricRecord)
+                if metrics is None:
+                    raise ValueError("expected a record 'metrics' in the reply")
+                sums.add(metrics)
+            except ValueError as error:
+                self._fail(Failure(site.key, server_round, "evaluate", f"its metrics were refused: {error}"))
+                continue
+            self.answered += 1
+        self._check_quorum(server_round, "evaluate")
+        return MetricRecord(sums.total) if self.answered else None
 
     def summary(self) -> None:
         """Log the settings of the strategy (Flower's hook)."""
@@ -186,26 +209,23 @@ class TaskStrategy(Strategy):
         arrays: ArrayRecord,
         config: ConfigRecord,
         grid: Grid,
-        sites: list[SiteCard],
+        sites: list[tuple[SiteCard, frozenset[str] | None]],
     ) -> list[Message]:
         self._grid, self._arrays, self._asked = grid, arrays, {}
-        active = config.get("tasks")
-        for site in sites:
-            tasks = site.tasks if site.tasks is None or active is None else site.tasks.intersection(active)
-            if tasks is not None and not tasks:
-                continue
+        for site, tasks in sites:
             content = RecordDict({"arrays": self.arrays_for(site, arrays, tasks), "config": config})
             self._asked[site.key] = Message(
                 content, dst_node_id=site.node_id, message_type=action, group_id=str(server_round)
             )
         return list(self._asked.values())
 
-    def _answers(self, server_round: int, replies: Iterable[Message]) -> Iterator[tuple[str, Message]]:
+    def _answers(self, server_round: int, replies: Iterable[Message]) -> Iterator[tuple[SiteCard, Message]]:
         """Yield usable replies in the order of site keys, whatever order they arrive in.
 
         A reply that is early waits for those before it, so that an engine which delivers replies one by one needs
         no more memory than its own disorder.
         """
+        cards = {site.key: site for site in self.roster.sites}
         waiting = list(self._asked)
         early: dict[str, Message] = {}
         for reply in replies:
@@ -214,15 +234,17 @@ class TaskStrategy(Strategy):
                 continue  # a dead node's error comes from the SuperLink: its site is found missing below
             early[site.key] = reply
             while waiting and waiting[0] in early:
-                yield from self._usable(server_round, key := waiting.pop(0), early.pop(key))
+                yield from self._usable(server_round, cards[key := waiting.pop(0)], early.pop(key))
         for key in waiting:
-            yield from self._usable(server_round, key, early.get(key))
+            yield from self._usable(server_round, cards[key], early.get(key))
 
-    def _usable(self, server_round: int, key: str, reply: Message | None) -> Iterator[tuple[str, Message]]:
-        message = self._asked[key]
+    def _usable(self, server_round: int, site: SiteCard, reply: Message | None) -> Iterator[tuple[SiteCard, Message]]:
+        message = self._asked[site.key]
         for attempt in range(1 + (self.retries if self.on_failure == "retry" else 0)):
             if attempt:
-                log.warning("Round %d: site %s is asked again (%d of %d).", server_round, key, attempt, self.retries)
+                log.warning(
+                    "Round %d: site %s is asked again (%d of %d).", server_round, site.key, attempt, self.retries
+                )
                 assert self._grid is not None
                 again = Message(
                     message.content,
@@ -231,10 +253,10 @@ class TaskStrategy(Strategy):
                     group_id=message.metadata.group_id,
                 )
                 reply = next(iter(self._grid.send_and_receive([again], timeout=self.retry_timeout)), None)
-            failure = read_failure(key, server_round, message.metadata.message_type, reply)
+            failure = read_failure(site.key, server_round, message.metadata.message_type, reply)
             if failure is None:
                 assert reply is not None
-                yield key, reply
+                yield site, reply
                 return
             self._fail(failure)
 
@@ -251,12 +273,12 @@ class TaskStrategy(Strategy):
                 "mend the site, or set on-failure to skip or retry."
             )
 
-    def _check_quorum(self, server_round: int, action: str, answered: int) -> None:
+    def _check_quorum(self, server_round: int, action: str) -> None:
         asked = len(self._asked)
-        if asked and answered < max(1, self.quorum * asked):
+        if asked and self.answered < max(1, self.quorum * asked):
             raise FederationError(
                 f"Expected at least {max(1, self.quorum * asked):g} of {asked} sites to {action} in round "
-                f"{server_round}, {answered} did; see the sites' failures above, or lower quorum."
+                f"{server_round}, {self.answered} did; see the sites' failures above, or lower quorum."
             )
 
 
@@ -268,21 +290,6 @@ def read_failure(site: str, server_round: int, action: str, reply: Message | Non
         reason = (reply.error.reason or f"error code {reply.error.code}").strip()
         head, _, traceback = reason.partition("\n")
         return Failure(site, server_round, action, head, traceback)
-    if "failure" in reply.content:
-        told = reply.content["failure"]
-        return Failure(site, server_round, action, str(told["reason"]), str(told.get("traceback", "")))
+    if told := record_in(reply.content, "failure", ConfigRecord):
+        return Failure(site, server_round, action, str(told.get("reason", "")), str(told.get("traceback", "")))
     return None
-
-
-def add_up(records: Iterable[MetricRecord]) -> MetricRecord:
-    """Add metric records, number by number and list by list; a key that only some hold counts for those."""
-    total: dict[str, int | float | list[int] | list[float]] = {}
-    for record in records:
-        for name, value in record.items():
-            if name not in total:
-                total[name] = list(value) if isinstance(value, list) else value
-            elif isinstance(value, list):
-                total[name] = [a + b for a, b in zip(total[name], value, strict=True)]  # type: ignore[arg-type]
-            else:
-                total[name] += value  # type: ignore[operator]
-    return MetricRecord(total)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from logging import getLogger
+from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from .wire import record_in
+
 log = getLogger("flwr")
+
+
+KEY = re.compile(r"[\w.-]{1,64}")  # of a site; it names entries of checkpoints
+DESCRIBE_SECONDS = 60.0  # what a node that joins later may take to describe itself
 
 
 class FederationError(RuntimeError):
@@ -43,12 +51,15 @@ def read_card(reply: Message) -> SiteCard:
         if "registered with name" in reason:  # Flower's words for a missing function
             return SiteCard(key=f"node-{node_id}", node_id=node_id)
         raise ValueError(reason)
-    if "failure" in reply.content:
-        raise ValueError("\n".join(str(reply.content["failure"].get(name, "")) for name in ("reason", "traceback")))
-    about = dict(reply.content["site"])
-    key, tasks = str(about.pop("key")), about.pop("tasks", None)
-    counts = {name: float(value) for name, value in dict(reply.content.get("counts", {})).items()}
-    return SiteCard(key, node_id, None if tasks is None else frozenset(tasks), counts, about)
+    if failure := record_in(reply.content, "failure", ConfigRecord):
+        raise ValueError("\n".join(str(failure.get(name, "")) for name in ("reason", "traceback")))
+    about: dict[str, Any] = dict(record_in(reply.content, "site", ConfigRecord) or {})
+    key, tasks = str(about.pop("key", "")), about.pop("tasks", None)
+    if not KEY.fullmatch(key):
+        raise ValueError(f"expected a key of letters, digits, '.', '_' and '-' in its record 'site', got {key!r}")
+    told = record_in(reply.content, "counts", MetricRecord) or {}
+    counts = {name: float(value) for name, value in told.items() if isinstance(value, (int, float))}
+    return SiteCard(key, node_id, None if tasks is None else frozenset(map(str, tasks)), counts, about)
 
 
 class Roster:
@@ -60,24 +71,30 @@ class Roster:
     def __init__(self, min_sites: int = 1, join_timeout: float = 600.0) -> None:
         self.min_sites = min_sites
         self.join_timeout = join_timeout
-        self._cards: dict[int, SiteCard] = {}
         self.refused: dict[int, str] = {}  # node id -> why it cannot take part
+        self._cards: dict[int, SiteCard] = {}
+        self._complete = False  # min_sites have joined once; from then on quorum says how many must answer
 
     def refresh(self, grid: Grid) -> list[SiteCard]:
         """Describe nodes that are new, forget nodes that left, and return the sites by key.
 
-        Waits until ``min_sites`` are there, and in a simulation (whose nodes say how many there will be) for all.
-        Raises :class:`FederationError` after ``join_timeout`` seconds.
+        At first waits until ``min_sites`` are there, and in a simulation (whose nodes say how many there will be) for
+        all. Raises :class:`FederationError` after ``join_timeout`` seconds.
         """
         deadline = time.monotonic() + self.join_timeout
         while True:
             node_ids = set(grid.get_node_ids())
-            for gone in self._cards.keys() - node_ids:
-                log.warning("Site %s left the federation.", self._cards.pop(gone).key)
-            self._describe(grid, sorted(node_ids - self._cards.keys() - self.refused.keys()), deadline)
+            gone = (self._cards.keys() | self.refused.keys()) - node_ids
+            for node in gone & self._cards.keys():
+                log.warning("Site %s left the federation.", self._cards.pop(node).key)
+            if gone:  # a node that was refused for its key may be a site that came back before its old node was gone
+                self.refused.clear()
+            timeout = DESCRIBE_SECONDS if self._complete else max(deadline - time.monotonic(), 1.0)
+            self._describe(grid, sorted(node_ids - self._cards.keys() - self.refused.keys()), timeout)
             sites = self.sites
             simulated = max([int(str(s.about.get("num-partitions", 1))) for s in sites], default=1)
-            if len(sites) >= max(self.min_sites, simulated - len(self.refused)):
+            if self._complete or len(sites) >= max(self.min_sites, simulated - len(self.refused)):
+                self._complete = True
                 return sites
             if not sites and len(self.refused) >= self.min_sites:
                 reason = next(iter(self.refused.values())).partition("\n")[0]
@@ -99,13 +116,12 @@ class Roster:
         """Return the card of a node, if it is known."""
         return self._cards.get(node_id)
 
-    def _describe(self, grid: Grid, node_ids: Iterable[int], deadline: float) -> None:
+    def _describe(self, grid: Grid, node_ids: Iterable[int], timeout: float) -> None:
         content = RecordDict({"config": ConfigRecord()})
         messages = [Message(content, dst_node_id=node, message_type="query.describe") for node in node_ids]
         if not messages:
             return
         taken = {card.key: card.node_id for card in self._cards.values()}
-        timeout = max(deadline - time.monotonic(), 1.0)
         replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda m: m.metadata.src_node_id)
         for reply in replies:
             node = reply.metadata.src_node_id

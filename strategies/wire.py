@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from io import BytesIO
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 MANIFEST = "manifest"
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 Tensors = dict[str, np.ndarray]
+Layout = dict[str, list[tuple[str, tuple[int, ...], str, int]]]  # part -> (tensor name, shape, dtype, offset)
 
 
 class FlatArray(Array):
@@ -73,15 +75,15 @@ def pack(parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:
     return record
 
 
-def is_packed(record: Mapping[str, Array]) -> bool:
+def is_packed(record: ArrayRecord) -> bool:
     """Say whether a record came from :func:`pack`; a plain ``ArrayRecord(state_dict)`` did not."""
     return MANIFEST in record
 
 
 @lru_cache(maxsize=64)
-def _layout(manifest: bytes) -> dict[str, list[tuple[str, tuple[int, ...], str, int]]]:
-    """Return part -> [(tensor name, shape, dtype, offset in its flat array)]."""
-    layout = {}
+def _layout(manifest: bytes) -> Layout:
+    """Return where each part's tensors lie in their flat arrays."""
+    layout: Layout = {}
     for part, tensors in json.loads(manifest).items():
         offsets: dict[str, int] = {}
         layout[part] = []
@@ -92,7 +94,7 @@ def _layout(manifest: bytes) -> dict[str, list[tuple[str, tuple[int, ...], str, 
     return layout
 
 
-def unpack(record: Mapping[str, Array]) -> dict[str, Tensors]:
+def unpack(record: ArrayRecord) -> dict[str, Tensors]:
     """Return the parts that a packed record holds, as read-only views into its flat arrays."""
     layout = _layout(record[MANIFEST].numpy().tobytes())
     flat = {key: array.numpy() for key, array in record.items()}
@@ -111,7 +113,7 @@ def part_of(key: str) -> str:
     return key.rpartition(":")[0]
 
 
-def select(record: Mapping[str, Array], parts: Iterable[str]) -> ArrayRecord:
+def select(record: ArrayRecord, parts: Iterable[str]) -> ArrayRecord:
     """Return the record restricted to some parts; arrays are shared, and the manifest stays whole."""
     wanted = set(parts)
     chosen = ArrayRecord()
@@ -121,7 +123,7 @@ def select(record: Mapping[str, Array], parts: Iterable[str]) -> ArrayRecord:
     return chosen
 
 
-def repack(record: Mapping[str, Array], parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:
+def repack(record: ArrayRecord, parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:
     """Return a record laid out as the given one, with the values of ``parts``."""
     layout = _layout(record[MANIFEST].numpy().tobytes())
     packed = ArrayRecord()
@@ -133,3 +135,13 @@ def repack(record: Mapping[str, Array], parts: Mapping[str, Mapping[str, np.ndar
         flat = [np.ravel(parts[part][name]) for name, _, kind, _ in layout[part] if kind == dtype]
         packed[key] = FlatArray(np.concatenate(flat))
     return packed
+
+
+def record_in(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
+    """Return a message's record if it is there and of its kind.
+
+    Not by ``content.array_records``: each look at that makes a reference cycle, which keeps the arrays of every reply
+    until the garbage collector comes by.
+    """
+    found = content.get(name)
+    return found if isinstance(found, kind) else None

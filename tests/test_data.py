@@ -59,6 +59,17 @@ def test_a_folder_and_a_zip_read_alike(tmp_path: Path) -> None:
         assert mask[4:-4].min() == 1 and mask[:4].max() == 0  # padded to a square as its image is
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_keep_their_contrast(tmp_path: Path, channels: int) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 32), (32, 1))
+    for name, values in (("a.png", ramp.astype(np.uint16)), ("b.tif", ramp.astype(np.float32))):
+        Image.fromarray(values).save(tmp_path / name)
+    data = read_site(write(tmp_path, "image,patient,pneumonia\na.png,1,0\nb.tif,2,1\n"), "s", TASK_NAMES)
+    images = load_shard(data, CONFIG.model_copy(update={"channels": channels})).images.float()
+    reference = np.linspace(0, 255, 32)
+    assert all(abs(image[0, 7].numpy() - reference).max() <= 1 for image in images)
+
+
 @pytest.mark.parametrize(
     ("manifest", "sentence"),
     [
@@ -84,6 +95,11 @@ def test_bad_manifests(tmp_path: Path, manifest: str, sentence: str) -> None:
         ("a.png,1,,m.png", {"a.png": png(), "m.png": png()[:50]}, "Cannot read mask m.png of site s"),
         ("a.png,1,,m.png", {"a.png": png(), "m.png": png(value=2)}, "below 2 .background, lung."),
         ("a.png,1,,m.png", {"a.png": png(), "m.png": png(value=1, mode="RGB")}, "one channel of class indices"),
+        (
+            "a.png,1,,m.png",
+            {"a.png": png(), "m.png": png((30, 30), 1)},
+            "m.png of site s should be 40 x 30 pixels, as its image a.png is",
+        ),
         ("../a.png,1,0,", {}, "Expected a path inside"),
         ("/etc/hostname,1,0,", {}, "Expected a path inside"),
     ],

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import MtfedError
 from ..tasks import Task
-from .manifest import SiteData
+from .manifest import Row, SiteData
 
 
 @dataclass
@@ -54,6 +54,10 @@ class Shard:
     def count(self, task: str) -> int:
         """Return how many images carry a label of a task."""
         return len(self.labels[task].rows) if task in self.labels else 0
+
+    def labelled(self, tasks: list[str]) -> Tensor:
+        """Return which images carry a label of any of the tasks."""
+        return torch.cat([self.labels[task].rows for task in tasks]).unique()
 
     def batches(self, size: int, order: Tensor | None = None, tasks: list[str] | None = None) -> Iterator[Batch]:
         """Yield the images in the given order (default: as they lie), with the labels of the given tasks."""
@@ -95,23 +99,39 @@ def load_shard(data: SiteData, config: Config) -> Shard:
     for name, task in config.tasks.items():
         held = [i for i, row in enumerate(rows) if name in row.labels]
         if held:
-            values = [read_label(data, rows[i].labels[name], task, size) for i in held]
+            values = [read_label(data, rows[i], task, size) for i in held]
             labels[name] = Labels(torch.tensor(held), torch.from_numpy(np.stack(values)))
     return Shard(torch.from_numpy(images), labels)
 
 
 def read_image(data: SiteData, name: str, size: int, channels: int) -> np.ndarray:
     """Return an image as (C, S, S) uint8, padded to a square and resized."""
-    image = _open(data, name, "image").convert("L" if channels == 1 else "RGB")
+    image = eight_bit(_open(data, name, "image")).convert("L" if channels == 1 else "RGB")
     array = np.asarray(ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR))
     return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def read_label(data: SiteData, label: str, task: Task, size: int) -> np.ndarray:
+def eight_bit(image: Image.Image) -> Image.Image:
+    """Return an image of 16 or more bits scaled to its own range: Pillow's conversion would cut it off at 255."""
+    if image.mode[0] not in "IF":
+        return image
+    values = np.asarray(image, np.float64)
+    low, high = values.min(), values.max()
+    return Image.fromarray(np.round((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
+
+
+def read_label(data: SiteData, row: Row, task: Task, size: int) -> np.ndarray | np.int64:
     """Return a class index, or a mask as (S, S) uint8 of class indices."""
+    label = row.labels[task.name]
     if task.kind == "classification":
         return np.int64(class_index(data, label, task))
     mask = _open(data, label, "mask")
+    width, height = Image.open(io.BytesIO(data.root.read(row.image))).size
+    if mask.size != (width, height):
+        raise MtfedError(
+            f"Mask {label} of site {data.key} should be {width} x {height} pixels, as its image {row.image} is; "
+            f"it is {mask.width} x {mask.height}."
+        )
     array = np.asarray(ImageOps.pad(mask, (size, size), Image.Resampling.NEAREST))
     if array.ndim != 2 or array.max(initial=0) >= len(task.classes):
         raise MtfedError(

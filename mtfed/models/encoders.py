@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         return Features(image, maps, self.body.forward_head(final, pre_logits=True))
 
 
-def create_backbone(name: str, image_size: int, channels: int) -> nn.Module:
+def create_backbone(name: str, image_size: int, channels: int) -> Any:  # timm's models share methods, not a type
     """Create a timm model without its classifier, for any input size it can take; errors name the model."""
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
