@@ -12,6 +12,9 @@ from typing import Any
 from .config import KEYS, RunConfigValue
 from .errors import MtfedError, unknown
 
+# Where an app is looked for by name: here, beside the package in a clone, and where a wheel puts it.
+PLACES = (Path("experiments"), Path(__file__).parents[1] / "experiments", Path(sys.prefix) / "share/mtfed/experiments")
+
 
 @dataclass(frozen=True)
 class AppFolder:
@@ -36,13 +39,10 @@ class AppFolder:
 
 def find_app(name: str) -> AppFolder:
     """Return the app in a folder, given its path or the name of a folder under ``experiments/``."""
-    for folder in (Path(name), Path("experiments") / name):
+    for folder in (Path(name), *(place / name for place in PLACES)):
         if (folder / "pyproject.toml").is_file():
             return read_app(folder.resolve())
-    known = sorted(path.parent.name for path in Path("experiments").glob("*/pyproject.toml"))
-    if known:
-        raise unknown("app", name, known)
-    raise MtfedError(f"Expected an app folder (with pyproject.toml), found none at {name} or experiments/{name}.")
+    raise unknown("app", name, {path.parent.name for place in PLACES for path in place.glob("*/pyproject.toml")})
 
 
 def read_app(folder: Path) -> AppFolder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,8 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 the run failed, 2 it was asked for something wrong."""
     arguments = parser().parse_args(argv)
+    # So that being told to end runs what stands in finally: workers and a SuperLink are ended with us.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return arguments.command(arguments) or 0
     except MtfedError as error:
@@ -120,13 +123,19 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from .apps import find_app, override
     from .simulate import compare, simulate
 
-    app = find_app(arguments.app)
-    pairs = list(arguments.config)
-    for key, value in (("seed", arguments.seed), ("out", arguments.out), ("resume", arguments.resume)):
-        if value is not None:
-            pairs.append(f"{key}='{value.resolve()}'" if isinstance(value, Path) else f"{key}={value}")
-    run_config = override(app.run_config, pairs)
-    how = (arguments.num_supernodes, arguments.engine, arguments.workers)
+    app, sites = find_app(arguments.app), arguments.num_supernodes
+    run_config = app.run_config
+    if arguments.resume:
+        from .runs import Run
+
+        run = Run.open(arguments.resume)
+        run_config = run.read_json("config.json")  # what it was begun with, whatever the app says today
+        sites = sites or len(run.read_json("sites.json")) or None
+    given = {"seed": arguments.seed, "out": arguments.out, "resume": arguments.resume}
+    given = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in given.items()}
+    run_config = override(run_config, arguments.config)
+    run_config |= {key: value for key, value in given.items() if value is not None}
+    how = (sites, arguments.engine, arguments.workers)
     if not (arguments.strategies or arguments.seeds):
         return simulate(app, run_config, *how)
     if arguments.resume:

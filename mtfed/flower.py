@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -93,13 +93,20 @@ def flwr_run(app: Path, environment: dict[str, str], extra: list[str]) -> int:
     """Run ``flwr run`` with its log on our output, then ask Flower how the run ended."""
     command = ["flwr", "run", str(app), "mtfed", "--stream", *extra]
     run_id = None
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            run_id = run_id or (found[1] if (found := re.search(r"started run (\d+)", line)) else None)
+    try:
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                run_id = run_id or (found[1] if (found := re.search(r"started run (\d+)", line)) else None)
+    except BaseException:  # interrupted: the run would go on without us
+        if run_id is not None:
+            subprocess.run(
+                ["flwr", "stop", run_id, "mtfed"], env=environment, capture_output=True, timeout=30, check=False
+            )
+        raise
     if run_id is None:
         return process.returncode or 1
     status = run_status(run_id, environment)
@@ -155,15 +162,32 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
 
 
 def end_group(process: subprocess.Popen) -> None:
-    """End a process that leads its own session, and all that it started there."""
+    """End a process and all that it started, also what leads a session of its own, as Flower's and Ray's do."""
+    family = [process.pid, *descendants(process.pid)]
     for kind, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, kind)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(timeout=patience)
-        except subprocess.TimeoutExpired:
-            continue
-        time.sleep(0.2)
-    process.poll()
+        for pid in {*family, *descendants(process.pid)}:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, kind)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and (process.poll() is None or any(map(_runs, family[1:]))):
+            time.sleep(0.1)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the ids of a process's children and theirs, where the system tells (Linux)."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError):
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(status.parent.name))
+    found = list(children.get(pid, []))
+    for child in found:
+        found.extend(children.get(child, []))
+    return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

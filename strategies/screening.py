@@ -94,10 +94,10 @@ class Sums:
                 if size != (len(own) if isinstance(own, list) else None):
                     raise ValueError(f"its metric {name} has another form than that of the sites before it")
         for name, value in record.items():
-            own = self.total.get(name)
-            if isinstance(value, list) and isinstance(own, list):
-                self.total[name] = [a + b for a, b in zip(own, value, strict=True)]
+            before = self.total.get(name)
+            if isinstance(value, list) and isinstance(before, list):
+                self.total[name] = [a + b for a, b in zip(before, value, strict=True)]
             elif isinstance(value, list):
                 self.total[name] = list(value)
             else:
-                self.total[name] = value + (own if isinstance(own, (int, float)) else 0)
+                self.total[name] = value + (before if isinstance(before, (int, float)) else 0)

@@ -57,7 +57,7 @@ def read_card(reply: Message) -> SiteCard:
     key, tasks = str(about.pop("key", "")), about.pop("tasks", None)
     if not KEY.fullmatch(key):
         raise ValueError(f"expected a key of letters, digits, '.', '_' and '-' in its record 'site', got {key!r}")
-    told = record_in(reply.content, "counts", MetricRecord) or {}
+    told = record_in(reply.content, "counts", MetricRecord) or MetricRecord()
     counts = {name: float(value) for name, value in told.items() if isinstance(value, (int, float))}
     return SiteCard(key, node_id, None if tasks is None else frozenset(map(str, tasks)), counts, about)
 

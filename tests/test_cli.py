@@ -85,7 +85,7 @@ def test_resuming_after_kill_ends_with_the_same_weights(small: dict, tmp_path: P
     with open(killed.folder / "metrics.jsonl", "a") as file:
         file.write('{"round": 3, "task": "lun')  # as if the crash had come in the middle of a line
 
-    told = mtfed("simulate", "--sites", 3, "--resume", killed.folder, *pairs(config | {"out": str(out)}))
+    told = mtfed("simulate", "--resume", killed.folder)  # as the README says: the run knows its settings and sites
     assert told.returncode == 0, told.stderr
     assert the_run(out).folder == killed.folder and "round 1/" not in told.stdout
     for name in ("last", "best"):
@@ -94,13 +94,13 @@ def test_resuming_after_kill_ends_with_the_same_weights(small: dict, tmp_path: P
     assert killed.lines("metrics.jsonl") == whole.lines("metrics.jsonl")
     assert killed.read_json("summary.json")["tasks"] == whole.read_json("summary.json")["tasks"]
 
-    longer = mtfed(
-        "simulate", "--sites", 3, "--resume", killed.folder, *pairs(config | {"out": str(out), "learning-rate": 0.5})
-    )
-    assert (
-        longer.returncode == 2
-        and "Config key learning-rate: the run to resume has 0.001, the config has 0.5" in longer.stderr
-    )
+    for wrong, sentence in (
+        (["-c", "learning-rate=0.5"], "Config key learning-rate: the run to resume has 0.001, the config has 0.5"),
+        (["-c", "rounds=9"], "Config key rounds"),
+        (["--sites", 4], "Expected the 3 sites that the run was begun with"),
+    ):
+        told = mtfed("simulate", "--resume", killed.folder, *wrong)
+        assert told.returncode == 2 and sentence in told.stderr.splitlines()[-1]
 
 
 def test_comparing_strategies_and_seeds(small: dict) -> None:
@@ -159,6 +159,9 @@ def test_a_task_can_stop_by_itself(small: dict) -> None:
         (["simulate", "-c", "data=/nowhere"], "Config key data: expected 'sample' or a folder of site folders"),
         (["simulate", "--resume", "."], "Expected a run folder (with config.json)"),
         (["simulate", "--strategies", "fedavg", "fedagv"], "Unknown strategy 'fedagv'"),
+        (["simulate", "-c", "min-sites=9"], "9 sites must join, but 8 are simulated"),
+        (["simulate", "-c", "seed=18446744073709551616"], "Config key seed: expected less than"),
+        (["simulate", "-c", "task.type.kind=segmentation", "-c", "task.type.classes=a,b"], "No site holds task 'type'"),
         (["report", "."], "Expected a run folder"),
         (["export", "."], "Expected an empty or new folder"),
     ],

@@ -174,6 +174,12 @@ def broken(name: str) -> Callable[[str, Message], RecordDict | Error | None]:
                 record["decoder.x:float32"] = wire.FlatArray(np.zeros(5, "f"))
             case "count":
                 content["metrics"]["num-examples"] = -1
+            case "too many":
+                content["metrics"]["num-examples.y"] = 1e18
+            case "metric":
+                content["metrics"]["curve"] = [1.0]
+            case "not finite":
+                content["metrics"]["curve"] = [1.0, float("nan")]
             case "empty":
                 del content["arrays"]
         return content
@@ -192,6 +198,9 @@ def broken(name: str) -> Callable[[str, Message], RecordDict | Error | None]:
         ("dtype", "float64"),
         ("extra", "was not sent"),
         ("count", "num-examples should be"),
+        ("too many", "it counts 1e.18 samples of y, on joining it had 3"),
+        ("metric", "curve has another form"),
+        ("not finite", "curve is not finite"),
         ("empty", "expected records"),
     ],
 )
@@ -237,6 +246,26 @@ def test_two_nodes_with_one_key() -> None:
     strategy = TaskFedAvg()
     messages = strategy.configure_train(1, wire.pack(parts(RNG)), ConfigRecord(), grid)
     assert len(messages) == 2 and "calls itself a" in strategy.roster.refused[101]
+
+
+def test_a_site_that_restarts_is_let_in_again() -> None:
+    grid = Sites(update)
+    strategy = TaskFedAvg(min_sites=3)
+    assert len(strategy.roster.refresh(grid)) == 3
+    grid.keys = {100: "a", 101: "b", 102: "c", 103: "b"}  # b is back before Flower knows that its old node is gone
+    assert [site.node_id for site in strategy.roster.refresh(grid)] == [100, 101, 102]
+    grid.keys = {100: "a", 102: "c", 103: "b"}
+    assert [site.node_id for site in strategy.roster.refresh(grid)] == [100, 103, 102]
+    grid.keys = {100: "a"}  # min_sites is for the start
+    assert len(strategy.roster.refresh(grid)) == 1
+
+
+def test_only_sites_with_an_active_task_are_drawn() -> None:
+    for server_round in range(20):
+        grid = Sites(update)
+        strategy = TaskFedAvg(fraction_train=0.3, seed=server_round)
+        (message,) = strategy.configure_train(1, wire.pack(parts(RNG)), ConfigRecord({"tasks": ["x"]}), grid)
+        assert grid.keys[message.metadata.dst_node_id] in {"a", "c"}
 
 
 def test_every_strategy_has_a_row() -> None:
