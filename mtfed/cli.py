@@ -15,7 +15,7 @@ examples:
   mtfed simulate                                 eight hospitals, chest X-rays, FedAvg
   mtfed simulate pneumonia --num-supernodes 4 -c rounds=5 -c strategy=fedprox
   mtfed simulate pneumonia --strategies fedavg fedprox alone --seeds 0 1 2
-  mtfed simulate pneumonia --resume runs/pneumonia-20260101-120000
+  mtfed simulate --resume runs/pneumonia-20260101-120000
   mtfed report runs/pneumonia-*                  one page that compares runs
   mtfed export sites                             the sample as folders, as a hospital would hold it
   mtfed config                                   every config key, its default and its meaning

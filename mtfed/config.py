@@ -81,8 +81,8 @@ class Config(BaseModel):
     # Record
     out: str = "runs"  # folder of the run folders
     resume: str = ""  # a run folder to continue
-    share_class_counts: bool = False  # sites tell class counts beside sample counts
-    share_tracebacks: bool = False  # a failing site sends its traceback, which may hold file names
+    share_class_counts: bool = False  # simulated sites tell class counts; a real site's node config decides for it
+    share_tracebacks: bool = False  # likewise a failing site's traceback, which may hold file names
 
     # Machine
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
