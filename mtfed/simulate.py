@@ -31,9 +31,13 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
         from .flower import run_on_ray
 
         return run_on_ray(app, run_config, sites)
-    from .engine import run_local
+    from .startup import quick_imports
 
-    run_local(app.load("serverapp"), app.load("clientapp"), run_config, sites, workers)
+    with quick_imports():
+        from .engine import run_local
+
+        server_app, client_app = app.load("serverapp"), app.load("clientapp")
+    run_local(server_app, client_app, run_config, sites, workers)
     return 0
 
 
