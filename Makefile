@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: demo test bench lint
 
 demo: $(STAMP)
-	$(BIN)/mtfed simulate pneumonia --strategies fedavg fedprox alone
+	$(BIN)/mtfed simulate pneumonia --strategies fedavg fedprox alone -c rounds=10
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
