@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -26,7 +26,8 @@ from .shared import Buffer, Flat, Writer
 from .workers import CRASHED, Worker, ready
 
 FIRST_NODE = 1000
-SHORT_JOB = 0.1  # seconds
+SHORT_JOB = 0.5  # seconds
+LOOK_AHEAD = 32  # jobs among which a worker looks for one of a node that it has served before
 
 
 @dataclass
@@ -123,7 +124,7 @@ class LocalGrid(Grid):
         waiting = dict.fromkeys(message_ids)
         while waiting:
             # Another call may have collected our replies while this iterator was suspended: look before waiting.
-            if key := next((key for key in waiting if key in self._replies), None):
+            if key := next((key for key in self._replies if key in waiting), None):
                 del waiting[key]
                 yield self._replies.pop(key)
                 continue
@@ -146,17 +147,17 @@ class LocalGrid(Grid):
     def _dispatch(self) -> None:
         """Give workers their next jobs: those of nodes that they have served before, else the longest.
 
-        A worker that does short jobs has one more in hand, so that it need not wait for this process between two.
-        Long jobs are given out one at a time: nobody else could take one that waits.
+        While plenty is left, a worker that does short jobs has one more in hand, so that it need not wait for this
+        process between two. Long jobs and the last ones are given out one at a time: nobody else could take one that
+        waits.
         """
         while len(self._workers) < self._count:
             self._workers.append(Worker(self._client_app, self._run_config, self._alive, self._workers))
         for in_hand in (0, 1):
             for worker in self._workers:
                 if len(worker.jobs) == in_hand and self._queue:
-                    at_home = (
-                        i for i, job in enumerate(self._queue) if job.message.metadata.dst_node_id in worker.homes
-                    )
+                    near = islice(enumerate(self._queue), LOOK_AHEAD)
+                    at_home = (i for i, job in near if job.message.metadata.dst_node_id in worker.homes)
                     index = next(at_home, 0)
                     metadata = self._queue[index].message.metadata
                     node = metadata.dst_node_id

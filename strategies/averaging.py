@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,9 @@ class TaskFedAvg(TaskStrategy):
     def begin_merge(self, arrays: ArrayRecord) -> None:
         self._sums: dict[str, np.ndarray] = {}
         self._weights: dict[str, float] = {}
+        self._held: Counter[str] = Counter()  # task -> training samples of all sites
+        for site in self.roster.sites:
+            self._held.update({task: int(site.train_count(task)) for task in site.tasks or ()})
 
     def add_to_merge(self, update: Update) -> None:
         for key, values in update.arrays.items():
@@ -62,10 +66,7 @@ class TaskFedAvg(TaskStrategy):
             return update.num_examples
         if self.weighting == "uniform":
             return float(update.num_examples > 0)
-        return sum(
-            count / max(sum(site.train_count(task) for site in self.roster.sites), count, 1.0)
-            for task, count in update.counts.items()
-        )
+        return sum(count / max(self._held[task], count, 1.0) for task, count in update.counts.items())
 
 
 def add_scaled(total: np.ndarray, values: np.ndarray, weight: float, chunk: int = 1 << 15) -> None:

@@ -226,15 +226,16 @@ class TaskStrategy(Strategy):
         no more memory than its own disorder.
         """
         cards = {site.key: site for site in self.roster.sites}
-        waiting = list(self._asked)
+        waiting = dict.fromkeys(self._asked)
         early: dict[str, Message] = {}
         for reply in replies:
             site = self.roster.by_node(reply.metadata.src_node_id)
             if site is None or site.key not in waiting:
                 continue  # a dead node's error comes from the SuperLink: its site is found missing below
             early[site.key] = reply
-            while waiting and waiting[0] in early:
-                yield from self._usable(server_round, cards[key := waiting.pop(0)], early.pop(key))
+            while waiting and (key := next(iter(waiting))) in early:
+                del waiting[key]
+                yield from self._usable(server_round, cards[key], early.pop(key))
         for key in waiting:
             yield from self._usable(server_round, cards[key], early.get(key))
 
