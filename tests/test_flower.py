@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +53,35 @@ def test_flwr_run_on_ray_equals_the_local_engine(small: dict, tmp_path: Path) ->
     same_weights(by_ray, local)
     assert by_ray.lines("metrics.jsonl") == local.lines("metrics.jsonl")
     assert by_ray.read_json("summary.json")["tasks"] == local.read_json("summary.json")["tasks"]
+
+
+def marked(mark: str) -> list[int]:
+    """Return the processes whose environment holds a mark, whoever their parent is by now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_ending_a_run_on_ray_ends_everything(small: dict, tmp_path: Path) -> None:
+    mark = f"MTFED_TEST_MARK={tmp_path}"
+    command = [sys.executable, "-m", "mtfed.cli", "simulate", "--engine", "ray", "--sites", "2"]
+    command += pairs(small | {"rounds": 500})
+    environment = os.environ | dict([mark.split("=", 1)])
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "round 2/" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    process.stdout.close()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    deadline = time.monotonic() + 20
+    while marked(mark):
+        assert time.monotonic() < deadline, f"still running: {marked(mark)}"
+        time.sleep(0.2)
 
 
 @contextmanager
