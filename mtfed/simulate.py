@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .apps import AppFolder
@@ -35,8 +36,13 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
 
     with quick_imports():
         from .engine import run_local
+        from .training import pick_device
 
         server_app, client_app = app.load("serverapp"), app.load("clientapp")
+    if run_config.get("device", "auto") != "auto":
+        # By the driver's list of GPUs: a look through CUDA itself could not be followed by forking workers.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        pick_device(str(run_config["device"]))
     run_local(server_app, client_app, run_config, sites, workers)
     return 0
 

@@ -36,7 +36,8 @@ def pick_device(name: str) -> torch.device:
     """Return the device of a config: ``auto`` takes a GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available(), "cpu": False}
+    if missing[name.partition(":")[0]]:
         raise MtfedError(f"Config key device: {name!r} asks for a GPU, this machine has none; use auto or cpu.")
     return torch.device(name)
 

@@ -159,6 +159,7 @@ def test_a_task_can_stop_by_itself(small: dict) -> None:
         (["simulate", "-c", "data=/nowhere"], "Config key data: expected 'sample' or a folder of site folders"),
         (["simulate", "--resume", "."], "Expected a run folder (with config.json)"),
         (["simulate", "--strategies", "fedavg", "fedagv"], "Unknown strategy 'fedagv'"),
+        (["simulate", "-c", "device=mps"], "Config key device: 'mps' asks for a GPU, this machine has none"),
         (["simulate", "-c", "min-sites=9"], "9 sites must join, but 8 are simulated"),
         (["simulate", "-c", "seed=18446744073709551616"], "Config key seed: expected less than"),
         (["simulate", "-c", "task.type.kind=segmentation", "-c", "task.type.classes=a,b"], "No site holds task 'type'"),
