@@ -2,9 +2,11 @@
 
 A message of the server reveals nothing of the site; a reply tells:
 
-* ``query.describe``: the site's key, its tasks, sample counts a task (class counts only with ``share-class-counts``);
-* ``train``: the trained parts of the model, sample counts, summed losses, seconds;
-* ``evaluate``: the sums of :mod:`mtfed.metrics` over the site's held-out images.
+* ``query.describe``: the site's key, its modality if its node config names one, its tasks, sample counts a task, and
+  class counts if its node config says ``share-class-counts``;
+* ``train``: the trained parts of the model, sample counts, summed losses, steps, seconds;
+* ``evaluate``: the sums of :mod:`mtfed.metrics` over the site's held-out images;
+* a failure: the kind of the error, and all of it if the node config says ``share-tracebacks``.
 
 Images, masks, labels of single images and patient identifiers stay.
 """
