@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 # AUC from a curve at fixed thresholds, evenly spaced in logits: even spacing in probabilities would lose the order
-# among confident scores. The finer the grid, the more single scores a small site's counts would tell.
-THRESHOLDS = torch.sigmoid(torch.linspace(-8, 8, 129))
+# among confident scores, and without 0 and 1 a curve would end before its corners. The finer the grid, the more single
+# scores a small site's counts would tell.
+THRESHOLDS = torch.cat([torch.zeros(1), torch.sigmoid(torch.linspace(-16, 16, 129)), torch.ones(1)])
+BELOW_ONE = 1 - 2**-24  # the next number of float32: a score of 1 itself would leave no threshold above it
 
 
 def _binary_or_multiclass(name: str, task: Task, **settings: object) -> Metric:
@@ -47,7 +49,7 @@ def _mean(task: Task) -> Metric:
 
 def _scores(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, ...]:
     """Return class probabilities, of two classes only the second's, and the labels."""
-    scores = logits.float().softmax(1)
+    scores = logits.float().softmax(1).clamp(max=BELOW_ONE)
     return (scores[:, 1] if len(task.classes) == 2 else scores), values
 
 

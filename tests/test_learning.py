@@ -111,11 +111,19 @@ def test_pooled_sums_equal_the_metrics_of_all_images() -> None:
     assert whole["lungs"].compute()["dice"] == pytest.approx(np.mean(dice), abs=1e-6)
 
 
-def test_confident_scores_keep_their_order() -> None:
+@pytest.mark.parametrize(
+    "scores, labels, auc",
+    [
+        ([4.0, 5.0, 6.0, 7.0], [0, 0, 1, 1], 1.0),  # all above .98
+        ([-13.0, -11.0, -12.0, -10.0], [0, 0, 1, 1], 0.75),  # all below 2e-5
+        ([-30.0, -30.0, 9.0, 9.0], [0, 0, 1, 1], 1.0),  # beyond every threshold but 0
+        ([-30.0, 30.0, -30.0, 30.0], [0, 0, 1, 1], 0.5),
+    ],
+)
+def test_confident_scores_keep_their_order(scores: list[float], labels: list[int], auc: float) -> None:
     metrics = TaskMetrics(config().tasks["pneumonia"])
-    logits = torch.tensor([[0.0, 4.0], [0.0, 5.0], [0.0, 6.0], [0.0, 7.0]])  # all above .98
-    metrics.update(logits, torch.tensor([0, 0, 1, 1]))
-    assert metrics.compute()["auc"] == 1.0
+    metrics.update(torch.tensor([[0.0, score] for score in scores]), torch.tensor(labels))
+    assert metrics.compute()["auc"] == pytest.approx(auc)
 
 
 def test_an_empty_mask_found_empty_counts_one() -> None:
