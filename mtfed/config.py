@@ -10,14 +10,15 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from .errors import MtfedError, unknown
 from .tasks import LOSSES_OF_KIND, Task
 
 RunConfigValue = bool | int | float | str
+Weight = Annotated[float, Field(gt=0)]
 
 
 class Config(BaseModel):
@@ -42,6 +43,7 @@ class Config(BaseModel):
     validation_share: float = Field(0.2, gt=0, lt=1)  # of a site's patients, where its manifest sets none aside
     partition_alpha: float = Field(1.0, gt=0)  # Dirichlet concentration of class shares among the sample's sites
     partition_seed: int = Field(0, ge=0)  # who gets which patients; apart from seed, so that seeds compare
+    pooled: bool = False  # one site with all simulated sites' images: the ceiling that no federation has
 
     # Model
     model: str = "mtmedformer"
@@ -62,7 +64,12 @@ class Config(BaseModel):
     # Federation
     strategy: str = "fedavg"
     weighting: Literal["samples", "uniform", "tasks"] = "samples"  # how averaging counts a site in the encoder
+    task_weights: dict[str, Weight] = {}  # with weighting = "tasks": "lungs=4, pneumonia=1"; 1 where not named
     proximal_mu: float = Field(0.01, ge=0)  # pull to the global weights, strategy = "fedprox"
+    server_learning_rate: float = Field(0.01, gt=0)  # step of the server's optimiser, "fedadam" and "fedyogi"
+    server_beta1: float = Field(0.9, ge=0, lt=1)  # its momentum
+    server_beta2: float = Field(0.99, ge=0, lt=1)  # its memory of squared steps
+    server_tau: float = Field(1e-3, gt=0)  # its adaptivity: weights that move less a round are moved in proportion
     rounds: int = Field(10, ge=1)
     fraction_train: float = Field(1.0, gt=0, le=1)  # share of the sites trained a round
     min_sites: int = Field(1, ge=1)  # sites that must have joined before round 1
@@ -71,6 +78,7 @@ class Config(BaseModel):
     on_failure: Literal["skip", "retry", "fail"] = "skip"  # a site that fails in a round
     retries: int = Field(1, ge=0)
     quorum: float = Field(0.0, ge=0, le=1)  # share of the asked sites that must answer
+    max_norm_ratio: float = Field(0.0, ge=0)  # refuse updates so many times larger than other sites' median; 0: never
 
     # Evaluation
     evaluate_every: int = Field(1, ge=0)  # rounds between the sites' evaluations; 0: after the last only
@@ -87,6 +95,22 @@ class Config(BaseModel):
     # Machine
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     torch_threads: int = Field(1, ge=1)  # per site; figures are bit-equal only at the same count
+
+    @field_validator("task_weights", mode="before")
+    @classmethod
+    def _read_task_weights(cls, value: object, info: ValidationInfo) -> object:
+        """Read ``TASK=NUMBER`` pairs: Flower's run config holds no tables but the tasks' own."""
+        if isinstance(value, str):
+            pairs = [[word.strip() for word in pair.split("=", 1)] for pair in value.split(",") if pair.strip()]
+            if not all(len(pair) == 2 for pair in pairs) or len(dict(pairs)) < len(pairs):
+                raise ValueError("expected TASK=NUMBER once a task, as in 'lungs=4, pneumonia=1'")
+            value = dict(pairs)
+        if value and info.data.get("weighting") != "tasks":
+            raise ValueError('expected weighting = "tasks" beside it, as nothing else reads it')
+        tasks = info.data.get("tasks", {})
+        if isinstance(value, dict) and (strange := sorted(value.keys() - tasks.keys())):
+            raise ValueError(f"expected weights of the tasks {', '.join(tasks)}, there is no task {strange[0]!r}")
+        return value
 
     @cached_property
     def key(self) -> str:
@@ -126,7 +150,8 @@ KEYS = {str(field.alias): name for name, field in Config.model_fields.items() if
 
 def flatten(config: Config) -> dict[str, RunConfigValue]:
     """Return the config as a flat run config that :func:`read_config` reads back to the same config."""
-    flat = config.model_dump(by_alias=True, exclude={"tasks"})
+    flat = config.model_dump(by_alias=True, exclude={"tasks", "task_weights"})
+    flat["task-weights"] = ", ".join(f"{task}={weight}" for task, weight in config.task_weights.items())
     for task in config.tasks.values():
         flat |= {
             f"task.{task.name}.kind": task.kind,
@@ -143,7 +168,8 @@ def describe_keys() -> str:
         found = re.match(r"    (\w+): .*?(?:  # (.*))?$", line)
         if found and found[1] in Config.model_fields and found[1] != "tasks":
             field = Config.model_fields[found[1]]
-            lines.append(f"{field.alias:20} {json.dumps(field.default):16} {found[2] or ''}".rstrip())
+            default = json.dumps("" if field.default == {} else field.default)
+            lines.append(f"{field.alias:20} {default:16} {found[2] or ''}".rstrip())
         elif re.fullmatch(r"    # [A-Z][a-z ]+", line):
             lines.append(f"\n{line.strip(' #')}")
     losses = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in LOSSES_OF_KIND.items())

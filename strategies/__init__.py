@@ -3,12 +3,21 @@
 Needs flwr, numpy and scipy only; nothing here imports torch or the rest of mtfed.
 """
 
+from .adaptive import TaskFedAdam, TaskFedYogi
 from .averaging import Alone, TaskFedAvg, TaskFedProx
-from .base import Failure, TaskStrategy
-from .screening import Update
+from .base import TaskStrategy
+from .local_norms import TaskFedBN
+from .screening import Failure, Update
 from .sites import FederationError, SiteCard
 
-STRATEGIES: dict[str, type[TaskStrategy]] = {"fedavg": TaskFedAvg, "fedprox": TaskFedProx, "alone": Alone}
+STRATEGIES: dict[str, type[TaskStrategy]] = {
+    "fedavg": TaskFedAvg,
+    "fedprox": TaskFedProx,
+    "fedadam": TaskFedAdam,
+    "fedyogi": TaskFedYogi,
+    "fedbn": TaskFedBN,
+    "alone": Alone,
+}
 
 __all__ = [
     "STRATEGIES",
@@ -16,8 +25,11 @@ __all__ = [
     "Failure",
     "FederationError",
     "SiteCard",
+    "TaskFedAdam",
     "TaskFedAvg",
+    "TaskFedBN",
     "TaskFedProx",
+    "TaskFedYogi",
     "TaskStrategy",
     "Update",
 ]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from math import prod
+from types import EllipsisType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
 
 from .base import DECODER, TaskStrategy
 from .screening import Update
-from .sites import SiteCard
-from .wire import FlatArray, part_of
+from .sites import KEY, SiteCard
+from .wire import MANIFEST, FlatArray, _layout, is_packed, part_of
 
 
 class TaskFedAvg(TaskStrategy):
@@ -24,12 +27,23 @@ class TaskFedAvg(TaskStrategy):
         weighting: how the encoder counts a site: by ``samples`` (images trained on), ``uniform``, or ``tasks`` (every
             task counts the same in total, however many samples it has: sum over tasks of the site's share of each
             task's samples). Decoders are weighted by the samples of their task, or uniformly.
+        task_weights: how much a task counts in the encoder with ``weighting="tasks"``; 1 for those not named.
         settings: see :class:`TaskStrategy`.
     """
 
-    def __init__(self, *, weighting: Literal["samples", "uniform", "tasks"] = "samples", **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        weighting: Literal["samples", "uniform", "tasks"] = "samples",
+        task_weights: Mapping[str, float] | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
         self.weighting = weighting
+        self.task_weights = dict(task_weights or {})
+        for task, weight in self.task_weights.items():
+            if not (np.isfinite(weight) and weight > 0):
+                raise ValueError(f"Expected a task weight above 0 for {task}, got {weight}; leave the task out for 1.")
 
     def begin_merge(self, arrays: ArrayRecord) -> None:
         self._sums: dict[str, np.ndarray] = {}
@@ -53,10 +67,15 @@ class TaskFedAvg(TaskStrategy):
             self._weights[key] += weight
 
     def finish_merge(self) -> dict[str, np.ndarray]:
-        return {
-            key: (total / self._weights[key]).astype(self._arrays[key].dtype) if total.dtype.kind == "f" else total
-            for key, total in self._sums.items()
-        }
+        return {key: average.astype(self._arrays[key].dtype) for key, average in self._averages()}
+
+    def _averages(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield, by key, the averages of what somebody trained, floats still in float64.
+
+        One at a time: each takes twice the memory of its weights.
+        """
+        for key, total in self._sums.items():
+            yield key, total / self._weights[key] if total.dtype.kind == "f" else total
 
     def _weight(self, update: Update, part: str) -> float:
         if part.startswith(DECODER):
@@ -66,7 +85,10 @@ class TaskFedAvg(TaskStrategy):
             return update.num_examples
         if self.weighting == "uniform":
             return float(update.num_examples > 0)
-        return sum(count / max(self._held[task], count, 1.0) for task, count in update.counts.items())
+        return sum(
+            self.task_weights.get(task, 1.0) * (count / max(self._held[task], count, 1.0))
+            for task, count in update.counts.items()
+        )
 
 
 def add_scaled(total: np.ndarray, values: np.ndarray, weight: float, chunk: int = 1 << 15) -> None:
@@ -77,6 +99,26 @@ def add_scaled(total: np.ndarray, values: np.ndarray, weight: float, chunk: int 
         piece = values[start : start + chunk]
         scaled = np.multiply(piece, weight, out=scratch[: piece.size], dtype=np.float64)
         total[start : start + chunk] += scaled
+
+
+class Tensor(NamedTuple):
+    """A tensor of a model, and its place in the array that holds it."""
+
+    name: str
+    shape: tuple[int, ...]
+    place: slice | EllipsisType
+
+
+def tensors_in(arrays: ArrayRecord) -> dict[str, list[Tensor]]:
+    """Return the tensors of every array by its key: those of a packed array, or the array itself."""
+    if not is_packed(arrays):
+        return {key: [Tensor(key, tuple(array.shape), ...)] for key, array in arrays.items()}
+    found: dict[str, list[Tensor]] = {key: [] for key in arrays if key != MANIFEST}
+    for part, tensors in _layout(arrays[MANIFEST].numpy().tobytes()).items():
+        for name, shape, dtype, offset in tensors:
+            if (key := f"{part}:{dtype}") in found:
+                found[key].append(Tensor(name, shape, slice(offset, offset + prod(shape))))
+    return found
 
 
 class TaskFedProx(TaskFedAvg):
@@ -123,7 +165,8 @@ class Alone(TaskStrategy):
         return self.site_arrays
 
     def state(self) -> dict[str, ArrayRecord]:
-        return self.site_arrays
+        return super().state() | self.site_arrays
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
-        self.site_arrays = dict(state)
+        super().restore(state)
+        self.site_arrays = {group: record for group, record in state.items() if KEY.fullmatch(group)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from logging import getLogger
 from typing import Any, Literal
 
@@ -18,23 +17,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from .screening import Sums, Update, read_update
+from .screening import Failure, Memory, Sums, Update, read_failure, read_update
 from .sites import FederationError, Roster, SiteCard
 from .wire import MANIFEST, FlatArray, is_packed, part_of, record_in, select
 
 log = getLogger("flwr")
 DECODER = "decoder."
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A site that gave no usable answer: in which round, doing what, and why."""
-
-    site: str
-    server_round: int
-    action: str
-    reason: str
-    traceback: str = ""
+MEMORY = "@memory"  # group of a checkpoint; no site's key holds an @
 
 
 class TaskStrategy(Strategy):
@@ -45,8 +34,11 @@ class TaskStrategy(Strategy):
         seed: seed of that draw.
         on_failure: ``skip`` a site that fails, ``retry`` it up to ``retries`` times, or ``fail`` the run.
         retries: how often a failed site is asked again in a round, with ``on_failure="retry"``.
-        quorum: share of the asked sites that must answer, else the round raises :class:`FederationError`. A round
-            that nobody answered always does.
+        quorum: share of the asked sites whose answers must be usable, else the round raises
+            :class:`FederationError`. So does a round that nobody answered; one whose answers were all refused keeps
+            the model, and the run goes on, unless a quorum forbids it.
+        max_norm_ratio: refuse an update that moved further than so many times the other sites' median (see
+            :class:`~.screening.Memory`); 0 never does.
         min_sites: how many sites must have joined before the first round.
         join_timeout: seconds to wait for them.
         retry_timeout: seconds to wait for a repeated message; ``None`` waits as long as it takes.
@@ -61,6 +53,7 @@ class TaskStrategy(Strategy):
         on_failure: Literal["skip", "retry", "fail"] = "skip",
         retries: int = 1,
         quorum: float = 0.0,
+        max_norm_ratio: float = 0.0,
         min_sites: int = 1,
         join_timeout: float = 600.0,
         retry_timeout: float | None = None,
@@ -76,6 +69,7 @@ class TaskStrategy(Strategy):
         self.answered = 0  # sites whose answers entered the last merge or sum
         self.roster = Roster(min_sites, join_timeout)
         self.failures: list[Failure] = []
+        self.memory = Memory(max_norm_ratio)
         self._grid: Grid | None = None
         self._arrays = ArrayRecord()
         self._asked: dict[str, Message] = {}
@@ -105,11 +99,13 @@ class TaskStrategy(Strategy):
         return {"": arrays}
 
     def state(self) -> dict[str, ArrayRecord]:
-        """Return what must be kept beside the global arrays for a run to be resumed."""
-        return {}
+        """Return what must be kept beside the global arrays for a run to be resumed; a subclass adds its own."""
+        return {MEMORY: self.memory.state()}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         """Take back what :meth:`state` gave."""
+        if MEMORY in state:
+            self.memory.restore(state[MEMORY])
 
     def train_config(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
         """Return the config that travels with a training message."""
@@ -146,28 +142,32 @@ class TaskStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Merge the sites' updates and add up their metrics (Flower's hook)."""
-        sums, self.answered = Sums(), 0
+        sums, self.answered, refused = Sums(), 0, 0
+        self.memory.begin_round(server_round, self._arrays)
         self.begin_merge(self._arrays)
         for site, reply in self._answers(server_round, replies):
             try:
-                sent = record_in(self._asked[site.key].content, "arrays", ArrayRecord)
-                update = read_update(site, reply, sent or ArrayRecord())
+                sent = record_in(self._asked[site.key].content, "arrays", ArrayRecord) or ArrayRecord()
+                update = read_update(site, reply, sent)
+                trace = self.memory.check(update, sent)
                 sums.add(record_in(reply.content, "metrics", MetricRecord) or MetricRecord())
             except ValueError as error:
+                refused += 1
                 self._fail(Failure(site.key, server_round, "train", f"its update was refused: {error}"))
                 continue
+            self.memory.keep(site.key, trace)
             self.add_to_merge(update)
             self.answered += 1
-        self._check_quorum(server_round, "train")
+        self._check_quorum(server_round, "train", refused)
         merged = ArrayRecord()
-        changed = self.finish_merge()
+        changed = self.finish_merge() if self.answered else {}
         for key, array in self._arrays.items():
             merged[key] = FlatArray(changed[key]) if key in changed else array
         return merged, MetricRecord(sums.total)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up the sites' metrics, which are sums: the figure computed of them is the pooled one (Flower's hook)."""
-        sums, self.answered = Sums(), 0
+        sums, self.answered, refused = Sums(), 0, 0
         for site, reply in self._answers(server_round, replies):
             try:
                 metrics = record_in(reply.content, "metrics", MetricRecord)
@@ -175,10 +175,11 @@ class TaskStrategy(Strategy):
                     raise ValueError("expected a record 'metrics' in the reply")
                 sums.add(metrics)
             except ValueError as error:
+                refused += 1
                 self._fail(Failure(site.key, server_round, "evaluate", f"its metrics were refused: {error}"))
                 continue
             self.answered += 1
-        self._check_quorum(server_round, "evaluate")
+        self._check_quorum(server_round, "evaluate", refused)
         return MetricRecord(sums.total) if self.answered else None
 
     def summary(self) -> None:
@@ -274,23 +275,20 @@ class TaskStrategy(Strategy):
                 "mend the site, or set on-failure to skip or retry."
             )
 
-    def _check_quorum(self, server_round: int, action: str) -> None:
+    def _check_quorum(self, server_round: int, action: str, refused: int) -> None:
         asked = len(self._asked)
-        if asked and self.answered < max(1, self.quorum * asked):
-            raise FederationError(
-                f"Expected at least {max(1, self.quorum * asked):g} of {asked} sites to {action} in round "
-                f"{server_round}, {self.answered} did; see the sites' failures above, or lower quorum."
+        needed = max(1, self.quorum * asked)
+        if not asked or self.answered >= needed:
+            return
+        if refused and not self.answered and not self.quorum:
+            log.warning(
+                "Round %d: no answer could be used, %d of %d were refused; the model stays as it was.",
+                server_round,
+                refused,
+                asked,
             )
-
-
-def read_failure(site: str, server_round: int, action: str, reply: Message | None) -> Failure | None:
-    """Return why a reply cannot be used, or ``None`` if it can."""
-    if reply is None:
-        return Failure(site, server_round, action, "no answer in time")
-    if reply.has_error():
-        reason = (reply.error.reason or f"error code {reply.error.code}").strip()
-        head, _, traceback = reason.partition("\n")
-        return Failure(site, server_round, action, head, traceback)
-    if told := record_in(reply.content, "failure", ConfigRecord):
-        return Failure(site, server_round, action, str(told.get("reason", "")), str(told.get("traceback", "")))
-    return None
+            return
+        raise FederationError(
+            f"Expected at least {needed:g} of {asked} sites to {action} in round {server_round}, {self.answered} did; "
+            "see the sites' failures above, or lower quorum."
+        )

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from .sites import SiteCard
-from .wire import MANIFEST, record_in
+from .wire import MANIFEST, FlatArray, is_packed, part_of, record_in
+
+REMEMBERED = 16  # updates of a site that a later one is held against
+RECENT = 3  # rounds, beside the current one, whose distances say what is usual
+MOST = 256  # distances kept a part, so that a round does not cost the square of its sites
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A site that gave no usable answer: in which round, doing what, and why."""
+
+    site: str
+    server_round: int
+    action: str
+    reason: str
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
@@ -16,29 +35,56 @@ class Update:
     """One site's answer to a training message.
 
     ``arrays`` maps a key of the record that was sent to the trained values; ``counts`` maps a task to the labelled
-    samples it was trained on; ``num_examples`` counts images, whatever labels they carry.
+    samples it was trained on; ``num_examples`` counts images, whatever labels they carry; ``precision`` maps a key of
+    ``arrays`` to how sure the site is of those values, where its app tells that.
     """
 
     site: str
     arrays: dict[str, np.ndarray]
     num_examples: float
     counts: dict[str, float]
+    precision: dict[str, Any] = field(default_factory=dict)
+
+
+def read_failure(site: str, server_round: int, action: str, reply: Message | None) -> Failure | None:
+    """Return why a reply cannot be used, or ``None`` if it can."""
+    if reply is None:
+        return Failure(site, server_round, action, "no answer in time")
+    if reply.has_error():
+        reason = (reply.error.reason or f"error code {reply.error.code}").strip()
+        head, _, traceback = reason.partition("\n")
+        return Failure(site, server_round, action, head, traceback)
+    if told := record_in(reply.content, "failure", ConfigRecord):
+        return Failure(site, server_round, action, str(told.get("reason", "")), str(told.get("traceback", "")))
+    return None
 
 
 def read_update(site: SiteCard, reply: Message, sent: ArrayRecord) -> Update:
-    """Read and check an update against the arrays that were sent to its site; raise ``ValueError`` to refuse it."""
+    """Read and check an update against the arrays that were sent to its site; raise ``ValueError`` to refuse it.
+
+    A part may be left out; one that is there must be whole.
+    """
     trained, metrics = (
         record_in(reply.content, "arrays", ArrayRecord),
         record_in(reply.content, "metrics", MetricRecord),
     )
     if trained is None or metrics is None:
         raise ValueError("expected records 'arrays' and 'metrics' in the reply, got " + ", ".join(reply.content))
+    num_examples, counts = _read_counts(site, metrics)
+    arrays = _read_arrays(trained, sent)
+    # An optional record of the reply that says more about these arrays (their precision) is read here.
+    return Update(site.key, arrays, num_examples, counts)
+
+
+def _read_counts(site: SiteCard, metrics: MetricRecord) -> tuple[float, dict[str, float]]:
     counts = {
         name.removeprefix("num-examples."): _count(name, value)
         for name, value in metrics.items()
         if name.startswith("num-examples.")
     }
     num_examples = _count("num-examples", metrics.get("num-examples", 1))
+    if not num_examples:
+        raise ValueError("it was trained on no samples: its num-examples is 0")
     if site.counts:  # it said on joining how many it has, and a count is its weight in the merge
         for task, count in counts.items():
             if count > site.train_count(task):
@@ -46,14 +92,24 @@ def read_update(site: SiteCard, reply: Message, sent: ArrayRecord) -> Update:
         held = sum(count for name, count in site.counts.items() if name.startswith("train."))
         if num_examples > held:
             raise ValueError(f"it counts {num_examples:g} samples, on joining it had {held:g}")
+    return num_examples, counts
+
+
+def _count(name: str, value: object) -> float:
+    if not isinstance(value, (int, float)) or not np.isfinite(value) or value < 0:
+        raise ValueError(f"{name} should be a number of samples, it is {value!r}")
+    return float(value)
+
+
+def _read_arrays(trained: ArrayRecord, sent: ArrayRecord) -> dict[str, np.ndarray]:
     arrays = {}
     for key, array in trained.items():
+        if key not in sent:
+            raise ValueError(f"it holds {key!r}, which it was not sent")
         if key == MANIFEST:
             if array.numpy().tobytes() != sent[MANIFEST].numpy().tobytes():
                 raise ValueError("its tensors are laid out differently from those it was sent")
             continue
-        if key not in sent:
-            raise ValueError(f"it holds {key!r}, which it was not sent")
         values, reference = array.numpy(), sent[key]
         if values.shape != tuple(reference.shape) or str(values.dtype) != reference.dtype:
             raise ValueError(
@@ -65,13 +121,125 @@ def read_update(site: SiteCard, reply: Message, sent: ArrayRecord) -> Update:
         arrays[key] = values
     if not arrays:
         raise ValueError("it holds no arrays")
-    return Update(site.key, arrays, num_examples, counts)
+    if is_packed(sent):
+        begun = {part_of(key) for key in arrays}
+        for key in sent:
+            if key != MANIFEST and key not in arrays and part_of(key) in begun:
+                raise ValueError(f"it holds {part_of(key)!r} without {key!r}; a part must be whole or left out")
+    return arrays
 
 
-def _count(name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or not np.isfinite(value) or value < 0:
-        raise ValueError(f"{name} should be a number of samples, it is {value!r}")
-    return float(value)
+@dataclass(frozen=True)
+class Trace:
+    """What an update leaves in the memory: checksums of it and of what was sent, and how far each part moved."""
+
+    given: int
+    sent: int
+    distances: dict[str, float]
+
+
+class Memory:
+    """What is known of earlier updates, so that a replay or an outlier is seen.
+
+    A replay is bit-equal to one of the site's last 16 accepted updates although the site was sent other values than
+    then. A site whose training changes nothing, sent the same, is none.
+
+    With ``max_norm_ratio`` above 0, an update is an outlier if a part of it lies further (Euclidean distance, floats
+    only) from what was sent than that many times the median of the other sites' distances. Updates are merged as they
+    arrive, so that median cannot wait for the round's end: it is that of the distances accepted so far in this round
+    and in the three before it, part by part. Where there is none, or it is 0, the update is accepted: the first site
+    of a run is judged by nobody.
+    """
+
+    def __init__(self, max_norm_ratio: float = 0.0) -> None:
+        self.max_norm_ratio = max_norm_ratio
+        self._given: dict[str, list[tuple[int, int]]] = {}  # site -> (checksum given, checksum sent), newest last
+        self._distances: dict[str, list[tuple[int, str, float]]] = {}  # part -> (round, site, distance), newest last
+        self._round = 0
+        self._shared: dict[int, tuple[Array, int | None]] = {}  # id of a global array -> itself, its checksum
+
+    def begin_round(self, server_round: int, arrays: ArrayRecord) -> None:
+        """Start a round whose sites are sent, if nothing of their own, the given arrays."""
+        self._round = server_round
+        self._shared = {id(array): (array, None) for array in arrays.values()}
+
+    def check(self, update: Update, sent: ArrayRecord) -> Trace:
+        """Return what to remember of an update; raise ``ValueError`` to refuse it."""
+        keys = sorted(update.arrays)
+        given = _combined(keys, (checksum(update.arrays[key]) for key in keys))
+        was_sent = _combined(keys, (self._checksum(sent[key]) for key in keys))
+        for earlier_given, earlier_sent in self._given.get(update.site, ()):
+            if given == earlier_given and was_sent != earlier_sent:
+                raise ValueError("it repeats an update of an earlier round bit by bit, though it was sent other values")
+        moved = distances(update.arrays, sent) if self.max_norm_ratio else {}
+        for part, distance in moved.items():
+            usual = self._usual(part, update.site)
+            if usual and distance > self.max_norm_ratio * usual:
+                raise ValueError(
+                    f"its {part or 'model'} moved by {distance:.3g}, more than {self.max_norm_ratio:g} times "
+                    f"the other sites' median of {usual:.3g}"
+                )
+        return Trace(given, was_sent, moved)
+
+    def keep(self, site: str, trace: Trace) -> None:
+        """Remember an update that was accepted."""
+        self._given[site] = [*self._given.get(site, ()), (trace.given, trace.sent)][-REMEMBERED:]
+        for part, distance in trace.distances.items():
+            self._distances[part] = [*self._distances.get(part, ()), (self._round, site, distance)][-MOST:]
+
+    def state(self) -> ArrayRecord:
+        """Return the memory as one array of bytes, so that a resumed run refuses what the run itself would have."""
+        content = json.dumps({"given": self._given, "distances": self._distances}, separators=(",", ":"))
+        record = ArrayRecord()
+        record["json"] = FlatArray(np.frombuffer(content.encode(), np.uint8))
+        return record
+
+    def restore(self, state: ArrayRecord) -> None:
+        """Take back what :meth:`state` gave."""
+        content = json.loads(state["json"].numpy().tobytes())
+        self._given = {site: [(a, b) for a, b in pairs] for site, pairs in content["given"].items()}
+        self._distances = {part: [(r, s, d) for r, s, d in told] for part, told in content["distances"].items()}
+
+    def _checksum(self, array: Array) -> int:
+        known = self._shared.get(id(array))
+        if known is not None and known[1] is not None:
+            return known[1]
+        found = checksum(array.numpy())
+        if known is not None:  # read once, not once a site
+            self._shared[id(array)] = array, found
+        return found
+
+    def _usual(self, part: str, site: str) -> float:
+        others = [
+            distance
+            for server_round, other, distance in self._distances.get(part, ())
+            if other != site and server_round >= self._round - RECENT
+        ]
+        return float(np.median(others)) if others else 0.0
+
+
+def checksum(values: np.ndarray) -> int:
+    """Return the CRC-32 of an array's memory: 2 GB/s, and no secret to keep; one pair in 4e9 is taken for equal."""
+    return zlib.crc32(np.asarray(values, order="C"))  # type: ignore[arg-type]
+
+
+def _combined(keys: Iterable[str], checksums: Iterable[int]) -> int:
+    return zlib.crc32(repr(list(zip(keys, checksums, strict=True))).encode())
+
+
+def distances(arrays: Mapping[str, np.ndarray], sent: ArrayRecord, chunk: int = 1 << 15) -> dict[str, float]:
+    """Return each part's Euclidean distance from what was sent, over its floats, in pieces that stay in cache."""
+    squares: dict[str, float] = {}
+    for key, values in arrays.items():
+        if values.dtype.kind != "f":
+            continue
+        own, start = values.reshape(-1), sent[key].numpy().reshape(-1)
+        total = squares.get(part_of(key), 0.0)
+        for i in range(0, own.size, chunk):
+            moved = np.subtract(own[i : i + chunk], start[i : i + chunk], dtype=np.float64)
+            total += float(moved @ moved)
+        squares[part_of(key)] = total
+    return {part: total**0.5 for part, total in squares.items()}
 
 
 class Sums:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from conftest import TASKS
+from mtfed.strategies import TaskFedYogi
 
 from mtfed.apps import find_app, override
 from mtfed.config import KEYS, describe_keys, flatten, read_config
 from mtfed.errors import MtfedError
+from mtfed.server import make_strategy
 
 
 def test_flat_config_reads_back() -> None:
@@ -18,8 +20,41 @@ def test_flat_config_reads_back() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("", {}),
+        ("lungs=4", {"lungs": 4.0}),
+        ("lungs=4, pneumonia=1", {"lungs": 4.0, "pneumonia": 1.0}),
+        (" pneumonia = 0.1,lungs=1e-3, ", {"pneumonia": 0.1, "lungs": 0.001}),
+    ],
+)
+def test_task_weights_read_back(text: str, weights: dict[str, float]) -> None:
+    config = read_config(TASKS | {"weighting": "tasks", "task-weights": text})
+    assert config.task_weights == weights and read_config(flatten(config)) == config
+
+
+@pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
+        *[
+            ({"weighting": "tasks", "task-weights": text}, sentence)
+            for text, sentence in [
+                ("lung=4", "key task-weights: expected weights of the tasks lungs, pneumonia, there is no task 'lung'"),
+                ("lungs=0", "Config key task-weights.lungs: expected greater than 0, got '0'"),
+                ("lungs=-1", "Config key task-weights.lungs: expected greater than 0, got '-1'"),
+                ("lungs=many", "Config key task-weights.lungs: expected a valid number"),
+                ("lungs=nan", "Config key task-weights.lungs: expected a finite number, got 'nan'"),
+                ("lungs=1=2", "Config key task-weights.lungs: expected a valid number"),
+                ("lungs", "Config key task-weights: expected TASK=NUMBER once a task, as in 'lungs=4, pneumonia=1'"),
+                ("lungs=1, lungs=2", "Config key task-weights: expected TASK=NUMBER once a task"),
+                (4, "Config key task-weights: "),
+            ]
+        ],
+        ({"task-weights": "lungs=4"}, 'Config key task-weights: expected weighting = "tasks" beside it'),
+        ({"server-learning-rate": 0}, "Config key server-learning-rate: expected greater than 0, got 0"),
+        ({"server-beta1": 1}, "Config key server-beta1: expected less than 1, got 1"),
+        ({"server-tau": 0}, "Config key server-tau: expected greater than 0, got 0"),
+        ({"max-norm-ratio": -1}, "Config key max-norm-ratio: expected greater than or equal to 0, got -1"),
         ({"ronds": 3}, "Unknown config key 'ronds'; did you mean 'rounds'?"),
         ({"rounds": "many"}, "Config key rounds: expected a valid integer"),
         ({"rounds": 0}, "Config key rounds: expected greater than or equal to 1, got 0"),
@@ -47,6 +82,13 @@ def test_wrong_config_is_named(wrong: dict, sentence: str) -> None:
         read_config(TASKS | wrong)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_strategy_is_given_its_settings() -> None:
+    settings = {"weighting": "tasks", "task-weights": "lungs=4", "server-tau": 0.5, "max-norm-ratio": 3}
+    strategy = make_strategy(read_config(TASKS | settings | {"strategy": "fedyogi"}))
+    assert isinstance(strategy, TaskFedYogi) and strategy.task_weights == {"lungs": 4.0}
+    assert strategy.server_tau == 0.5 and strategy.memory.max_norm_ratio == 3
 
 
 def test_no_task_is_an_error() -> None:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
-from mtfed.strategies import STRATEGIES, Alone, FederationError, TaskFedAvg, TaskFedProx, wire
+from mtfed.strategies import (
+    STRATEGIES,
+    Alone,
+    FederationError,
+    SiteCard,
+    TaskFedAdam,
+    TaskFedAvg,
+    TaskFedBN,
+    TaskFedProx,
+    TaskFedYogi,
+    wire,
+)
+from mtfed.strategies.averaging import Tensor
+from mtfed.strategies.local_norms import NORMS, norm_modules
+
+from mtfed.runs import Run
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
 RNG = np.random.default_rng(0)
@@ -68,23 +85,42 @@ def update(key: str, message: Message) -> RecordDict:
     return RecordDict({"arrays": wire.repack(message.content["arrays"], parts(rng)), "metrics": metrics})
 
 
-def one_round(strategy, answer=update, order: int = 1, arrays: ArrayRecord | None = None):
+def drift(key: str, message: Message) -> RecordDict:
+    """Return what a site was sent plus its own small steps, others every round."""
+    arrays, counts = ArrayRecord(), {f"num-examples.{task}": n for task, n in SITES[key].items()}
+    rng = np.random.default_rng([*key.encode(), message.content["config"]["server-round"]])
+    for name, array in sorted(message.content["arrays"].items()):
+        values = array.numpy()
+        step = rng.normal(scale=1e-2, size=values.shape) if values.dtype.kind == "f" else name != wire.MANIFEST
+        arrays[name] = wire.FlatArray((values + step).astype(values.dtype))
+    metrics = MetricRecord({"num-examples": sum(SITES[key].values()), **counts})
+    return RecordDict({"arrays": arrays, "metrics": metrics})
+
+
+def one_round(strategy, answer=update, order: int = 1, arrays: ArrayRecord | None = None, number: int = 1, **config):
     grid = Sites(answer, order)
     arrays = arrays or wire.pack(parts(np.random.default_rng(1)))
-    messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
-    merged, metrics = strategy.aggregate_train(1, grid.send_and_receive(messages))
+    messages = strategy.configure_train(number, arrays, ConfigRecord(config), grid)
+    merged, metrics = strategy.aggregate_train(number, grid.send_and_receive(messages))
     return merged, metrics, grid
 
 
-@pytest.mark.parametrize("weighting", ["samples", "uniform", "tasks"])
-def test_average_equals_a_slow_reference(weighting: str) -> None:
-    merged, metrics, _ = one_round(TaskFedAvg(weighting=weighting))
+def same(left: ArrayRecord, right: ArrayRecord) -> bool:
+    return left.keys() == right.keys() and all(left[k].numpy().tobytes() == right[k].numpy().tobytes() for k in left)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "task_weights"),
+    [("samples", {}), ("uniform", {}), ("tasks", {}), ("tasks", {"y": 4.0}), ("tasks", {"x": 0.5, "y": 3})],
+)
+def test_average_equals_a_slow_reference(weighting: str, task_weights: dict[str, float]) -> None:
+    merged, metrics, _ = one_round(TaskFedAvg(weighting=weighting, task_weights=task_weights))
     own = {key: parts(np.random.default_rng(list(key.encode()))) for key in SITES}
     totals = {task: sum(s.get(task, 0) for s in SITES.values()) for task in "xy"}
     weights = {
         "samples": {key: sum(s.values()) for key, s in SITES.items()},
         "uniform": dict.fromkeys(SITES, 1),
-        "tasks": {key: sum(n / totals[t] for t, n in s.items()) for key, s in SITES.items()},
+        "tasks": {k: sum(task_weights.get(t, 1) * n / totals[t] for t, n in s.items()) for k, s in SITES.items()},
     }[weighting]
     got = wire.unpack(merged)
     for name in ("w", "scalar"):
@@ -100,10 +136,14 @@ def test_average_equals_a_slow_reference(weighting: str) -> None:
     assert metrics["num-examples.y"] == 43 and metrics["curve"] == [3.0, 3.0]
 
 
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
+def test_a_task_weight_that_is_none(weight: float) -> None:
+    with pytest.raises(ValueError, match="Expected a task weight above 0 for x, got"):
+        TaskFedAvg(weighting="tasks", task_weights={"x": weight})
+
+
 def test_result_does_not_depend_on_arrival() -> None:
-    forward, backward = one_round(TaskFedAvg(), order=1)[0], one_round(TaskFedAvg(), order=-1)[0]
-    for key in forward:
-        assert forward[key].numpy().tobytes() == backward[key].numpy().tobytes()
+    assert same(one_round(TaskFedAvg(), order=1)[0], one_round(TaskFedAvg(), order=-1)[0])
 
 
 def test_a_site_is_sent_what_it_can_use() -> None:
@@ -144,6 +184,130 @@ def test_sites_alone_keep_their_own_weights() -> None:
     other = Alone()
     other.restore(strategy.state())
     assert other.models(merged).keys() == SITES.keys()
+
+
+NORMED = {  # part -> tensor -> shape; one name each way that a normalisation can be known
+    "encoder": {
+        "body.norm1.weight": (4,),
+        "body.conv.weight": (2, 4),
+        "body.conv.bias": (2,),
+        "body.ln_1.gain": (3, 3),
+        "body.down.1.weight": (5,),
+        "body.down.1.running_mean": (5,),
+        "body.down.1.num_batches_tracked": (),
+        "scale": (),
+    },
+    "decoder.x": {"x.up.0.weight": (3, 3, 1, 1), "x.up.1.weight": (3,), "x.up.1.bias": (3,)},
+    "decoder.y": {"y.head.weight": (2, 3), "y.head.bias": (2,)},
+}
+LOCAL = {"body.norm1.weight", "body.ln_1.gain", "x.up.1.weight", "x.up.1.bias"} | {
+    f"body.down.1.{name}" for name in ("weight", "running_mean", "num_batches_tracked")
+}
+
+
+def normed(packed: bool) -> ArrayRecord:
+    """Return a model with norms, packed or as a plain state dict."""
+    rng, counter = np.random.default_rng(3), "num_batches_tracked"
+    tensors = {
+        part: {
+            name: np.array(5) if name.endswith(counter) else np.asarray(rng.normal(size=shape), "f")
+            for name, shape in shapes.items()
+        }
+        for part, shapes in NORMED.items()
+    }
+    if packed:
+        return wire.pack(tensors)
+    plain = ArrayRecord()
+    for name, value in [pair for held in tensors.values() for pair in held.items()]:
+        plain[name] = wire.FlatArray(value)
+    return plain
+
+
+def tensors_of(arrays: ArrayRecord) -> dict[str, np.ndarray]:
+    if not wire.is_packed(arrays):
+        return {name: array.numpy() for name, array in arrays.items()}
+    return {name: value for held in wire.unpack(arrays).values() for name, value in held.items()}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_norms_stay_and_the_rest_is_averaged(packed: bool) -> None:
+    strategy, reference, arrays = TaskFedBN(), TaskFedAvg(), normed(packed)
+    own: dict[str, dict[str, np.ndarray]] = {}
+    for number in (1, 2, 3):
+        told: dict[str, tuple[dict, dict]] = {}
+
+        def answer(key: str, message: Message, told: dict = told) -> RecordDict:
+            content = drift(key, message)
+            told[key] = tensors_of(message.content["arrays"]), tensors_of(content["arrays"])
+            return content
+
+        before = tensors_of(arrays)
+        arrays, _, _ = one_round(strategy, answer, arrays=arrays, number=number)
+        for key, (sent, _) in told.items():
+            for name, value in sent.items():
+                expected = own.get(key, before)[name] if name in LOCAL else before[name]
+                np.testing.assert_array_equal(value, expected, err_msg=f"{key} {name} round {number}")
+        own |= {key: given for key, (_, given) in told.items()}
+        sites = strategy.models(arrays)
+        assert list(sites) == list(SITES)
+        for key, model in sites.items():
+            held = tensors_of(model)
+            assert held.keys() == own[key].keys()
+            for name, value in held.items():
+                np.testing.assert_array_equal(value, own[key][name] if name in LOCAL else tensors_of(arrays)[name])
+    # The global arrays are FedAvg's of what came, norms included: what a site that joins now is sent.
+    first = one_round(TaskFedBN(), drift, arrays=normed(packed))[0]
+    assert same(first, one_round(reference, drift, arrays=normed(packed))[0])
+    newcomer = strategy.arrays_for(SiteCard("new", 1, frozenset("x")), arrays, ["x"])
+    assert all(np.array_equal(value, tensors_of(arrays)[name]) for name, value in tensors_of(newcomer).items())
+
+
+@pytest.mark.parametrize(
+    ("module", "known"),
+    [
+        *[(name, True) for name in ("norm", "norm1", "bn", "bn2", "ln", "ln_1", "fc_norm", "norm_pre", "LayerNorm")],
+        *[(f"a.{name}", True) for name in ("layernorm_before", "BatchNorm1", "q_norm", "group_norm", "conv_norm_out")],
+        *[(name, False) for name in ("normal", "linear", "lnk", "bnn", "norm.proj", "conv1", "0", "vnorm")],
+    ],
+)  # fmt: skip
+def test_which_names_are_norms(module: str, known: bool) -> None:
+    tensors = [Tensor(f"{module}.weight", (4, 4), ...)]
+    assert norm_modules(tensors, re.compile(NORMS, re.IGNORECASE)) == ({module} if known else set())
+
+
+def test_other_norms_by_argument() -> None:
+    strategy = TaskFedBN(norms="conv")
+    arrays = one_round(strategy, drift, arrays=normed(True))[0]
+    model, average = tensors_of(strategy.models(arrays)["a"]), tensors_of(arrays)
+    differ = {name for name, value in model.items() if not np.array_equal(value, average[name])}
+    assert differ == LOCAL - {"body.norm1.weight", "body.ln_1.gain", "body.down.1.num_batches_tracked"} | {
+        "body.conv.weight",
+        "body.conv.bias",
+    }
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_resumed_run_is_bit_equal(name: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    run, initial = Run(tmp_path), normed(True)
+    straight, resumed = STRATEGIES[name](max_norm_ratio=50.0), STRATEGIES[name](max_norm_ratio=50.0)
+    arrays = initial
+    for number in (1, 2):
+        arrays, _, _ = one_round(straight, drift, arrays=arrays, number=number)
+    run.save("last", arrays, straight.state(), {})
+    saved = run.load("last", initial)
+    assert saved is not None
+    again, state, _ = saved
+    resumed.roster.refresh(Sites(drift))
+    resumed.restore(state)
+    for number in (3, 4):
+        arrays, _, _ = one_round(straight, drift, arrays=arrays, number=number)
+        again, _, _ = one_round(resumed, drift, arrays=again, number=number)
+        assert same(arrays, again)
+        left, right = straight.models(arrays), resumed.models(again)
+        assert left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    left, right = straight.state(), resumed.state()
+    assert left.keys() == right.keys() and all(same(left[group], right[group]) for group in left)
 
 
 def broken(name: str) -> Callable[[str, Message], RecordDict | Error | None]:
@@ -209,7 +373,7 @@ def test_a_bad_answer_costs_only_its_site(name: str, reason: str) -> None:
     merged, metrics, _ = one_round(strategy, broken(name))
     (failure,) = strategy.failures
     assert failure.site == "b"
-    pytest.importorskip("re").search(reason, failure.reason) or pytest.fail(failure.reason)
+    assert re.search(reason, failure.reason), failure.reason
     assert metrics["num-examples"] == 55 and np.isfinite(merged["encoder:float32"].numpy()).all()
 
 
@@ -269,4 +433,4 @@ def test_only_sites_with_an_active_task_are_drawn() -> None:
 
 
 def test_every_strategy_has_a_row() -> None:
-    assert set(STRATEGIES.values()) >= {TaskFedAvg, TaskFedProx, Alone}
+    assert set(STRATEGIES.values()) >= {TaskFedAvg, TaskFedProx, TaskFedAdam, TaskFedYogi, TaskFedBN, Alone}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -9,20 +10,60 @@ from pathlib import Path
 from ..config import Config
 from ..errors import MtfedError
 from ..tasks import Task
-from .manifest import MANIFEST, Row, SiteData, read_site
+from .manifest import MANIFEST, Root, Row, SiteData, read_site
 from .partition import hold_out, partition
 
 SAMPLE_SITES = 8  # hospitals that the sample makes unless told otherwise
 TEST_FOLDER = "test"  # of a folder of site folders: the server's own test images
+POOLED = "pooled"  # key of the one site of a pooled federation
 
 
 def default_sites(config: Config) -> int:
     """Return how many sites the config's data makes by default."""
-    return SAMPLE_SITES if config.data == "sample" else len(_folders(config.data))
+    return 1 if config.pooled else _data_sites(config)
 
 
 def simulated_site(config: Config, index: int, sites: int) -> SiteData:
     """Return the data of site ``index`` of ``sites``; errors say what the data can serve."""
+    if config.pooled:
+        if sites != 1:
+            raise MtfedError(f"Config key pooled: a pooled federation is one site, got {sites}; ask for no number.")
+        return _pooled_site(config)
+    return _simulated_site(config, index, sites)
+
+
+def site_folder(folder: Path, key: str, config: Config) -> SiteData:
+    """Return the data of a site's own folder."""
+    if config.pooled:
+        raise MtfedError(f"Config key pooled: site {key} is not simulated, and its images cannot leave it; set false.")
+    return _site_folder(folder, key, config)
+
+
+def _data_sites(config: Config) -> int:
+    return SAMPLE_SITES if config.data == "sample" else len(_folders(config.data))
+
+
+def _pooled_site(config: Config) -> SiteData:
+    """Return the rows of all sites that the data makes by default, each in the split that it has there.
+
+    Two hospitals may number patients and name files alike, so a patient is named with the site, and so is a file of a
+    site folder.
+    """
+    rows: list[Row] = []
+    count = _data_sites(config)
+    for data in (_simulated_site(config, index, count) for index in range(count)):
+        within = "" if config.data == "sample" else f"{data.root.path.name}/"
+        for row in data.rows:
+            labels = {
+                task: label if config.tasks[task].kind == "classification" else within + label
+                for task, label in row.labels.items()
+            }
+            rows.append(replace(row, image=within + row.image, patient=f"{data.key}/{row.patient}", labels=labels))
+    root = _sample(tuple(config.tasks)).root if config.data == "sample" else Root(Path(config.data))
+    return SiteData(POOLED, root, tuple(rows))
+
+
+def _simulated_site(config: Config, index: int, sites: int) -> SiteData:
     if config.data == "sample":
         parts = _sample_parts(tuple(config.tasks.values()), sites, config.partition_alpha, config.partition_seed)
         key = f"hospital-{index + 1:0{len(str(sites))}d}"
@@ -32,11 +73,10 @@ def simulated_site(config: Config, index: int, sites: int) -> SiteData:
         raise MtfedError(
             f"Expected at most {len(folders)} sites, as {config.data} holds so many site folders, got {sites}."
         )
-    return site_folder(folders[index], folders[index].name, config)
+    return _site_folder(folders[index], folders[index].name, config)
 
 
-def site_folder(folder: Path, key: str, config: Config) -> SiteData:
-    """Return the data of a site's own folder."""
+def _site_folder(folder: Path, key: str, config: Config) -> SiteData:
     return with_validation(read_site(folder, key, list(config.tasks)), config)
 
 
