@@ -4,7 +4,8 @@ A message of the server reveals nothing of the site; a reply tells:
 
 * ``query.describe``: the site's key, its modality if its node config names one, its tasks, sample counts a task, and
   class counts if its node config says ``share-class-counts``;
-* ``train``: the trained parts of the model, sample counts, summed losses, steps, seconds;
+* ``train``: the trained parts of the model, sample counts, summed losses, steps, seconds; if the strategy asks for it,
+  the curvature of the site's loss in every weight, which is a sum over its images of squared gradients;
 * ``evaluate``: the sums of :mod:`mtfed.metrics` over the site's held-out images;
 * a failure: the kind of the error, and all of it if the node config says ``share-tracebacks``.
 
@@ -14,12 +15,15 @@ Images, masks, labels of single images and patient identifiers stay.
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import (
     ArrayRecord,
@@ -33,11 +37,13 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 from mtfed.strategies import wire
+from mtfed.strategies.precision import write_precision
 
 from mtfed.config import Config, RunConfigValue, read_config
+from mtfed.curvature import curvature
 from mtfed.data.shard import class_index
 from mtfed.models import MTMedFormer, build_model
-from mtfed.training import evaluate, fixed_seed, load_parts, numpy_parts, pick_device, train
+from mtfed.training import evaluate, fixed_seed, load_parts, load_weights, numpy_parts, pick_device, train
 
 from .site import Site, open_site
 
@@ -125,6 +131,8 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     arrays, model, tasks = _receive(message, config, site)
     settings: Mapping[str, Any] = message.content["config"]
     server_round = int(settings["server-round"])
+    if config.start == "apart" and server_round == 1:
+        begin_apart(model, site, tasks, config, context)
     told = train(
         model,
         site.shard("train"),
@@ -140,7 +148,51 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     seen = {f"seen.{task}": count for task, count in told.seen.items()}
     metrics: dict[str, MetricRecordValues] = {"num-examples": len(shard.labelled(tasks)), **counts, **losses, **seen}
     metrics |= {"steps": told.steps, "seconds": told.seconds}
-    return RecordDict({"arrays": wire.repack(arrays, numpy_parts(model)), "metrics": MetricRecord(metrics)})
+    reply = RecordDict({"arrays": wire.repack(arrays, numpy_parts(model)), "metrics": MetricRecord(metrics)})
+    if settings.get("precision") == "fisher":
+        start = time.perf_counter()
+        reply["precision"] = precision_of(arrays, model, site, tasks, config, server_round)
+        metrics["curvature-seconds"] = time.perf_counter() - start
+        reply["metrics"] = MetricRecord(metrics)
+    return reply
+
+
+def begin_apart(model: MTMedFormer, site: Site, tasks: list[str], config: Config, context: Context) -> None:
+    """Put the site's own earlier model in the place of the server's.
+
+    A real site's node config names it (``weights``, a safetensors file with the model's tensor names); a simulated
+    site starts from weights of its own and trains them for ``apart-epochs``.
+    """
+    if "weights" in context.node_config:
+        load_weights(model, Path(str(context.node_config["weights"])))
+        return
+    seed = fixed_seed(config.seed, site.key, "apart")
+    own = build_model(config.model_copy(update={"seed": seed}))
+    model.load_state_dict(own.state_dict())
+    alone = config.model_copy(update={"local_epochs": config.apart_epochs})
+    train(model, site.shard("train"), tasks, alone, seed=seed, learning_rate=config.learning_rate)
+
+
+def precision_of(
+    arrays: ArrayRecord, model: MTMedFormer, site: Site, tasks: list[str], config: Config, server_round: int
+) -> ArrayRecord:
+    """Return how sure the site is of what it trained, one byte a weight; buffers count by its samples."""
+    seed = fixed_seed(config.seed, site.key, server_round, "curvature")
+    shard = site.shard("train")
+    found = curvature(model, shard, tasks, config, seed=seed, samples=config.curvature_samples)
+    samples = float(len(shard.labelled(tasks)))
+    parameters = {name for name, _ in model.named_parameters()}
+    parts = {
+        part: {
+            name: found[name].cpu().numpy() if name in found
+            else np.full(tensor.shape, 0.0 if name in parameters else samples, np.float32)
+            for name, tensor in tensors.items()
+        }
+        for part, tensors in model.parts().items()
+    }  # fmt: skip
+    flat = wire.repack(arrays, parts)
+    floating = [key for key in flat if key != wire.MANIFEST and flat[key].dtype == arrays[key].dtype]
+    return write_precision({key: flat[key].numpy() for key in floating})
 
 
 @app.evaluate()

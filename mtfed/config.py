@@ -70,6 +70,15 @@ class Config(BaseModel):
     server_beta1: float = Field(0.9, ge=0, lt=1)  # its momentum
     server_beta2: float = Field(0.99, ge=0, lt=1)  # its memory of squared steps
     server_tau: float = Field(1e-3, gt=0)  # its adaptivity: weights that move less a round are moved in proportion
+    precision: Literal["fisher", "none"] = "fisher"  # what sites tell of their weights, strategy = "bayesian"
+    curvature_samples: int = Field(256, ge=0)  # images a task that a site measures it on; 0: all
+    precision_floor: float = Field(0.1, ge=0)  # least precision of a weight, as a share of its tensor's mean
+    prior_strength: float = Field(0.0, ge=0, le=1)  # how much of the last rounds' precision still holds
+    matching: bool = True  # bring units into the global model's order before a merge
+    start: Literal["common", "apart"] = "common"  # apart: sites bring models of their own to the first round
+    apart_epochs: int = Field(10, ge=1)  # passes that a simulated site has trained such a model for
+    inner: Literal["none", "orth", "gl"] = "none"  # freedom inside heads of models that never shared a start
+    gate: float = Field(1e-3, ge=0)  # least relative gain of a new order of units
     rounds: int = Field(10, ge=1)
     fraction_train: float = Field(1.0, gt=0, le=1)  # share of the sites trained a round
     min_sites: int = Field(1, ge=1)  # sites that must have joined before round 1

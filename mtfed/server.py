@@ -43,8 +43,8 @@ class Federation:
     def __init__(self, grid: Grid, config: Config) -> None:
         self.grid = grid
         self.config = config
-        self.strategy = make_strategy(config)
         self.model = build_model(config)
+        self.strategy = make_strategy(config, self.model)
         HybridLoss(config)  # what the tasks' losses import, resident workers are forked with
         self.initial = wire.pack(numpy_parts(self.model))
         self.arrays = self.initial
@@ -142,6 +142,7 @@ class Federation:
                     "bytes_down": traffic.down,
                     "bytes_up": traffic.up,
                     "learning_rate": told["learning-rate"],
+                    "merge": {k.removeprefix("merge."): v for k, v in trained.items() if k.startswith("merge.")},
                     "failures": [vars(failure) for failure in failures],
                 }
             ],
@@ -264,8 +265,11 @@ class Traffic:
             yield reply
 
 
-def make_strategy(config: Config) -> TaskStrategy:
-    """Return the config's strategy, given those of the config's values that its constructor names."""
+def make_strategy(config: Config, model: MTMedFormer | None = None) -> TaskStrategy:
+    """Return the config's strategy, given those of the config's values that its constructor names.
+
+    One that matches units also gets the table of the model's axes; without a model, only the settings are checked.
+    """
     if config.strategy not in STRATEGIES:
         raise unknown("strategy", config.strategy, STRATEGIES)
     kind = STRATEGIES[config.strategy]
@@ -276,6 +280,10 @@ def make_strategy(config: Config) -> TaskStrategy:
         for name in inspect.signature(vars(base)["__init__"]).parameters
     }
     given = config.model_dump(exclude={"tasks"}) | {"retry_timeout": config.round_timeout}
+    if "axes" in wanted and config.matching and model is not None:
+        from .models.symmetry import derive_axes
+
+        given["axes"] = derive_axes(model)
     return kind(**{name: value for name, value in given.items() if name in wanted})
 
 

@@ -6,9 +6,12 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .config import Config
@@ -72,6 +75,30 @@ def load_parts(model: MTMedFormer, parts: Mapping[str, Mapping[str, np.ndarray]]
                 np.copyto(own[name].numpy(), value)
             else:
                 own[name].copy_(torch.tensor(value))
+
+
+def load_weights(model: MTMedFormer, path: Path) -> None:
+    """Copy the tensors of a safetensors file into the model; those it lacks stay.
+
+    Raises:
+        MtfedError: where the file cannot be read, or holds nothing of this model, or tensors of other shapes.
+    """
+    own = model.state_dict()
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise MtfedError(f"Node config weights: cannot read {path} as a safetensors file: {error}.") from None
+    if not found.keys() & own.keys():
+        raise MtfedError(
+            f"Node config weights: {path} holds no tensor of this model; expected names like {next(iter(own))}."
+        )
+    for name in found.keys() & own.keys():
+        if found[name].shape != own[name].shape:
+            raise MtfedError(
+                f"Node config weights: {name} should be {list(own[name].shape)}, in {path} it is "
+                f"{list(found[name].shape)}; use the run's model and image size."
+            )
+        own[name].copy_(found[name])
 
 
 def train(

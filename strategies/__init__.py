@@ -6,11 +6,13 @@ Needs flwr, numpy and scipy only; nothing here imports torch or the rest of mtfe
 from .adaptive import TaskFedAdam, TaskFedYogi
 from .averaging import Alone, TaskFedAvg, TaskFedProx
 from .base import TaskStrategy
+from .bayesian import BayesianMatching
 from .local_norms import TaskFedBN
 from .screening import Failure, Update
 from .sites import FederationError, SiteCard
 
 STRATEGIES: dict[str, type[TaskStrategy]] = {
+    "bayesian": BayesianMatching,
     "fedavg": TaskFedAvg,
     "fedprox": TaskFedProx,
     "fedadam": TaskFedAdam,
@@ -22,6 +24,7 @@ STRATEGIES: dict[str, type[TaskStrategy]] = {
 __all__ = [
     "STRATEGIES",
     "Alone",
+    "BayesianMatching",
     "Failure",
     "FederationError",
     "SiteCard",

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord
 
-from .averaging import TaskFedAvg, tensors_in
-from .wire import FlatArray
+from .averaging import TaskFedAvg
+from .wire import FlatArray, tensors_in
 
 STATISTICS = ("running_mean", "running_var")  # of BatchNorm: measured, so averaged; a step of an optimiser has no sense
 FIRST, SECOND = "@first-moment", "@second-moment"  # groups of a checkpoint

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from math import prod
-from types import EllipsisType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
 
 from .base import DECODER, TaskStrategy
+from .merging import add_scaled
 from .screening import Update
 from .sites import KEY, SiteCard
-from .wire import MANIFEST, FlatArray, _layout, is_packed, part_of
+from .wire import FlatArray, part_of
 
 
 class TaskFedAvg(TaskStrategy):
@@ -89,36 +88,6 @@ class TaskFedAvg(TaskStrategy):
             self.task_weights.get(task, 1.0) * (count / max(self._held[task], count, 1.0))
             for task, count in update.counts.items()
         )
-
-
-def add_scaled(total: np.ndarray, values: np.ndarray, weight: float, chunk: int = 1 << 15) -> None:
-    """Add ``weight * values`` to a float64 total in place, in pieces that stay in the processor's cache."""
-    total, values = total.reshape(-1), values.reshape(-1)
-    scratch = np.empty(min(chunk, total.size), np.float64)
-    for start in range(0, total.size, chunk):
-        piece = values[start : start + chunk]
-        scaled = np.multiply(piece, weight, out=scratch[: piece.size], dtype=np.float64)
-        total[start : start + chunk] += scaled
-
-
-class Tensor(NamedTuple):
-    """A tensor of a model, and its place in the array that holds it."""
-
-    name: str
-    shape: tuple[int, ...]
-    place: slice | EllipsisType
-
-
-def tensors_in(arrays: ArrayRecord) -> dict[str, list[Tensor]]:
-    """Return the tensors of every array by its key: those of a packed array, or the array itself."""
-    if not is_packed(arrays):
-        return {key: [Tensor(key, tuple(array.shape), ...)] for key, array in arrays.items()}
-    found: dict[str, list[Tensor]] = {key: [] for key in arrays if key != MANIFEST}
-    for part, tensors in _layout(arrays[MANIFEST].numpy().tobytes()).items():
-        for name, shape, dtype, offset in tensors:
-            if (key := f"{part}:{dtype}") in found:
-                found[key].append(Tensor(name, shape, slice(offset, offset + prod(shape))))
-    return found
 
 
 class TaskFedProx(TaskFedAvg):

@@ -71,6 +71,7 @@ class Axis:
     groups: int = 1  # of kind grouped: equal runs of units
     circuits: tuple[Circuit, ...] = ()  # of kind heads
     growable: bool = False  # units may be added: nothing normalises over the axis or skips past it
+    readers: tuple[str, ...] = ()  # of a growable axis: tensors that read it linearly; others belong to the unit itself
 
     def check(self, order: np.ndarray) -> str | None:
         """Return why an order of units is no symmetry, or ``None`` if it is one."""
@@ -141,6 +142,10 @@ class AxisGraph:
                 raise AxisError(f"Axis {label!r}: {axis.size} units do not divide into {axis.groups} groups.")
             if axis.circuits and axis.kind != "heads":
                 raise AxisError(f"Axis {label!r}: circuits belong to heads, the axis is {axis.kind}.")
+            if stranger := [
+                name for name in axis.readers if name not in self.tensors or label not in self.labels(name)
+            ]:
+                raise AxisError(f"Axis {label!r}: its reader {stranger[0]} does not carry it.")
             for piece in (piece for circuit in axis.circuits for piece in (*circuit.left, *circuit.right)):
                 labels = self.tensors[piece.name][1] if piece.name in self.tensors else ()
                 if label not in labels or labels[labels.index(label) + 1 :][:1] != (None,):
@@ -169,6 +174,19 @@ class AxisGraph:
         """Return the graph with some axes frozen, as the residual stream of clients that start from one model."""
         frozen = {label: replace(self.axes[label], kind="frozen", circuits=()) for label in labels}
         return AxisGraph(self.tensors, self.axes | frozen)
+
+    def resize(self, sizes: Mapping[str, int]) -> AxisGraph:
+        """Return the graph of the same network with other numbers of units on some axes."""
+        axes = {label: replace(axis, size=sizes.get(label, axis.size)) for label, axis in self.axes.items()}
+        tensors: dict[str, Spec] = {}
+        for name, (view, labels) in self.tensors.items():
+            if view is not None:
+                parts = [label.split("+") if label else [] for label in labels]
+                view = tuple(
+                    sum(axes[part].size for part in own) if own else n for n, own in zip(view, parts, strict=True)
+                )
+            tensors[name] = (view, labels)
+        return AxisGraph(tensors, axes)
 
     def slots(self, label: str, tensors: Mapping[str, np.ndarray]) -> list[Slot]:
         """Return where an axis appears in the given tensors, in the table's order."""
@@ -259,7 +277,7 @@ class AxisGraph:
         values = result if piece.part is None else result[piece.part]
         axis = labels.index(label) - (piece.part is not None)
         moved = np.moveaxis(values, (axis, axis + 1), (0, 1))
-        moved[...] = np.einsum("hij,hj...->hi...", factor, moved)
+        moved[...] = (factor @ moved.reshape(*moved.shape[:2], -1)).reshape(moved.shape)
         return result.reshape(tensor.shape)
 
     def random_gauge(

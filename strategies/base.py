@@ -88,6 +88,10 @@ class TaskStrategy(Strategy):
     def finish_merge(self) -> dict[str, np.ndarray]:
         """Return the merged arrays by key; a key that is left out stays as it was."""
 
+    def merge_metrics(self) -> dict[str, float]:
+        """Return what the last merge has to tell, by names that begin with ``merge.``."""
+        return {}
+
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
         """Return what a site is sent: the whole record, or of a packed one the encoder and the decoders it can use."""
         if tasks is None or not is_packed(arrays):
@@ -163,7 +167,7 @@ class TaskStrategy(Strategy):
         changed = self.finish_merge() if self.answered else {}
         for key, array in self._arrays.items():
             merged[key] = FlatArray(changed[key]) if key in changed else array
-        return merged, MetricRecord(sums.total)
+        return merged, MetricRecord({**sums.total, **(self.merge_metrics() if self.answered else {})})
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up the sites' metrics, which are sums: the figure computed of them is the pooled one (Flower's hook)."""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord
 
-from .averaging import TaskFedAvg, Tensor, tensors_in
+from .averaging import TaskFedAvg
 from .screening import Update
 from .sites import KEY, SiteCard
-from .wire import MANIFEST, FlatArray
+from .wire import MANIFEST, FlatArray, Tensor, tensors_in
 
 # The last word of a module's name: norm, norm1, bn2, ln_1, fc_norm, norm_pre, LayerNorm, layernorm_before, batchnorm1.
 NORMS = r"(\w+_)?(layer|batch|group|instance|rms)?_?(norm|bn|ln)(_?\d+|_\w+)?"

@@ -6,11 +6,11 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
+from .precision import Precision, read_precision
 from .sites import SiteCard
 from .wire import MANIFEST, FlatArray, is_packed, part_of, record_in
 
@@ -43,7 +43,7 @@ class Update:
     arrays: dict[str, np.ndarray]
     num_examples: float
     counts: dict[str, float]
-    precision: dict[str, Any] = field(default_factory=dict)
+    precision: dict[str, Precision] = field(default_factory=dict)
 
 
 def read_failure(site: str, server_round: int, action: str, reply: Message | None) -> Failure | None:
@@ -72,8 +72,9 @@ def read_update(site: SiteCard, reply: Message, sent: ArrayRecord) -> Update:
         raise ValueError("expected records 'arrays' and 'metrics' in the reply, got " + ", ".join(reply.content))
     num_examples, counts = _read_counts(site, metrics)
     arrays = _read_arrays(trained, sent)
-    # An optional record of the reply that says more about these arrays (their precision) is read here.
-    return Update(site.key, arrays, num_examples, counts)
+    told = record_in(reply.content, "precision", ArrayRecord)
+    precision = read_precision(told, arrays) if told is not None else {}
+    return Update(site.key, arrays, num_examples, counts, precision)
 
 
 def _read_counts(site: SiteCard, metrics: MetricRecord) -> tuple[float, dict[str, float]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .axes import Slot, Tensors
 
-CHUNK = 1 << 15  # numbers at a time, which stay in the processor's cache
+CHUNK = 1 << 17  # numbers at a time: half a megabyte, which stays in the processor's cache
 
 
 class UnitSums:

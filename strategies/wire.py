@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from io import BytesIO
 from math import prod
-from typing import Any, TypeVar
+from types import EllipsisType
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -106,6 +107,26 @@ def unpack(record: ArrayRecord) -> dict[str, Tensors]:
                 for name, shape, dtype, offset in tensors
             }
     return parts
+
+
+class Tensor(NamedTuple):
+    """A tensor of a model, and its place in the array that holds it."""
+
+    name: str
+    shape: tuple[int, ...]
+    place: slice | EllipsisType
+
+
+def tensors_in(arrays: ArrayRecord) -> dict[str, list[Tensor]]:
+    """Return the tensors of every array by its key: those of a packed array, or the array itself."""
+    if not is_packed(arrays):
+        return {key: [Tensor(key, tuple(array.shape), ...)] for key, array in arrays.items()}
+    found: dict[str, list[Tensor]] = {key: [] for key in arrays if key != MANIFEST}
+    for part, tensors in _layout(arrays[MANIFEST].numpy().tobytes()).items():
+        for name, shape, dtype, offset in tensors:
+            if (key := f"{part}:{dtype}") in found:
+                found[key].append(Tensor(name, shape, slice(offset, offset + prod(shape))))
+    return found
 
 
 def part_of(key: str) -> str:

@@ -239,6 +239,30 @@ def test_what_may_grow() -> None:
     assert not derive_axes(mtmedformer("vit_mini_patch8", 32)).axes["decoders.lungs.fuse"].growable
 
 
+READERS = {  # model, axis, who reads it; whatever else carries it is the unit's own
+    "chain": (convolutions, "0", ("4.0.weight",)),
+    "through a depthwise convolution": (convolutions, "4.0", ("6.weight",)),
+    "flattened": (convolutions, "6", ("10.weight",)),
+    "not growable": (convolutions, "10", ()),
+    "perceptron": (perceptron, "2", ("5.weight",)),
+    "MLP": (vit, "blocks.1.mlp.hidden", ("blocks.1.mlp.fc2.weight",)),
+    "gated MLP": (lambda: vit(mlp_layer=timm.layers.SwiGLU), "blocks.0.mlp.hidden", ("blocks.0.mlp.fc2.weight",)),
+    "heads": (vit, "blocks.0.attn.heads", ("blocks.0.attn.proj.weight",)),
+    "gated heads": (lambda: gated(vit()), "blocks.0.attn.heads", ("blocks.0.attn.proj.weight",)),
+    "residual stream": (vit, "residual", ()),
+    "heads that have to fill the stream": (
+        lambda: mtmedformer("pvt_v2_b0", 32), "encoder.body.stages.0.blocks.0.attn.heads", (),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_who_reads_a_growable_axis(name: str) -> None:
+    build, label, readers = READERS[name]
+    axis = derive_axes(build()).axes[label]
+    assert (axis.readers, axis.growable) == (readers, bool(readers))
+
+
 class WindowModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()

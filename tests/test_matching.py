@@ -1,4 +1,4 @@
-"""Gains against explicit loops, assignments against all of them, and planted reorderings of a multi-task ViT."""
+"""Gains against explicit loops, assignments against all of them, and the inner bases of heads."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from mtfed.strategies.axes import Axis, AxisGraph, Circuit, Piece
-from mtfed.strategies.matching import align, assign, circuit_rows, inner_basis, log_det_gains, map_gains, match, turn
+from mtfed.strategies.heads import circuit_rows, inner_basis, turn
+from mtfed.strategies.matching import assign, log_det_gains, map_gains, match
 from scipy.stats import norm
-from torch import nn
-
-from mtfed.models.mtmedformer import MTMedFormer
-from mtfed.models.symmetry import derive_axes
-from mtfed.tasks import Task
 
 RNG = np.random.default_rng
 Network = dict[str, np.ndarray]
@@ -178,139 +173,6 @@ def test_inner_basis_is_found(gauge: Any) -> None:
     np.testing.assert_allclose(found @ matrices[0], np.broadcast_to(np.eye(4), (3, 4, 4)), atol=1e-10)
 
 
-# All axes of a network.
-
-TASKS = {
-    "kind": Task(name="kind", kind="classification", classes=("x", "y", "z")),
-    "lungs": Task(name="lungs", kind="segmentation", classes=("background", "lung")),
-}
-
-
-def multitask() -> tuple[AxisGraph, Network]:
-    torch.manual_seed(0)
-    model = MTMedFormer(TASKS, encoder="vit_mini_patch8", image_size=32, channels=1, decoder_width=16)
-    network = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
-    return derive_axes(model), shaken(network, 1.0, RNG(0))
-
-
-def shaken(network: Network, noise: float, generator: np.random.Generator) -> Network:
-    """Return the network with noise relative to every tensor's spread."""
-    return {
-        name: values + noise * (values.std() or 0.1) * generator.standard_normal(values.shape)
-        for name, values in network.items()
-    }
-
-
-def plant(
-    graph: AxisGraph, frame: Network, noise: float, gauge: Any, seed: int = 0
-) -> tuple[list[Network], list[Network], list[dict[str, np.ndarray]]]:
-    """Return four drifted clients as they would be in the frame, as they come, and in which orders."""
-    generator = RNG(seed)
-    clients = [shaken(frame, noise, generator) for _ in range(4)]
-    orders = [{label: axis.random_order(generator) for label, axis in graph.axes.items()} for _ in clients]
-    moved = [graph.permute(client, order) for client, order in zip(clients, orders, strict=True)]
-    for j, network in enumerate(moved):
-        for label in graph.axes:
-            network = graph.regauge(network, label, graph.random_gauge(network, label, gauge, generator))
-        moved[j] = network
-    return clients, moved, orders
-
-
-def difference(networks: list[Network], others: list[Network]) -> float:
-    """Return the largest difference of the two means, relative to the tensor's size."""
-    largest = 0.0
-    for name in {name for network in networks for name in network}:
-        a, b = (np.mean([net[name] for net in nets if name in net], axis=0) for nets in (networks, others))
-        largest = max(largest, float(abs(a - b).max() / abs(b).max()))
-    return largest
-
-
-@pytest.mark.parametrize("noise", [0.1, 1.0])
-@pytest.mark.parametrize("framed", [True, False])
-def test_planted_orders_of_all_axes_are_found_and_undone(noise: float, framed: bool) -> None:
-    graph, frame = multitask()
-    clients, moved, orders = plant(graph, frame, noise, "none")
-    found = align(graph, moved, frame=frame if framed else None)
-    assert {step.axis for step in found.log} == set(graph.axes)
-    assert found.log[0].axis == "encoder.body.residual"  # what heads and MLPs are read in comes first
-    for label in graph.axes:
-        reference = np.arange(graph.axes[label].size) if framed else orders[0][label]
-        for planted, order in zip(orders, found.orders, strict=True):
-            np.testing.assert_array_equal(planted[label][order[label]], reference)
-    for network, own, order in zip(found.clients, moved, found.orders, strict=True):
-        again = graph.permute(own, order)
-        assert all(np.array_equal(network[name], again[name]) for name in again)
-    if not framed:
-        clients = [graph.permute(client, orders[0]) for client in clients]
-    assert difference(found.clients, clients) < 1e-12
-    assert difference(moved, clients) > 0.3
-
-
-@pytest.mark.parametrize("gauge", ["orth", "gl"])
-@pytest.mark.parametrize(("noise", "tolerance"), [(0.0, 1e-10), (0.1, 0.05), (1.0, None)])
-def test_planted_bases_inside_heads_are_found(gauge: Any, noise: float, tolerance: float | None) -> None:
-    graph, frame = multitask()
-    clients, moved, orders = plant(graph, frame, noise, gauge)
-    found = align(graph, moved, frame=frame, inner=gauge)
-    for label, axis in graph.axes.items():
-        for planted, order in zip(orders, found.orders, strict=True):
-            np.testing.assert_array_equal(planted[label][order[label]], np.arange(axis.size))
-    assert tolerance is None or difference(found.clients, clients) < tolerance
-
-
-def test_weights_as_they_are_do_not_tell_heads_of_other_bases() -> None:
-    graph, frame = multitask()
-    _, moved, orders = plant(graph, frame, 0.0, "orth")
-    found = align(graph, moved, frame=frame, inner="none")
-    label = "encoder.body.blocks.0.attn.heads"
-    assert any((own[label][order[label]] != range(4)).any() for own, order in zip(orders, found.orders, strict=True))
-
-
-def test_clients_with_other_tasks_share_what_they_share() -> None:
-    graph, frame = multitask()
-    clients, moved, _ = plant(graph, frame, 0.3, "none")
-    for j in (0, 2):
-        for nets in (clients, moved):
-            nets[j] = {name: values for name, values in nets[j].items() if not name.startswith("decoders.lungs")}
-    samples = [10.0, {name: 20.0 for name in frame}, np.int64(30), 5.0]
-    found = align(graph, moved, frame=frame, weights=samples)
-    assert difference(found.clients, clients) < 1e-12
-    assert "decoders.lungs.fuse" not in found.orders[0] and "decoders.lungs.fuse" in found.orders[1]
-    alone = align(graph, moved[1:2], frame=frame)
-    assert difference(alone.clients, clients[1:2]) < 1e-12
-    assert align(graph, moved[:1]).log == []  # one client and no frame: nothing to compare
-
-
-def test_clients_near_the_frame_stay() -> None:
-    graph, frame = multitask()
-    clients = [shaken(frame, 0.05, RNG(seed)) for seed in range(3)]
-    found = align(graph, clients, frame=frame)
-    assert all(step.moved == 0 and step.sweep == 0 for step in found.log)  # each axis is looked at once
-    assert all(np.array_equal(found.clients[0][name], clients[0][name]) for name in frame)
-
-
-def test_groups_and_concatenations_are_aligned() -> None:
-    torch.manual_seed(0)
-    chain = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2), nn.BatchNorm2d(6), nn.ReLU(),
-        nn.Conv2d(6, 2, 1),
-    )  # fmt: skip
-    joined = AxisGraph(
-        {"a": (None, ("a", None)), "b": (None, ("b", None)), "join": (None, (None, "a+b"))},
-        {"a": Axis(6), "b": Axis(5)},
-    )
-    weights = {name: tensor.double().numpy() for name, tensor in chain.state_dict().items() if tensor.ndim}
-    networks = [
-        (derive_axes(chain), weights),
-        (joined, {"a": RNG(0).standard_normal((6, 9)), "b": RNG(1).standard_normal((5, 9)), "join": np.ones((4, 11))}),
-    ]
-    for graph, network in networks:
-        frame = shaken(network, 0.5, RNG(3))
-        clients, moved, _ = plant(graph, frame, 0.1, "none")
-        found = align(graph, moved, frame=frame)
-        assert difference(found.clients, clients) < 1e-12
-
-
 def test_a_basis_is_found_where_a_head_wastes_some_of_its_width() -> None:
     network = heads(0)
     network["q"][:4] = 0.0  # rows of the first head: nothing asks, whatever the keys hold
@@ -320,17 +182,3 @@ def test_a_basis_is_found_where_a_head_wastes_some_of_its_width() -> None:
     back = turn(HEADS, "h", turned, network, "gl")
     assert all(np.isfinite(values).all() for values in back.values())
     np.testing.assert_allclose(products(back), products(network), atol=1e-6)
-
-
-def test_frozen_axes_stay_and_misfits_are_refused() -> None:
-    graph = AxisGraph({"w": (None, ("x", None))}, {"x": Axis(3, "frozen")})
-    network = {"w": RNG(0).standard_normal((3, 4))}
-    moved = {"w": network["w"][::-1]}
-    found = align(graph, [moved], frame=network)
-    assert found.log == []
-    free = AxisGraph(graph.tensors, {"x": Axis(3)})
-    assert align(free, [moved], frame=network).orders[0]["x"].tolist() == [2, 1, 0]
-    assert align(free.freeze("x"), [moved], frame=network).log == []
-    assert np.array_equal(found.clients[0]["w"], moved["w"])
-    with pytest.raises(ValueError, match="axis 'x' has 3 units"):
-        align(graph, [{"w": np.zeros((4, 4))}], frame=network)

@@ -22,8 +22,8 @@ from mtfed.strategies.pfnm import (
     local_network,
     match_growing,
     pfnm,
-    spahm,
 )  # fmt: skip
+from mtfed.strategies.spahm import fit_prior, spahm
 
 SHARED = Path(os.environ.get("MTFED_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 ORACLES = sorted((SHARED / "oracle").glob("pfnm_*.npz"))
@@ -264,3 +264,50 @@ def test_spahm_bears_clients_that_do_not_differ() -> None:
     assert (found.variance >= 1e-8).all() and (found.spread >= 1e-8).all()
     lone = spahm([same[:1], same[1:2] + 100.0], sigma=1.0, sigma0=1.0)  # no atom has two units: no variance to tell
     assert len(lone.atoms) == 2 and np.isfinite(lone.atoms).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("framed", [False, True])
+def test_spahm_lets_no_one_speak_of_what_he_cannot_see(seed: int, framed: bool) -> None:
+    centres, rows, held = planted(RNG(seed))
+    shares = [np.ones(20) for _ in rows]
+    for j in (1, 3):
+        blind = RNG(seed + j).permutation(20)[:6]
+        shares[j][blind], rows[j][:, blind] = 0.0, 1e3  # were it heard, no two units would be near each other
+    frame = centres[:8] if framed else None
+    found = spahm(rows, frame=frame, shares=[np.ones(20)] * framed + shares, seed=seed)
+    names = {column: column for column in range(8)} if framed else {}
+    for own, columns in zip(held, found.assignment, strict=True):
+        for atom, column in zip(own, columns, strict=True):
+            assert names.setdefault(column, atom) == atom
+    assert len(set(names.values())) == len(found.atoms) and abs(found.atoms).max() < 10
+
+
+def test_spahm_by_default_believes_all_the_same() -> None:
+    _, rows, _ = planted(RNG(3))
+    one, other = spahm(rows), spahm(rows, shares=[np.ones(20)] * len(rows))
+    np.testing.assert_array_equal(one.atoms, other.atoms)
+
+
+def test_the_prior_is_fitted_by_weighted_moments() -> None:
+    generator = RNG(0)
+    rows = [generator.standard_normal((n, 4)) for n in (3, 2, 3)]
+    shares = [generator.uniform(0.5, 2, 4) for _ in rows]
+    shares[1][2] = shares[0][3] = shares[2][3] = 0.0
+    assignment = [np.array([0, 1, 2]), np.array([2, 0]), np.array([1, 3, 2])]
+    mean, variance, spread = fit_prior(rows, shares, assignment, np.full(4, 7.0), np.full(4, 1e-9), np.arange(4))
+    for d in range(4):
+        seen: dict[int, list[tuple[float, float]]] = {}
+        for v, share, columns in zip(rows, shares, assignment, strict=True):
+            for unit, atom in enumerate(columns):
+                if share[d] > 0:
+                    seen.setdefault(int(atom), []).append((share[d], v[unit, d]))
+        weights = {i: sum(w for w, _ in pairs) for i, pairs in seen.items()}
+        centres = {i: sum(w * x for w, x in pairs) / weights[i] for i, pairs in seen.items()}
+        within = sum(w * (x - centres[i]) ** 2 for i, pairs in seen.items() for w, x in pairs)
+        spare = sum(map(len, seen.values())) - len(seen)
+        assert mean[d] == pytest.approx(np.mean(list(centres.values())))
+        assert variance[d] == pytest.approx(within / spare if spare else 7.0)
+        apart = np.mean([(x - mean[d]) ** 2 for x in centres.values()])
+        shrink = variance[d] * np.mean([1 / w for w in weights.values()])
+        assert spread[d] == pytest.approx(max(apart - shrink, 1e-9))

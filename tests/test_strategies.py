@@ -23,8 +23,8 @@ from mtfed.strategies import (
     TaskFedYogi,
     wire,
 )
-from mtfed.strategies.averaging import Tensor
 from mtfed.strategies.local_norms import NORMS, norm_modules
+from mtfed.strategies.wire import Tensor
 
 from mtfed.runs import Run
 

@@ -1,0 +1,268 @@
+"""Bayesian neuron matching: sites' models as Gaussian posteriors, brought into one frame and multiplied.
+
+One round, for the sites' updates one by one: screen; find for every unit (hidden neuron, attention head, channel) its
+place in the global model (:mod:`.frame`, or for models trained apart :mod:`.alignment`); multiply what the sites know
+of every weight (:mod:`.merging`). Yurochkin et al. (ICML 2019) match neurons of perceptrons under a beta-Bernoulli
+process with one precision a client; here the atoms are centred on the last global model, axes are those of the user's
+network, transformers included, and precision is the curvature that each site measures, weight by weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from logging import getLogger
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord
+
+from .alignment import align
+from .averaging import TaskFedAvg
+from .axes import AxisGraph, Gauge, Tensors
+from .frame import Frame, Placement
+from .heads import inner_axes
+from .merging import Merged, Product
+from .precision import Precision
+from .screening import Update
+from .wire import MANIFEST, FlatArray, Tensor, part_of, tensors_in
+
+log = getLogger("flwr")
+POSTERIOR = "@posterior"
+
+
+class BayesianMatching(TaskFedAvg):
+    """Match the sites' units to those of the global model, then multiply the sites' posteriors.
+
+    Works with the packed records of this package and with a plain ``ArrayRecord(model.state_dict())``, with partial
+    updates, under ``start()``. A site whose reply holds a record ``precision`` (see :mod:`.precision`; mtfed's clients
+    send one) counts weight by weight; the others by their samples. Without ``axes`` nothing is matched, and if nobody
+    sends precision either, this is FedAvg, bit for bit.
+
+    Args:
+        axes: which axes of which tensors may be reordered together; ``mtfed.models.symmetry.derive_axes(model)`` reads
+            them off a torch model.
+        precision: what sites are asked to send: ``fisher``, the curvature of their loss, or ``none``.
+        precision_floor: least precision of a weight, as a share of the mean over its tensor.
+        prior_strength: how much of the last rounds' precision still holds; 0 forgets it, 1 is FOLA's (Liu et al.,
+            TPAMI 2023) recursive posterior, in which a model learns ever more slowly.
+        start: ``common`` if all sites start from the server's model; ``apart`` if they bring models of their own to
+            the first round, which is then matched as a whole: its updates are all kept until it ends.
+        inner: freedom inside heads when models come together that never shared one, see :func:`.alignment.align`.
+        gate: least relative gain of a new order; below it, noise would move units for nothing.
+        settings: see :class:`TaskFedAvg`; ``weighting`` is how sites without precision count.
+    """
+
+    def __init__(
+        self,
+        axes: AxisGraph | None = None,
+        *,
+        precision: Literal["fisher", "none"] = "fisher",
+        precision_floor: float = 0.1,
+        prior_strength: float = 0.0,
+        start: Literal["common", "apart"] = "common",
+        inner: Gauge = "none",
+        gate: float = 1e-3,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        limits = {
+            "precision_floor": (precision_floor, np.inf),
+            "prior_strength": (prior_strength, 1.0),
+            "gate": (gate, np.inf),
+        }
+        for name, (value, most) in limits.items():
+            if not 0 <= value <= most:
+                raise ValueError(f"Expected {name} between 0 and {most:g}, got {value}.")
+        self.axes = axes
+        self.ask = precision
+        self.precision_floor = precision_floor
+        self.prior_strength = prior_strength
+        self.start_from = start
+        self.inner: Gauge = inner
+        self.gate = gate
+        self.posterior: dict[str, np.ndarray] = {}  # key -> precision of the global weights, after the last merge
+
+    def train_config(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
+        return ConfigRecord({**super().train_config(server_round, config), "precision": self.ask})
+
+    def begin_merge(self, arrays: ArrayRecord) -> None:
+        super().begin_merge(arrays)
+        self._previous = {key: array.numpy() for key, array in arrays.items() if key != MANIFEST}
+        self._tensors = tensors_in(arrays)
+        self._product = Product(self._tensors, self.precision_floor)
+        self._kept: list[_Said] = []
+        self._shares: dict[str, dict[str, float]] = {}  # site -> key -> its precision in the product
+        self._placements: dict[str, list[Placement]] = {}  # axis -> the sites' ways to the frame
+        self._frame: Frame | None = None
+        self._collect = self.axes is not None and self.start_from == "apart" and not self.posterior
+        if self.axes is not None and not self._collect:
+            self._frame = Frame(self.axes, named(self._previous, self._tensors), gate=self.gate, seed=self.seed)
+
+    def add_to_merge(self, update: Update) -> None:
+        said = self._read(update)
+        if self._collect:
+            self._kept.append(said.copy())
+            return
+        if self._frame is not None:
+            aligned = self._frame.bring(said.values)
+            for label, placement in aligned.log.items():
+                self._placements.setdefault(label, []).append(placement)
+            if aligned.orders:
+                said = said.moved(self._frame.graph, aligned.tensors, aligned.orders)
+        self._multiply(said)
+
+    def finish_merge(self) -> dict[str, np.ndarray]:
+        if self._collect:
+            self._bring_together()
+        merged = self._product.finish(self._previous, self._prior())
+        self._keep(merged)
+        return merged.arrays
+
+    def merge_metrics(self) -> dict[str, float]:
+        """Return what the merge did: the share of units moved on every axis, the objective, every site's share.
+
+        The objective is the mean squared distance of the sites' units to the frame's, in the frame's mean squares,
+        before and after matching; a site's share is that of the precision that all sites gave for a part, or array.
+        """
+        metrics = {}
+        for label, placements in self._placements.items():
+            metrics[f"merge.moved.{label}"] = float(np.mean([placement.moved for placement in placements]))
+        if every := [placement for placements in self._placements.values() for placement in placements]:
+            metrics["merge.distance-before"] = float(np.mean([placement.before for placement in every]))
+            metrics["merge.distance"] = float(np.mean([placement.after for placement in every]))
+        parts: dict[str, dict[str, float]] = {}
+        for site, shares in self._shares.items():
+            for key, share in shares.items():
+                part = parts.setdefault(part_of(key), {})
+                part[site] = part.get(site, 0.0) + share
+        for part, told in parts.items():
+            total = sum(told.values()) or 1.0
+            metrics |= {f"merge.share.{part or 'model'}.{site}": share / total for site, share in told.items()}
+        return metrics
+
+    def sample(self, arrays: ArrayRecord, seed: int, temperature: float = 1.0) -> ArrayRecord:
+        """Draw a model from the posterior N(arrays, temperature / precision).
+
+        Weights of which nobody told anything keep their values.
+
+        Args:
+            arrays: the global model of the last round.
+            seed: of the draw.
+            temperature: below 1, nearer to the mean; a diagonal posterior around one mode is known to be too wide.
+        """
+        generator, drawn = np.random.default_rng(seed), ArrayRecord()
+        for key, array in arrays.items():
+            precision = self.posterior.get(key)
+            if precision is None:
+                drawn[key] = array
+                continue
+            values = array.numpy()
+            deviation = np.sqrt(np.divide(temperature, precision, out=np.zeros_like(precision), where=precision > 0))
+            noise = generator.standard_normal(values.shape, np.float32)
+            for tensor in tensors_in(arrays)[key]:
+                if tensor.name.endswith(("running_mean", "running_var")):
+                    noise.reshape(-1)[tensor.place] = 0
+            drawn[key] = FlatArray((values + noise * deviation).astype(values.dtype))
+        return drawn
+
+    def state(self) -> dict[str, ArrayRecord]:
+        record = ArrayRecord()
+        for key, precision in self.posterior.items():
+            record[key] = FlatArray(precision)
+        return super().state() | {POSTERIOR: record}
+
+    def restore(self, state: dict[str, ArrayRecord]) -> None:
+        super().restore(state)
+        self.posterior = {key: array.numpy() for key, array in state.get(POSTERIOR, ArrayRecord()).items()}
+
+    def summary(self) -> None:
+        axes = self.axes.axes if self.axes is not None else {}
+        log.info("\t├──> Matching: %d axes, start %s, gate %g", len(axes), self.start_from, self.gate)
+        log.info("\t├──> Precision: %s, floor %g, prior %g", self.ask, self.precision_floor, self.prior_strength)
+        super().summary()
+
+    # The steps of a merge.
+
+    def _read(self, update: Update) -> _Said:
+        tensors = {key: self._tensors[key] for key in update.arrays}
+        return _Said(
+            update.site,
+            named(update.arrays, tensors),
+            {key: self._weight(update, part_of(key)) for key in update.arrays},
+            {
+                tensor.name: precision.at(tensor.place, tensor.shape)
+                for key, precision in update.precision.items() for tensor in tensors[key]
+            },
+        )  # fmt: skip
+
+    def _multiply(self, said: _Said) -> None:
+        self._shares[said.site] = self._product.add(said.values, said.weights, said.precision)
+
+    def _bring_together(self) -> None:
+        """Match models that were trained apart, all with all."""
+        assert self.axes is not None
+        aligned = align(
+            self.axes, [said.values for said in self._kept], inner=self.inner, gate=self.gate, seed=self.seed,
+            weights=[said.counts(self._tensors) for said in self._kept],
+        )  # fmt: skip
+        for said, tensors, orders in zip(self._kept, aligned.clients, aligned.orders, strict=True):
+            for label, order in orders.items():
+                moved = float((order != np.arange(len(order))).mean())
+                self._placements.setdefault(label, []).append(Placement(moved, np.nan, np.nan))
+            self._multiply(said.moved(self.axes, tensors, orders, turned=self.inner != "none"))
+        self._kept = []
+
+    def _prior(self) -> dict[str, np.ndarray] | None:
+        if not self.prior_strength:
+            return None
+        return {key: np.float32(self.prior_strength) * precision for key, precision in self.posterior.items()}
+
+    def _keep(self, merged: Merged) -> None:
+        self.posterior = self.posterior | merged.precision
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a site says in a round, by tensor."""
+
+    site: str
+    values: Tensors
+    weights: dict[str, float]  # by key
+    precision: dict[str, Precision]
+
+    def copy(self) -> _Said:
+        """Return it in memory of its own: an engine takes that of a reply back."""
+        values = {name: np.array(value) for name, value in self.values.items()}
+        precision = {name: replace(said, values=np.array(said.values)) for name, said in self.precision.items()}
+        return replace(self, values=values, precision=precision)
+
+    def moved(
+        self, graph: AxisGraph, values: Tensors, orders: Mapping[str, np.ndarray], *, turned: bool = False
+    ) -> _Said:
+        """Return it with the units in another order, precision too.
+
+        Where heads also got another inner basis, a diagonal does not turn with it: their precision is the mean over
+        the inner axis.
+        """
+        codes = graph.permute({name: said.values for name, said in self.precision.items()}, orders)
+        precision = {name: replace(said, values=codes[name]) for name, said in self.precision.items()}
+        for name, axis in inner_axes(graph).items() if turned else ():
+            if name in precision:
+                view = graph.tensors[name][0] or codes[name].shape
+                decoded = precision[name].decode().reshape(view)
+                mean = np.broadcast_to(decoded.mean(axis=axis, keepdims=True), view)
+                precision[name] = Precision(mean.reshape(codes[name].shape))
+        return replace(self, values=values, precision=precision)
+
+    def counts(self, tensors: Mapping[str, list[Tensor]]) -> dict[str, float]:
+        """Return how much the site counts in matching, tensor by tensor."""
+        return {tensor.name: weight for key, weight in self.weights.items() for tensor in tensors[key]}
+
+
+def named(arrays: Mapping[str, np.ndarray], tensors: Mapping[str, list[Tensor]]) -> Tensors:
+    """Return the tensors of arrays by name, as views."""
+    return {
+        tensor.name: arrays[key].reshape(-1)[tensor.place].reshape(tensor.shape)
+        for key in arrays for tensor in tensors[key]
+    }  # fmt: skip

@@ -1,0 +1,94 @@
+"""Attention heads as units whose inside has no basis of its own: distances of circuits, and turns of the basis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .axes import AxisGraph, Gauge, Tensors
+
+
+def circuit_rows(graph: AxisGraph, label: str, networks: Sequence[Tensors]) -> list[np.ndarray]:
+    """Return per network (heads, R) rows whose distances are those of the heads' circuits, whatever the inner basis.
+
+    A head is its products Q^T K and V^T O with biases as columns, each scaled to norm 1 on average; their inner
+    products <L^T R, L'^T R'> = sum (L L'^T) * (R R'^T) need no product formed, and the rows are read off the Gram
+    matrix of all heads of all networks. Time grows with the square of the number of networks.
+    """
+    gram: np.ndarray | float = 0.0
+    for circuit in graph.axes[label].circuits:
+        left, right = ([graph.side(net, label, pieces) for net in networks] for pieces in (circuit.left, circuit.right))
+        heads, inner, _ = left[0].shape
+        left, right = ([values.reshape(heads * inner, -1) for values in side] for side in (left, right))
+        blocks = np.zeros((len(networks), heads, len(networks), heads))
+        for a in range(len(networks)):
+            for b in range(a + 1):
+                both = (left[a] @ left[b].T) * (right[a] @ right[b].T)
+                blocks[a, :, b] = both.reshape(heads, inner, heads, inner).sum(axis=(1, 3), dtype=float)
+                blocks[b, :, a] = blocks[a, :, b].T
+        part = blocks.reshape(len(networks) * heads, -1)
+        gram = gram + part / max(part.diagonal().mean(), 1e-300)
+    values, vectors = np.linalg.eigh(gram)
+    return np.split(vectors * np.sqrt(np.maximum(values, 0)), len(networks))
+
+
+def inner_basis(
+    left: np.ndarray, right: np.ndarray, left_to: np.ndarray, right_to: np.ndarray, gauge: Gauge
+) -> np.ndarray:
+    """Return (heads, inner, inner) A that brings left -> A left and right -> A^-T right near the targets.
+
+    ``orth`` solves the orthogonal Procrustes problem of both sides at once. ``gl`` first gives every head the basis in
+    which both sides have the same Gram matrix, which leaves only an orthogonal freedom, and ends in the targets' own.
+
+    Args:
+        left: (heads, inner, R_1), one unit's side of a circuit.
+        right: (heads, inner, R_2).
+        left_to: as ``left``, of the atom.
+        right_to: as ``right``, of the atom.
+        gauge: which matrices are allowed.
+    """
+    one = np.broadcast_to(np.eye(left.shape[1]), (*left.shape[:2], left.shape[1]))
+    own, target = (_balance(left, right), _balance(left_to, right_to)) if gauge == "gl" else (one, one)
+    cross = target @ left_to @ (own @ left).swapaxes(1, 2)
+    cross = cross + _contra(target) @ right_to @ (_contra(own) @ right).swapaxes(1, 2)
+    u, _, v = np.linalg.svd(cross)
+    return np.linalg.inv(target) @ u @ v @ own
+
+
+def _contra(matrices: np.ndarray) -> np.ndarray:
+    return np.linalg.inv(matrices).swapaxes(1, 2)
+
+
+def _balance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return per head B with B L L^T B^T = B^-T R R^T B^-1; B^2 is the geometric mean of (L L^T)^-1 and R R^T."""
+    root = _power(left @ left.swapaxes(1, 2), 0.5)
+    inverse = np.linalg.inv(root)
+    return _power(inverse @ _power(root @ right @ right.swapaxes(1, 2) @ root, 0.5) @ inverse, 0.5)
+
+
+def _power(matrices: np.ndarray, exponent: float) -> np.ndarray:
+    """Return powers of symmetric matrices; a direction that no weight uses gets a small scale instead of none."""
+    values, vectors = np.linalg.eigh(matrices.astype(float))
+    largest = values[..., -1:]
+    values = np.where(largest > 0, np.maximum(values, 1e-10 * largest), 1.0)
+    return (vectors * values[..., None, :] ** exponent) @ vectors.swapaxes(1, 2)
+
+
+def turn(graph: AxisGraph, label: str, network: Tensors, target: Tensors, gauge: Gauge) -> Tensors:
+    """Return the network with the inner bases of its heads turned to those of the target's."""
+    matrices = []
+    for circuit in graph.axes[label].circuits:
+        left, right = (graph.side(network, label, pieces) for pieces in (circuit.left, circuit.right))
+        left_to, right_to = (graph.side(target, label, pieces) for pieces in (circuit.left, circuit.right))
+        matrices.append(inner_basis(left, right, left_to, right_to, gauge))
+    return graph.regauge(network, label, matrices)
+
+
+def inner_axes(graph: AxisGraph) -> dict[str, int]:
+    """Return the viewed axis inside heads, which :func:`turn` gives another basis, of every tensor that has one."""
+    return {
+        piece.name: graph.tensors[piece.name][1].index(label) + 1
+        for label, axis in graph.axes.items() for circuit in axis.circuits
+        for piece in (*circuit.left, *circuit.right)
+    }  # fmt: skip

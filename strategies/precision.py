@@ -1,0 +1,110 @@
+"""How sure a site is of each weight: the diagonal of its Gaussian posterior, as it travels and as it is read.
+
+A reply may hold a record ``precision`` beside ``arrays``: under the same keys, the precision of every value, that is
+the curvature of the site's whole loss (samples times the mean diagonal Fisher information of one). Any float array
+will do. Two bytes, or one, are enough: what precision decides is a weighted mean, and its own sampling noise is far
+above a rounding of 9 %. :func:`encode` therefore keeps the logarithm, in quarters of an octave below the largest value
+of its array, in one byte: a quarter more upload than the weights alone. The largest value travels under
+``KEY/largest``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import EllipsisType
+
+import numpy as np
+from flwr.app import ArrayRecord
+
+from .wire import FlatArray
+
+LARGEST = "/largest"
+STEPS = 4.0  # an octave; 255 codes span 63 octaves, and 0 means no precision at all
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Precisions of one array: floats as they came, or codes and the largest value, decoded piece by piece."""
+
+    values: np.ndarray
+    largest: float | None = None
+
+    def decode(self, where: slice = slice(None)) -> np.ndarray:
+        """Return (a slice of the raveled) precisions, floating."""
+        values = self.values.reshape(-1)[where]
+        return values if self.largest is None else (_TABLE * np.float32(self.largest))[values]
+
+    def mean(self) -> float:
+        """Return the mean precision."""
+        if self.largest is None:
+            return float(self.values.mean(dtype=np.float64)) if self.values.size else 0.0
+        counts = np.bincount(self.values.reshape(-1), minlength=256)
+        return self.largest * float(counts @ _TABLE.astype(np.float64)) / max(self.values.size, 1)
+
+    def at(self, place: slice | EllipsisType, shape: tuple[int, ...]) -> Precision:
+        """Return the precisions of a tensor that lies in this array."""
+        return Precision(self.values.reshape(-1)[place].reshape(shape), self.largest)
+
+
+def _table() -> np.ndarray:
+    codes = np.arange(256)
+    return np.where(codes, np.exp2((codes - 255) / STEPS), 0.0).astype(np.float32)
+
+
+_TABLE = _table()
+
+
+def encode(values: np.ndarray) -> Precision:
+    """Round precisions to one byte each; what is 63 octaves below the largest becomes 0."""
+    values = np.asarray(values)
+    largest = float(values.max(initial=0.0))
+    if not largest > 0:
+        return Precision(np.zeros(values.shape, np.uint8), 0.0)
+    with np.errstate(divide="ignore"):
+        octaves = np.log2(values / np.asarray(largest, values.dtype))
+    codes = np.rint(np.maximum(octaves * STEPS, -255.0)) + 255
+    return Precision(codes.astype(np.uint8), largest)
+
+
+def write_precision(values: Mapping[str, np.ndarray]) -> ArrayRecord:
+    """Return the record ``precision`` of a reply: one byte a value, under the keys of its ``arrays``."""
+    record = ArrayRecord()
+    for key, array in values.items():
+        coded = encode(array)
+        record[key] = FlatArray(coded.values)
+        record[key + LARGEST] = FlatArray(np.array(coded.largest, np.float32))
+    return record
+
+
+def read_precision(record: ArrayRecord, arrays: Mapping[str, np.ndarray]) -> dict[str, Precision]:
+    """Read and check what a site says of its arrays' precision; raise ``ValueError`` to refuse the update.
+
+    Keys may be missing: those arrays then count by their samples.
+    """
+    found = {}
+    for key, array in record.items():
+        name = key.removesuffix(LARGEST)
+        if name not in arrays:
+            raise ValueError(f"it gives the precision of {name!r}, which it did not send")
+        if key != name:
+            continue
+        values = array.numpy()
+        if values.shape != arrays[key].shape:
+            raise ValueError(
+                f"the precision of {key!r} should be of shape {list(arrays[key].shape)}, it is {list(values.shape)}"
+            )
+        if values.dtype == np.uint8:
+            largest = record[key + LARGEST].numpy() if key + LARGEST in record else np.array(np.nan)
+            if largest.size != 1 or not 0 <= float(largest.reshape(())) < np.inf:
+                raise ValueError(
+                    f"the precision of {key!r} came as codes without their scale {key + LARGEST!r}, or bad"
+                )
+            found[key] = Precision(values, float(largest.reshape(())))
+        elif values.dtype.kind != "f":
+            raise ValueError(f"the precision of {key!r} should be floats or one-byte codes, it is {values.dtype}")
+        elif not values.size or (values.min() >= 0 and values.max() < np.inf):  # NaN fails either
+            found[key] = Precision(values)
+        else:
+            raise ValueError(f"the precision of {key!r} holds values that are negative or not finite")
+    return found
