@@ -22,6 +22,18 @@ examples:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A command whose help ends with the strategies; they are only looked up when somebody asks for it."""
+
+    def format_help(self) -> str:
+        if self.prog.endswith("simulate"):
+            from .config import describe_strategies
+
+            self.formatter_class = argparse.RawDescriptionHelpFormatter
+            self.epilog = f"strategies (-c strategy=NAME):\n{describe_strategies()}"
+        return super().format_help()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 the run failed, 2 it was asked for something wrong."""
     arguments = parser().parse_args(argv)
@@ -46,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="mtfed",
         description="Federated multi-task medical imaging on Flower.",
         epilog=EXAMPLES,

@@ -79,6 +79,9 @@ class Config(BaseModel):
     apart_epochs: int = Field(10, ge=1)  # passes that a simulated site has trained such a model for
     inner: Literal["none", "orth", "gl"] = "none"  # freedom inside heads of models that never shared a start
     gate: float = Field(1e-3, ge=0)  # least relative gain of a new order of units
+    gamma: float = Field(1.0, gt=0)  # how readily a unit opens a place of its own, strategy = "growing"
+    width_cap: float = Field(1.5, ge=1)  # most units of its global model, in times of the sites' width
+    sigma0: float = Field(1.0, gt=0)  # variance of a global weight around 0, in those of a site's, strategy = "pfnm"
     rounds: int = Field(10, ge=1)
     fraction_train: float = Field(1.0, gt=0, le=1)  # share of the sites trained a round
     min_sites: int = Field(1, ge=1)  # sites that must have joined before round 1
@@ -181,6 +184,7 @@ def describe_keys() -> str:
             lines.append(f"{field.alias:20} {default:16} {found[2] or ''}".rstrip())
         elif re.fullmatch(r"    # [A-Z][a-z ]+", line):
             lines.append(f"\n{line.strip(' #')}")
+    lines += ["\nStrategies", describe_strategies()]
     losses = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in LOSSES_OF_KIND.items())
     lines += [
         "\nTasks",
@@ -189,6 +193,13 @@ def describe_keys() -> str:
         f"task.NAME.loss       {losses}",
     ]
     return "\n".join(lines)
+
+
+def describe_strategies() -> str:
+    """Return a line a strategy: its name, and the first line of what its class says of itself."""
+    from .strategies import STRATEGIES
+
+    return "\n".join(f"{name:20} {(inspect.getdoc(kind) or name).splitlines()[0]}" for name, kind in STRATEGIES.items())
 
 
 def _sentence(error: ValidationError, values: dict[str, Any]) -> str:

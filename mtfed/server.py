@@ -168,9 +168,9 @@ class Federation:
 
     def _tested(self, arrays: ArrayRecord) -> dict[str, TaskMetrics]:
         """Return the metrics, on the test images, of the tasks whose decoders a record holds."""
-        parts = wire.unpack(arrays)
-        load_parts(self.model, parts)
-        return evaluate(self.model, self._test, [t for t in self.config.tasks if f"decoder.{t}" in parts], self.config)
+        self.model = with_arrays(self.model, arrays)
+        held = {wire.part_of(key) for key in arrays}
+        return evaluate(self.model, self._test, [t for t in self.config.tasks if f"decoder.{t}" in held], self.config)
 
     def _score(self, task: str, figures: dict[str, float]) -> float:
         metric = self.config.tasks[task].metric
@@ -204,6 +204,7 @@ class Federation:
         figures = {key: {task: m.compute() for task, m in metrics.items()} for key, metrics in tested.items()}
         images = {task: m.count for metrics in tested.values() for task, m in metrics.items()}
         untrained = self._test_figures(self.initial)
+        self.model = with_arrays(self.model, next(iter(models.values())))
         rounds = self.record.lines("rounds.jsonl")
         last = {line["task"]: line for line in self.record.lines("metrics.jsonl") if line["round"] == progress["round"]}
         summary: dict[str, Any] = {
@@ -234,7 +235,6 @@ class Federation:
             summary["per_site"] = figures
         self.record.write_json("summary.json", summary)
         if list(models) == [""] and len(self._test):
-            load_parts(self.model, wire.unpack(chosen))
             save_examples(self.record, self.model, self._test, config)
         if find_spec("matplotlib") is not None:
             from .report import write_report
@@ -271,7 +271,9 @@ def make_strategy(config: Config, model: MTMedFormer | None = None) -> TaskStrat
     One that matches units also gets the table of the model's axes; without a model, only the settings are checked.
     """
     if config.strategy not in STRATEGIES:
-        raise unknown("strategy", config.strategy, STRATEGIES)
+        told = str(unknown("strategy", config.strategy, STRATEGIES))
+        listed = "" if "expected one of" in told else f" Expected one of: {', '.join(sorted(STRATEGIES))}."
+        raise MtfedError(told + listed)
     kind = STRATEGIES[config.strategy]
     wanted = {
         name
@@ -279,12 +281,25 @@ def make_strategy(config: Config, model: MTMedFormer | None = None) -> TaskStrat
         if "__init__" in vars(base)
         for name in inspect.signature(vars(base)["__init__"]).parameters
     }
+    wanted -= set(getattr(kind, "fixed", ()))  # what a published method has no choice of
     given = config.model_dump(exclude={"tasks"}) | {"retry_timeout": config.round_timeout}
     if "axes" in wanted and config.matching and model is not None:
         from .models.symmetry import derive_axes
 
         given["axes"] = derive_axes(model)
     return kind(**{name: value for name, value in given.items() if name in wanted})
+
+
+def with_arrays(model: MTMedFormer, arrays: ArrayRecord) -> MTMedFormer:
+    """Return the model with a record's tensors: itself, or, where they are of another width, a copy at that width."""
+    parts, own = wire.unpack(arrays), model.parts()
+    if any(value.shape != own[part][name].shape for part, held in parts.items() for name, value in held.items()):
+        from .models.width import resize
+
+        whole = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+        return resize(model, whole | {name: value.copy() for held in parts.values() for name, value in held.items()})
+    load_parts(model, parts)
+    return model
 
 
 def check_sites(run: Run, sites: list[SiteCard]) -> None:

@@ -9,7 +9,8 @@ network, transformers included, and precision is the curvature that each site me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import getLogger
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 
 from .alignment import align
 from .averaging import TaskFedAvg
-from .axes import AxisGraph, Gauge, Tensors
+from .axes import AxisError, AxisGraph, Gauge, Tensors
 from .frame import Frame, Placement
 from .heads import inner_axes
 from .merging import Merged, Product
@@ -37,7 +38,8 @@ class BayesianMatching(TaskFedAvg):
     Works with the packed records of this package and with a plain ``ArrayRecord(model.state_dict())``, with partial
     updates, under ``start()``. A site whose reply holds a record ``precision`` (see :mod:`.precision`; mtfed's clients
     send one) counts weight by weight; the others by their samples. Without ``axes`` nothing is matched, and if nobody
-    sends precision either, this is FedAvg, bit for bit.
+    sends precision either, this is FedAvg, bit for bit, except that BatchNorm's variances are those of the pooled
+    images.
 
     Args:
         axes: which axes of which tensors may be reordered together; ``mtfed.models.symmetry.derive_axes(model)`` reads
@@ -89,33 +91,28 @@ class BayesianMatching(TaskFedAvg):
     def begin_merge(self, arrays: ArrayRecord) -> None:
         super().begin_merge(arrays)
         self._previous = {key: array.numpy() for key, array in arrays.items() if key != MANIFEST}
-        self._tensors = tensors_in(arrays)
+        self._tensors = told_apart(tensors_in(arrays), self.axes)
         self._product = Product(self._tensors, self.precision_floor)
         self._kept: list[_Said] = []
         self._shares: dict[str, dict[str, float]] = {}  # site -> key -> its precision in the product
+        self._counted: set[tuple[str, str]] = set()  # site and key, where it told none
         self._placements: dict[str, list[Placement]] = {}  # axis -> the sites' ways to the frame
         self._frame: Frame | None = None
-        self._collect = self.axes is not None and self.start_from == "apart" and not self.posterior
-        if self.axes is not None and not self._collect:
-            self._frame = Frame(self.axes, named(self._previous, self._tensors), gate=self.gate, seed=self.seed)
+        self._collect = self._waits()
 
     def add_to_merge(self, update: Update) -> None:
         said = self._read(update)
         if self._collect:
             self._kept.append(said.copy())
             return
-        if self._frame is not None:
-            aligned = self._frame.bring(said.values)
-            for label, placement in aligned.log.items():
-                self._placements.setdefault(label, []).append(placement)
-            if aligned.orders:
-                said = said.moved(self._frame.graph, aligned.tensors, aligned.orders)
-        self._multiply(said)
+        self._multiply(self._bring(said))
 
     def finish_merge(self) -> dict[str, np.ndarray]:
         if self._collect:
             self._bring_together()
         merged = self._product.finish(self._previous, self._prior())
+        for site, key in self._counted:  # told in samples; beside sites that know their precision, in its unit
+            self._shares[site][key] *= merged.usual.get(key, 1.0)
         self._keep(merged)
         return merged.arrays
 
@@ -123,12 +120,14 @@ class BayesianMatching(TaskFedAvg):
         """Return what the merge did: the share of units moved on every axis, the objective, every site's share.
 
         The objective is the mean squared distance of the sites' units to the frame's, in the frame's mean squares,
-        before and after matching; a site's share is that of the precision that all sites gave for a part, or array.
+        before and after matching (not of models that were trained apart: they had no frame); a site's share is that of
+        the precision that all sites gave for a part, or array.
         """
         metrics = {}
         for label, placements in self._placements.items():
             metrics[f"merge.moved.{label}"] = float(np.mean([placement.moved for placement in placements]))
-        if every := [placement for placements in self._placements.values() for placement in placements]:
+        together = [placement for placements in self._placements.values() for placement in placements]
+        if every := [placement for placement in together if np.isfinite(placement.before)]:
             metrics["merge.distance-before"] = float(np.mean([placement.before for placement in every]))
             metrics["merge.distance"] = float(np.mean([placement.after for placement in every]))
         parts: dict[str, dict[str, float]] = {}
@@ -151,7 +150,7 @@ class BayesianMatching(TaskFedAvg):
             seed: of the draw.
             temperature: below 1, nearer to the mean; a diagonal posterior around one mode is known to be too wide.
         """
-        generator, drawn = np.random.default_rng(seed), ArrayRecord()
+        generator, drawn, held = np.random.default_rng(seed), ArrayRecord(), tensors_in(arrays)
         for key, array in arrays.items():
             precision = self.posterior.get(key)
             if precision is None:
@@ -160,7 +159,7 @@ class BayesianMatching(TaskFedAvg):
             values = array.numpy()
             deviation = np.sqrt(np.divide(temperature, precision, out=np.zeros_like(precision), where=precision > 0))
             noise = generator.standard_normal(values.shape, np.float32)
-            for tensor in tensors_in(arrays)[key]:
+            for tensor in held[key]:
                 if tensor.name.endswith(("running_mean", "running_var")):
                     noise.reshape(-1)[tensor.place] = 0
             drawn[key] = FlatArray((values + noise * deviation).astype(values.dtype))
@@ -184,8 +183,28 @@ class BayesianMatching(TaskFedAvg):
 
     # The steps of a merge.
 
+    def _waits(self) -> bool:
+        """Say whether a round's updates are kept until it ends."""
+        return self.axes is not None and self.start_from == "apart" and not self.posterior
+
+    def _bring(self, said: _Said) -> _Said:
+        """Return what a site says with the units in the global model's order."""
+        if self.axes is None:
+            return said
+        if self._frame is None:
+            self._frame = Frame(self.axes, named(self._previous, self._tensors), gate=self.gate, seed=self.seed)
+        aligned = self._frame.bring(said.values)
+        for label, placement in aligned.log.items():
+            self._placements.setdefault(label, []).append(placement)
+        return said.moved(self._frame.graph, aligned.tensors, aligned.orders) if aligned.orders else said
+
+    def _layout(self, update: Update) -> dict[str, list[Tensor]]:
+        """Return where the tensors of an update lie, by key."""
+        return self._tensors
+
     def _read(self, update: Update) -> _Said:
-        tensors = {key: self._tensors[key] for key in update.arrays}
+        layout = self._layout(update)
+        tensors = {key: layout[key] for key in update.arrays}
         return _Said(
             update.site,
             named(update.arrays, tensors),
@@ -197,14 +216,15 @@ class BayesianMatching(TaskFedAvg):
         )  # fmt: skip
 
     def _multiply(self, said: _Said) -> None:
-        self._shares[said.site] = self._product.add(said.values, said.weights, said.precision)
+        told = self._shares[said.site] = self._product.add(said.values, said.weights, said.precision)
+        self._counted |= {(said.site, key) for key in told if self._tensors[key][0].name not in said.precision}
 
     def _bring_together(self) -> None:
         """Match models that were trained apart, all with all."""
         assert self.axes is not None
         aligned = align(
             self.axes, [said.values for said in self._kept], inner=self.inner, gate=self.gate, seed=self.seed,
-            weights=[said.counts(self._tensors) for said in self._kept],
+            weights=say_in_matching(self._kept, self._tensors, self.axes),
         )  # fmt: skip
         for said, tensors, orders in zip(self._kept, aligned.clients, aligned.orders, strict=True):
             for label, order in orders.items():
@@ -258,6 +278,40 @@ class _Said:
     def counts(self, tensors: Mapping[str, list[Tensor]]) -> dict[str, float]:
         """Return how much the site counts in matching, tensor by tensor."""
         return {tensor.name: weight for key, weight in self.weights.items() for tensor in tensors[key]}
+
+
+def say_in_matching(
+    sites: Sequence[_Said], tensors: Mapping[str, list[Tensor]], graph: AxisGraph
+) -> list[dict[str, float | np.ndarray]]:
+    """Return how much each site counts in matching, by tensor: by its precision, as it does in the merge.
+
+    Where one that holds a tensor tells none, all count there by their samples: the two have no common unit.
+    """
+    unknown = {name for said in sites for name in said.values if name not in said.precision}
+    says: list[dict[str, float | np.ndarray]] = []
+    for said in sites:
+        own: dict[str, float | np.ndarray] = {**said.counts(tensors)}
+        for name in graph.tensors:
+            if name in said.precision and name not in unknown and own[name]:
+                own[name] = said.precision[name].decode().reshape(said.values[name].shape)
+        says.append(own)
+    return says
+
+
+def told_apart(tensors: Mapping[str, list[Tensor]], graph: AxisGraph | None) -> dict[str, list[Tensor]]:
+    """Return tensors under names of their own: parts of a packed record may each hold, say, a ``weight``.
+
+    Raises:
+        AxisError: where a table of axes means such a name.
+    """
+    uses = Counter(tensor.name for held in tensors.values() for tensor in held)
+    for name in graph.tensors if graph is not None else ():
+        if uses[name] > 1:
+            raise AxisError(f"{name}: {uses[name]} parts hold a tensor of this name; give each its own, or no axes.")
+    return {
+        key: [one if uses[one.name] == 1 else one._replace(name=f"{key}/{one.name}") for one in held]
+        for key, held in tensors.items()
+    }
 
 
 def named(arrays: Mapping[str, np.ndarray], tensors: Mapping[str, list[Tensor]]) -> Tensors:

@@ -16,11 +16,10 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
-
-from .precision import Precision
+from .precision import Precision, mean_of
 from .wire import Tensor
 
-CHUNK = 1 << 15  # numbers worked on at a time, so that they stay in the processor's cache
+CHUNK = 1 << 16  # numbers worked on at a time, so that they stay in the processor's cache
 MEAN, VARIANCE = "running_mean", "running_var"
 
 
@@ -43,17 +42,18 @@ def add_product(
     the small values are the least known, and a weight that looks free would be left to whoever saw it least; an
     absolute floor would swamp all of them near convergence.
     """
-    values = values.reshape(-1)
-    least = floor * precision.mean()
-    scratch = np.empty(min(CHUNK, values.size), np.float64)
-    added = 0.0
+    values, known = values.reshape(-1), precision.decode()
+    mean = mean_of(known)
+    kind = np.result_type(known, values)  # sums are in double precision, their terms as the site gave them
+    least, scratch = kind.type(floor * mean), np.empty(min(CHUNK, values.size), kind)
     for start in range(0, values.size, CHUNK):
         where = slice(start, start + CHUNK)
-        own = precision.decode(where) + np.float32(least)
-        added += float(own.sum(dtype=np.float64))
+        piece = values[where]
+        own = np.add(known[where], least, out=scratch[: piece.size])
         total[where] += own
-        weighted[where] += np.multiply(own, values[where], out=scratch[: own.size], dtype=np.float64)
-    return added
+        own *= piece
+        weighted[where] += own
+    return (1 + floor) * mean * values.size
 
 
 @dataclass
@@ -61,7 +61,7 @@ class _Sums:
     """What has been added up of one array: from sites that count samples, and from sites that know their precision."""
 
     counted: np.ndarray | None = None
-    weight: float = 0.0
+    weight: float | np.ndarray = 0.0  # behind ``counted``; in the end one number a value, if anybody told its precision
     weighted: np.ndarray | None = None
     precision: np.ndarray | None = None
     samples: float = 0.0  # behind ``precision``
@@ -74,6 +74,7 @@ class Merged:
 
     arrays: dict[str, np.ndarray]
     precision: dict[str, np.ndarray]
+    usual: dict[str, float]  # what a sample of a site that only counts came to, where other sites told their precision
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Product:
         """
         told = {}
         for key, weight in weights.items():
-            if weight <= 0:
+            if weight <= 0 or not self._beside(key) <= values.keys():  # nothing is a variance without its mean
                 continue
             sums = self._sums.setdefault(key, _Sums())
             size = sum(prod(tensor.shape) for tensor in self.tensors[key])
@@ -115,12 +116,14 @@ class Product:
                 own = values[tensor.name]
                 if own.dtype.kind != "f":
                     if sums.largest is None:
-                        sums.largest = np.zeros(size, own.dtype)
+                        sums.largest = np.full(size, _least(own.dtype), own.dtype)
                     there = sums.largest[tensor.place]
                     np.maximum(there, own.reshape(-1), out=there)
                     continue
+                if tensor.name.endswith((MEAN, VARIANCE)):  # a small difference of large moments
+                    own = own.astype(np.float64)
                 if mean := self._mean_beside(tensor):  # the second moment around 0 averages as a mean does
-                    own = own + np.square(values[mean.name])
+                    own = own + np.square(values[mean.name], dtype=np.float64)
                 if known and precision is not None:
                     if sums.weighted is None or sums.precision is None:
                         sums.weighted, sums.precision = np.zeros(size), np.zeros(size)
@@ -145,45 +148,63 @@ class Product:
         """
         arrays: dict[str, np.ndarray] = {}
         precisions: dict[str, np.ndarray] = {}
-        unknown: dict[str, np.ndarray] = {}
+        usual: dict[str, float] = {}
+        for key, sums in self._sums.items():
+            if sums.precision is not None:
+                usual[key] = mean_of(sums.precision) / sums.samples
+                self._join(key, sums)
+            if sums.counted is not None and prior is not None and key in prior:
+                surely = prior[key].reshape(-1) if prior[key].ndim else prior[key]
+                sums.counted += np.multiply(surely, self._moments(key, previous), dtype=np.float64)
+                sums.weight += surely
+        self._centre(previous)
         for key in list(self._sums):
             sums, last = self._sums.pop(key), previous[key]
             if sums.largest is not None:
-                arrays[key] = sums.largest
+                arrays[key] = sums.largest.reshape(last.shape)
+            elif sums.counted is not None:
+                arrays[key] = quotient(sums.counted, sums.weight, last)
+                kept = np.asarray(sums.weight, np.float32)
+                precisions[key] = kept.reshape(last.shape if kept.ndim else ())
+        return Merged(arrays, precisions, usual)
+
+    def _centre(self, previous: Mapping[str, np.ndarray]) -> None:
+        """Turn sums of second moments around 0 into those of variances."""
+        for key, tensor, mean_key, mean in self._variances:
+            sums, beside = self._sums.get(key), self._sums.get(mean_key)
+            if sums is None or beside is None or sums.counted is None or beside.counted is None:
                 continue
-            weighted, total = _joined(sums)
-            if weighted is None:
-                continue
-            before = last.reshape(-1)
-            if prior is not None and key in prior:
-                weighted += np.multiply(prior[key].reshape(-1), self._moments(key, previous), dtype=np.float64)
-                total = total + prior[key].reshape(-1)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                weighted /= total
-            if np.ndim(total):
-                unknown[key] = np.equal(total, 0)
-                weighted[unknown[key]] = before[unknown[key]]
-            arrays[key] = weighted
-            kept = np.asarray(total, np.float32)
-            precisions[key] = kept.reshape(last.shape) if kept.size == last.size else kept.reshape(())
-        for key, tensor, mean_key, mean in self._variances():
-            if key in arrays and mean_key in arrays:
-                variance = arrays[key][tensor.place]
-                centred = np.maximum(variance - np.square(arrays[mean_key][mean.place]), 0)
-                stays = unknown[key][tensor.place] if key in unknown else np.zeros(variance.shape, bool)
-                arrays[key][tensor.place] = np.where(stays, variance, centred)
-        shaped = {key: array.astype(previous[key].dtype).reshape(previous[key].shape) for key, array in arrays.items()}
-        return Merged(shaped, precisions)
+            last = previous[mean_key].reshape(-1)[mean.place].astype(np.float64)
+            around = quotient(beside.counted[mean.place], _at(beside.weight, mean), last)
+            moments, weight = sums.counted[tensor.place], _at(sums.weight, tensor)
+            np.maximum(moments - weight * np.square(around), 0, out=moments)
+
+    def _join(self, key: str, sums: _Sums) -> None:
+        """Put the sums of both kinds of sites together.
+
+        A site that only counts is taken to know as much a sample as the others do, on average over a tensor; where
+        they know nothing of a tensor, over the array.
+        """
+        assert sums.weighted is not None and sums.precision is not None
+        if sums.counted is not None:
+            overall = mean_of(sums.precision) or sums.samples
+            for tensor in self.tensors[key]:
+                weighted, precision = sums.weighted[tensor.place], sums.precision[tensor.place]
+                usual = (mean_of(precision) or overall) / sums.samples
+                add_scaled(weighted, sums.counted[tensor.place], usual)
+                precision += usual * sums.weight
+        sums.counted, sums.weight = sums.weighted, sums.precision
 
     def _moments(self, key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return an array raveled, with second moments in the places of variances."""
-        values = arrays[key].reshape(-1)
-        for own, tensor, mean_key, mean in self._variances():
-            if own == key:
-                values = values.copy()
-                values[tensor.place] += np.square(arrays[mean_key].reshape(-1)[mean.place])
+        values, among = arrays[key].reshape(-1), [held for held in self._variances if held[0] == key]
+        if among:
+            values = values.astype(np.float64)
+            for _, tensor, mean_key, mean in among:
+                values[tensor.place] += np.square(arrays[mean_key].reshape(-1)[mean.place], dtype=np.float64)
         return values
 
+    @cached_property
     def _variances(self) -> list[tuple[str, Tensor, str, Tensor]]:
         """Return every running variance with the running mean beside it, and their keys."""
         return [
@@ -191,26 +212,36 @@ class Product:
             for key, tensor in self._homes.values() if (mean := self._mean_beside(tensor))
         ]  # fmt: skip
 
+    def _beside(self, key: str) -> set[str]:
+        """Return the running means that go with an array's variances."""
+        return {mean.name for tensor in self.tensors[key] if (mean := self._mean_beside(tensor))}
+
     def _mean_beside(self, tensor: Tensor) -> Tensor | None:
         if not tensor.name.endswith(VARIANCE):
             return None
         home = self._homes.get(tensor.name.removesuffix(VARIANCE) + MEAN)
-        return home and home[1]
+        return home[1] if home and home[1].shape == tensor.shape else None
 
     @cached_property
     def _homes(self) -> dict[str, tuple[str, Tensor]]:
         return {tensor.name: (key, tensor) for key, tensors in self.tensors.items() for tensor in tensors}
 
 
-def _joined(sums: _Sums) -> tuple[np.ndarray | None, np.ndarray | float]:
-    """Return the sums of both kinds of sites as one.
+def _least(dtype: np.dtype) -> int:
+    return int(np.iinfo(dtype).min) if dtype.kind in "iu" else 0
 
-    A site that only counts is taken to know as much a sample as the others do, on average.
-    """
-    if sums.weighted is None or sums.precision is None:
-        return sums.counted, sums.weight
-    if sums.counted is not None and sums.samples > 0:
-        usual = float(sums.precision.mean()) / sums.samples
-        add_scaled(sums.weighted, sums.counted, usual)
-        sums.precision += usual * sums.weight
-    return sums.weighted, sums.precision
+
+def quotient(weighted: np.ndarray, weight: float | np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return ``weighted / weight`` in the type and shape of the last values, which stay where the weight is 0."""
+    flat, before = np.empty(last.size, last.dtype), last.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        where = slice(start, start + CHUNK)
+        below = weight[where] if isinstance(weight, np.ndarray) and weight.ndim else weight
+        with np.errstate(divide="ignore", invalid="ignore"):
+            flat[where] = weighted[where] / below
+        np.copyto(flat[where], before[where], where=np.equal(below, 0))
+    return flat.reshape(last.shape)
+
+
+def _at(weight: float | np.ndarray, tensor: Tensor) -> float | np.ndarray:
+    return weight[tensor.place] if isinstance(weight, np.ndarray) and weight.ndim else weight
