@@ -1,6 +1,6 @@
 """Run every benchmark, or those named, and keep the figures beside the code.
 
-python -m benchmarks [federation]
+python -m benchmarks [federation] [merging] [digits]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mtfed.engine import usable_cores
 
-SUITES = ("federation",)
+SUITES = ("federation", "merging", "digits")
 RESULTS = Path(__file__).with_name("results.json")
 
 

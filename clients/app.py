@@ -38,6 +38,7 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 from mtfed.strategies import wire
 from mtfed.strategies.precision import write_precision
+from mtfed.strategies.wire import record_in
 
 from mtfed.config import Config, RunConfigValue, read_config
 from mtfed.curvature import curvature
@@ -133,6 +134,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     server_round = int(settings["server-round"])
     if config.start == "apart" and server_round == 1:
         begin_apart(model, site, tasks, config, context)
+    pull = {name: float(mu) for name, mu in (record_in(message.content, "pull", ConfigRecord) or {}).items()}
     told = train(
         model,
         site.shard("train"),
@@ -141,13 +143,14 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
         seed=fixed_seed(config.seed, site.key, server_round),
         learning_rate=float(settings.get("learning-rate", config.learning_rate)),
         proximal_mu=float(settings.get("proximal-mu", 0.0)),
+        pull=pull,
     )
     shard = site.shard("train")
     counts = {f"num-examples.{task}": shard.count(task) for task in tasks}
     losses = {f"loss-sum.{task}": value for task, value in told.loss_sums.items()}
     seen = {f"seen.{task}": count for task, count in told.seen.items()}
     metrics: dict[str, MetricRecordValues] = {"num-examples": len(shard.labelled(tasks)), **counts, **losses, **seen}
-    metrics |= {"steps": told.steps, "seconds": told.seconds}
+    metrics |= {"steps": told.steps, "seconds": told.seconds, "pulled": int(bool(pull))}
     reply = RecordDict({"arrays": wire.repack(arrays, numpy_parts(model)), "metrics": MetricRecord(metrics)})
     if settings.get("precision") == "fisher":
         start = time.perf_counter()

@@ -72,8 +72,9 @@ class Config(BaseModel):
     server_tau: float = Field(1e-3, gt=0)  # its adaptivity: weights that move less a round are moved in proportion
     precision: Literal["fisher", "none"] = "fisher"  # what sites tell of their weights, strategy = "bayesian"
     curvature_samples: int = Field(256, ge=0)  # images a task that a site measures it on; 0: all
-    precision_floor: float = Field(0.1, ge=0)  # least precision of a weight, as a share of its tensor's mean
+    precision_floor: float = Field(0.2, ge=0)  # least precision of a weight, as a share of its row's mean
     prior_strength: float = Field(0.0, ge=0, le=1)  # how much of the last rounds' precision still holds
+    cavity: float = Field(1.0, ge=0)  # how much of the other sites' posterior a site trains under; 0: none
     matching: bool = True  # bring units into the global model's order before a merge
     start: Literal["common", "apart"] = "common"  # apart: sites bring models of their own to the first round
     apart_epochs: int = Field(10, ge=1)  # passes that a simulated site has trained such a model for

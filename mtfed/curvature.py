@@ -44,8 +44,8 @@ def curvature(
         samples: use at most so many samples a task, drawn by ``seed``, and scale up; 0 means all.
 
     Returns:
-        Tensors of the weights' shapes; of the encoder, and of the decoders of ``tasks``. Weights that no task's output
-        depends on are 0 throughout.
+        Tensors of the weights' shapes; of the encoder, and of the decoders of ``tasks``, without what is frozen.
+        Weights that no task's output depends on are 0 throughout.
     """
     device = next(model.parameters()).device
     seed_device(seed, device)
@@ -53,7 +53,7 @@ def curvature(
     named = dict(model.named_parameters())
     total = {}
     for task in tasks:
-        used = {n: p for n, p in named.items() if n.startswith(("encoder.", f"decoders.{task}."))}
+        used = {n: p for n, p in named.items() if p.requires_grad and n.startswith(("encoder.", f"decoders.{task}."))}
         rows = shard.labels[task].rows
         count = len(rows)
         if 0 < samples < count:

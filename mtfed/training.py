@@ -110,11 +110,12 @@ def train(
     seed: int,
     learning_rate: float,
     proximal_mu: float = 0.0,
+    pull: Mapping[str, float] | None = None,
 ) -> Training:
     """Train a model in place on the labels of the given tasks.
 
     Everything random derives from ``seed``, so that a site's result does not depend on which process trains it.
-    ``proximal_mu`` adds FedProx's ``mu / 2 * ||w - w_start||^2``.
+    ``proximal_mu`` adds FedProx's ``mu / 2 * ||w - w_start||^2``; ``pull`` the same with a mu for every tensor by name.
     """
     make_optimizers_light()
     device = next(model.parameters()).device
@@ -125,8 +126,13 @@ def train(
     inactive = {f"decoder.{task}" for task in model.decoders} - {f"decoder.{task}" for task in tasks}
     parts = model.parts()
     frozen = {id(tensor) for part in inactive for tensor in parts[part].values()}
-    weights = [weight for weight in model.parameters() if id(weight) not in frozen]
-    anchors = [weight.detach().clone() for weight in weights] if proximal_mu else []
+    named = {name: weight for name, weight in model.named_parameters() if id(weight) not in frozen}
+    weights = list(named.values())
+    held = [
+        (weight, weight.detach().clone(), mu)
+        for name, weight in named.items()
+        if (mu := proximal_mu + (pull or {}).get(name, 0.0))
+    ]
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=config.weight_decay, fused=True)
     hybrid = HybridLoss(config)
     told = Training()
@@ -137,8 +143,7 @@ def train(
         loss, each = hybrid(outputs, batch.labels, model.log_variance)
         optimizer.zero_grad()
         loss.backward()
-        if proximal_mu:
-            _pull(weights, anchors, proximal_mu)
+        _pull(held)
         optimizer.step()
         told.steps += 1
         for task, value in each.items():
@@ -163,9 +168,9 @@ def _steps(shard: Shard, tasks: list[str], config: Config) -> Iterable[Batch]:
                 return
 
 
-def _pull(weights: Iterable[Tensor], anchors: Iterable[Tensor], mu: float) -> None:
-    """Add the gradient of the proximal term to the weights that the step has gradients for."""
-    for weight, anchor in zip(weights, anchors, strict=True):
+def _pull(held: Iterable[tuple[Tensor, Tensor, float]]) -> None:
+    """Add the gradient of the proximal terms to the weights that the step has gradients for."""
+    for weight, anchor, mu in held:
         if weight.grad is not None:
             weight.grad.add_(weight.detach() - anchor, alpha=mu)
 

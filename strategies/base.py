@@ -98,6 +98,10 @@ class TaskStrategy(Strategy):
             return arrays
         return select(arrays, self.parts_for(arrays, tasks))
 
+    def more_for(self, site: SiteCard) -> dict[str, ConfigRecord]:
+        """Return further records of a site's training message, by name."""
+        return {}
+
     def models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
         """Return the models that a round leaves: the global one under ``""``, or one a site."""
         return {"": arrays}
@@ -219,6 +223,8 @@ class TaskStrategy(Strategy):
         self._grid, self._arrays, self._asked = grid, arrays, {}
         for site, tasks in sites:
             content = RecordDict({"arrays": self.arrays_for(site, arrays, tasks), "config": config})
+            for name, record in (self.more_for(site) if action == MessageType.TRAIN else {}).items():
+                content[name] = record
             self._asked[site.key] = Message(
                 content, dst_node_id=site.node_id, message_type=action, group_id=str(server_round)
             )

@@ -21,15 +21,18 @@ from flwr.app import ArrayRecord, ConfigRecord
 from .alignment import align
 from .averaging import TaskFedAvg
 from .axes import AxisError, AxisGraph, Gauge, Tensors
+from .cavity import Cavities
 from .frame import Frame, Placement
 from .heads import inner_axes
 from .merging import Merged, Product
-from .precision import Precision
+from .precision import Precision, inflation
 from .screening import Update
+from .sites import SiteCard
 from .wire import MANIFEST, FlatArray, Tensor, part_of, tensors_in
 
 log = getLogger("flwr")
 POSTERIOR = "@posterior"
+CAVITIES = "@cavities"
 
 
 class BayesianMatching(TaskFedAvg):
@@ -45,9 +48,11 @@ class BayesianMatching(TaskFedAvg):
         axes: which axes of which tensors may be reordered together; ``mtfed.models.symmetry.derive_axes(model)`` reads
             them off a torch model.
         precision: what sites are asked to send: ``fisher``, the curvature of their loss, or ``none``.
-        precision_floor: least precision of a weight, as a share of the mean over its tensor.
+        precision_floor: least precision of a weight, as a share of the mean over its row (:func:`.precision.floored`).
         prior_strength: how much of the last rounds' precision still holds; 0 forgets it, 1 is FOLA's (Liu et al.,
             TPAMI 2023) recursive posterior, in which a model learns ever more slowly.
+        cavity: how much of the other sites' posterior a site trains under (:mod:`.cavity`); 0 for none. Only sites
+            that say in their metrics that they were ``pulled`` (mtfed's clients do) are merged so.
         start: ``common`` if all sites start from the server's model; ``apart`` if they bring models of their own to
             the first round, which is then matched as a whole: its updates are all kept until it ends.
         inner: freedom inside heads when models come together that never shared one, see :func:`.alignment.align`.
@@ -60,8 +65,9 @@ class BayesianMatching(TaskFedAvg):
         axes: AxisGraph | None = None,
         *,
         precision: Literal["fisher", "none"] = "fisher",
-        precision_floor: float = 0.1,
+        precision_floor: float = 0.2,
         prior_strength: float = 0.0,
+        cavity: float = 1.0,
         start: Literal["common", "apart"] = "common",
         inner: Gauge = "none",
         gate: float = 1e-3,
@@ -71,11 +77,20 @@ class BayesianMatching(TaskFedAvg):
         limits = {
             "precision_floor": (precision_floor, np.inf),
             "prior_strength": (prior_strength, 1.0),
+            "cavity": (cavity, np.inf),
             "gate": (gate, np.inf),
         }
         for name, (value, most) in limits.items():
-            if not 0 <= value <= most:
+            if not (0 <= value <= most and np.isfinite(value)):
                 raise ValueError(f"Expected {name} between 0 and {most:g}, got {value}.")
+        choices = {
+            "precision": (precision, ("fisher", "none")),
+            "start": (start, ("common", "apart")),
+            "inner": (inner, ("none", "orth", "gl")),
+        }
+        for name, (chosen, known) in choices.items():
+            if chosen not in known:
+                raise ValueError(f"Expected {name} to be one of {', '.join(known)}, got {chosen!r}.")
         self.axes = axes
         self.ask = precision
         self.precision_floor = precision_floor
@@ -83,13 +98,21 @@ class BayesianMatching(TaskFedAvg):
         self.start_from = start
         self.inner: Gauge = inner
         self.gate = gate
+        self.cavities = Cavities(cavity)
         self.posterior: dict[str, np.ndarray] = {}  # key -> precision of the global weights, after the last merge
 
     def train_config(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
         return ConfigRecord({**super().train_config(server_round, config), "precision": self.ask})
 
+    def more_for(self, site: SiteCard) -> dict[str, ConfigRecord]:
+        pulls: dict[str, Any] = self.cavities.pulls(site.key)
+        return {"pull": ConfigRecord(pulls)} if pulls else {}
+
     def begin_merge(self, arrays: ArrayRecord) -> None:
         super().begin_merge(arrays)
+        self._pulled: set[str] = set()
+        self._steps: Tensors = {}  # tensor -> sum over pulled sites of c (S - P_j) times their step
+        self._stepped: dict[str, float] = {}  # tensor -> sum of c (S - P_j)
         self._previous = {key: array.numpy() for key, array in arrays.items() if key != MANIFEST}
         self._tensors = told_apart(tensors_in(arrays), self.axes)
         self._product = Product(self._tensors, self.precision_floor)
@@ -102,6 +125,8 @@ class BayesianMatching(TaskFedAvg):
 
     def add_to_merge(self, update: Update) -> None:
         said = self._read(update)
+        if update.pulled:
+            self._pulled.add(update.site)
         if self._collect:
             self._kept.append(said.copy())
             return
@@ -111,6 +136,8 @@ class BayesianMatching(TaskFedAvg):
         if self._collect:
             self._bring_together()
         merged = self._product.finish(self._previous, self._prior())
+        self._step_on(merged)
+        self.cavities.end_round()
         for site, key in self._counted:  # told in samples; beside sites that know their precision, in its unit
             self._shares[site][key] *= merged.usual.get(key, 1.0)
         self._keep(merged)
@@ -169,11 +196,13 @@ class BayesianMatching(TaskFedAvg):
         record = ArrayRecord()
         for key, precision in self.posterior.items():
             record[key] = FlatArray(precision)
-        return super().state() | {POSTERIOR: record}
+        return super().state() | {POSTERIOR: record, CAVITIES: self.cavities.state()}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)
         self.posterior = {key: array.numpy() for key, array in state.get(POSTERIOR, ArrayRecord()).items()}
+        if CAVITIES in state:
+            self.cavities.restore(state[CAVITIES])
 
     def summary(self) -> None:
         axes = self.axes.axes if self.axes is not None else {}
@@ -218,6 +247,35 @@ class BayesianMatching(TaskFedAvg):
     def _multiply(self, said: _Said) -> None:
         told = self._shares[said.site] = self._product.add(said.values, said.weights, said.precision)
         self._counted |= {(said.site, key) for key in told if self._tensors[key][0].name not in said.precision}
+
+        if not self.cavities.strength or not said.precision:
+            return
+        others = self.cavities.others(said.site) if said.site in self._pulled else {}
+        places = named(self._previous, self._tensors)
+        for name, value in others.items():
+            if value and name in said.precision:
+                step = np.subtract(said.values[name], places[name], dtype=np.float64)
+                step *= value
+                self._steps[name] = self._steps[name] + step if name in self._steps else step
+                self._stepped[name] = self._stepped.get(name, 0.0) + value
+        raised = inflation(self.precision_floor)
+        samples = max(said.weights.values(), default=0.0)
+        self.cavities.note(said.site, {name: raised * told.mean() for name, told in said.precision.items()}, samples)
+
+    def _step_on(self, merged: Merged) -> None:
+        """Add what pulled sites' steps come to beyond the product's mean, at most as much again.
+
+        A precision that has fallen since the last round is a new estimate, and no reason to step further.
+        """
+        for key, tensors in self._tensors.items():
+            precision = merged.precision.get(key)
+            if precision is None or not precision.ndim:
+                continue
+            array, sure = merged.arrays[key].reshape(-1), precision.reshape(-1)
+            for tensor in tensors:
+                if tensor.name in self._steps:
+                    mean = max(float(sure[tensor.place].mean(dtype=np.float64)), self._stepped[tensor.name])
+                    array[tensor.place] += (self._steps.pop(tensor.name) / mean).reshape(-1).astype(array.dtype)
 
     def _bring_together(self) -> None:
         """Match models that were trained apart, all with all."""

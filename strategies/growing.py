@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import getLogger
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -21,7 +21,7 @@ from .bayesian import BayesianMatching, _Said, named
 from .frame import Frame, Placement
 from .growth import Grown, expand, grow
 from .merging import Product
-from .precision import Precision
+from .precision import Precision, floored, inflation
 from .screening import Update
 from .sites import SiteCard
 from .widths import sizes_of, submodel
@@ -51,10 +51,12 @@ class GrowingMatching(BayesianMatching):
         settings: see :class:`BayesianMatching`; ``start="apart"`` first aligns the sites with each other, as there.
     """
 
+    fixed: ClassVar[Mapping[str, Any]] = {"cavity": 0.0}  # sites of other widths have no tensor in common to step on
+
     def __init__(
         self, axes: AxisGraph | None = None, *, gamma: float = 1.0, width_cap: float = 1.5, **settings: Any
     ) -> None:
-        super().__init__(axes, **settings)
+        super().__init__(axes, **self.fixed, **settings)
         for name, value, least in (("gamma", gamma, np.nextafter(0, 1)), ("width_cap", width_cap, 1.0)):
             if not least <= value < np.inf:
                 raise ValueError(f"Expected {name} {'above 0' if least < 1 else 'of at least 1'}, got {value}.")
@@ -198,9 +200,7 @@ class GrowingMatching(BayesianMatching):
             for name, weight in said.counts(self._tensors).items():
                 known[name] = weight * usual.get(name, 1.0)
                 if told := said.precision.get(name):
-                    known[name] = told.decode().reshape(told.values.shape) + np.float32(
-                        self.precision_floor * told.mean()
-                    )
+                    known[name] = floored(told, self.precision_floor).reshape(told.values.shape)
             wide, precision = expand(grown, j, said.values, known)
             _silence(grown.graph, precision, silent)
             whole = {name: Precision(np.broadcast_to(precision[name], values.shape)) for name, values in wide.items()}
@@ -217,7 +217,7 @@ class GrowingMatching(BayesianMatching):
         for said in ready:
             for name, weight in said.counts(self._tensors).items():
                 if name in said.precision and weight > 0:
-                    total[name] += (1 + self.precision_floor) * said.precision[name].mean()
+                    total[name] += inflation(self.precision_floor) * said.precision[name].mean()
                     samples[name] += weight
         usual = {name: total[name] / samples[name] for name in samples}
         mean = float(np.mean([value for value in usual.values() if value] or [1.0]))

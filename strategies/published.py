@@ -44,7 +44,13 @@ class FisherMerging(Published):
     their 1e-6 where it is less. Their coefficients, which they tune on validation data, are the numbers of samples.
     """
 
-    fixed: ClassVar[Settings] = {"axes": None, "precision": "fisher", "precision_floor": 0.0, "prior_strength": 0.0}
+    fixed: ClassVar[Settings] = {
+        "axes": None,
+        "precision": "fisher",
+        "precision_floor": 0.0,
+        "prior_strength": 0.0,
+        "cavity": 0.0,
+    }
 
     def __init__(self, *, least_fisher: float = 1e-6, **settings: Any) -> None:
         super().__init__(**settings)
@@ -69,7 +75,7 @@ class Fola(Published):
     they train as with all other strategies. ``precision_floor`` is not the paper's; 0 leaves it out.
     """
 
-    fixed: ClassVar[Settings] = {"axes": None, "precision": "fisher", "prior_strength": 1.0}
+    fixed: ClassVar[Settings] = {"axes": None, "precision": "fisher", "prior_strength": 1.0, "cavity": 0.0}
 
 
 class Rebasin(Published):
@@ -80,7 +86,13 @@ class Rebasin(Published):
     tensor's mean over those who hold it.
     """
 
-    fixed: ClassVar[Settings] = {"precision": "none", "prior_strength": 0.0, "gate": 0.0, "inner": "none"}
+    fixed: ClassVar[Settings] = {
+        "precision": "none",
+        "prior_strength": 0.0,
+        "cavity": 0.0,
+        "gate": 0.0,
+        "inner": "none",
+    }
     passes = 100  # most of them over the sites, the authors' limit
 
     def _bring(self, said: _Said) -> _Said:
@@ -133,6 +145,7 @@ class Pfnm(Published):
     fixed: ClassVar[Settings] = {
         "precision": "none",
         "prior_strength": 0.0,
+        "cavity": 0.0,
         "gate": 0.0,
         "inner": "none",
         "weighting": "uniform",

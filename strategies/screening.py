@@ -36,7 +36,8 @@ class Update:
 
     ``arrays`` maps a key of the record that was sent to the trained values; ``counts`` maps a task to the labelled
     samples it was trained on; ``num_examples`` counts images, whatever labels they carry; ``precision`` maps a key of
-    ``arrays`` to how sure the site is of those values, where its app tells that.
+    ``arrays`` to how sure the site is of those values, where its app tells that; ``pulled`` says that it trained under
+    the pull that the strategy sent it.
     """
 
     site: str
@@ -44,6 +45,7 @@ class Update:
     num_examples: float
     counts: dict[str, float]
     precision: dict[str, Precision] = field(default_factory=dict)
+    pulled: bool = False
 
 
 def read_failure(site: str, server_round: int, action: str, reply: Message | None) -> Failure | None:
@@ -74,7 +76,7 @@ def read_update(site: SiteCard, reply: Message, sent: ArrayRecord) -> Update:
     arrays = _read_arrays(trained, sent)
     told = record_in(reply.content, "precision", ArrayRecord)
     precision = read_precision(told, arrays) if told is not None else {}
-    return Update(site.key, arrays, num_examples, counts, precision)
+    return Update(site.key, arrays, num_examples, counts, precision, bool(metrics.get("pulled", 0)))
 
 
 def _read_counts(site: SiteCard, metrics: MetricRecord) -> tuple[float, dict[str, float]]:

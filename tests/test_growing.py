@@ -191,7 +191,9 @@ def test_precision_against_a_slow_reference(prior: float) -> None:
         network, units = tensors_of(arrays), {key: own["0"] for key, own in strategy.units.items()}
         for name, axis in (("0.weight", 0), ("0.bias", 0), ("2.weight", 1), ("2.bias", None)):
             told = {key: said(key)[name] * 1.0 for key in "ab"}
-            told = {key: values + floor * values.mean() for key, values in told.items()}
+            for key, values in told.items():
+                rows = values.mean(axis=1, keepdims=True) if values.ndim > 1 else values.mean()
+                told[key] = values + floor * rows + floor**2 * values.mean()
             usual = sum(values.mean() for values in told.values()) / (COUNTS["a"] + COUNTS["b"])
             told["c"] = np.full(trained("c")[name].shape, usual * COUNTS["c"])
             top, bottom = np.zeros(network[name].shape), np.zeros(network[name].shape)
