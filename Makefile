@@ -10,12 +10,13 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: demo test bench lint
 
 demo: $(STAMP)
-	$(BIN)/mtfed simulate pneumonia --strategies fedavg fedprox alone -c rounds=10
+	$(BIN)/mtfed simulate pneumonia --strategies bayesian fedavg alone -c rounds=10
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,bench]"
 	$(BIN)/python -m benchmarks
 
 lint: $(STAMP)

@@ -20,11 +20,11 @@ RESULTS = Path(__file__).with_name("results.json")
 
 def main(names: list[str]) -> None:
     """Measure, and update ``results.json``."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in names or SUITES:
         if name not in SUITES:
             sys.exit(f"Unknown benchmark {name!r}; expected one of: {', '.join(SUITES)}.")
         figures = importlib.import_module(f"benchmarks.{name}").measure()
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # another may have written meanwhile
         results[name] = {
             "measured": time.strftime("%Y-%m-%d"),
             "cores": usable_cores(),

@@ -5,14 +5,16 @@ python -m benchmarks.comparison --data hospitals --runs runs [--jobs 2] [--seeds
 
 Every method has the same hospitals, rounds, local steps and, seed by seed, initial weights. Averaging with task weights
 has been given the best of several on the hospitals' validation images of the first seed; nothing else is tuned. The
-test images are looked at after every round, for the curves, and no choice goes by them. Runs that are there already
-are not run again. Figures go to experiments/chest/results.json, the picture beside it.
+test images are looked at half way and at the end, and no choice goes by them; the curves are of the hospitals' own
+validation images. Runs that are there already are not run again. Figures go to experiments/chest/results.json, the
+picture and the table beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -40,7 +42,7 @@ METHODS = {  # name -> settings; in the order of the table
     "BayesianMatching": "strategy=bayesian",
 }
 CEILING = ("pooled images", "strategy=fedavg pooled=true")
-APART = ("FedAvg by samples", "FedAvg, tasks alike", "PFNM", "Fisher merging", "BayesianMatching")
+APART = ("FedAvg, tasks alike", "Fisher merging", "BayesianMatching")
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,7 @@ def main() -> None:
         trials += [Trial(method, METHODS[method], "apart", seed) for method in APART]
     found = tried + [told for told in run_all(trials) if told not in tried]
     RESULTS.write_text(json.dumps({"tuned": best, "weights": WEIGHTS, "runs": found}, indent=1) + "\n")
-    print(table(found, "common", best))
-    print(table(found, "apart", best))
+    write(json.loads(RESULTS.read_text()))
 
 
 def weighted(weight: float, seed: int) -> Trial:
@@ -129,19 +130,74 @@ def score(figures: dict[str, Any], split: str) -> float:
     return mean(figures[split][task] for task in TASKS)
 
 
+def write(results: dict[str, Any]) -> None:
+    """Write tables into the experiment's README, and the picture."""
+    runs, tuned = results["runs"], results["tuned"]
+    text = (HOME / "README.md").read_text()
+    for start in ("common", "apart"):
+        text = re.sub(
+            rf"(<!-- figures: {start} -->\n).*?(<!-- end -->)",
+            lambda m, start=start: m[1] + table(runs, start, tuned) + m[2],
+            text,
+            flags=re.S,
+        )
+    (HOME / "README.md").write_text(text)
+    picture(runs, tuned)
+
+
 def table(runs: list[dict[str, Any]], start: str, tuned: float) -> str:
-    """Return the figures of the last round on the test images: a row a method, mean and deviation over seeds."""
-    lines = ["| | Lung Dice | Pneumonia AUC | mean of both | in round 5 |", "| --- | --- | --- | --- | --- |"]
-    methods = [*METHODS, f"{TUNED} {tuned:g}", CEILING[0]]
-    for method in methods:
+    """Return the test figures of a start: a row a method, mean and deviation over seeds."""
+    last = len(runs[0]["rounds"])
+    lines = [
+        f"| | Lung Dice | Pneumonia AUC | mean of both | half way, round {last // 2} | seeds |",
+        "| --- " * 6 + "|",
+    ]
+    for method in methods(tuned):
         own = [run for run in runs if run["method"] == method and run["start"] == start]
-        if not own:
-            continue
-        last = [run["rounds"][-1] for run in own]
-        columns = [[now["test"][task] for now in last] for task in TASKS]
-        columns += [[score(now, "test") for now in last], [score(run["rounds"][4], "test") for run in own]]
-        lines.append(f"| {method} | " + " | ".join(map(spread, columns)) + " |")
+        if own:
+            end, half = [run["rounds"][-1] for run in own], [run["rounds"][last // 2 - 1] for run in own]
+            columns = [[now["test"][task] for now in end] for task in TASKS]
+            columns += [[score(now, "test") for now in end], [score(now, "test") for now in half]]
+            lines.append(f"| {method} | " + " | ".join(map(spread, columns)) + f" | {len(own)} |")
     return "\n".join(lines) + "\n"
+
+
+def methods(tuned: float) -> list[str]:
+    """Return the methods in the order of the table; the tuned weights have a row if they are not those of another."""
+    return [*METHODS, *([f"{TUNED} {tuned:g}"] if tuned != 1 else []), CEILING[0]]
+
+
+def picture(runs: list[dict[str, Any]], tuned: float) -> None:
+    """Draw the validation curves of a common start: mean over seeds, and their range."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panes = plt.subplots(1, 2, figsize=(10, 4), sharex=True)
+    shown = {"FedAvg by samples": "#999999", "FedAvg, tasks alike": "#e69f00", "Fisher merging": "#56b4e9",
+             "BayesianMatching": "#009e73", CEILING[0]: "#000000"}  # fmt: skip
+    for pane, (task, metric) in zip(panes, TASKS.items(), strict=True):
+        for method, colour in shown.items():
+            own = [run for run in runs if run["method"] == method and run["start"] == "common"]
+            curves = [[now["validation"][task] for now in run["rounds"]] for run in own]
+            if not curves:
+                continue
+            rounds = range(1, len(curves[0]) + 1)
+            middle = [mean(values) for values in zip(*curves, strict=True)]
+            style = "--" if method == CEILING[0] else "-"
+            pane.plot(rounds, middle, style, color=colour, label=method, lw=2)
+            if len(curves) > 1:
+                low, high = (list(map(f, zip(*curves, strict=True))) for f in (min, max))
+                pane.fill_between(rounds, low, high, color=colour, alpha=0.15, lw=0)
+        pane.set(title=f"{task}: {metric}", xlabel="round")
+        pane.set_ylim(bottom={"lungs": 0.55, "pneumonia": 0.8}[task])
+        pane.spines[["top", "right"]].set_visible(False)
+    panes[0].set_ylabel("hospitals' validation images")
+    panes[1].legend(frameon=False, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(HOME / "comparison.png", dpi=110)
+    plt.close(figure)
 
 
 def spread(values: list[float]) -> str:

@@ -16,10 +16,18 @@ from typing import Any
 
 from mtfed.runs import Run
 
+from . import comparison
+
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "experiments" / "pneumonia" / "results.json"
 TIMES = ROOT / "benchmarks" / "results.json"
-NAMES = {"fedavg": "FedAvg", "fedprox": "FedProx", "alone": "each hospital alone (mean of their models)"}
+CHEST = ROOT / "experiments" / "chest" / "results.json"
+NAMES = {
+    "bayesian": "Bayesian matching",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "alone": "each hospital alone (mean of their models)",
+}
 METRICS = (("lungs", "dice", "Lung Dice"), ("pneumonia", "auc", "Pneumonia AUC"))
 
 
@@ -31,6 +39,7 @@ def main(folders: list[Path]) -> None:
     for mark, table in (
         ("pneumonia", pneumonia(json.loads(RUNS.read_text()))),
         ("engine", engine(json.loads(TIMES.read_text()))),
+        ("chest", chest(json.loads(CHEST.read_text()))),
     ):
         text = re.sub(
             rf"(<!-- figures: {mark} -->\n).*?(<!-- end -->)", lambda m, t=table: m[1] + t + m[2], text, flags=re.S
@@ -62,6 +71,8 @@ def pneumonia(runs: list[dict[str, Any]]) -> str:
     ]
     for strategy, name in NAMES.items():
         own = [run for run in runs if run["strategy"] == strategy]
+        if not own:
+            continue
         lines.append(
             f"| {name} | " + " | ".join(spread([r["tasks"][t]["test"][m] for r in own]) for t, m, _ in METRICS) + " |"
         )
@@ -74,6 +85,18 @@ def pneumonia(runs: list[dict[str, Any]]) -> str:
         + " |"
     )
     return "\n".join(lines) + "\n"
+
+
+def chest(results: dict[str, Any]) -> str:
+    """Return the comparison of merges, from one start."""
+    runs, tuned = results["runs"], results["tuned"]
+    seeds = {run["seed"] for run in runs}
+    return (
+        f"Thirteen hospitals, eight with lung masks and five with pneumonia labels, none with both; {len(seeds)} "
+        f"seeds, {len(runs[0]['rounds'])} rounds, the same local steps and initial weights for all; test images. Task "
+        f"weights were tuned on validation images (best of {', '.join(f'{w:g}' for w in results['weights'])} for the "
+        f"lungs: {tuned:g}); the ceiling trains on the pooled images.\n\n" + comparison.table(runs, "common", tuned)
+    )
 
 
 def engine(times: dict[str, Any]) -> str:

@@ -78,7 +78,7 @@ class Config(BaseModel):
     matching: bool = True  # bring units into the global model's order before a merge
     start: Literal["common", "apart"] = "common"  # apart: sites bring models of their own to the first round
     apart_epochs: int = Field(10, ge=1)  # passes that a simulated site has trained such a model for
-    inner: Literal["none", "orth", "gl"] = "none"  # freedom inside heads of models that never shared a start
+    inner: Literal["none", "orth", "gl"] = "orth"  # freedom inside heads of models that never shared a start
     gate: float = Field(1e-3, ge=0)  # least relative gain of a new order of units
     gamma: float = Field(1.0, gt=0)  # how readily a unit opens a place of its own, strategy = "growing"
     width_cap: float = Field(1.5, ge=1)  # most units of its global model, in times of the sites' width

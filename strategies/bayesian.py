@@ -55,7 +55,7 @@ class BayesianMatching(TaskFedAvg):
             that say in their metrics that they were ``pulled`` (mtfed's clients do) are merged so.
         start: ``common`` if all sites start from the server's model; ``apart`` if they bring models of their own to
             the first round, which is then matched as a whole: its updates are all kept until it ends.
-        inner: freedom inside heads when models come together that never shared one, see :func:`.alignment.align`.
+        inner: freedom inside heads of models that were trained apart, see :func:`.alignment.align`.
         gate: least relative gain of a new order; below it, noise would move units for nothing.
         settings: see :class:`TaskFedAvg`; ``weighting`` is how sites without precision count.
     """
@@ -69,7 +69,7 @@ class BayesianMatching(TaskFedAvg):
         prior_strength: float = 0.0,
         cavity: float = 1.0,
         start: Literal["common", "apart"] = "common",
-        inner: Gauge = "none",
+        inner: Gauge = "orth",
         gate: float = 1e-3,
         **settings: Any,
     ) -> None:
@@ -111,6 +111,7 @@ class BayesianMatching(TaskFedAvg):
     def begin_merge(self, arrays: ArrayRecord) -> None:
         super().begin_merge(arrays)
         self._pulled: set[str] = set()
+        self._samples: dict[str, float] = {}
         self._steps: Tensors = {}  # tensor -> sum over pulled sites of c (S - P_j) times their step
         self._stepped: dict[str, float] = {}  # tensor -> sum of c (S - P_j)
         self._previous = {key: array.numpy() for key, array in arrays.items() if key != MANIFEST}
@@ -125,6 +126,7 @@ class BayesianMatching(TaskFedAvg):
 
     def add_to_merge(self, update: Update) -> None:
         said = self._read(update)
+        self._samples[update.site] = update.num_examples
         if update.pulled:
             self._pulled.add(update.site)
         if self._collect:
@@ -259,8 +261,8 @@ class BayesianMatching(TaskFedAvg):
                 self._steps[name] = self._steps[name] + step if name in self._steps else step
                 self._stepped[name] = self._stepped.get(name, 0.0) + value
         raised = inflation(self.precision_floor)
-        samples = max(said.weights.values(), default=0.0)
-        self.cavities.note(said.site, {name: raised * told.mean() for name, told in said.precision.items()}, samples)
+        factors = {name: raised * told.mean() for name, told in said.precision.items()}
+        self.cavities.note(said.site, factors, self._samples[said.site])
 
     def _step_on(self, merged: Merged) -> None:
         """Add what pulled sites' steps come to beyond the product's mean, at most as much again.

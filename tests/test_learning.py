@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, TASKS
+from safetensors.torch import save_file
 
 from mtfed.config import Config, read_config
 from mtfed.data.federation import simulated_site
@@ -16,7 +19,16 @@ from mtfed.errors import MtfedError
 from mtfed.losses import HybridLoss
 from mtfed.metrics import TaskMetrics, pool
 from mtfed.models import build_model
-from mtfed.training import _pull, evaluate, fixed_seed, load_parts, numpy_parts, pick_device, train
+from mtfed.training import (
+    _pull,
+    evaluate,
+    fixed_seed,
+    load_parts,
+    load_weights,
+    numpy_parts,
+    pick_device,
+    train,
+)
 
 torch.set_num_threads(1)
 
@@ -268,18 +280,41 @@ def test_the_proximal_pull_is_the_gradient_of_its_term() -> None:
     weight, anchor = torch.randn(5, requires_grad=True), torch.randn(5)
     plain = torch.randn(5)
     weight.grad = plain.clone()
-    _pull([weight, torch.ones(2)], [anchor, torch.zeros(2)], 0.3)  # the second has no gradient, and gets none
+    _pull([(weight, anchor, 0.3), (torch.ones(2), torch.zeros(2), 0.3)])  # the second has no gradient, and gets none
     (term,) = torch.autograd.grad(0.3 / 2 * (weight - anchor).square().sum(), weight)
     torch.testing.assert_close(weight.grad, plain + term)
 
-    def drift(mu: float) -> float:
+    def drift(**pull: Any) -> float:
         model = build_model(config())
         start = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
         settings = config(local_steps=20, weight_decay=0.0)
-        train(model, random_shard(), ["pneumonia"], settings, seed=0, learning_rate=1e-3, proximal_mu=mu)
+        train(model, random_shard(), ["pneumonia"], settings, seed=0, learning_rate=1e-3, **pull)
         return float((torch.cat([p.detach().flatten() for p in model.parameters()]) - start).norm())
 
-    assert drift(1.0) < drift(0.0)
+    everything = dict.fromkeys((name for name, _ in build_model(config()).named_parameters()), 1.0)
+    some = {name: mu for name, mu in everything.items() if "mlp" in name}
+    free, held = drift(), drift(proximal_mu=1.0)
+    assert held < drift(pull=some) < free
+    assert drift(pull=everything) == held
+
+
+def test_a_model_brought_along_is_read_or_refused(tmp_path: Path) -> None:
+    model, other = build_model(config()), build_model(config(seed=1))
+    save_file(other.state_dict(), tmp_path / "own.safetensors")
+    load_weights(model, tmp_path / "own.safetensors")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+    name = next(iter(model.state_dict()))
+    save_file({"elsewhere": torch.ones(2)}, tmp_path / "none.safetensors")
+    save_file({name: torch.ones(2)}, tmp_path / "shape.safetensors")
+    (tmp_path / "text.safetensors").write_text("weights")
+    for file, told in (
+        ("none", "holds no tensor of this model"),
+        ("shape", "should be"),
+        ("text", "cannot read"),
+        ("absent", "cannot read"),
+    ):
+        with pytest.raises(MtfedError, match=told):
+            load_weights(model, tmp_path / f"{file}.safetensors")
 
 
 def test_evaluation_counts_labelled_images_only() -> None:
