@@ -183,12 +183,13 @@ def precision_of(
     seed = fixed_seed(config.seed, site.key, server_round, "curvature")
     shard = site.shard("train")
     found = curvature(model, shard, tasks, config, seed=seed, samples=config.curvature_samples)
-    samples = float(len(shard.labelled(tasks)))
+    samples = {f"decoder.{task}": float(shard.count(task)) for task in tasks}
+    images = float(len(shard.labelled(tasks)))
     parameters = {name for name, _ in model.named_parameters()}
     parts = {
         part: {
             name: found[name].cpu().numpy() if name in found
-            else np.full(tensor.shape, 0.0 if name in parameters else samples, np.float32)
+            else np.full(tensor.shape, 0.0 if name in parameters else samples.get(part, images), np.float32)
             for name, tensor in tensors.items()
         }
         for part, tensors in model.parts().items()

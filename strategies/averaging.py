@@ -57,7 +57,7 @@ class TaskFedAvg(TaskStrategy):
             if weight == 0:
                 continue
             if key not in self._sums:
-                self._sums[key] = np.zeros(values.shape, np.float64 if values.dtype.kind == "f" else values.dtype)
+                self._sums[key] = np.zeros(values.shape) if values.dtype.kind == "f" else values.copy()
                 self._weights[key] = 0.0
             if values.dtype.kind == "f":
                 add_scaled(self._sums[key], values, weight)

@@ -24,8 +24,8 @@ from .axes import AxisError, AxisGraph, Gauge, Tensors
 from .cavity import Cavities
 from .frame import Frame, Placement
 from .heads import inner_axes
-from .merging import Merged, Product
-from .precision import Precision, inflation
+from .merging import MEAN, VARIANCE, Merged, Product
+from .precision import Precision
 from .screening import Update
 from .sites import SiteCard
 from .wire import MANIFEST, FlatArray, Tensor, part_of, tensors_in
@@ -189,7 +189,7 @@ class BayesianMatching(TaskFedAvg):
             deviation = np.sqrt(np.divide(temperature, precision, out=np.zeros_like(precision), where=precision > 0))
             noise = generator.standard_normal(values.shape, np.float32)
             for tensor in held[key]:
-                if tensor.name.endswith(("running_mean", "running_var")):
+                if tensor.name.endswith((MEAN, VARIANCE)):
                     noise.reshape(-1)[tensor.place] = 0
             drawn[key] = FlatArray((values + noise * deviation).astype(values.dtype))
         return drawn
@@ -249,20 +249,17 @@ class BayesianMatching(TaskFedAvg):
     def _multiply(self, said: _Said) -> None:
         told = self._shares[said.site] = self._product.add(said.values, said.weights, said.precision)
         self._counted |= {(said.site, key) for key in told if self._tensors[key][0].name not in said.precision}
-
-        if not self.cavities.strength or not said.precision:
+        if not self.cavities.strength:
             return
+        factors = {name: mean for name, mean in self._product.told.items() if not name.endswith((MEAN, VARIANCE))}
+        self.cavities.note(said.site, factors, self._samples[said.site])
         others = self.cavities.others(said.site) if said.site in self._pulled else {}
         places = named(self._previous, self._tensors)
-        for name, value in others.items():
-            if value and name in said.precision:
-                step = np.subtract(said.values[name], places[name], dtype=np.float64)
-                step *= value
-                self._steps[name] = self._steps[name] + step if name in self._steps else step
-                self._stepped[name] = self._stepped.get(name, 0.0) + value
-        raised = inflation(self.precision_floor)
-        factors = {name: raised * told.mean() for name, told in said.precision.items()}
-        self.cavities.note(said.site, factors, self._samples[said.site])
+        for name in [name for name in factors if name in others]:
+            step = np.subtract(said.values[name], places[name], dtype=np.float64)
+            step *= others[name]
+            self._steps[name] = self._steps[name] + step if name in self._steps else step
+            self._stepped[name] = self._stepped.get(name, 0.0) + others[name]
 
     def _step_on(self, merged: Merged) -> None:
         """Add what pulled sites' steps come to beyond the product's mean, at most as much again.

@@ -84,6 +84,7 @@ class Product:
 
     tensors: Mapping[str, Sequence[Tensor]]
     floor: float = 0.2
+    told: dict[str, float] = field(default_factory=dict)  # tensor -> mean precision that the last site told
     _sums: dict[str, _Sums] = field(default_factory=dict)
     _blocks: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -102,6 +103,7 @@ class Product:
             precision: by name, of every value of a tensor; of an array all tensors have one, or none.
         """
         told = {}
+        self.told = {}
         for key, weight in weights.items():
             if weight <= 0 or not self._beside(key) <= values.keys():  # nothing is a variance without its mean
                 continue
@@ -125,7 +127,9 @@ class Product:
                     if sums.weighted is None or sums.precision is None:
                         sums.weighted, sums.precision = self._zeros("weighted", key), self._precision_zeros(key)
                     place, said = tensor.place, precision[tensor.name]
-                    added += add_product(sums.weighted[place], sums.precision[place], own, said, self.floor)
+                    sure = add_product(sums.weighted[place], sums.precision[place], own, said, self.floor)
+                    self.told[tensor.name] = sure / max(own.size, 1)
+                    added += sure
                 else:
                     if sums.counted is None:
                         sums.counted = self._zeros("counted", key)
