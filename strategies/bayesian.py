@@ -9,9 +9,6 @@ network, transformers included, and precision is the curvature that each site me
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from logging import getLogger
 from typing import Any, Literal
 
@@ -20,12 +17,11 @@ from flwr.app import ArrayRecord, ConfigRecord
 
 from .alignment import align
 from .averaging import TaskFedAvg
-from .axes import AxisError, AxisGraph, Gauge, Tensors
+from .axes import AxisGraph, Gauge, Tensors
 from .cavity import Cavities
 from .frame import Frame, Placement
-from .heads import inner_axes
 from .merging import MEAN, VARIANCE, Merged, Product
-from .precision import Precision
+from .said import Said, named, say_in_matching, told_apart
 from .screening import Update
 from .sites import SiteCard
 from .wire import MANIFEST, FlatArray, Tensor, part_of, tensors_in
@@ -117,7 +113,7 @@ class BayesianMatching(TaskFedAvg):
         self._previous = {key: array.numpy() for key, array in arrays.items() if key != MANIFEST}
         self._tensors = told_apart(tensors_in(arrays), self.axes)
         self._product = Product(self._tensors, self.precision_floor)
-        self._kept: list[_Said] = []
+        self._kept: list[Said] = []
         self._shares: dict[str, dict[str, float]] = {}  # site -> key -> its precision in the product
         self._counted: set[tuple[str, str]] = set()  # site and key, where it told none
         self._placements: dict[str, list[Placement]] = {}  # axis -> the sites' ways to the frame
@@ -210,6 +206,7 @@ class BayesianMatching(TaskFedAvg):
         axes = self.axes.axes if self.axes is not None else {}
         log.info("\t├──> Matching: %d axes, start %s, gate %g", len(axes), self.start_from, self.gate)
         log.info("\t├──> Precision: %s, floor %g, prior %g", self.ask, self.precision_floor, self.prior_strength)
+        log.info("\t├──> Cavity: %g", self.cavities.strength)
         super().summary()
 
     # The steps of a merge.
@@ -218,7 +215,7 @@ class BayesianMatching(TaskFedAvg):
         """Say whether a round's updates are kept until it ends."""
         return self.axes is not None and self.start_from == "apart" and not self.posterior
 
-    def _bring(self, said: _Said) -> _Said:
+    def _bring(self, said: Said) -> Said:
         """Return what a site says with the units in the global model's order."""
         if self.axes is None:
             return said
@@ -233,10 +230,10 @@ class BayesianMatching(TaskFedAvg):
         """Return where the tensors of an update lie, by key."""
         return self._tensors
 
-    def _read(self, update: Update) -> _Said:
+    def _read(self, update: Update) -> Said:
         layout = self._layout(update)
         tensors = {key: layout[key] for key in update.arrays}
-        return _Said(
+        return Said(
             update.site,
             named(update.arrays, tensors),
             {key: self._weight(update, part_of(key)) for key in update.arrays},
@@ -246,7 +243,7 @@ class BayesianMatching(TaskFedAvg):
             },
         )  # fmt: skip
 
-    def _multiply(self, said: _Said) -> None:
+    def _multiply(self, said: Said) -> None:
         told = self._shares[said.site] = self._product.add(said.values, said.weights, said.precision)
         self._counted |= {(said.site, key) for key in told if self._tensors[key][0].name not in said.precision}
         if not self.cavities.strength:
@@ -297,83 +294,3 @@ class BayesianMatching(TaskFedAvg):
 
     def _keep(self, merged: Merged) -> None:
         self.posterior = self.posterior | merged.precision
-
-
-@dataclass(frozen=True)
-class _Said:
-    """What a site says in a round, by tensor."""
-
-    site: str
-    values: Tensors
-    weights: dict[str, float]  # by key
-    precision: dict[str, Precision]
-
-    def copy(self) -> _Said:
-        """Return it in memory of its own: an engine takes that of a reply back."""
-        values = {name: np.array(value) for name, value in self.values.items()}
-        precision = {name: replace(said, values=np.array(said.values)) for name, said in self.precision.items()}
-        return replace(self, values=values, precision=precision)
-
-    def moved(
-        self, graph: AxisGraph, values: Tensors, orders: Mapping[str, np.ndarray], *, turned: bool = False
-    ) -> _Said:
-        """Return it with the units in another order, precision too.
-
-        Where heads also got another inner basis, a diagonal does not turn with it: their precision is the mean over
-        the inner axis.
-        """
-        codes = graph.permute({name: said.values for name, said in self.precision.items()}, orders)
-        precision = {name: replace(said, values=codes[name]) for name, said in self.precision.items()}
-        for name, axis in inner_axes(graph).items() if turned else ():
-            if name in precision:
-                view = graph.tensors[name][0] or codes[name].shape
-                decoded = precision[name].decode().reshape(view)
-                mean = np.broadcast_to(decoded.mean(axis=axis, keepdims=True), view)
-                precision[name] = Precision(mean.reshape(codes[name].shape))
-        return replace(self, values=values, precision=precision)
-
-    def counts(self, tensors: Mapping[str, list[Tensor]]) -> dict[str, float]:
-        """Return how much the site counts in matching, tensor by tensor."""
-        return {tensor.name: weight for key, weight in self.weights.items() for tensor in tensors[key]}
-
-
-def say_in_matching(
-    sites: Sequence[_Said], tensors: Mapping[str, list[Tensor]], graph: AxisGraph
-) -> list[dict[str, float | np.ndarray]]:
-    """Return how much each site counts in matching, by tensor: by its precision, as it does in the merge.
-
-    Where one that holds a tensor tells none, all count there by their samples: the two have no common unit.
-    """
-    unknown = {name for said in sites for name in said.values if name not in said.precision}
-    says: list[dict[str, float | np.ndarray]] = []
-    for said in sites:
-        own: dict[str, float | np.ndarray] = {**said.counts(tensors)}
-        for name in graph.tensors:
-            if name in said.precision and name not in unknown and own[name]:
-                own[name] = said.precision[name].decode().reshape(said.values[name].shape)
-        says.append(own)
-    return says
-
-
-def told_apart(tensors: Mapping[str, list[Tensor]], graph: AxisGraph | None) -> dict[str, list[Tensor]]:
-    """Return tensors under names of their own: parts of a packed record may each hold, say, a ``weight``.
-
-    Raises:
-        AxisError: where a table of axes means such a name.
-    """
-    uses = Counter(tensor.name for held in tensors.values() for tensor in held)
-    for name in graph.tensors if graph is not None else ():
-        if uses[name] > 1:
-            raise AxisError(f"{name}: {uses[name]} parts hold a tensor of this name; give each its own, or no axes.")
-    return {
-        key: [one if uses[one.name] == 1 else one._replace(name=f"{key}/{one.name}") for one in held]
-        for key, held in tensors.items()
-    }
-
-
-def named(arrays: Mapping[str, np.ndarray], tensors: Mapping[str, list[Tensor]]) -> Tensors:
-    """Return the tensors of arrays by name, as views."""
-    return {
-        tensor.name: arrays[key].reshape(-1)[tensor.place].reshape(tensor.shape)
-        for key in arrays for tensor in tensors[key]
-    }  # fmt: skip

@@ -17,11 +17,12 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from .axes import AxisGraph, Tensors
-from .bayesian import BayesianMatching, _Said, named
+from .bayesian import BayesianMatching
 from .frame import Frame, Placement
 from .growth import Grown, expand, grow
 from .merging import Product
 from .precision import Precision, floored, inflation
+from .said import Said, named
 from .screening import Update
 from .sites import SiteCard
 from .widths import sizes_of, submodel
@@ -67,7 +68,7 @@ class GrowingMatching(BayesianMatching):
         self.grows = [label for label, axis in free.items() if axis.growable]
         self.units: dict[str, dict[str, np.ndarray]] = {}  # site -> axis -> (L_j,) the global unit of each of its own
         self._widths: dict[str, int] = {}
-        self._ready: list[_Said] = []
+        self._ready: list[Said] = []
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
         record = super().arrays_for(site, arrays, tasks)
@@ -142,7 +143,7 @@ class GrowingMatching(BayesianMatching):
         assert isinstance(sent, ArrayRecord)
         return sent
 
-    def _bring(self, said: _Said) -> _Said:
+    def _bring(self, said: Said) -> Said:
         """Return what a site says, in the order of what it was sent on the axes that do not grow."""
         fixed = [label for label, axis in self.graph.axes.items() if label not in self.grows and axis.kind != "frozen"]
         if not fixed:
@@ -154,15 +155,15 @@ class GrowingMatching(BayesianMatching):
             self._placements.setdefault(label, []).append(placement)
         return said.moved(graph, aligned.tensors, aligned.orders) if aligned.orders else said
 
-    def _multiply(self, said: _Said) -> None:
+    def _multiply(self, said: Said) -> None:
         self._ready.append(said)  # what it is multiplied into has its width only when all are there
 
-    def _heard(self, said: _Said) -> _Said:
+    def _heard(self, said: Said) -> Said:
         """Return a site's word without the arrays in which it does not count: they must not open units."""
         names = {tensor.name for key, weight in said.weights.items() if weight > 0 for tensor in self._tensors[key]}
         return replace(said, values={name: values for name, values in said.values.items() if name in names})
 
-    def _place(self, ready: Sequence[_Said], grown: Grown, sizes: Mapping[str, int]) -> None:
+    def _place(self, ready: Sequence[Said], grown: Grown, sizes: Mapping[str, int]) -> None:
         """Note where the sites' units are, and how many of them moved."""
         for said, units in zip(ready, grown.units, strict=True):
             for label, own in units.items():
@@ -190,7 +191,7 @@ class GrowingMatching(BayesianMatching):
             for key, values in precision.items() for tensor in self._tensors[key]
         }  # fmt: skip
 
-    def _merge(self, ready: Sequence[_Said], grown: Grown, layout: Mapping[str, Sequence[Tensor]]) -> Product:
+    def _merge(self, ready: Sequence[Said], grown: Grown, layout: Mapping[str, Sequence[Tensor]]) -> Product:
         """Return the product of the sites at the global width."""
         product = Product(layout, floor=0.0)  # each site's own floor is in its precision by then: 0 has to stay 0
         usual = self._usual(ready)
@@ -207,7 +208,7 @@ class GrowingMatching(BayesianMatching):
             self._shares[said.site] = product.add(wide, said.weights, whole)
         return product
 
-    def _usual(self, ready: Sequence[_Said]) -> dict[str, float]:
+    def _usual(self, ready: Sequence[Said]) -> dict[str, float]:
         """Return by tensor what a sample comes to in the unit of the sites that tell their precision.
 
         Where those know nothing of a tensor, the mean over tensors stands in; where no site tells, all count.

@@ -13,12 +13,13 @@ import numpy as np
 
 from .alignment import comparable, count_columns
 from .axes import AxisGraph, Slot, Tensors
-from .bayesian import BayesianMatching, _Said, named
+from .bayesian import BayesianMatching
 from .frame import Placement
 from .matching import match
 from .merging import MEAN, VARIANCE
 from .precision import Precision
 from .rebasin import weight_matching
+from .said import Said, named
 from .screening import Update
 
 ROUNDING = 1e-12  # least relative gain of an order: none of these methods has a gate, but sums have last bits
@@ -33,7 +34,7 @@ class Published(BayesianMatching):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**self.fixed, **settings)
 
-    def _read(self, update: Update) -> _Said:
+    def _read(self, update: Update) -> Said:
         return super()._read(update if self.ask != "none" else replace(update, precision={}))
 
 
@@ -56,7 +57,7 @@ class FisherMerging(Published):
         super().__init__(**settings)
         self.least_fisher = least_fisher
 
-    def _multiply(self, said: _Said) -> None:
+    def _multiply(self, said: Said) -> None:
         count = said.counts(self._tensors)
         raised = {
             name: Precision(np.maximum(told.decode(), np.float32(self.least_fisher * count[name])).reshape(
@@ -95,7 +96,7 @@ class Rebasin(Published):
     }
     passes = 100  # most of them over the sites, the authors' limit
 
-    def _bring(self, said: _Said) -> _Said:
+    def _bring(self, said: Said) -> Said:
         return self._matched(said, named(self._previous, self._tensors), self.seed)
 
     def _bring_together(self) -> None:
@@ -112,7 +113,7 @@ class Rebasin(Published):
         for said in members:
             self._multiply(said)
 
-    def _matched(self, said: _Said, target: Mapping[str, np.ndarray], seed: int) -> _Said:
+    def _matched(self, said: Said, target: Mapping[str, np.ndarray], seed: int) -> Said:
         if self.axes is None:
             return said
         held = {name: values for name, values in said.values.items() if name in target}
@@ -178,7 +179,7 @@ class Pfnm(Published):
                     prior[key].reshape(-1)[tensor.place] = 0
         return prior
 
-    def _placed(self, graph: AxisGraph, members: Sequence[_Said]) -> list[_Said]:
+    def _placed(self, graph: AxisGraph, members: Sequence[Said]) -> list[Said]:
         """Return the sites' words with their units at the atoms, axis by axis."""
         networks = [said.values for said in members]
         orders: list[dict[str, np.ndarray]] = [{} for _ in members]
