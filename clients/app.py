@@ -1,6 +1,7 @@
 """The ClientApp: what runs inside a hospital, in a simulation and on Flower's deployment engine alike.
 
-A message of the server reveals nothing of the site; a reply tells:
+A message of the server reveals nothing of the site, and of other sites the global weights and, in the record ``pull``,
+what their curvatures add up to (:mod:`mtfed.strategies.cavity`). A reply tells:
 
 * ``query.describe``: the site's key, its modality if its node config names one, its tasks, sample counts a task, and
   class counts if its node config says ``share-class-counts``;
@@ -134,7 +135,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     server_round = int(settings["server-round"])
     if config.start == "apart" and server_round == 1:
         begin_apart(model, site, tasks, config, context)
-    pull = {name: float(mu) for name, mu in (record_in(message.content, "pull", ConfigRecord) or {}).items()}
+    pull: dict[str, Any] = dict(record_in(message.content, "pull", ConfigRecord) or {})
     told = train(
         model,
         site.shard("train"),

@@ -86,7 +86,8 @@ def align(
         networks = [members[j] for j in holders] + held
         if not holders or len(networks) < 2:
             return False
-        turns = inner != "none" and bool(axis.circuits)
+        inside = {piece.name for circuit in axis.circuits for piece in (*circuit.left, *circuit.right)}
+        turns = inner != "none" and bool(inside) and all(inside <= tensors.keys() for tensors in networks)
         columns = comparable(graph, label, _union(graph, label, networks), settled, turns)
         if not any(columns):  # a start has to be made somewhere
             columns = comparable(graph, label, _union(graph, label, networks), set(graph.axes), turns)

@@ -59,6 +59,11 @@ class TaskStrategy(Strategy):
         retry_timeout: float | None = None,
         evaluate: bool = True,
     ) -> None:
+        for name, value, least in (("fraction_train", fraction_train, np.nextafter(0, 1)), ("quorum", quorum, 0.0)):
+            if not least <= value <= 1:
+                raise ValueError(f"Expected {name} {'above 0 and' if least else 'from 0'} up to 1, got {value}.")
+        if on_failure not in ("skip", "retry", "fail"):
+            raise ValueError(f"Expected on_failure to be skip, retry or fail, got {on_failure!r}.")
         self.fraction_train = fraction_train
         self.seed = seed
         self.on_failure = on_failure

@@ -43,7 +43,8 @@ class BayesianMatching(TaskFedAvg):
     Args:
         axes: which axes of which tensors may be reordered together; ``mtfed.models.symmetry.derive_axes(model)`` reads
             them off a torch model.
-        precision: what sites are asked to send: ``fisher``, the curvature of their loss, or ``none``.
+        precision: what sites are asked to send: ``fisher``, the curvature of their loss, or ``none``; then what they
+            send all the same is left aside.
         precision_floor: least precision of a weight, as a share of the mean over its row (:func:`.precision.floored`).
         prior_strength: how much of the last rounds' precision still holds; 0 forgets it, 1 is FOLA's (Liu et al.,
             TPAMI 2023) recursive posterior, in which a model learns ever more slowly.
@@ -135,7 +136,7 @@ class BayesianMatching(TaskFedAvg):
             self._bring_together()
         merged = self._product.finish(self._previous, self._prior())
         self._step_on(merged)
-        self.cavities.end_round()
+        self.cavities.end_round([site.key for site in self.roster.sites])
         for site, key in self._counted:  # told in samples; beside sites that know their precision, in its unit
             self._shares[site][key] *= merged.usual.get(key, 1.0)
         self._keep(merged)
@@ -160,28 +161,29 @@ class BayesianMatching(TaskFedAvg):
             for key, share in shares.items():
                 part = parts.setdefault(part_of(key), {})
                 part[site] = part.get(site, 0.0) + share
-        for part, told in parts.items():
-            total = sum(told.values()) or 1.0
-            metrics |= {f"merge.share.{part or 'model'}.{site}": share / total for site, share in told.items()}
+        for name, part in parts.items():
+            total = sum(part.values()) or 1.0
+            metrics |= {f"merge.share.{name or 'model'}.{site}": share / total for site, share in part.items()}
         return metrics
 
     def sample(self, arrays: ArrayRecord, seed: int, temperature: float = 1.0) -> ArrayRecord:
         """Draw a model from the posterior N(arrays, temperature / precision).
 
-        Weights of which nobody told anything keep their values.
+        Weights of which nobody told anything, or of which sites told no more than their samples, keep their values.
 
         Args:
             arrays: the global model of the last round.
             seed: of the draw.
             temperature: below 1, nearer to the mean; a diagonal posterior around one mode is known to be too wide.
         """
+        if not 0 <= temperature < np.inf:
+            raise ValueError(f"Expected a temperature of 0 or more, got {temperature}.")
         generator, drawn, held = np.random.default_rng(seed), ArrayRecord(), tensors_in(arrays)
         for key, array in arrays.items():
-            precision = self.posterior.get(key)
-            if precision is None:
+            precision, values = self.posterior.get(key), array.numpy()
+            if precision is None or precision.shape != values.shape:
                 drawn[key] = array
                 continue
-            values = array.numpy()
             deviation = np.sqrt(np.divide(temperature, precision, out=np.zeros_like(precision), where=precision > 0))
             noise = generator.standard_normal(values.shape, np.float32)
             for tensor in held[key]:
@@ -239,7 +241,7 @@ class BayesianMatching(TaskFedAvg):
             {key: self._weight(update, part_of(key)) for key in update.arrays},
             {
                 tensor.name: precision.at(tensor.place, tensor.shape)
-                for key, precision in update.precision.items() for tensor in tensors[key]
+                for key, precision in update.precision.items() for tensor in tensors[key] if self.ask != "none"
             },
         )  # fmt: skip
 
@@ -252,7 +254,7 @@ class BayesianMatching(TaskFedAvg):
         self.cavities.note(said.site, factors, self._samples[said.site])
         others = self.cavities.others(said.site) if said.site in self._pulled else {}
         places = named(self._previous, self._tensors)
-        for name in [name for name in factors if name in others]:
+        for name in [name for name in factors if others.get(name, 0.0) > 0]:
             step = np.subtract(said.values[name], places[name], dtype=np.float64)
             step *= others[name]
             self._steps[name] = self._steps[name] + step if name in self._steps else step
@@ -265,7 +267,7 @@ class BayesianMatching(TaskFedAvg):
         """
         for key, tensors in self._tensors.items():
             precision = merged.precision.get(key)
-            if precision is None or not precision.ndim:
+            if precision is None:
                 continue
             array, sure = merged.arrays[key].reshape(-1), precision.reshape(-1)
             for tensor in tensors:
@@ -293,4 +295,6 @@ class BayesianMatching(TaskFedAvg):
         return {key: np.float32(self.prior_strength) * precision for key, precision in self.posterior.items()}
 
     def _keep(self, merged: Merged) -> None:
-        self.posterior = self.posterior | merged.precision
+        # A merge's precisions lie in one block; what is carried on from an earlier one must not hold all of it.
+        carried = {key: told.copy() for key, told in self.posterior.items() if key not in merged.precision}
+        self.posterior = carried | merged.precision

@@ -10,18 +10,26 @@ Delta_j solves (H_j + c (S - P_j)) Delta_j = -gradient_j, and theta_0 + sum_j (P
 the product's mode if curvatures are as told; c = 0 is the plain product. Taking all of it at once overshoots, since all
 sites step together: c = strength / J, the damping that synchronous updates need. S and P_j are those of the last round,
 as means over a tensor (our design): a few hundred numbers travel, and no weight whose curvature is not seen runs away.
+A site that was not asked, or failed, keeps the posterior of its last round. The loss is taken for a mean over the
+site's images: of a site with several tasks on different images the pull is then weaker than it should be, and its step
+longer.
+
+A pull tells a site what the others' mean curvature of a tensor adds up to. Of one other site it would be that site's
+own, so a tensor is pulled where three or more hold it.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from flwr.app import ArrayRecord
 
 from .wire import FlatArray
+
+FEWEST = 3  # holders of a tensor, for the others to be more than one
 
 
 class Cavities:
@@ -40,8 +48,11 @@ class Cavities:
         for factors in self.factors.values():
             total.update(factors)
             holders.update(factors.keys())
-        own = self.factors.get(site, {})
-        return {name: self.strength / holders[name] * max(total[name] - value, 0.0) for name, value in own.items()}
+        return {
+            name: self.strength / holders[name] * max(total[name] - value, 0.0)
+            for name, value in self.factors.get(site, {}).items()
+            if holders[name] >= FEWEST
+        }
 
     def pulls(self, site: str) -> dict[str, float]:
         """Return by tensor the mu of ``mu / 2 |theta - theta_0|^2`` beside a loss that is a mean over samples."""
@@ -52,9 +63,11 @@ class Cavities:
         self._next[site] = dict(factors)
         self.samples[site] = samples
 
-    def end_round(self) -> None:
-        """Let the round's factors be the last ones."""
-        self.factors, self._next = self._next, {}
+    def end_round(self, sites: Collection[str]) -> None:
+        """Let the round's factors be the last ones; of these sites, those that told nothing keep theirs."""
+        known = self.factors | self._next
+        self.factors, self._next = {site: known[site] for site in sorted(known) if site in sites}, {}
+        self.samples = {site: self.samples[site] for site in self.factors}
 
     def state(self) -> ArrayRecord:
         """Return it as one array of bytes."""

@@ -142,7 +142,7 @@ class _Search:
 
     def _is_known(self, slot: Slot) -> bool:
         scale = self.frame.scale[slot]
-        return scale > 0 and self.distances.of(slot).mean() <= STRANGE * scale * slot.width
+        return 0 < scale < np.inf and self.distances.of(slot).mean() <= STRANGE * scale * slot.width
 
     def run(self) -> Aligned:
         before = {label: self._distance(label) for label in self.slots}

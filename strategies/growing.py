@@ -57,6 +57,8 @@ class GrowingMatching(BayesianMatching):
     def __init__(
         self, axes: AxisGraph | None = None, *, gamma: float = 1.0, width_cap: float = 1.5, **settings: Any
     ) -> None:
+        if clash := sorted(self.fixed.keys() & settings.keys()):
+            raise TypeError(f"GrowingMatching fixes {', '.join(clash)}; leave it out.")
         super().__init__(axes, **self.fixed, **settings)
         for name, value, least in (("gamma", gamma, np.nextafter(0, 1)), ("width_cap", width_cap, 1.0)):
             if not least <= value < np.inf:

@@ -18,7 +18,7 @@ from types import EllipsisType
 import numpy as np
 from flwr.app import ArrayRecord
 
-from .wire import FlatArray
+from .wire import FlatArray, values_of
 
 LARGEST = "/largest"
 MOST = 1e20  # far beyond any curvature; times a weight it stays within single precision
@@ -140,13 +140,13 @@ def read_precision(record: ArrayRecord, arrays: Mapping[str, np.ndarray]) -> dic
             raise ValueError(f"it gives the precision of {name!r}, which it did not send")
         if key != name:
             continue
-        values = array.numpy()
+        values = values_of(key, array)
         if values.shape != arrays[key].shape:
             raise ValueError(
                 f"the precision of {key!r} should be of shape {list(arrays[key].shape)}, it is {list(values.shape)}"
             )
         if values.dtype == np.uint8:
-            largest = record[key + LARGEST].numpy() if key + LARGEST in record else np.array(np.nan)
+            largest = values_of(key + LARGEST, record[key + LARGEST]) if key + LARGEST in record else np.array(np.nan)
             if largest.size != 1 or largest.dtype.kind != "f" or not _is_sound(largest):
                 raise ValueError(
                     f"the precision of {key!r} came as codes without their scale {key + LARGEST!r}, or bad"

@@ -26,16 +26,20 @@ ROUNDING = 1e-12  # least relative gain of an order: none of these methods has a
 Settings = Mapping[str, Any]
 
 
+def refuse_fixed(name: str, fixed: Settings, settings: Settings) -> None:
+    """Raise ``TypeError`` for a setting that a strategy does not leave to the user."""
+    if clash := sorted(fixed.keys() & settings.keys()):
+        raise TypeError(f"{name} fixes {', '.join(clash)}; leave it out.")
+
+
 class Published(BayesianMatching):
     """A merge with settings that its paper fixes."""
 
     fixed: ClassVar[Settings] = {}  # settings of BayesianMatching that are not the user's
 
     def __init__(self, **settings: Any) -> None:
+        refuse_fixed(type(self).__name__, self.fixed, settings)
         super().__init__(**self.fixed, **settings)
-
-    def _read(self, update: Update) -> Said:
-        return super()._read(update if self.ask != "none" else replace(update, precision={}))
 
 
 class FisherMerging(Published):
@@ -55,6 +59,8 @@ class FisherMerging(Published):
 
     def __init__(self, *, least_fisher: float = 1e-6, **settings: Any) -> None:
         super().__init__(**settings)
+        if not 0 <= least_fisher < np.inf:
+            raise ValueError(f"Expected least_fisher of 0 or more, got {least_fisher}.")
         self.least_fisher = least_fisher
 
     def _multiply(self, said: Said) -> None:

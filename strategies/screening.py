@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from .precision import Precision, read_precision
 from .sites import SiteCard
-from .wire import MANIFEST, FlatArray, is_packed, part_of, record_in
+from .wire import MANIFEST, FlatArray, is_packed, part_of, record_in, values_of
 
 REMEMBERED = 16  # updates of a site that a later one is held against
 RECENT = 3  # rounds, beside the current one, whose distances say what is usual
@@ -110,10 +110,10 @@ def _read_arrays(trained: ArrayRecord, sent: ArrayRecord) -> dict[str, np.ndarra
         if key not in sent:
             raise ValueError(f"it holds {key!r}, which it was not sent")
         if key == MANIFEST:
-            if array.numpy().tobytes() != sent[MANIFEST].numpy().tobytes():
+            if values_of(key, array).tobytes() != sent[MANIFEST].numpy().tobytes():
                 raise ValueError("its tensors are laid out differently from those it was sent")
             continue
-        values, reference = array.numpy(), sent[key]
+        values, reference = values_of(key, array), sent[key]
         if values.shape != tuple(reference.shape) or str(values.dtype) != reference.dtype:
             raise ValueError(
                 f"{key!r} should be {reference.dtype}{list(reference.shape)}, it is {values.dtype}{list(values.shape)}"

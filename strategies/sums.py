@@ -66,19 +66,21 @@ def square_sums(
     values = tensor.reshape(height, width)
     minus = None if other is None else other.reshape(height, width)
     scratch, ones = np.empty((min(step, height), width), np.float32), np.ones(max(step, width), np.float32)
+    kind = np.result_type(tensor, np.float32)  # squares of half precision overflow
     upper, lower = any(axis < cut for axis in axes), any(axis >= cut for axis in axes)
-    for start in range(0, 0 if tensor is other else height, step):
-        piece = values[start : start + step]
-        square = scratch[: len(piece)]
-        if minus is None:
-            np.multiply(piece, piece, out=square, casting="same_kind")
-        else:
-            np.subtract(piece, minus[start : start + step], out=square, casting="same_kind")
-            np.multiply(square, square, out=square)
-        if upper:
-            rows[start : start + step] = square @ ones[:width]
-        if lower:
-            columns += ones[: len(piece)] @ square
+    with np.errstate(over="ignore"):  # an axis of which the sums are infinite has no say, see :mod:`.frame`
+        for start in range(0, 0 if tensor is other else height, step):
+            piece = values[start : start + step]
+            square = scratch[: len(piece)]
+            if minus is None:
+                np.multiply(piece, piece, out=square, casting="same_kind", dtype=kind)
+            else:
+                np.subtract(piece, minus[start : start + step], out=square, casting="same_kind", dtype=kind)
+                np.multiply(square, square, out=square)
+            if upper:
+                rows[start : start + step] = square @ ones[:width]
+            if lower:
+                columns += ones[: len(piece)] @ square
     sums = {}
     for axis in axes:
         part, shape, at = (rows, view[:cut], axis) if axis < cut else (columns, view[cut:], axis - cut)

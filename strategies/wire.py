@@ -158,6 +158,14 @@ def repack(record: ArrayRecord, parts: Mapping[str, Mapping[str, np.ndarray]]) -
     return packed
 
 
+def values_of(key: str, array: Array) -> np.ndarray:
+    """Return an array's values; raise ``ValueError`` where a site sent bytes that are none."""
+    try:
+        return array.numpy()
+    except Exception as error:  # NumPy's reader raises whatever its formats raise
+        raise ValueError(f"{key!r} cannot be read as an array: {type(error).__name__}: {error}") from None
+
+
 def record_in(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
     """Return a message's record if it is there and of its kind.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from mtfed.strategies import BayesianMatching, wire
 from mtfed.strategies.precision import write_precision
 from mtfed.strategies.screening import Memory
@@ -95,3 +95,36 @@ def test_a_resumed_run_goes_on_under_the_same_cavities() -> None:
     run(1, begun)
     resumed.restore(begun.state())
     assert same(run(2, whole), run(2, resumed))
+
+
+def test_a_tensor_of_which_nobody_knows_anything_stays() -> None:
+    def answer(key: str, message: Message) -> RecordDict:
+        told = solve(key, message)
+        told["precision"] = write_precision({"w": np.zeros(6)})
+        return told
+
+    strategy = BayesianMatching()
+    for number in (1, 2, 3):
+        merged, _, _ = one_round(strategy, answer, arrays=plain(np.full(6, float(number))), number=number)
+        assert merged["w"].numpy().tolist() == [number] * 6
+
+
+def test_two_holders_learn_nothing_of_each_other() -> None:
+    def answer(key: str, message: Message) -> RecordDict | Error:
+        assert "pull" not in message.content
+        return solve(key, message) if key != "b" else Error(code=0, reason="down")
+
+    strategy = BayesianMatching()
+    for number in (1, 2):
+        one_round(strategy, answer, arrays=plain(np.full(6, float(number))), number=number)
+    assert list(strategy.cavities.factors) == ["a", "c"]
+
+
+def test_a_site_that_fails_once_keeps_its_factor() -> None:
+    strategy = BayesianMatching(precision_floor=0.0)
+    one_round(strategy, solve, arrays=plain(np.zeros(6)))
+    fails = lambda key, message: Error(code=0, reason="down") if key == "b" else solve(key, message)  # noqa: E731
+    one_round(strategy, fails, arrays=plain(np.ones(6)), number=2)
+    assert strategy.cavities.factors["b"]["w"] == pytest.approx(CURVATURE["b"])
+    merged, _, _ = one_round(strategy, solve, arrays=plain(np.full(6, 3.0)), number=3)
+    np.testing.assert_allclose(merged["w"].numpy(), mode(), rtol=2e-5, atol=2e-6)

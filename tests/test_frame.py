@@ -233,3 +233,15 @@ def test_an_update_of_another_network_is_refused(update: Network, message: str) 
     frame = Frame(AxisGraph({"w": (None, ("x", None))}, {"x": Axis(3)}), {"w": np.ones((3, 4))})
     with pytest.raises(AxisError, match=message):
         frame.bring(update)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numbers_whose_squares_overflow_have_no_say(dtype: Any) -> None:
+    graph, network = perceptron()
+    frame = {name: values.astype(dtype) for name, values in network.items()}
+    name = next(iter(graph.tensors))
+    largest = float(np.finfo(dtype).max) / 4
+    for place in (frame, update := {key: values.copy() for key, values in frame.items()}):
+        place[name] = np.full_like(place[name], largest)
+    found = Frame(graph, frame).bring(update)
+    assert not found.orders and all(found.tensors[key] is update[key] for key in update)

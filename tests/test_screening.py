@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Error, Message, RecordDict
-from mtfed.strategies import Alone, FederationError, TaskFedAdam, TaskFedAvg, TaskFedBN, Update, wire
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from mtfed.strategies import Alone, BayesianMatching, FederationError, TaskFedAdam, TaskFedAvg, TaskFedBN, Update, wire
 from mtfed.strategies.screening import MOST, RECENT, REMEMBERED, Memory, distances
 from test_strategies import drift, one_round, parts, same, update
 
@@ -61,6 +61,25 @@ def test_a_part_is_whole_or_left_out_and_somebody_was_counted(answer: Answer, re
     one_round(strategy, answer)
     expected = [] if reason is None else [("c", f"its update was refused: {reason}")]
     assert [(failure.site, failure.reason) for failure in strategy.failures] == expected
+
+
+@pytest.mark.parametrize("record", ["arrays", "precision"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04K\x01."], ids=["nothing", "zip", "torn", "pickle"]
+)
+def test_bytes_that_are_no_array_are_refused_alone(record: str, content: bytes) -> None:
+    def answer(key: str, message: Message) -> RecordDict:
+        given = drift(key, message)
+        if key == "c":
+            told = ArrayRecord(dict(given["arrays"].items()) if record == "arrays" else {})
+            told["encoder:float32"] = Array("float32", (19,), "numpy.ndarray", content)
+            given[record] = told
+        return given
+
+    strategy = BayesianMatching()
+    one_round(strategy, answer)
+    assert [failure.site for failure in strategy.failures] == ["c"]
+    assert "'encoder:float32' cannot be read as an array" in strategy.failures[0].reason
 
 
 def test_a_part_left_out_is_averaged_over_those_who_gave_it() -> None:
