@@ -190,7 +190,7 @@ def picture(runs: list[dict[str, Any]], tuned: float) -> None:
             if len(curves) > 1:
                 low, high = (list(map(f, zip(*curves, strict=True))) for f in (min, max))
                 pane.fill_between(rounds, low, high, color=colour, alpha=0.15, lw=0)
-        pane.set(title=f"{task}: {metric}", xlabel="round")
+        pane.set(title={"dice": "Lung Dice", "auc": "Pneumonia AUC"}[metric], xlabel="round")
         pane.set_ylim(bottom={"lungs": 0.55, "pneumonia": 0.8}[task])
         pane.spines[["top", "right"]].set_visible(False)
     panes[0].set_ylabel("hospitals' validation images")
