@@ -203,7 +203,7 @@ class GrowingMatching(BayesianMatching):
             for name, weight in said.counts(self._tensors).items():
                 known[name] = weight * usual.get(name, 1.0)
                 if told := said.precision.get(name):
-                    known[name] = floored(told, self.precision_floor).reshape(told.values.shape)
+                    known[name] = floored(told, self.precision_floor)[0].reshape(told.values.shape)
             wide, precision = expand(grown, j, said.values, known)
             _silence(grown.graph, precision, silent)
             whole = {name: Precision(np.broadcast_to(precision[name], values.shape)) for name, values in wide.items()}

@@ -39,8 +39,7 @@ def add_product(
     weighted: np.ndarray, total: np.ndarray, values: np.ndarray, precision: Precision, floor: float
 ) -> float:
     """Add one tensor's ``P * values`` and its P (:func:`.precision.floored`) to flat sums; return the sum of P."""
-    values, known = values.reshape(-1), floored(precision, floor)
-    added = mean_of(known) * values.size
+    values, (known, mean) = values.reshape(-1), floored(precision, floor)
     for start in range(0, values.size, CHUNK):
         own = known[start : start + CHUNK]
         total[start : start + CHUNK] += own
@@ -49,7 +48,7 @@ def add_product(
         else:
             own = own * values[start : start + CHUNK]
         weighted[start : start + CHUNK] += own
-    return added
+    return mean * values.size
 
 
 @dataclass
