@@ -7,16 +7,17 @@ precision to the global width; the product of posteriors (:mod:`.merging`) merge
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import getLogger
 from typing import Any, ClassVar
 
 import numpy as np
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
 
-from .axes import AxisGraph, Tensors
+from .axes import AxisError, AxisGraph, Tensors
 from .bayesian import BayesianMatching
 from .frame import Frame, Placement
 from .growth import Grown, expand, grow
@@ -71,6 +72,14 @@ class GrowingMatching(BayesianMatching):
         self.units: dict[str, dict[str, np.ndarray]] = {}  # site -> axis -> (L_j,) the global unit of each of its own
         self._widths: dict[str, int] = {}
         self._ready: list[Said] = []
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        names = Counter(tensor.name for held in tensors_in(arrays).values() for tensor in held)
+        if twice := [name for name, uses in names.items() if uses > 1]:
+            raise AxisError(f"{twice[0]}: {names[twice[0]]} parts hold a tensor of this name; give each its own.")
+        return super().configure_train(server_round, arrays, config, grid)
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
         record = super().arrays_for(site, arrays, tasks)

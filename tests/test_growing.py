@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from growing import Network, numbers, perceptron
 from mtfed.strategies import GrowingMatching, SiteCard, TaskFedAvg, wire
-from mtfed.strategies.axes import AxisGraph
+from mtfed.strategies.axes import AxisError, AxisGraph
 from mtfed.strategies.precision import write_precision
 from mtfed.strategies.screening import Memory
 from mtfed.strategies.widths import submodel
@@ -287,3 +287,9 @@ def test_a_run_whose_model_grows_is_tested_kept_and_resumed(small: dict, tmp_pat
 
 def build_parameters(config: dict) -> int:
     return sum(weight.numel() for weight in build_model(read_config(config)).parameters())
+
+
+def test_parts_that_share_a_name_are_refused_before_any_work() -> None:
+    arrays = wire.pack({"encoder": {"weight": np.ones(2, "f")}, "decoder.x": {"weight": np.ones(2, "f")}})
+    with pytest.raises(AxisError, match="weight: 2 parts hold a tensor of this name"):
+        one_round(GrowingMatching(pool()[0]), arrays=arrays)
