@@ -20,14 +20,12 @@ own, so a tensor is pulled where three or more hold it.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-import numpy as np
 from flwr.app import ArrayRecord
 
-from .wire import FlatArray
+from .wire import json_record, read_json_record
 
 FEWEST = 3  # holders of a tensor, for the others to be more than one
 
@@ -70,13 +68,10 @@ class Cavities:
         self.samples = {site: self.samples[site] for site in self.factors}
 
     def state(self) -> ArrayRecord:
-        """Return it as one array of bytes."""
-        content = json.dumps({"factors": self.factors, "samples": self.samples}, separators=(",", ":"))
-        record = ArrayRecord()
-        record["json"] = FlatArray(np.frombuffer(content.encode(), np.uint8))
-        return record
+        """Return what the next round's pulls depend on."""
+        return json_record({"factors": self.factors, "samples": self.samples})
 
     def restore(self, state: ArrayRecord) -> None:
         """Take back what :meth:`state` gave."""
-        content = json.loads(state["json"].numpy().tobytes())
+        content = read_json_record(state)
         self.factors, self.samples = content["factors"], content["samples"]

@@ -24,6 +24,7 @@ from .screening import Update
 
 ROUNDING = 1e-12  # least relative gain of an order: none of these methods has a gate, but sums have last bits
 Settings = Mapping[str, Any]
+COUNTING: Settings = {"precision": "none", "prior_strength": 0.0, "cavity": 0.0, "gate": 0.0, "inner": "none"}
 
 
 def refuse_fixed(name: str, fixed: Settings, settings: Settings) -> None:
@@ -93,13 +94,7 @@ class Rebasin(Published):
     tensor's mean over those who hold it.
     """
 
-    fixed: ClassVar[Settings] = {
-        "precision": "none",
-        "prior_strength": 0.0,
-        "cavity": 0.0,
-        "gate": 0.0,
-        "inner": "none",
-    }
+    fixed: ClassVar[Settings] = COUNTING
     passes = 100  # most of them over the sites, the authors' limit
 
     def _bring(self, said: Said) -> Said:
@@ -149,14 +144,7 @@ class Pfnm(Published):
         settings: see :class:`BayesianMatching`.
     """
 
-    fixed: ClassVar[Settings] = {
-        "precision": "none",
-        "prior_strength": 0.0,
-        "cavity": 0.0,
-        "gate": 0.0,
-        "inner": "none",
-        "weighting": "uniform",
-    }
+    fixed: ClassVar[Settings] = {**COUNTING, "weighting": "uniform"}
 
     def __init__(self, *, sigma0: float = 1.0, sweeps: int = 5, **settings: Any) -> None:
         super().__init__(**settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from .precision import Precision, read_precision
 from .sites import SiteCard
-from .wire import MANIFEST, FlatArray, is_packed, part_of, record_in, values_of
+from .wire import MANIFEST, is_packed, json_record, part_of, read_json_record, record_in, values_of
 
 REMEMBERED = 16  # updates of a site that a later one is held against
 RECENT = 3  # rounds, beside the current one, whose distances say what is usual
@@ -191,15 +190,12 @@ class Memory:
             self._distances[part] = [*self._distances.get(part, ()), (self._round, site, distance)][-MOST:]
 
     def state(self) -> ArrayRecord:
-        """Return the memory as one array of bytes, so that a resumed run refuses what the run itself would have."""
-        content = json.dumps({"given": self._given, "distances": self._distances}, separators=(",", ":"))
-        record = ArrayRecord()
-        record["json"] = FlatArray(np.frombuffer(content.encode(), np.uint8))
-        return record
+        """Return the memory, so that a resumed run refuses what the run itself would have."""
+        return json_record({"given": self._given, "distances": self._distances})
 
     def restore(self, state: ArrayRecord) -> None:
         """Take back what :meth:`state` gave."""
-        content = json.loads(state["json"].numpy().tobytes())
+        content = read_json_record(state)
         self._given = {site: [(a, b) for a, b in pairs] for site, pairs in content["given"].items()}
         self._distances = {part: [(r, s, d) for r, s, d in told] for part, told in content["distances"].items()}
 

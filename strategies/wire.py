@@ -166,6 +166,18 @@ def values_of(key: str, array: Array) -> np.ndarray:
         raise ValueError(f"{key!r} cannot be read as an array: {type(error).__name__}: {error}") from None
 
 
+def json_record(content: Any) -> ArrayRecord:
+    """Return JSON content as a record of one array of bytes, for a checkpoint."""
+    record = ArrayRecord()
+    record["json"] = FlatArray(np.frombuffer(json.dumps(content, separators=(",", ":")).encode(), np.uint8))
+    return record
+
+
+def read_json_record(record: ArrayRecord) -> Any:
+    """Return what :func:`json_record` was given."""
+    return json.loads(record["json"].numpy().tobytes())
+
+
 def record_in(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
     """Return a message's record if it is there and of its kind.
 
