@@ -179,7 +179,8 @@ def test_memory_does_not_grow_with_rounds() -> None:
     run(main)
 
 
-def test_the_same_weights_with_any_number_of_workers(small: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["fedavg", "bayesian"])
+def test_the_same_weights_with_any_number_of_workers(strategy: str, small: dict, tmp_path: Path) -> None:
     from mtfed.clients.app import app as client_app
 
     from mtfed.runs import Run
@@ -188,7 +189,7 @@ def test_the_same_weights_with_any_number_of_workers(small: dict, tmp_path: Path
     told = []
     for workers in (1, 2, 3):
         out = tmp_path / str(workers)
-        run_local(server_app, client_app, small | {"out": str(out)}, 4, workers)
+        run_local(server_app, client_app, small | {"out": str(out), "strategy": strategy}, 4, workers)
         (folder,) = out.iterdir()
         digest = hashlib.sha256((folder / "checkpoints" / "last.safetensors").read_bytes()).hexdigest()
         told.append((digest, Run.open(folder).lines("metrics.jsonl")))

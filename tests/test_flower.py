@@ -116,7 +116,7 @@ def test_two_real_sites_equal_the_simulation(small: dict, tmp_path: Path) -> Non
                 sites.mkdir(),
                 folder.rename(sites / folder.name),
             )
-    config = app.run_config | small | {"data": str(sites), "rounds": 1}
+    config = app.run_config | small | {"data": str(sites), "rounds": 1, "strategy": "bayesian"}
     real = config | {"out": str(tmp_path / "deployed"), "min-sites": 2, "join-timeout": 120.0}
     home = tmp_path / "home"
     with superlink(home, simulation=False) as environment:
