@@ -41,10 +41,12 @@ from mtfed.strategies import wire
 from mtfed.strategies.precision import write_precision
 from mtfed.strategies.wire import record_in
 
+from mtfed.balancing import read_history
 from mtfed.config import Config, RunConfigValue, read_config
 from mtfed.curvature import curvature
-from mtfed.data.shard import class_index
-from mtfed.models import MTMedFormer, build_model
+from mtfed.kinds import kind_of
+from mtfed.models import MultiTaskModel, build_model
+from mtfed.speed import lay_out
 from mtfed.training import evaluate, fixed_seed, load_parts, load_weights, numpy_parts, pick_device, train
 
 from .site import Site, open_site
@@ -60,9 +62,11 @@ def _config(run_config: tuple[tuple[str, RunConfigValue], ...]) -> Config:
 
 
 @lru_cache(maxsize=2)
-def _resident_model(config: Config) -> MTMedFormer:
+def _resident_model(config: Config) -> MultiTaskModel:
     """Return the process's model; every message overwrites all the parts that it uses."""
-    return build_model(config).to(pick_device(config.device))
+    model = build_model(config).to(pick_device(config.device))
+    lay_out(model, config)
+    return model
 
 
 def allows(context: Context, config: Config | None, what: str) -> bool:
@@ -118,10 +122,10 @@ def describe(message: Message, context: Context, config: Config, site: Site) -> 
         counts |= {f"{name}.{task}": rows.count(task) for task in site.tasks()}
     if allows(context, config, "share-class-counts"):
         train_rows = site.data.part("train").rows
-        for task in (config.tasks[name] for name in site.tasks() if config.tasks[name].kind == "classification"):
-            found = Counter(
-                class_index(site.data, r.labels[task.name], task) for r in train_rows if task.name in r.labels
-            )
+        for task in (config.tasks[name] for name in site.tasks()):
+            if (class_of := kind_of(task).class_of) is None:
+                continue
+            found = Counter(class_of(r.labels[task.name], task) for r in train_rows if task.name in r.labels)
             counts |= {f"class.{task.name}.{name}": found[i] for i, name in enumerate(task.classes)}
     return RecordDict({"site": ConfigRecord(card), "counts": MetricRecord(counts)})
 
@@ -145,6 +149,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
         learning_rate=float(settings.get("learning-rate", config.learning_rate)),
         proximal_mu=float(settings.get("proximal-mu", 0.0)),
         pull=pull,
+        history=read_history(settings),
     )
     shard = site.shard("train")
     counts = {f"num-examples.{task}": shard.count(task) for task in tasks}
@@ -152,16 +157,17 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     seen = {f"seen.{task}": count for task, count in told.seen.items()}
     metrics: dict[str, MetricRecordValues] = {"num-examples": len(shard.labelled(tasks)), **counts, **losses, **seen}
     metrics |= {"steps": told.steps, "seconds": told.seconds, "pulled": int(bool(pull))}
-    reply = RecordDict({"arrays": wire.repack(arrays, numpy_parts(model)), "metrics": MetricRecord(metrics)})
+    trained = wire.select(arrays, [part for part in model.parts() if wire.task_of(part) in ("", *tasks)])
+    reply = RecordDict({"arrays": wire.repack(trained, numpy_parts(model)), "metrics": MetricRecord(metrics)})
     if settings.get("precision") == "fisher":
         start = time.perf_counter()
-        reply["precision"] = precision_of(arrays, model, site, tasks, config, server_round)
+        reply["precision"] = precision_of(trained, model, site, tasks, config, settings)
         metrics["curvature-seconds"] = time.perf_counter() - start
         reply["metrics"] = MetricRecord(metrics)
     return reply
 
 
-def begin_apart(model: MTMedFormer, site: Site, tasks: list[str], config: Config, context: Context) -> None:
+def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Config, context: Context) -> None:
     """Put the site's own earlier model in the place of the server's.
 
     A real site's node config names it (``weights``, a safetensors file with the model's tensor names); a simulated
@@ -178,22 +184,33 @@ def begin_apart(model: MTMedFormer, site: Site, tasks: list[str], config: Config
 
 
 def precision_of(
-    arrays: ArrayRecord, model: MTMedFormer, site: Site, tasks: list[str], config: Config, server_round: int
+    arrays: ArrayRecord,
+    model: MultiTaskModel,
+    site: Site,
+    tasks: list[str],
+    config: Config,
+    settings: Mapping[str, Any],
 ) -> ArrayRecord:
     """Return how sure the site is of what it trained, one byte a weight; buffers count by its samples."""
-    seed = fixed_seed(config.seed, site.key, server_round, "curvature")
     shard = site.shard("train")
-    found = curvature(model, shard, tasks, config, seed=seed, samples=config.curvature_samples)
-    samples = {f"decoder.{task}": float(shard.count(task)) for task in tasks}
-    images = float(len(shard.labelled(tasks)))
+    found = curvature(
+        model,
+        shard,
+        tasks,
+        config,
+        seed=fixed_seed(config.seed, site.key, int(settings["server-round"]), "curvature"),
+        samples=config.curvature_samples,
+        history=read_history(settings),
+    )
+    samples = {task: float(shard.count(task)) for task in tasks} | {"": float(len(shard.labelled(tasks)))}
     parameters = {name for name, _ in model.named_parameters()}
     parts = {
         part: {
             name: found[name].cpu().numpy() if name in found
-            else np.full(tensor.shape, 0.0 if name in parameters else samples.get(part, images), np.float32)
+            else np.full(tensor.shape, 0.0 if name in parameters else samples[wire.task_of(part)], np.float32)
             for name, tensor in tensors.items()
         }
-        for part, tensors in model.parts().items()
+        for part, tensors in model.parts().items() if wire.task_of(part) in samples
     }  # fmt: skip
     flat = wire.repack(arrays, parts)
     floating = [key for key in flat if key != wire.MANIFEST and flat[key].dtype == arrays[key].dtype]
@@ -211,7 +228,7 @@ def evaluate_round(message: Message, context: Context, config: Config, site: Sit
     return RecordDict({"metrics": MetricRecord(sums)})
 
 
-def _receive(message: Message, config: Config, site: Site) -> tuple[ArrayRecord, MTMedFormer, list[str]]:
+def _receive(message: Message, config: Config, site: Site) -> tuple[ArrayRecord, MultiTaskModel, list[str]]:
     """Load the received parts into the resident model; return them, the model, and the tasks to work on."""
     arrays = message.content["arrays"]
     assert isinstance(arrays, ArrayRecord)

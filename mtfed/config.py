@@ -15,9 +15,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from .errors import MtfedError, unknown
-from .tasks import LOSSES_OF_KIND, Task
+from .tasks import KINDS, Task
 
 RunConfigValue = bool | int | float | str
+MODELS = {  # what mtfed.models builds
+    "mtmedformer": "shared transformer encoder, a decoder a task (Nath, Shukla, Gupta, 2025)",
+    "hard-sharing": "shared encoder of any kind, a decoder a task",
+    "single-task": "an encoder and a decoder a task, nothing shared",
+    "mtan": "shared encoder, a mask on its features for each task (Liu, Johns, Davison, 2019)",
+    "ctan": "tasks attend to each other in the encoder and at the bottleneck (Kim, Purdie, McIntosh, 2023)",
+    "ctan-encoder": "ctan without the bottleneck's attention",
+    "ctan-bottleneck": "ctan without the encoder's attention",
+}
 Weight = Annotated[float, Field(gt=0)]
 
 
@@ -38,7 +47,8 @@ class Config(BaseModel):
 
     # Data
     data: str = "sample"  # "sample" (embedded chest X-rays) or a folder of site folders
-    image_size: int = Field(64, ge=8, le=4096)  # pixels; images are resized to a square of this side
+    dimensions: Literal[2, 3] = 2  # pictures or volumes
+    image_size: int = Field(64, ge=8, le=4096)  # pixels; images are resized to a square or cube of this side
     channels: Literal[1, 3] = 1  # grey or RGB
     validation_share: float = Field(0.2, gt=0, lt=1)  # of a site's patients, where its manifest sets none aside
     partition_alpha: float = Field(1.0, gt=0)  # Dirichlet concentration of class shares among the sample's sites
@@ -47,16 +57,19 @@ class Config(BaseModel):
 
     # Model
     model: str = "mtmedformer"
-    encoder: str = "vit_mini_patch8"  # any timm encoder by name
-    decoder_width: int = Field(48, ge=4)  # channels of a segmentation decoder
-    balancing: Literal["uncertainty", "equal"] = "uncertainty"  # how the tasks' losses are weighted
-    focal_gamma: float = Field(2.0, ge=0)  # focusing of loss = "focal"
+    encoder: str = "vit_mini_patch8"  # any timm encoder by name; of volumes, one of ours
+    weights: str = ""  # its pretrained weights: "timm" for those published under its name, or a file; empty: none
+    decoder_width: int = Field(48, ge=4)  # channels of decoders that draw
+    balancing: Literal["uncertainty", "equal", "dwa", "gradnorm", "pcgrad"] = "uncertainty"  # of the tasks' losses
+    focal_gamma: float = Field(2.0, ge=0)  # focusing of the loss term "focal" of classes and masks
 
     # Local training
+    augment: Literal["none", "shift", "mirror"] = "none"  # shift: zoom and contrast, too; mirror: left and right, too
     local_epochs: int = Field(1, ge=1)  # passes over a site's shard a round
     local_steps: int = Field(0, ge=0)  # if above 0: this many steps a round instead of epochs
     min_steps: int = Field(0, ge=0)  # at least this many steps a round, so that a small shard is passed over again
     batch_size: int = Field(32, ge=1)
+    accumulate: int = Field(1, ge=1)  # pieces that a batch is computed in, to save memory
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"  # over the rounds, down to a tenth
     weight_decay: float = Field(0.01, ge=0)
@@ -106,6 +119,8 @@ class Config(BaseModel):
     share_tracebacks: bool = False  # likewise a failing site's traceback, which may hold file names
 
     # Machine
+    autocast: Literal["auto", "none", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where a CUDA GPU computes in it; float16: CUDA only
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: for long trainings on a CUDA GPU
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     torch_threads: int = Field(1, ge=1)  # per site; figures are bit-equal only at the same count
 
@@ -141,8 +156,8 @@ def read_config(run_config: Mapping[str, RunConfigValue]) -> Config:
     for key, value in sorted(run_config.items()):
         if key.startswith("task."):
             _, name, *field = key.split(".")
-            if len(field) != 1 or field[0] not in {"kind", "classes", "loss"}:
-                raise unknown("config key", key, [f"task.{name}.{known}" for known in ("kind", "classes", "loss")])
+            if len(field) != 1 or field[0] not in TASK_FIELDS:
+                raise unknown("config key", key, [f"task.{name}.{known}" for known in TASK_FIELDS])
             values["tasks"].setdefault(name, {"name": name})[field[0]] = value
         elif key not in KEYS:
             raise unknown("config key", key, KEYS)
@@ -158,6 +173,7 @@ def read_config(run_config: Mapping[str, RunConfigValue]) -> Config:
         raise MtfedError(_sentence(error, values)) from None
 
 
+TASK_FIELDS = tuple(field for field in Task.model_fields if field != "name")
 KEYS = {str(field.alias): name for name, field in Config.model_fields.items() if name != "tasks"}
 
 
@@ -166,11 +182,9 @@ def flatten(config: Config) -> dict[str, RunConfigValue]:
     flat = config.model_dump(by_alias=True, exclude={"tasks", "task_weights"})
     flat["task-weights"] = ", ".join(f"{task}={weight}" for task, weight in config.task_weights.items())
     for task in config.tasks.values():
-        flat |= {
-            f"task.{task.name}.kind": task.kind,
-            f"task.{task.name}.classes": ", ".join(task.classes),
-            f"task.{task.name}.loss": task.loss,
-        }
+        told = task.model_dump(exclude={"name"}) | {"classes": ", ".join(task.classes)}
+        told["range"] = ", ".join(f"{value:g}" for value in task.range)
+        flat |= {f"task.{task.name}.{field}": value for field, value in told.items()}
     return flat
 
 
@@ -186,13 +200,32 @@ def describe_keys() -> str:
         elif re.fullmatch(r"    # [A-Z][a-z ]+", line):
             lines.append(f"\n{line.strip(' #')}")
     lines += ["\nStrategies", describe_strategies()]
-    losses = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in LOSSES_OF_KIND.items())
-    lines += [
-        "\nTasks",
-        "task.NAME.kind       classification or segmentation",
-        "task.NAME.classes    class names, comma-separated",
-        f"task.NAME.loss       {losses}",
+    lines += ["\nModels", describe_models(), "\nTasks", describe_kinds()]
+    return "\n".join(lines)
+
+
+def describe_models() -> str:
+    """Return a line a model."""
+    return "\n".join(f"{name:20} {what}" for name, what in MODELS.items())
+
+
+def describe_kinds() -> str:
+    """Return what a task declares, and for each kind what can be named."""
+    lines = [
+        "task.NAME.kind       one of the kinds below",
+        "task.NAME.classes    class names, comma-separated; a regression's quantities, a dose's structures",
+        "task.NAME.loss       a sum of terms, as in 'dice + 0.5*cross-entropy'; empty: the kind's default",
+        "task.NAME.decoder    empty: the kind's first",
+        "task.NAME.range      lowest and highest value of a regression or a dose, as in '0, 80'",
     ]
+    for name, kind in KINDS.items():
+        default = "" if kind.loss in kind.losses else f" (default {kind.loss})"
+        lines += [
+            f"\n{name}: a cell holds {kind.label}",
+            f"  loss     {', '.join(kind.losses)}{default}",
+            f"  decoder  {', '.join(kind.decoders)}",
+            f"  metrics  {', '.join(kind.metrics)}",
+        ]
     return "\n".join(lines)
 
 

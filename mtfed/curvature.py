@@ -10,16 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .balancing import BALANCING, History
 from .config import Config
 from .data.shard import Shard
-from .models import MTMedFormer
-from .training import seed_device, to_device
+from .kinds import kind_of
+from .models import MultiTaskModel
+from .training import only, seed_device, to_device
 
 MICRO_BATCH = 8  # fewer samples a pass: less noise, more time
 
 
 def curvature(
-    model: MTMedFormer, shard: Shard, tasks: list[str], config: Config, *, seed: int, samples: int = 0
+    model: MultiTaskModel,
+    shard: Shard,
+    tasks: list[str],
+    config: Config,
+    *,
+    seed: int,
+    samples: int = 0,
+    history: History | None = None,
 ) -> dict[str, Tensor]:
     """Return, by tensor name, the diagonal curvature of the site's loss summed over its labelled samples.
 
@@ -30,10 +39,10 @@ def curvature(
     is sure nearly all of it comes from rare draws: measured, a site's share of the encoder then jumped from .2 to .9
     between rounds.)
 
-    A dense task's loss is a mean over pixels, and so is its curvature. A task counts as its loss does: with
-    ``balancing="uncertainty"`` times ``1 / (2 exp(s))``, and the curvature in s itself is one half a sample (that of
-    ``L / (2 exp(s)) + s / 2`` where it is least). Dice and focal losses have the curvature of their cross-entropy (our
-    design).
+    A task's kind says what z is for its loss (:class:`~.kinds.kind.Kind`). A task counts as its loss does
+    (:mod:`.balancing`), and a learned number of the balancing as half a sample for each sample of its task: that is the
+    curvature of ``L / (2 exp(s)) + s / 2`` in s where it is least, and GradNorm's v, which follows no likelihood, is so
+    averaged by samples (our design).
 
     Args:
         model: as trained; it is left in evaluation mode.
@@ -42,46 +51,38 @@ def curvature(
         config: of the run.
         seed: of the signs.
         samples: use at most so many samples a task, drawn by ``seed``, and scale up; 0 means all.
+        history: losses of earlier rounds, for balancing that looks back.
 
     Returns:
-        Tensors of the weights' shapes; of the encoder, and of the decoders of ``tasks``, without what is frozen.
-        Weights that no task's output depends on are 0 throughout.
+        Tensors of the weights' shapes, of every part that ``tasks`` train, without what is frozen. Weights that no
+        task's output depends on are 0 throughout; those of the balancing are there if it learns.
     """
     device = next(model.parameters()).device
     seed_device(seed, device)
     model.eval()
-    named = dict(model.named_parameters())
-    total = {}
+    weights = BALANCING[config.balancing](model.balance, history).weights(tasks)
+    with only(model, tasks):
+        named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    learned = {name: weight for name, weight in named.items() if name.startswith("balance.")}
+    used = {name: weight for name, weight in named.items() if name not in learned}
+    total = {name: torch.zeros_like(weight) for name, weight in used.items()}
     for task in tasks:
-        used = {n: p for n, p in named.items() if p.requires_grad and n.startswith(("encoder.", f"decoders.{task}."))}
         rows = shard.labels[task].rows
         count = len(rows)
         if 0 < samples < count:
             rows = rows[torch.randperm(count)[:samples]]
-        sums = {name: torch.zeros_like(weight) for name, weight in used.items()}
+        sums: dict[str, Tensor] = {}
         for batch in shard.batches(MICRO_BATCH, rows, [task]):
             batch = to_device(batch, device)
-            logits = model(batch.images, {task: batch.labels[task].rows})[task]
-            gradients = torch.autograd.grad(_signed(logits), list(used.values()), allow_unused=True)
+            labels = batch.labels[task]
+            outputs = model(batch.images, {task: labels.rows})[task]
+            z = kind_of(config.tasks[task]).signs(outputs.detach(), labels.values, config.tasks[task])
+            gradients = torch.autograd.grad(outputs, list(used.values()), z, allow_unused=True)
             for name, gradient in zip(used, gradients, strict=True):
                 if gradient is not None:
-                    sums[name].addcmul_(gradient, gradient)
-        scale = count / len(rows)
-        if config.balancing == "uncertainty":
-            scale /= 2 * float(model.log_variance[task].detach().exp())
-            total[f"log_variance.{task}"] = torch.full_like(model.log_variance[task], count / 2).detach()
+                    sums[name] = sums[name].addcmul_(gradient, gradient) if name in sums else gradient.square()
         for name, value in sums.items():
-            total[name] = total[name].add_(value, alpha=scale) if name in total else value.mul_(scale)
+            total[name].add_(value, alpha=weights[task] * count / len(rows))
+        if BALANCING[config.balancing].learns:
+            total[f"balance.{task}"] = torch.full_like(learned[f"balance.{task}"], count / 2).detach()
     return total
-
-
-def _signed(logits: Tensor) -> Tensor:
-    """Return the sum of logits (M, K, ...) times z, over the root of the number of pixels.
-
-    Squared gradients then add up to the curvature of a loss that is a mean over pixels.
-    """
-    with torch.no_grad():
-        p = logits.softmax(1)
-        drawn = p.sqrt() * torch.randint(0, 2, p.shape, device=p.device).mul_(2).sub_(1)
-        z = drawn - p * drawn.sum(1, keepdim=True)
-    return (z * logits).sum() / logits[0, 0].numel() ** 0.5

@@ -13,13 +13,15 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
+from .balancing import write_history
 from .config import Config, read_config
 from .data.federation import test_data
 from .data.shard import Shard, load_shard
 from .errors import MtfedError, unknown
-from .losses import HybridLoss
+from .examples import save_examples
+from .losses import task_losses
 from .metrics import TaskMetrics, pool
-from .models import MTMedFormer, build_model
+from .models import MultiTaskModel, build_model
 from .patience import Patience
 from .progress import Progress, closing_table
 from .runs import Run
@@ -43,9 +45,9 @@ class Federation:
     def __init__(self, grid: Grid, config: Config) -> None:
         self.grid = grid
         self.config = config
-        self.model = build_model(config)
+        self.model = build_model(config, pretrained=True)
         self.strategy = make_strategy(config, self.model)
-        HybridLoss(config)  # what the tasks' losses import, resident workers are forked with
+        task_losses(config)  # what the tasks' losses import, resident workers are forked with
         self.initial = wire.pack(numpy_parts(self.model))
         self.arrays = self.initial
         self.patience = Patience(config.patience, config.stop_per_task)
@@ -89,6 +91,8 @@ class Federation:
         told = ConfigRecord({"learning-rate": learning_rate(config, server_round)})
         if len(tasks) < len(config.tasks):
             told["tasks"] = tasks
+        for key, losses in write_history(config.balancing, lambda: self.record.lines("metrics.jsonl"), tasks).items():
+            told[key] = losses
         messages = strategy.configure_train(server_round, self.arrays, told, self.grid)
         if not messages:
             raise MtfedError(
@@ -173,9 +177,7 @@ class Federation:
         return evaluate(self.model, self._test, [t for t in self.config.tasks if f"decoder.{t}" in held], self.config)
 
     def _score(self, task: str, figures: dict[str, float]) -> float:
-        metric = self.config.tasks[task].metric
-        up = TaskMetrics(self.config.tasks[task]).higher_is_better(metric)
-        return figures[metric] if up else -figures[metric]
+        return self.config.tasks[task].score(figures[self.config.tasks[task].metric])
 
     def _due(self, server_round: int, every: int) -> bool:
         return server_round == self.config.rounds or (every > 0 and server_round % every == 0)
@@ -265,7 +267,7 @@ class Traffic:
             yield reply
 
 
-def make_strategy(config: Config, model: MTMedFormer | None = None) -> TaskStrategy:
+def make_strategy(config: Config, model: MultiTaskModel | None = None) -> TaskStrategy:
     """Return the config's strategy, given those of the config's values that its constructor names.
 
     One that matches units also gets the table of the model's axes; without a model, only the settings are checked.
@@ -290,7 +292,7 @@ def make_strategy(config: Config, model: MTMedFormer | None = None) -> TaskStrat
     return kind(**{name: value for name, value in given.items() if name in wanted})
 
 
-def with_arrays(model: MTMedFormer, arrays: ArrayRecord) -> MTMedFormer:
+def with_arrays(model: MultiTaskModel, arrays: ArrayRecord) -> MultiTaskModel:
     """Return the model with a record's tensors: itself, or, where they are of another width, a copy at that width."""
     parts, own = wire.unpack(arrays), model.parts()
     if any(value.shape != own[part][name].shape for part, held in parts.items() for name, value in held.items()):
@@ -343,33 +345,3 @@ def mean_figures(figures: list[dict[str, float]]) -> dict[str, float]:
 def site_record(site: SiteCard) -> dict[str, Any]:
     """Return a site's card for the record."""
     return {"key": site.key, "tasks": sorted(site.tasks or ()), "counts": site.counts, "about": site.about}
-
-
-def save_examples(run: Run, model: MTMedFormer, test: Shard, config: Config, count: int = 8) -> None:
-    """Keep the predictions on some test images of every task for the report: every class has its share, in the order
-    of the data; nothing is chosen by result.
-    """
-    import torch
-
-    kept: dict[str, Any] = {}
-    model.eval()
-    for task in config.tasks:
-        if not test.count(task):
-            continue
-        values = test.labels[task].values
-        order = values.argsort(stable=True) if values.ndim == 1 else torch.arange(len(values))
-        index = order[torch.linspace(0, len(values) - 1, min(count, len(values))).round().long()]
-        rows = test.labels[task].rows[index]
-        with torch.inference_mode():
-            batch = next(iter(test.batches(len(rows), rows, [task])))
-            scores = (
-                model(batch.images.to(next(model.parameters()).device), {task: torch.arange(len(rows))})[task]
-                .softmax(1)
-                .cpu()
-            )
-        kept |= {
-            f"{task}.images": test.images[rows].numpy(),
-            f"{task}.labels": test.labels[task].values[index].numpy(),
-            f"{task}.scores": scores.numpy().astype(np.float16),
-        }
-    np.savez_compressed(run.folder / "examples.npz", **kept)

@@ -5,22 +5,113 @@ An app declares its tasks in its config, one table a task::
     [tool.flwr.app.config.task.lungs]
     kind = "segmentation"
     classes = "background, lung"
+
+``mtfed config`` lists the kinds. A kind is a row of :data:`KINDS` here, which says what can be named, and a module of
+:mod:`mtfed.kinds`, which says how it is done.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-LOSSES_OF_KIND = {  # the first is the default
-    "classification": ("cross-entropy", "focal"),
-    "segmentation": ("dice-ce", "dice", "cross-entropy"),
+from .errors import unknown
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the tasks of a kind may name."""
+
+    label: str  # what a cell of the manifest holds
+    losses: tuple[str, ...]  # the terms that a loss is made of
+    loss: str  # the default
+    metrics: tuple[str, ...]  # choices (best round, early stopping) go by the first
+    decoders: tuple[str, ...]  # the first is the default
+    least_classes: int = 1
+    ranged: bool = False  # has values between two ends, instead of classes alone
+    by_class: bool = False  # an image has one class: patients are dealt evenly by it
+    in_files: bool = False  # a cell is the path of a file
+    lies: Literal["", "map", "boxes"] = ""  # how a label lies in the image, and moves with it
+
+
+KINDS = {
+    "classification": Kind(
+        "a class, by name or index",
+        losses=("cross-entropy", "focal"),
+        loss="cross-entropy",
+        metrics=("auc", "accuracy"),
+        decoders=("linear",),
+        least_classes=2,
+        by_class=True,
+    ),
+    "multi-label": Kind(
+        "the classes that are present, 'effusion; mass', or 'none'",
+        losses=("cross-entropy", "focal"),
+        loss="cross-entropy",
+        metrics=("auc", "accuracy"),
+        decoders=("linear",),
+    ),
+    "ordinal": Kind(
+        "a class, by name or index, of classes in their order",
+        losses=("coral",),
+        loss="coral",
+        metrics=("kappa", "mae", "accuracy"),
+        decoders=("coral",),
+        least_classes=2,
+        by_class=True,
+    ),
+    "segmentation": Kind(
+        "the path of a mask of class indices",
+        losses=("dice", "cross-entropy", "focal"),
+        loss="dice + cross-entropy",
+        metrics=("dice", "iou"),
+        decoders=("mlp", "unet"),
+        least_classes=2,
+        in_files=True,
+        lies="map",
+    ),
+    "multi-label-segmentation": Kind(
+        "the path of an .npz with a mask for each structure, which may overlap",
+        losses=("dice", "cross-entropy", "focal"),
+        loss="dice + cross-entropy",
+        metrics=("dice", "iou"),
+        decoders=("mlp", "unet"),
+        in_files=True,
+        lies="map",
+    ),
+    "detection": Kind(
+        "boxes 'x,y,w,h,class; ...' in pixels of the image, or 'none'",
+        losses=("focal", "size", "offset"),
+        loss="focal + size + offset",
+        metrics=("ap50", "map", "froc"),
+        decoders=("centre",),
+        lies="boxes",
+    ),
+    "regression": Kind(
+        "a number, or one for each class, '2.5; 1'",
+        losses=("huber", "l1", "mse"),
+        loss="huber",
+        metrics=("mae", "r2"),
+        decoders=("linear",),
+        ranged=True,
+    ),
+    "dose": Kind(
+        "the path of an .npz with dose, where it can be, spacing, and a mask for each structure",
+        losses=("l1", "mse", "dvh"),
+        loss="l1",
+        metrics=("dose-score", "dvh-score"),
+        decoders=("mlp", "unet"),
+        ranged=True,
+        in_files=True,
+        lies="map",
+    ),
 }
-METRICS_OF_KIND = {  # the first is the one that choices go by
-    "classification": ("auc", "accuracy"),
-    "segmentation": ("dice", "iou"),
-}
+LOWER_IS_BETTER = frozenset({"mae", "dose-score", "dvh-score"})  # of all metrics
+TERM = re.compile(r"(?:(\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?([a-z][a-z0-9-]*)")
 
 
 def _split(value: object) -> object:
@@ -34,20 +125,55 @@ class Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
-    kind: Literal["classification", "segmentation"]
-    classes: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(min_length=2)
-    loss: str = ""  # empty: the default of the kind
+    kind: Literal[tuple(KINDS)]  # type: ignore[valid-type]
+    # Of the labels; of a regression, its quantities; of a dose, the structures whose dose-volume histograms count.
+    classes: Annotated[tuple[str, ...], BeforeValidator(_split)]
+    loss: str = ""  # a sum of terms, as in "dice + 0.5*cross-entropy"; empty: the default of the kind
+    decoder: str = ""  # empty: the default of the kind
+    range: Annotated[tuple[float, ...], BeforeValidator(_split)] = ()  # lowest and highest value, where there are such
 
     @model_validator(mode="after")
-    def _check_loss(self) -> Task:
-        allowed = LOSSES_OF_KIND[self.kind]
-        if not self.loss:
-            object.__setattr__(self, "loss", allowed[0])
-        if self.loss not in allowed:
-            raise ValueError(f"loss of a {self.kind} task must be one of {', '.join(allowed)}, got {self.loss!r}")
+    def _check(self) -> Task:
+        kind = KINDS[self.kind]
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < kind.least_classes:
+            raise ValueError(f"classes of a {self.kind} task must be {kind.least_classes} or more different names")
+        object.__setattr__(self, "loss", self.loss or kind.loss)
+        object.__setattr__(self, "decoder", self.decoder or kind.decoders[0])
+        for _, term in self.terms:
+            if term not in kind.losses:
+                raise ValueError(str(unknown(f"loss term of a {self.kind} task", term, kind.losses)))
+        if self.decoder not in kind.decoders:
+            raise ValueError(str(unknown(f"decoder of a {self.kind} task", self.decoder, kind.decoders)))
+        if kind.ranged and not (len(self.range) == 2 and self.range[0] < self.range[1]):
+            raise ValueError(f"range of a {self.kind} task must be its lowest and highest value, as in '0, 80'")
+        if self.range and not kind.ranged:
+            raise ValueError(f"a {self.kind} task has no range")
         return self
+
+    @cached_property
+    def terms(self) -> tuple[tuple[float, str], ...]:
+        """Return the terms of the loss and how much each counts."""
+        found = [TERM.fullmatch(word.strip()) for word in self.loss.split("+")]
+        if not all(found):
+            raise ValueError(f"loss must be a sum of terms, as in 'dice + 0.5*cross-entropy', got {self.loss!r}")
+        return tuple((float(term[1] or 1), term[2]) for term in found if term)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return the names of the metrics."""
+        return KINDS[self.kind].metrics
+
+    def score(self, value: float, metric: str = "") -> float:
+        """Return a metric's value so that up is better, on about the same scale for all tasks.
+
+        Metrics that go up are shares anyway; an error becomes one minus its share of the widest possible.
+        """
+        if (metric or self.metric) not in LOWER_IS_BETTER:
+            return value
+        width = self.range[1] - self.range[0] if self.range else len(self.classes) - 1
+        return 1 - value / width
 
     @property
     def metric(self) -> str:
         """Return the name of the metric that choices (best model, early stopping) go by."""
-        return METRICS_OF_KIND[self.kind][0]
+        return self.metrics[0]

@@ -9,23 +9,24 @@ from typing import Any, Literal
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
 
-from .base import DECODER, TaskStrategy
+from .base import TaskStrategy
 from .merging import add_scaled
 from .screening import Update
 from .sites import KEY, SiteCard
-from .wire import FlatArray, part_of
+from .wire import FlatArray, part_of, task_of
 
 
 class TaskFedAvg(TaskStrategy):
     """FedAvg (McMahan et al., AISTATS 2017) with a denominator of its own for every part.
 
-    The encoder is averaged over all sites, decoder *t* over the sites that hold task *t*; a decoder that nobody
-    trained stays as it was. Sums run in float64 in the order of site keys, so a result does not depend on arrival.
+    The encoder is averaged over all sites, what belongs to task *t* (:func:`.wire.task_of`) over the sites that hold
+    *t*; a part that nobody trained stays as it was. Sums run in float64 in the order of site keys, so a result does
+    not depend on arrival.
 
     Args:
         weighting: how the encoder counts a site: by ``samples`` (images trained on), ``uniform``, or ``tasks`` (every
             task counts the same in total, however many samples it has: sum over tasks of the site's share of each
-            task's samples). Decoders are weighted by the samples of their task, or uniformly.
+            task's samples). A task's own parts are weighted by its samples, or uniformly.
         task_weights: how much a task counts in the encoder with ``weighting="tasks"``; 1 for those not named.
         settings: see :class:`TaskStrategy`.
     """
@@ -77,8 +78,8 @@ class TaskFedAvg(TaskStrategy):
             yield key, total / self._weights[key] if total.dtype.kind == "f" else total
 
     def _weight(self, update: Update, part: str) -> float:
-        if part.startswith(DECODER):
-            samples = update.counts.get(part.removeprefix(DECODER), 0.0)
+        if task := task_of(part):
+            samples = update.counts.get(task, 0.0)
             return samples if self.weighting != "uniform" else float(samples > 0)
         if self.weighting == "samples" or not update.counts:
             return update.num_examples

@@ -27,7 +27,7 @@ MEMORY = "@memory"  # group of a checkpoint; no site's key holds an @
 
 
 class TaskStrategy(Strategy):
-    """Send each site the encoder and the decoders of its tasks, and merge part by part over those who hold it.
+    """Send each site the shared parts and the decoders of its tasks, and merge part by part over those who hold it.
 
     Args:
         fraction_train: share of the sites trained in a round, drawn by ``seed`` and round.
@@ -98,7 +98,7 @@ class TaskStrategy(Strategy):
         return {}
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
-        """Return what a site is sent: the whole record, or of a packed one the encoder and the decoders it can use."""
+        """Return what a site is sent: the whole record, or of a packed one the parts it can use."""
         if tasks is None or not is_packed(arrays):
             return arrays
         return select(arrays, self.parts_for(arrays, tasks))
@@ -204,7 +204,7 @@ class TaskStrategy(Strategy):
 
     @staticmethod
     def parts_for(arrays: ArrayRecord, tasks: Iterable[str]) -> list[str]:
-        """Return every shared part and the decoders of the given tasks."""
+        """Return the decoders of the given tasks, and every other part: of other tasks' too, what all features need."""
         wanted = {DECODER + task for task in tasks}
         parts = dict.fromkeys(part_of(key) for key in arrays if key != MANIFEST)
         return [part for part in parts if not part.startswith(DECODER) or part in wanted]

@@ -3,6 +3,10 @@
 Flower's deployment engine pays for every array of a message (about 0.25 s a round each), and a vision transformer has
 hundreds of small tensors. A packed record holds ``manifest`` (JSON as bytes: part -> [name, shape, dtype] in order) and
 one vector per part and dtype under ``part:dtype``, for example ``encoder:float32`` or ``decoder.lungs:float32``.
+
+A part ``decoder.TASK`` or ``cross.TASK`` belongs to a task: only sites that hold the task return it, and in its merge
+they count by their samples of the task. A decoder is sent to those sites alone; ``cross.TASK``, on which features of
+other tasks depend, to every site. Any other part is shared by all.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 MANIFEST = "manifest"
+OWNED = ("decoder", "cross")  # kinds of parts of which each task has one, named KIND.TASK
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 Tensors = dict[str, np.ndarray]
 Layout = dict[str, list[tuple[str, tuple[int, ...], str, int]]]  # part -> (tensor name, shape, dtype, offset)
@@ -132,6 +137,16 @@ def tensors_in(arrays: ArrayRecord) -> dict[str, list[Tensor]]:
 def part_of(key: str) -> str:
     """Return the part that a key of a packed record belongs to."""
     return key.rpartition(":")[0]
+
+
+def task_of(part: str) -> str:
+    """Return the task that a part belongs to, ``""`` if all tasks share it.
+
+    >>> [task_of(part) for part in ("encoder", "decoder.lungs", "cross.lungs", "stem.0")]
+    ['', 'lungs', 'lungs', '']
+    """
+    kind, _, task = part.partition(".")
+    return task if kind in OWNED else ""
 
 
 def select(record: ArrayRecord, parts: Iterable[str]) -> ArrayRecord:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtfed.models.mtmedformer import MTMedFormer
+from mtfed.models import assemble
 from mtfed.tasks import Task
 
 RNG = np.random.default_rng
@@ -39,7 +39,7 @@ def perceptron(*widths: int) -> nn.Module:
 
 def multitask() -> nn.Module:
     torch.manual_seed(0)
-    return MTMedFormer(TASKS, encoder="vit_nano_patch8", image_size=32, channels=1, decoder_width=8)
+    return assemble("mtmedformer", TASKS, encoder="vit_nano_patch8", image_size=32, channels=1, decoder_width=8)
 
 
 def samples() -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,7 +10,7 @@ import torch
 from mtfed.strategies.axes import Axis, AxisGraph
 from torch import nn
 
-from mtfed.models.mtmedformer import MTMedFormer
+from mtfed.models import assemble
 from mtfed.models.symmetry import derive_axes
 from mtfed.tasks import Task
 
@@ -26,7 +26,7 @@ TASKS = {
 @cache
 def multitask() -> tuple[AxisGraph, Network]:
     torch.manual_seed(0)
-    model = MTMedFormer(TASKS, encoder="vit_mini_patch8", image_size=32, channels=1, decoder_width=16)
+    model = assemble("mtmedformer", TASKS, encoder="vit_mini_patch8", image_size=32, channels=1, decoder_width=16)
     network = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
     return derive_axes(model), shaken(network, 1.0, RNG(0))
 

@@ -10,7 +10,7 @@ import torch
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph, Circuit, Piece
 from torch import Tensor, nn
 
-from mtfed.models.mtmedformer import MTMedFormer
+from mtfed.models import assemble
 from mtfed.models.symmetry import SymmetryError, check_symmetry, derive_axes
 from mtfed.startup import import_timm
 from mtfed.tasks import Task
@@ -165,7 +165,7 @@ def gated(model: nn.Module) -> nn.Module:
 
 
 def mtmedformer(encoder: str, size: int) -> nn.Module:
-    return MTMedFormer(TASKS, encoder=encoder, image_size=size, channels=1, decoder_width=8)
+    return assemble("mtmedformer", TASKS, encoder=encoder, image_size=size, channels=1, decoder_width=8)
 
 
 def convolutions(groups: int = 4) -> nn.Module:

@@ -20,8 +20,8 @@ from test_strategies import SITES, Sites, drift, normed, one_round, same, tensor
 
 from mtfed.runs import Run
 
-PREFIXES = {"encoder": ("encoder.",), "decoder.x": ("decoders.kind.", "log_variance.kind"),
-            "decoder.y": ("decoders.lungs.", "log_variance.lungs")}  # fmt: skip
+PREFIXES = {"encoder": ("encoder.",), "decoder.x": ("decoders.kind.", "balance.kind"),
+            "decoder.y": ("decoders.lungs.", "balance.lungs")}  # fmt: skip
 HOLDS = {key: ["encoder", *(f"decoder.{task}" for task in tasks)] for key, tasks in SITES.items()}
 Answer = Callable[[str, Message], RecordDict]
 

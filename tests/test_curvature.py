@@ -17,10 +17,11 @@ from mtfed.strategies import wire
 from mtfed.strategies.precision import read_precision
 from torch import Tensor, nn
 
+from mtfed.balancing import BALANCING
 from mtfed.config import Config, read_config
 from mtfed.curvature import MICRO_BATCH, curvature
 from mtfed.data.shard import Labels, Shard, standardise
-from mtfed.models import MTMedFormer, build_model
+from mtfed.models import MultiTaskModel, build_model
 from mtfed.training import fixed_seed, numpy_parts
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
@@ -44,7 +45,7 @@ class Tiny(nn.Module):
             "lungs": nn.ModuleDict({"head": nn.Conv2d(3, 2, 1), "spare": nn.Linear(2, 2)}),
             "pneumonia": nn.ModuleDict({"norm": nn.BatchNorm1d(3), "head": nn.Linear(3, 2)}),
         })  # fmt: skip
-        self.log_variance = nn.ParameterDict({"lungs": torch.tensor(0.4), "pneumonia": torch.tensor(-0.7)})
+        self.balance = nn.ParameterDict({"lungs": torch.tensor(0.4), "pneumonia": torch.tensor(-0.7)})
         self.double()
         for weight in self.parameters():
             if weight.ndim:
@@ -62,9 +63,16 @@ class Tiny(nn.Module):
             outputs["pneumonia"] = decoder["head"](decoder["norm"](own["pneumonia"].mean((2, 3))))
         return outputs
 
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder.lungs": {}, "decoder.pneumonia": {}}
+        for name, tensor in self.state_dict().items():
+            kind, _, rest = name.partition(".")
+            parts["encoder" if kind == "encoder" else "decoder." + rest.partition(".")[0]][name] = tensor
+        return parts
 
-def tiny() -> MTMedFormer:
-    return cast(MTMedFormer, Tiny())
+
+def tiny() -> MultiTaskModel:
+    return cast(MultiTaskModel, Tiny())
 
 
 def shard() -> Shard:
@@ -100,7 +108,7 @@ def exact(task: str) -> dict[str, Tensor]:
 
 
 def scale(task: str, balancing: str) -> float:
-    s = float(Tiny().log_variance[task].detach())
+    s = float(Tiny().balance[task].detach())
     return 1 / (2 * math.exp(s)) if balancing == "uncertainty" else 1.0
 
 
@@ -124,7 +132,7 @@ def test_the_mean_over_draws_is_the_exact_curvature(tasks: list[str], balancing:
             expected[name] = expected.get(name, torch.zeros_like(value)) + value * scale(task, balancing)
     found = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
     if balancing == "uncertainty":
-        expected |= {f"log_variance.{task}": torch.tensor(COUNTS[task] / 2).double() for task in tasks}
+        expected |= {f"balance.{task}": torch.tensor(COUNTS[task] / 2).double() for task in tasks}
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         error = found[name].std(0) / SEEDS**0.5
@@ -139,6 +147,24 @@ def test_the_mean_over_draws_is_the_exact_curvature(tasks: list[str], balancing:
         )
     )
     assert off <= 3 * error + 1e-9 and error < 0.2 * size
+
+
+@pytest.mark.parametrize("balancing", ["uncertainty", "dwa", "gradnorm", "pcgrad"])
+def test_a_task_counts_as_its_loss_does(balancing: str) -> None:
+    history = {"lungs": [1.0, 0.9, 0.8], "pneumonia": [1.0, 0.9, 0.2]}
+    rule = BALANCING[balancing](tiny().balance, history)
+    weights = rule.weights(["lungs", "pneumonia"])
+    assert (len({*weights.values(), 1.0}) == 3) == (balancing != "pcgrad")
+
+    def measured(name: str) -> dict[str, Tensor]:
+        return curvature(tiny(), shard(), ["lungs", "pneumonia"], config(balancing=name), seed=0, history=history)
+
+    found, plain = measured(balancing), measured("equal")
+    for task, weight in weights.items():
+        for name in (name for name in plain if name.startswith(f"decoders.{task}.")):
+            torch.testing.assert_close(found[name], weight * plain[name])
+    told = {f"balance.{task}": count / 2 for task, count in COUNTS.items()} if rule.learns else {}
+    assert {name: float(value) for name, value in found.items() if name.startswith("balance")} == told
 
 
 def test_what_no_output_depends_on_is_exactly_0() -> None:

@@ -12,11 +12,12 @@ import torch
 from conftest import SMALL, TASKS
 from safetensors.torch import save_file
 
+from mtfed.balancing import Equal, Uncertainty
 from mtfed.config import Config, read_config
 from mtfed.data.federation import simulated_site
 from mtfed.data.shard import Labels, Shard, load_shard
 from mtfed.errors import MtfedError
-from mtfed.losses import HybridLoss
+from mtfed.losses import task_losses
 from mtfed.metrics import TaskMetrics, pool
 from mtfed.models import build_model
 from mtfed.training import (
@@ -49,38 +50,32 @@ def random_shard(n: int = 12, size: int = 32) -> Shard:
 # Losses.
 
 
-def test_hybrid_loss_is_the_written_formula() -> None:
+def test_the_hybrid_loss_is_the_written_formula() -> None:
     torch.manual_seed(0)
     logits = {"pneumonia": torch.randn(5, 2), "lungs": torch.randn(3, 2, 8, 8)}
-    labels = {
-        "pneumonia": Labels(torch.arange(5), torch.randint(0, 2, (5,))),
-        "lungs": Labels(torch.arange(3), torch.randint(0, 2, (3, 8, 8))),
-    }
+    values = {"pneumonia": torch.randint(0, 2, (5,)), "lungs": torch.randint(0, 2, (3, 8, 8))}
     s = {"pneumonia": torch.tensor(-0.5), "lungs": torch.tensor(0.3)}
-    total, each = HybridLoss(config())(logits, labels, s)
-    nll = -logits["pneumonia"].log_softmax(1)[range(5), labels["pneumonia"].values].mean()
-    p, y = logits["lungs"].softmax(1)[:, 1], labels["lungs"].values.float()
+    each = {task: loss(logits[task], values[task]) for task, loss in task_losses(config()).items()}
+    nll = -logits["pneumonia"].log_softmax(1)[range(5), values["pneumonia"]].mean()
+    p, y = logits["lungs"].softmax(1)[:, 1], values["lungs"].float()
     dice = 1 - (2 * (p * y).sum((1, 2)) + 1e-5) / (p.sum((1, 2)) + y.sum((1, 2)) + 1e-5)
     cross = -torch.stack(
-        [logits["lungs"].log_softmax(1)[i].gather(0, labels["lungs"].values[i][None]) for i in range(3)]
+        [logits["lungs"].log_softmax(1)[i].gather(0, values["lungs"][i][None]) for i in range(3)]
     ).mean()
     torch.testing.assert_close(each["pneumonia"], nll)
     torch.testing.assert_close(each["lungs"], dice.mean() + cross)
-    torch.testing.assert_close(total, sum(each[t] / (2 * math.exp(s[t])) + s[t] / 2 for t in each))
-    torch.testing.assert_close(
-        HybridLoss(config(balancing="equal"))(logits, labels, s)[0], each["pneumonia"] + each["lungs"]
-    )
+    for task, loss in each.items():
+        torch.testing.assert_close(Uncertainty(s).term(task, loss), loss / (2 * math.exp(s[task])) + s[task] / 2)
+        assert Equal(s).term(task, loss) is loss
 
 
 @pytest.mark.parametrize("loss", ["focal", "cross-entropy"])
 def test_focal_is_cross_entropy_at_gamma_zero(loss: str) -> None:
     torch.manual_seed(0)
-    logits, labels = {"pneumonia": torch.randn(6, 2)}, {"pneumonia": Labels(torch.arange(6), torch.randint(0, 2, (6,)))}
-    hybrid = HybridLoss(
-        read_config(TASKS | SMALL | {"task.pneumonia.loss": loss, "focal-gamma": 0.0, "balancing": "equal"})
-    )
-    nll = -logits["pneumonia"].log_softmax(1)[range(6), labels["pneumonia"].values].mean()
-    torch.testing.assert_close(hybrid(logits, labels, {"pneumonia": torch.tensor(0.0)})[0], nll)
+    logits, values = torch.randn(6, 2), torch.randint(0, 2, (6,))
+    settings = read_config(TASKS | SMALL | {"task.pneumonia.loss": loss, "focal-gamma": 0.0})
+    nll = -logits.log_softmax(1)[range(6), values].mean()
+    torch.testing.assert_close(task_losses(settings)["pneumonia"](logits, values), nll)
 
 
 # Metrics.
@@ -168,14 +163,14 @@ def test_one_class_has_no_auc() -> None:
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_encoders_by_name(encoder: str, size: int, strides: list[int], channels: int) -> None:
-    model = build_model(config(encoder=encoder, image_size=size, channels=channels))
-    assert model.encoder.strides == strides
+    model = build_model(config(model="hard-sharing", encoder=encoder, image_size=size, channels=channels))
+    assert model.encoder.reads.strides == strides
     images = torch.randn(3, channels, size, size)
     out = model(images, {"pneumonia": torch.tensor([0, 2]), "lungs": torch.tensor([1])})
     assert out["pneumonia"].shape == (2, 2) and out["lungs"].shape == (1, 2, size, size)
     sum(x.sum() for x in out.values()).backward()
     unused = [
-        name for name, weight in model.named_parameters() if weight.grad is None and not name.startswith("log_variance")
+        name for name, weight in model.named_parameters() if weight.grad is None and not name.startswith("balance")
     ]
     assert not unused
 

@@ -13,16 +13,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import TASKS
+from pictured import KINDS as EVERY_KIND
+from pictured import pictured
 
-from mtfed.config import flatten, read_config
+from mtfed.config import MODELS, flatten, read_config
 from mtfed.errors import MtfedError
+from mtfed.examples import save_examples
+from mtfed.kinds.average_precision import match
 from mtfed.metrics import TaskMetrics
 from mtfed.report import write_report
-from mtfed.report.examples import dice, outline
+from mtfed.report.figures import METRICS, digits, scale
 from mtfed.report.html import Html, count, escape, fold, join, listed, number, tag
-from mtfed.report.verdict import METRICS
+from mtfed.report.overlays import dice, found
+from mtfed.report.pictures import outline
+from mtfed.report.records import MODEL_TITLES
 from mtfed.runs import Run
-from mtfed.tasks import METRICS_OF_KIND, Task
+from mtfed.tasks import KINDS, LOWER_IS_BETTER, Task
 
 Json = dict[str, Any]
 Values = Mapping[str, float | None]  # by task
@@ -51,8 +57,8 @@ SITES: list[Json] = [
 ]
 
 
-def figures(values: Values, task: str) -> dict[str, float | None]:
-    return dict.fromkeys(METRICS_OF_KIND["segmentation" if task == "lungs" else "classification"], values.get(task))
+def figures(values: Values, task: Task) -> dict[str, float | None]:
+    return dict.fromkeys(task.metrics, values.get(task.name))
 
 
 def make_run(
@@ -63,6 +69,8 @@ def make_run(
     validation: Values = GOOD,
     seed: int = 0,
     rounds: int = 3,
+    untrained: Values = RAW,
+    tasks: Mapping[str, str] = TASKS,
     finished: bool = True,
     sites: Sequence[Json] = SITES,
     failures: Sequence[Json] = (),
@@ -74,7 +82,7 @@ def make_run(
     folder.mkdir(parents=True)
     run = Run(folder)
     given: Json = {key.replace("_", "-"): value for key, value in config.items()}
-    settings = read_config({**TASKS, "strategy": strategy, "seed": seed, "rounds": 3, **given})
+    settings = read_config({**tasks, "strategy": strategy, "seed": seed, "rounds": 3, **given})
     run.write_json("config.json", flatten(settings))
     run.write_json(
         "environment.json",
@@ -94,8 +102,8 @@ def make_run(
                 "strategy": strategy,
                 "loss": 1 / r,
                 "samples": 60,
-                "validation": figures(validation, task),
-                "test": {} if own else figures(test, task),
+                "validation": figures(validation, settings.tasks[task]),
+                "test": {} if own else figures(test, settings.tasks[task]),
             }
             for r in range(1, rounds + 1)
             for task in settings.tasks
@@ -121,26 +129,25 @@ def make_run(
     )
     if not finished:
         return folder
-    splits = {"test": test, "validation": validation, "untrained": RAW}
+    splits = {"test": test, "validation": validation, "untrained": untrained}
     summary: Json = {
         "rounds": rounds,
         "chosen_round": rounds,
         "stopped": "all rounds done",
         "parameters": 1234,
-        "tasks": {task: {split: figures(values, task) for split, values in splits.items()} for task in settings.tasks},
+        "tasks": {
+            name: {split: figures(values, task) for split, values in splits.items()}
+            for name, task in settings.tasks.items()
+        },
     }
     if own:
-        summary["per_site"] = {site: {task: figures(held, task) for task in held} for site, held in own.items()}
+        summary["per_site"] = {
+            site: {task: figures(held, settings.tasks[task]) for task in held} for site, held in own.items()
+        }
     run.write_json("summary.json", summary)
     if examples and not own:
-        kept: dict[str, np.ndarray] = {}
-        for task in settings.tasks.values():
-            shape = (3, 16, 16) if task.kind == "segmentation" else (3,)
-            labels = np.arange(np.prod(shape)).reshape(shape) % 7 // 4
-            scores = np.stack([labels * 0.3 + 0.2, 0.8 - labels * 0.3], 1).astype(np.float16)
-            images = np.full((3, 1, 16, 16), 90, np.uint8)
-            kept |= {f"{task.name}.images": images, f"{task.name}.labels": labels, f"{task.name}.scores": scores}
-        np.savez_compressed(folder / "examples.npz", **kept)  # type: ignore[arg-type]
+        shard, seer = pictured(settings, 3)
+        save_examples(run, seer, shard, settings)  # type: ignore[arg-type]
     return folder
 
 
@@ -237,6 +244,17 @@ def test_beside_hospitals_alone(tmp_path: Path, test: Values, headline: str, sen
     assert headline in text
     assert sentence in text
     assert "mean of 2: 0.700 to 0.800" in text
+
+
+def test_class_counts_are_of_tasks_with_one_class_an_image(tmp_path: Path) -> None:
+    told = {"grade": {"none": 5, "mild": 3, "moderate": 1, "severe": 1}, "signs": {"mass": 7, "edema": 9}}
+    counts: Json = {f"class.{task}.{name}": count for task, of in told.items() for name, count in of.items()}
+    counts |= {"train.grade": 10, "train.signs": 10}
+    tasks = {key: value for key, value in EVERY_KIND.items() if key.split(".")[1] in told}
+    sites = [{"key": "north", "tasks": list(told), "about": {}, "counts": counts}]
+    half = dict.fromkeys(told, 0.5)
+    text = plain(read(make_run(tmp_path / "a", test=half, validation=half, tasks=tasks, sites=sites, examples=False)))
+    assert "10 (5 none, 3 mild, 1 moderate, 1 severe) + 0 validation10 + 0 validation" in text
 
 
 def test_seeds_are_one_row(tmp_path: Path) -> None:
@@ -353,11 +371,168 @@ def test_outlines_are_closed_around_each_structure() -> None:
     assert points[:, 0].max() == 6 and points[:, 1].max() == 5  # the image's edge, and no further
 
 
-def test_every_metric_has_words_and_is_better_when_higher() -> None:
-    for kind, metrics in METRICS_OF_KIND.items():
-        task = TaskMetrics(Task(name="t", kind=kind, classes=("a", "b")))  # type: ignore[arg-type]
-        assert set(metrics) <= METRICS.keys()
-        assert all(task.higher_is_better(metric) for metric in metrics)
+def test_found_boxes_are_the_metrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        corner, size = (torch.rand(10, 2, generator=generator) * side for side in (4, 6))
+        boxes = torch.cat([corner, size, torch.randint(2, (10, 1), generator=generator)], 1)
+        true, scores = boxes[:4], torch.rand(6, generator=generator).sort(descending=True).values
+        hits = match(boxes[None, 4:, :4], scores[None], boxes[None, 4:, 4].long(), true[None], [0.5])
+        predicted = torch.cat([boxes[4:], scores[:, None]], 1)
+        assert found(predicted.numpy(), true.numpy()) == int(hits.sum())
+        assert found(predicted.numpy(), true[:0].numpy()) == 0
+
+
+def test_every_metric_has_words_and_a_direction() -> None:
+    for kind, held in KINDS.items():
+        given = {"range": (0, 1)} if held.ranged else {}
+        task = TaskMetrics(Task(name="t", kind=kind, classes=("a", "b"), **given))  # type: ignore[arg-type]
+        assert set(held.metrics) <= METRICS.keys()
+        for metric in held.metrics:
+            assert task.higher_is_better(metric) == (metric not in LOWER_IS_BETTER)
+
+
+DIGITS = [  # highest value of a regression, decimals of its mean absolute error
+    (1, 3),
+    (8, 3),
+    (80, 2),
+    (100, 1),
+    (228, 1),
+    (40_000, 0),
+]
+
+
+@pytest.mark.parametrize(("high", "expected"), DIGITS)
+def test_errors_have_sensible_digits(high: float, expected: int) -> None:
+    task = Task(name="t", kind="regression", classes=("a",), range=(0, high))
+    assert (digits(task, "mae"), digits(task, "r2")) == (expected, 3)
+
+
+SCALES = [  # points, metric, ends
+    ([0.81, 0.86], "auc", (0.8, 0.9)),
+    ([0.15, 0.3], "auc", (0.15, 0.3)),
+    ([0.5], "auc", (0.45, 0.55)),
+    ([-0.02, 0.4], "kappa", (-0.05, 0.4)),
+    ([], "auc", (0, 1)),
+    ([2.8, 31.4], "dose-score", (0, 35)),
+    ([8.9, 9.4], "mae", (8.9, 9.4)),
+    ([9.4], "mae", (9, 9.5)),
+    ([0.0], "mae", (-0.5, 0.5)),
+    ([], "mae", (0, 1)),
+]
+
+
+@pytest.mark.parametrize(("points", "metric", "ends"), SCALES)
+def test_scales_end_at_round_numbers(points: list[float], metric: str, ends: tuple[float, float]) -> None:
+    assert scale(points, metric) == pytest.approx(ends)
+
+
+ERRORS = [  # test error of the federation in years, headline, sentence; the average site alone has 9.0, untrained 40
+    (
+        8.2,
+        "beats",
+        "0.8 less than a hospital training alone (better than 1 of 2), 31.8 less than the untrained model. ",
+    ),
+    (10.5, "does not beat", "1.5 more than a hospital training alone (better than 0 of 2), 29.5 less than"),
+    (9.02, "does not beat", "level with a hospital training alone (better than 1 of 2)"),
+    (45, "does not beat", "36.0 more than a hospital training alone (better than 0 of 2), 5.0 more than the untrained"),
+]
+AGE = {key: value for key, value in EVERY_KIND.items() if key.startswith("task.age.")}
+
+
+@pytest.mark.parametrize(("error", "verb", "sentence"), ERRORS)
+def test_errors_are_better_when_lower(tmp_path: Path, error: float, verb: str, sentence: str) -> None:
+    own: dict[str, dict[str, float | None]] = {"north": {"age": 8.0}, "south": {"age": 10.0}}
+    raw: Values = {"age": 40.0}
+    alone = make_run(tmp_path / "alone", "alone", {"age": 9.0}, own=own, tasks=AGE, untrained=raw)
+    page = read(alone, make_run(tmp_path / "fed", test={"age": error}, tasks=AGE, untrained=raw))
+    assert f"One model trained together {verb} the average hospital training alone" in plain(page)
+    assert sentence in plain(page)
+    assert "MAE, lower is better, FedAvg" in plain(page) and "MAE ↓" in plain(page)
+    assert f"<strong>{min(error, 9):.1f}</strong>" in page and "<strong>40.0</strong>" not in page
+    if error < 9.5:
+        assert "The best one alone, north, reaches 8.0." in plain(page)
+
+
+def test_choices_weigh_errors_as_shares(tmp_path: Path) -> None:
+    tasks = AGE | {key: value for key, value in TASKS.items() if key.startswith("task.lungs.")}
+    close = make_run(tmp_path / "a", "fedprox", tasks=tasks, validation={"age": 5.0, "lungs": 0.80})
+    far = make_run(tmp_path / "b", tasks=tasks, validation={"age": 30.0, "lungs": 0.82})
+    assert "FedProx: Age MAE" in plain(read(close, far))
+
+
+SEEN = {  # by task, what stands beneath its pictures
+    "finding": "of these 8 right",
+    "signs": "of the labels of these 8 right",
+    "grade": "off by 1 class",
+    "lesion": "Lesion: Dice",
+    "organs": "at most the 6 largest structures",
+    "spots": "nothing to find",
+    "age": "mean absolute error",
+    "dose": "left: true dose",
+}
+
+
+@pytest.mark.parametrize(("dimensions", "size"), [(2, 64), (3, 24)])
+def test_every_kind_is_drawn(tmp_path: Path, dimensions: int, size: int) -> None:
+    given: Json = {"dimensions": dimensions, "image_size": size}
+    every = dict.fromkeys(SEEN, 0.5)
+    run = make_run(tmp_path / "a", tasks=EVERY_KIND, test=every, validation=every, examples=False, **given)
+    settings = Run(run).config()
+    shard, seer = pictured(settings, 12)
+    save_examples(Run(run), seer, shard, settings)  # type: ignore[arg-type]
+    page = read(run)
+    text = plain(page)
+    for metric, words in METRICS.items():
+        assert f"{words.name}: {escape(words.says)}" in text, metric
+    shown = page[page.index("Predictions on test images") : page.index("Hospitals and their images")]
+    assert shown.count("<figure>") == len(SEEN) * (8 if dimensions == 2 else 4)
+    assert (f"of {size}</div>" in shown) == (dimensions == 3)
+    if dimensions == 2:
+        assert not [words for words in SEEN.values() if words not in plain(shown)]
+    assert "0.50 Gy Dose score, lower is better, FedAvg" in text and "Dose score ↓Gy" in text
+
+
+def test_models_are_compared(tmp_path: Path) -> None:
+    names = ("mtmedformer", "single-task", "mtan")
+    runs = [
+        make_run(tmp_path / f"{model}-{encoder}-{seed}", test=dict.fromkeys(GOOD, base + 0.01 * seed + 0.1 * i),
+                 model=model, encoder=encoder, seed=seed, examples=False)
+        for i, model in enumerate(names)
+        for encoder, base in (("pvt_mini", 0.5), ("resnet_mini", 0.6))
+        for seed in (0, 1)
+        if (model, encoder) != ("single-task", "resnet_mini")
+    ]  # fmt: skip
+    page = read(*runs)
+    for label in ("MTMedFormer · pvt_mini", "Single-task · pvt_mini", "MTAN · resnet_mini"):
+        assert label in page
+    table = plain(re.findall(r'<table class="numbers models">.*?</table>', page)[0])
+    # (0.7 - 0.6) / 0.6 and (0.71 - 0.61) / 0.61; single-task models of the other encoder are not there
+    assert "MTAN · pvt_mini+16.5 %±0.20.00 M0.705±0.0070.705±0.007" in table
+    assert "Single-task · pvt_minireference0.00 M0.605±0.0070.605±0.007" in table
+    assert "MTAN · resnet_mini–0.00 M0.805±0.0070.805±0.007" in table
+    assert "differ in more than" not in plain(page)
+    pair = [run for run in runs if run.name in ("mtan-pvt_mini-0", "single-task-pvt_mini-0", "mtmedformer-pvt_mini-0")]
+    text = plain(read(*pair))
+    assert "MTMedFormer" in text and "MTMedFormer · pvt_mini" not in text
+    other = make_run(tmp_path / "prox", "fedprox", model="mtan", encoder="pvt_mini", batch_size=8)
+    text = plain(read(*pair, other))
+    assert "MTAN · FedProx" in text and "differ in more than model, strategy and seed: batch-size" in text
+
+
+def test_the_headline_tells_what_sharing_gains(tmp_path: Path) -> None:
+    better, worse = ({"lungs": value, "pneumonia": value} for value in (0.9, 0.6))
+    single = make_run(tmp_path / "a", model="single-task", test=worse, validation=worse)
+    shared = make_run(tmp_path / "b", model="mtan", test=better, validation=better)
+    assert "MTAN: 50.0 % better than a model for each task, mean over 2 tasks" in plain(read(single, shared))
+    assert "numbers models" not in read(shared)
+    nothing: Values = {"lungs": 0.0, "pneumonia": 0.6}  # no share of it can be gained
+    text = plain(read(shared, make_run(tmp_path / "c", model="single-task", test=nothing, validation=worse)))
+    assert "MTAN: Lungs Dice 0.900" in text and "reference" not in text and "Δ" not in text
+
+
+def test_every_model_has_a_title() -> None:
+    assert MODEL_TITLES.keys() == MODELS.keys()
 
 
 def test_markup_escapes_what_is_no_markup() -> None:
@@ -367,3 +542,4 @@ def test_markup_escapes_what_is_no_markup() -> None:
     assert [number(x) for x in (0.12345, -1234.5, math.nan, None)] == ["0.123", "−1,234.500", "–", "–"]
     assert [listed(x) for x in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
     assert [count(x, "round") for x in (1, 2)] == ["1 round", "2 rounds"]
+    assert [count(2, noun) for noun in ("class", "box")] == ["2 classes", "2 boxes"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import MtfedError
-from ..tasks import Task
+from ..tasks import KINDS, Task
 from .manifest import MANIFEST, Root, Row, SiteData, read_site
 from .partition import hold_out, partition
 
@@ -55,7 +55,7 @@ def _pooled_site(config: Config) -> SiteData:
         within = "" if config.data == "sample" else f"{data.root.path.name}/"
         for row in data.rows:
             labels = {
-                task: label if config.tasks[task].kind == "classification" else within + label
+                task: within + label if KINDS[config.tasks[task].kind].in_files else label
                 for task, label in row.labels.items()
             }
             rows.append(replace(row, image=within + row.image, patient=f"{data.key}/{row.patient}", labels=labels))

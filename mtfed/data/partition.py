@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import MtfedError
-from ..tasks import Task
+from ..tasks import KINDS, Task
 from .manifest import Row
 
 MIN_PATIENTS = 2  # a task at a site: one to train on and one to hold out
@@ -84,7 +84,7 @@ def _fill_up(parts: list[list[str]], labelled: set[str]) -> None:
 def kind_of(images: Sequence[Row], tasks: dict[str, Task]) -> Kind:
     """Return a patient's tasks and classes; masks and the like count as one class."""
     return tuple(
-        sorted({(t, v if tasks[t].kind == "classification" else "") for row in images for t, v in row.labels.items()})
+        sorted({(t, v if KINDS[tasks[t].kind].by_class else "") for row in images for t, v in row.labels.items()})
     )
 
 

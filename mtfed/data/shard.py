@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..config import Config
-from ..errors import MtfedError
-from ..tasks import Task
-from .manifest import Row, SiteData
+from ..kinds import kind_of
+from .manifest import SiteData
+from .source import Source
 
 
 @dataclass
 class Labels:
-    """The labels of one task: ``rows`` (M,) says which images carry one, ``values`` holds them.
+    """The labels of one task: ``rows`` (M,) says which images carry one, ``values`` (M, ...) holds them.
 
-    ``values`` is (M,) int64 for classification and (M, S, S) uint8 for segmentation.
+    What ``values`` are is for the task's kind to say: :mod:`mtfed.kinds`. Integers are kept small, and are int64 in a
+    batch.
     """
 
     rows: Tensor
@@ -32,13 +31,13 @@ class Labels:
 class Batch:
     """Some images and the labels that they have; a task without any label in the batch is absent."""
 
-    images: Tensor  # (B, C, S, S) float32, zero mean and unit deviation per image
+    images: Tensor  # (B, C, S, S) or (B, C, S, S, S) float32, zero mean and unit deviation per image
     labels: dict[str, Labels]
 
 
 @dataclass
 class Shard:
-    """The images (N, C, S, S) uint8 of one split of a site, and the labels of each task that it holds."""
+    """The images (N, C, S, S) or (N, C, S, S, S) uint8 of one split of a site, and the labels of each task it holds."""
 
     images: Tensor
     labels: dict[str, Labels]
@@ -71,7 +70,8 @@ class Shard:
                 found = positions[index]
                 rows = (found >= 0).nonzero().squeeze(1)
                 if len(rows):
-                    labels[task] = Labels(rows, self.labels[task].values[found[rows]].long())
+                    values = self.labels[task].values[found[rows]]
+                    labels[task] = Labels(rows, values if values.is_floating_point() else values.long())
             yield Batch(standardise(self.images[index]), labels)
 
     def _positions(self, task: str) -> Tensor:
@@ -82,81 +82,27 @@ class Shard:
 
 
 def standardise(images: Tensor) -> Tensor:
-    """Return (B, C, H, W) images as float32 with zero mean and unit deviation, each by itself."""
+    """Return images (B, C, ...) as float32 with zero mean and unit deviation, each by itself."""
     images = images.float()
-    deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
+    deviation, mean = torch.std_mean(images, dim=tuple(range(1, images.ndim)), keepdim=True, correction=0)
     return (images - mean) / deviation.clamp_min(1.0)
 
 
 def load_shard(data: SiteData, config: Config) -> Shard:
     """Read every labelled image of a site's split; raise :class:`MtfedError` naming the first that cannot be read."""
     rows = [row for row in data.rows if row.labels]
-    size = config.image_size
-    images = np.empty((len(rows), config.channels, size, size), np.uint8)
+    images = np.empty((len(rows), config.channels, *(config.image_size,) * config.dimensions), np.uint8)
+    found: dict[str, tuple[list[int], list[np.ndarray]]] = {name: ([], []) for name in config.tasks}
     for i, row in enumerate(rows):
-        images[i] = read_image(data, row.image, size, config.channels)
-    labels = {}
-    for name, task in config.tasks.items():
-        held = [i for i, row in enumerate(rows) if name in row.labels]
-        if held:
-            values = [read_label(data, rows[i], task, size) for i in held]
-            labels[name] = Labels(torch.tensor(held), torch.from_numpy(np.stack(values)))
+        source = Source(data, row.image, config.image_size, config.dimensions)
+        images[i] = source.pixels(config.channels)
+        for name, cell in row.labels.items():
+            task = config.tasks[name]
+            found[name][0].append(i)
+            found[name][1].append(kind_of(task).read(cell, task, source))
+    labels = {
+        name: Labels(torch.tensor(held), torch.from_numpy(kind_of(config.tasks[name]).stack(values)))
+        for name, (held, values) in found.items()
+        if held
+    }
     return Shard(torch.from_numpy(images), labels)
-
-
-def read_image(data: SiteData, name: str, size: int, channels: int) -> np.ndarray:
-    """Return an image as (C, S, S) uint8, padded to a square and resized."""
-    image = eight_bit(_open(data, name, "image")).convert("L" if channels == 1 else "RGB")
-    array = np.asarray(ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR))
-    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """Return an image of 16 or more bits scaled to its own range: Pillow's conversion would cut it off at 255."""
-    if image.mode[0] not in "IF":
-        return image
-    values = np.asarray(image, np.float64)
-    low, high = values.min(), values.max()
-    return Image.fromarray(np.round((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
-
-
-def read_label(data: SiteData, row: Row, task: Task, size: int) -> np.ndarray | np.int64:
-    """Return a class index, or a mask as (S, S) uint8 of class indices."""
-    label = row.labels[task.name]
-    if task.kind == "classification":
-        return np.int64(class_index(data, label, task))
-    mask = _open(data, label, "mask")
-    width, height = Image.open(io.BytesIO(data.root.read(row.image))).size
-    if mask.size != (width, height):
-        raise MtfedError(
-            f"Mask {label} of site {data.key} should be {width} x {height} pixels, as its image {row.image} is; "
-            f"it is {mask.width} x {mask.height}."
-        )
-    array = np.asarray(ImageOps.pad(mask, (size, size), Image.Resampling.NEAREST))
-    if array.ndim != 2 or array.max(initial=0) >= len(task.classes):
-        raise MtfedError(
-            f"Mask {label} of site {data.key} should be one channel of class indices below {len(task.classes)} "
-            f"({', '.join(task.classes)}), it has shape {list(array.shape)} and values up to {array.max(initial=0)}."
-        )
-    return array.astype(np.uint8)
-
-
-def class_index(data: SiteData, label: str, task: Task) -> int:
-    """Return the index of a class given by index or by name."""
-    if label in task.classes:
-        return task.classes.index(label)
-    if label.isdigit() and int(label) < len(task.classes):
-        return int(label)
-    raise MtfedError(
-        f"Site {data.key}: label {label!r} of task {task.name} should be one of {', '.join(task.classes)} "
-        f"or an index below {len(task.classes)}."
-    )
-
-
-def _open(data: SiteData, name: str, what: str) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data.root.read(name)))
-        image.load()
-        return image
-    except (OSError, KeyError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MtfedError(f"Cannot read {what} {name} of site {data.key}: {error}; mend or remove it.") from error

@@ -2,7 +2,7 @@
 
 What is understood: chains of linear, convolution, transposed convolution, normalisation, activation and pooling layers
 (``nn.Sequential``, nested or not); timm's plain vision transformer with its residual stream, heads and MLPs; and
-:class:`MTMedFormer` with its decoders. Of other timm transformers (Swin, PVT, ConvNeXt and the like) the inside of
+:class:`MultiTaskModel` with its decoders. Of other timm transformers (Swin, PVT, ConvNeXt and the like) the inside of
 attention and MLP modules is; their residual streams change width from stage to stage and stay undeclared. Whatever no
 function here describes is left out of the table, which freezes it; a residual stream that something unknown reads or
 writes is declared frozen too.

@@ -12,12 +12,15 @@ from torch import nn
 from ..startup import import_timm
 from ..strategies.axes import Axis, Circuit, Piece
 from .sketch import Label, Sketch, describes, join
+from .volumes import VolumeTransformer
 
 timm = import_timm()
+Places = tuple[tuple[str, int | None], ...]
+FUSED: Places = (("qkv", 0), ("qkv", 1), ("qkv", 2))
 # Where attention keeps query, key and value: the map's name, and the index in it of one that is fused.
-ATTENTIONS: dict[type[nn.Module], tuple[tuple[str, int | None], ...]] = {
-    timm.layers.Attention: (("qkv", 0), ("qkv", 1), ("qkv", 2)),
-    timm.models.swin_transformer.WindowAttention: (("qkv", 0), ("qkv", 1), ("qkv", 2)),
+ATTENTIONS: dict[type[nn.Module], Places] = {
+    timm.layers.Attention: FUSED,
+    timm.models.swin_transformer.WindowAttention: FUSED,
     timm.models.pvt_v2.Attention: (("q", None), ("kv", 0), ("kv", 1)),
 }
 # Those whose heads need not add up to the stream's width; timm's plain attention needed it in some versions.
@@ -51,10 +54,13 @@ def mlp(sketch: Sketch, path: str, module: Any, residual: Label = None) -> None:
 
 
 @describes(*ATTENTIONS)
-def attention(sketch: Sketch, path: str, module: Any, residual: Label = None) -> None:
-    """Label the heads of self-attention, and the inner axes that have no basis of their own."""
+def attention(sketch: Sketch, path: str, module: Any, residual: Label = None, places: Places | None = None) -> None:
+    """Label the heads of self-attention, and the inner axes that have no basis of their own.
+
+    ``places`` is for attention that :data:`ATTENTIONS` does not have, because its library may not be imported yet.
+    """
     outputs, width = sketch.shapes[f"{path}.proj.weight"]
-    heads, label, places = module.num_heads, f"{path}.heads", ATTENTIONS[type(module)]
+    heads, label, places = module.num_heads, f"{path}.heads", places or ATTENTIONS[type(module)]
     head = (heads, width // heads)
     for name, index in dict(places).items():
         lead = () if index is None else (sketch.shapes[f"{path}.{name}.weight"][0] // width,)
@@ -89,7 +95,7 @@ def _pieces(sketch: Sketch, path: str, name: str, part: int | None) -> tuple[Pie
     return tuple(Piece(at, part) for at in (f"{path}.{name}.weight", f"{path}.{name}.bias") if at in sketch.tensors)
 
 
-@describes(timm.models.vision_transformer.VisionTransformer)
+@describes(timm.models.vision_transformer.VisionTransformer, VolumeTransformer)
 def plain_transformer(sketch: Sketch, path: str, module: Any, read: bool = False) -> str:
     """Label a plain vision transformer and return its residual stream's label.
 

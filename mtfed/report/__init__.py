@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import MtfedError
-from ..tasks import METRICS_OF_KIND
 from .charts import curves
 from .details import rounds, settings, sites
 from .examples import examples
+from .figures import METRICS, titled
 from .html import Html, chip, count, escape, fold, join, page, tag, task_title
-from .records import Group, Record, group, read
-from .verdict import METRICS, all_tasks, headline_group, metric_title, verdict
+from .records import Group, Record, all_tasks, group, read
+from .verdict import headline_group, verdict
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -75,7 +75,7 @@ def _curves(groups: Sequence[Group]) -> Html:
         lines.append(tag("li", tag("svg", line, viewBox="0 0 26 10", aria_hidden="true"), name))
     parts = [tag("ul", *lines, class_="legend")]
     for task in all_tasks(groups).values():
-        titles = {metric: metric_title(metric) for metric in METRICS_OF_KIND[task.kind]} | {"loss": "training loss"}
+        titles = {metric: titled(task, metric) for metric in task.metrics} | {"loss": "training loss"}
         drawn = [
             curves(groups, task.name, metric, f"{task_title(task.name)}: {title}", f"{task.name}-{metric}")
             for metric, title in titles.items()
@@ -99,7 +99,9 @@ def _examples(groups: Sequence[Group], chosen: Group) -> Html:
     if not shown:
         return escape("")
     first, *others = shown
-    note = f"{first}. The images are evenly spaced over the test images, not chosen by result."
+    note = f"{first}. Every class has its share of the images, however rare; none is chosen by result."
+    if chosen.records[0].config.dimensions == 3:
+        note += " Of a volume there is the slice that holds most of the label, and figures beneath are of that slice."
     folded = (fold(f"The same images by {label}", shown[label]) for label in others)
     return join([tag("p", note, class_="note"), shown[first], *folded])
 
@@ -109,6 +111,6 @@ def _first_seed(group: Group) -> Record:
 
 
 def _glossary(groups: Sequence[Group]) -> Html:
-    metrics = dict.fromkeys(m for task in all_tasks(groups).values() for m in METRICS_OF_KIND[task.kind])
-    items = [tag("li", tag("strong", METRICS[m][0]), ": ", METRICS[m][1], ".") for m in metrics if m in METRICS]
+    metrics = dict.fromkeys(m for task in all_tasks(groups).values() for m in task.metrics)
+    items = [tag("li", tag("strong", METRICS[m].name), ": ", METRICS[m].says, ".") for m in metrics if m in METRICS]
     return tag("ul", *items)

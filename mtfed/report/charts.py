@@ -15,6 +15,7 @@ from .records import Group, mean
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LOWEST = -1.0  # of what a curve shows: an R² can begin at minus thousands
 Points = dict[int, tuple[float, float, float]]  # by round: mean, lowest and highest of the runs
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched
@@ -59,6 +60,8 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
                     _draw(axes, points, group.colour, style, width)
         if metric != "loss":
             _baselines(axes, groups, task, metric)
+            bottom, top = axes.get_ylim()
+            axes.set_ylim(bottom=max(bottom, LOWEST) if top > LOWEST else bottom)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.set_xlabel("round")
@@ -73,7 +76,7 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
     return tag("figure", tag("figcaption", title), drawn)
 
 
-def strip(dots: Sequence[float], middle: float, low: float, high: float, colour: str) -> Html:
+def strip(dots: Sequence[float], middle: float, low: float, high: float, colour: str, digits: int = 3) -> Html:
     """Return a row's figures as dots on a scale from ``low`` to ``high``, their mean as a bar."""
 
     def x(value: float) -> str:
@@ -84,7 +87,8 @@ def strip(dots: Sequence[float], middle: float, low: float, high: float, colour:
     marks += [tag("circle", cx=x(dot), cy=8, r=3.4, fill=colour, fill_opacity=opacity) for dot in dots]
     if len(dots) > 1:
         marks.append(tag("line", x1=x(middle), x2=x(middle), y1=1, y2=15, stroke=colour, stroke_width=2))
-    label = f"{len(dots)} from {number(min(dots))} to {number(max(dots))}" if len(dots) > 1 else number(mean(dots))
+    ends = f"{number(min(dots), digits)} to {number(max(dots), digits)}" if len(dots) > 1 else ""
+    label = f"{len(dots)} from {ends}" if ends else number(mean(dots), digits)
     return tag("svg", *marks, viewBox="0 0 120 16", role="img", aria_label=label)
 
 

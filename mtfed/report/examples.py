@@ -1,10 +1,9 @@
-"""What a model makes of single test images: outlines over the image, or the class and its probability."""
+"""What a model makes of single test images: a drawing by kind of task."""
 
 from __future__ import annotations
 
-import base64
-import io
-import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -12,23 +11,36 @@ import numpy as np
 
 from ..errors import MtfedError
 from ..tasks import Task
-from .html import Html, escape, join, number, tag, task_title
+from .figures import written
+from .html import Html, count, join, number, tag, task_title
+from .overlays import CERTAIN, boxes, dose, dose_legend, segmentation, structures, structures_legend
+from .pictures import PREDICTED, TRUE, key, picture, ruler
 from .records import Record, mean
 
-# Colour and width of the outlines: apart for the colour-blind, bright on an X-ray, both seen where they agree.
-TRUE, PREDICTED = ("#56b4e9", 3.4), ("#ffb000", 1.8)
-LONGEST = 256  # pixels of an image's side on the page
+LISTED = 5  # classes of an image with several labels
+
+# Task, image (C, H, W), its label and what is shown of the prediction -> picture, what is beneath it, and a figure.
+Draw = Callable[[Task, np.ndarray, np.ndarray, np.ndarray], tuple[Html, Html, float]]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """How the images of a kind of task are shown."""
+
+    draw: Draw
+    summary: Callable[[Task, Sequence[float]], str]  # of the images' figures
+    legend: Callable[[Task], list[Html]]
+    size: str = ""  # of the pictures: small, "large" or "wide"
 
 
 def examples(record: Record) -> Html:
     """Return the kept test images of every task of a run, or nothing if it kept none."""
     kept = read_examples(record.folder / "examples.npz") if record.finished else {}
-    parts = []
-    for name, task in record.config.tasks.items():
-        if f"{name}.images" in kept:
-            arrays = [kept[f"{name}.{part}"] for part in ("images", "labels", "scores")]
-            parts.append((_masks if task.kind == "segmentation" else _classes)(task, *arrays))
-    return join(parts)
+    return join(
+        _gallery(task, kept, record.config.image_size)
+        for name, task in record.config.tasks.items()
+        if f"{name}.shown" in kept
+    )
 
 
 def read_examples(path: Path) -> dict[str, np.ndarray]:
@@ -42,78 +54,142 @@ def read_examples(path: Path) -> dict[str, np.ndarray]:
         raise MtfedError(f"{path} cannot be read; the run folder is damaged: {error}.") from None
 
 
-def dice(predicted: np.ndarray, true: np.ndarray, classes: int) -> float:
-    """Return an image's Dice, the mean over the structures; one that is not there counts 1 if none is predicted."""
-    overlaps = []
-    for k in range(1, classes):
-        sizes = np.sum(predicted == k) + np.sum(true == k)
-        overlaps.append(2 * np.sum((predicted == k) & (true == k)) / sizes if sizes else 1.0)
-    return float(np.mean(overlaps))
-
-
-def outline(labels: np.ndarray, classes: int) -> str:
-    """Return the borders of all structures as an SVG path in pixels."""
-    from contourpy import contour_generator
-
-    path = []
-    for k in range(1, classes):
-        inside = np.pad(labels == k, 1).astype(float)  # closed where it meets the image's edge
-        for line in contour_generator(z=inside).lines(0.5):
-            path.append("M" + " ".join(f"{x - 0.5:g},{y - 0.5:g}" for x, y in np.asarray(line)[:-1]) + "Z")
-    return "".join(path)
-
-
-def data_uri(image: np.ndarray) -> str:
-    """Return an image (C, H, W) for a page that loads nothing: exact if it is small, else compressed."""
-    from PIL import Image
-
-    written = io.BytesIO()
-    kind = "PNG" if max(image.shape) <= 128 else "JPEG"
-    Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)).save(written, kind, optimize=True)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(written.getvalue()).decode()}"
-
-
-def _masks(task: Task, images: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Html:
-    """Return images with both outlines, the Dice of each beneath."""
-    figures, overlaps, classes = [], [], len(task.classes)
-    for image, true, predicted in zip(images, labels, scores.argmax(1), strict=True):
-        overlaps.append(dice(predicted, true, classes))
-        step = math.ceil(max(image.shape) / LONGEST)
-        lines = [
-            tag("path", d=outline(mask[::step, ::step], classes), class_="outline", stroke=colour, stroke_width=width)
-            for mask, (colour, width) in ((true, TRUE), (predicted, PREDICTED))
+def _gallery(task: Task, kept: dict[str, np.ndarray], depth: int) -> Html:
+    gallery = GALLERIES[task.kind]
+    images, labels, shown = (kept[f"{task.name}.{part}"] for part in ("images", "labels", "shown"))
+    slices = kept.get(f"{task.name}.slices")
+    figures, results = [], []
+    for i in range(len(images)):
+        drawn, beneath, result = gallery.draw(task, images[i], labels[i], shown[i])
+        where = tag("div", f"slice {slices[i] + 1} of {depth}", class_="note") if slices is not None else ""
+        figures.append(tag("figure", drawn, tag("figcaption", beneath, where)))
+        results.append(result)
+    return join(
+        [
+            tag("h3", f"{task_title(task.name)}: {gallery.summary(task, results)}"),
+            tag("ul", *gallery.legend(task), class_="legend"),
+            tag("div", *figures, class_=f"images {gallery.size}".rstrip()),
         ]
-        said = f"Dice {number(overlaps[-1])}"
-        drawn = _picture(image[:, ::step, ::step], f"Test image with true and predicted outline, {said}", *lines)
-        figures.append(tag("figure", drawn, tag("figcaption", said)))
-    legend = tag("ul", _key(*TRUE, "true outline"), _key(*PREDICTED, "predicted outline"), class_="legend")
-    heading = tag("h3", f"{task_title(task.name)}: Dice {number(mean(overlaps))} over these {len(labels)}")
-    return join([heading, legend, tag("div", *figures, class_="images large")])
+    )
 
 
-def _classes(task: Task, images: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Html:
-    """Return images with the predicted class and its probability beneath, and the true class."""
-    figures, predictions = [], scores.argmax(1)
-    for image, true, predicted, score in zip(images, labels, predictions, scores.astype(float), strict=True):
-        step = math.ceil(max(image.shape) / LONGEST)
-        right = predicted == true
-        said = [task.classes[predicted], f"probability {number(score[predicted])}", f"true: {task.classes[true]}"]
-        mark = tag("span", f"{'✓' if right else '✗'} {said[0]}", class_="right" if right else "wrong")
-        drawn = _picture(image[:, ::step, ::step], f"Test image, predicted: {', '.join(said)}")
-        figures.append(tag("figure", drawn, tag("figcaption", mark, *(tag("div", line) for line in said[1:]))))
-    hits = int(np.sum(predictions == labels))
-    heading = tag("h3", f"{task_title(task.name)}: {hits} of these {len(labels)} right")
-    note = tag("p", "The predicted class, ✓ right or ✗ wrong, its probability, and the true class.", class_="note")
-    return join([heading, note, tag("div", *figures, class_="images")])
+def classification(task: Task, image: np.ndarray, true: np.ndarray, shown: np.ndarray) -> tuple[Html, Html, float]:
+    """Draw the class of the highest probability, (K,)."""
+    return _class(task, image, int(true), int(shown.argmax()), shown)
 
 
-def _picture(image: np.ndarray, alt: str, *over: Html) -> Html:
-    _, height, width = image.shape
-    drawn = tag("image", href=data_uri(image), width=width, height=height)
-    return tag("svg", drawn, *over, viewBox=f"0 0 {width} {height}", role="img", aria_label=alt)
+def ordinal(task: Task, image: np.ndarray, true: np.ndarray, shown: np.ndarray) -> tuple[Html, Html, float]:
+    """Draw the class that is passed with probability over one half, of probabilities (K,) in the classes' order."""
+    above = shown[::-1].astype(float).cumsum()[::-1][1:]  # (K - 1,) P(class > k)
+    predicted = int((above > 0.5).sum())
+    drawn, beneath, _ = _class(task, image, int(true), predicted, shown)
+    off = abs(predicted - int(true))
+    told = tag("div", f"off by {count(off, 'class')}") if off else ""
+    return drawn, join([beneath, told]), float(off)
 
 
-def _key(colour: str, width: float, label: str) -> Html:
-    back = tag("rect", width=26, height=10, fill="#333")
-    line = tag("line", x1=2, x2=24, y1=5, y2=5, stroke=colour, stroke_width=width)
-    return tag("li", tag("svg", back, line, viewBox="0 0 26 10", aria_hidden="true"), escape(label))
+def _class(task: Task, image: np.ndarray, true: int, predicted: int, shown: np.ndarray) -> tuple[Html, Html, float]:
+    right = predicted == true
+    said = [task.classes[predicted], f"probability {number(float(shown[predicted]))}", f"true: {task.classes[true]}"]
+    mark = tag("span", f"{'✓' if right else '✗'} {said[0]}", class_="right" if right else "wrong")
+    drawn = picture(image, f"Test image, predicted: {', '.join(said)}")
+    return drawn, join([mark, *(tag("div", line) for line in said[1:])]), float(right)
+
+
+def labels(task: Task, image: np.ndarray, true: np.ndarray, shown: np.ndarray) -> tuple[Html, Html, float]:
+    """List the true classes and the most probable ones; labels (K,) are 1, 0, and -1 for not known."""
+    order = np.argsort(-shown, kind="stable")
+    listed = [k for i, k in enumerate(order) if i < LISTED or true[k] == 1]
+    right = [(shown[k] > 0.5) == (true[k] == 1) for k in range(len(true)) if true[k] >= 0]
+    rows = [_label(task.classes[k], int(true[k]), float(shown[k])) for k in listed]
+    said = ", ".join(task.classes[k] for k in order if true[k] == 1) or "none"
+    return picture(image, f"Test image, true: {said}"), join(rows), mean([float(r) for r in right])
+
+
+def _label(name: str, true: int, share: float) -> Html:
+    """Return a class with its probability: green if rightly said to be there, red if judged wrong."""
+    said = share > 0.5
+    kind = "" if true < 0 or said == true == 0 else "right" if said == bool(true) else "wrong"
+    mark = {1: "●", 0: "○", -1: "?"}[true]
+    return tag("div", f"{mark} {name} {share:.2f}", class_=kind or "plain")
+
+
+def regression(task: Task, image: np.ndarray, true: np.ndarray, shown: np.ndarray) -> tuple[Html, Html, float]:
+    """Draw predicted and true numbers (K,), NaN where the true one is not known."""
+    parts, told, (low, high) = [], [], task.range
+    for name, value, predicted in zip(task.classes, true.astype(float), shown.astype(float), strict=True):
+        figures = [written(number, task, "mae") for number in (predicted, value)]
+        told.append(f"{name} {figures[0]}, true: {figures[1]}")
+        parts.append(tag("div", tag("strong", figures[0]), f" {name}, true: {figures[1]}"))
+        if np.isfinite(value):
+            parts.append(ruler(low, high, value, predicted))
+    known = np.isfinite(true)
+    error = float(np.abs(shown - true)[known].mean()) if known.any() else float("nan")
+    return picture(image, f"Test image, predicted: {'; '.join(told)}"), join(parts), error
+
+
+def _hits(task: Task, results: Sequence[float]) -> str:
+    return f"{int(sum(results))} of these {len(results)} right"
+
+
+def _dice(task: Task, results: Sequence[float]) -> str:
+    return f"Dice {number(_mean(results))} over these {len(results)}"
+
+
+def _mean(results: Sequence[float]) -> float:
+    return mean([result for result in results if np.isfinite(result)])
+
+
+def _outlines(task: Task) -> list[Html]:
+    return [key(*TRUE, "true outline"), key(*PREDICTED, "predicted outline")]
+
+
+def _said(sentence: str) -> Callable[[Task], list[Html]]:
+    return lambda task: [tag("li", sentence, class_="note")]
+
+
+GALLERIES = {
+    "classification": Gallery(
+        classification, _hits, _said("The predicted class, ✓ right or ✗ wrong, its probability, and the true class.")
+    ),
+    "ordinal": Gallery(
+        ordinal,
+        lambda task, off: f"{sum(not steps for steps in off)} of these {len(off)} right",
+        _said("The predicted class, ✓ right or ✗ wrong, its probability, and the true class."),
+    ),
+    "multi-label": Gallery(
+        labels,
+        lambda task, shares: f"{number(_mean(shares))} of the labels of these {len(shares)} right",
+        _said(
+            "The most probable classes, and the true ones, with their probabilities: ● present, ○ absent, ? not known; "
+            "judged right above or below 0.5."
+        ),
+    ),
+    "segmentation": Gallery(segmentation, _dice, _outlines, "large"),
+    "multi-label-segmentation": Gallery(structures, _dice, structures_legend, "large"),
+    "detection": Gallery(
+        boxes,
+        lambda task, hits: f"{count(int(sum(hits)), 'box')} found in these {len(hits)}",
+        lambda task: [
+            key(*TRUE, "true box"),
+            key(*PREDICTED, "predicted box, with its class and score"),
+            tag("li", f"of scores of at least {CERTAIN}, or else the highest, pale", class_="note"),
+        ],
+        "large",
+    ),
+    "regression": Gallery(
+        regression,
+        lambda task, errors: f"mean absolute error {written(_mean(errors), task, 'mae')} over these {len(errors)}",
+        lambda task: [
+            tag("li", tag("span", "●", class_="predicted"), " predicted"),
+            tag("li", tag("span", "○", class_="true"), " true"),
+            tag("li", f"on a scale from {task.range[0]:g} to {task.range[1]:g}", class_="note"),
+        ],
+    ),
+    "dose": Gallery(
+        dose,
+        lambda task, scores: f"dose score {written(_mean(scores), task, 'dose-score')} Gy over these {len(scores)}",
+        dose_legend,
+        "wide",
+    ),
+}

@@ -40,7 +40,7 @@ tr > :first-child { padding-left: 0 } tr > :last-child { padding-right: 0 }
 .numbers:not(.verdict) tbody th { white-space: nowrap }
 .verdict td, .verdict tbody th { vertical-align: middle }
 .verdict small { display: block; font-weight: 400; font-size: .8rem; line-height: 1.3 }
-.verdict tr > :nth-child(2) { width: 36% }
+.verdict tr > :nth-child(2) { width: 30% }
 .verdict thead span { display: flex; justify-content: space-between; gap: .3em }
 .verdict svg { display: block; width: 100%; height: auto; min-width: 60px; overflow: visible }
 .chip { display: inline-block; width: .72em; height: .72em; border-radius: 50%; margin-right: .45em }
@@ -54,10 +54,15 @@ figure { margin: 0; min-width: 0; break-inside: avoid }
 .charts svg { display: block; width: 100%; height: auto }
 .charts svg text { font-family: inherit !important }
 .images { display: grid; grid-template-columns: repeat(8, 1fr); gap: 14px 12px; margin: .7em 0 }
-.images.large { grid-template-columns: repeat(4, 1fr) }
+.images.large { grid-template-columns: repeat(4, 1fr) } .images.wide { grid-template-columns: repeat(3, 1fr) }
 .images svg { display: block; width: 100%; height: auto; border-radius: 4px }
 .images figcaption { font-size: .83rem; line-height: 1.35; padding-top: .3em; color: var(--ink) }
 .outline { fill: none; vector-effect: non-scaling-stroke; stroke-linejoin: round }
+.images svg text { font-weight: 600; paint-order: stroke; stroke: #000a; stroke-width: .2em; stroke-linejoin: round }
+.images svg.ruler { max-width: 130px; border-radius: 0 } .legend svg.colours { width: 128px; margin: 0 .3em }
+.true { color: #0072b2; font-weight: 600 } .predicted { color: #d55e00; font-weight: 600 }
+.models thead small, .verdict thead th small { display: block; font-size: .8rem; line-height: 1.3 }
+.models small { display: block; font-weight: 400; font-size: .8rem; line-height: 1.3 }
 .right { color: #00694b; font-weight: 600 } .wrong { color: #b04400; font-weight: 600 }
 .bar { display: block; width: 100%; min-width: 70px; height: 11px; margin: .4em 0 .1em }
 .holds { table-layout: fixed; min-width: 360px } .holds thead th { white-space: normal }
@@ -74,6 +79,7 @@ footer { margin-top: 3em; color: var(--soft); font-size: .85rem }
 @media (max-width: 600px) {
   main { padding: 18px 14px 40px } h1 { font-size: 1.5rem } .card { padding: 14px 14px 8px } .claim { min-height: 0 }
   .images { grid-template-columns: repeat(3, 1fr) } .images.large { grid-template-columns: 1fr 1fr }
+  .images.wide { grid-template-columns: 1fr }
   .holds tr > :first-child { width: 25% } .figure { font-size: 1.8rem }
   .verdict tr > :nth-child(2) { width: 26% } th, td { padding: .38em .4em }
 }
@@ -82,7 +88,8 @@ footer { margin-top: 3em; color: var(--soft); font-size: .85rem }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
   h2, h3, .note, .legend { break-after: avoid } .images, .legend, .scroll, tr { break-inside: avoid }
   .cards { grid-template-columns: 1fr 1fr } .charts { grid-template-columns: repeat(3, 1fr) }
-  .images, .images.large { grid-template-columns: repeat(8, 1fr) } .images figcaption { font-size: 7pt }
+  .images, .images.large { grid-template-columns: repeat(8, 1fr) }
+  .images.wide { grid-template-columns: repeat(4, 1fr) } .images figcaption { font-size: 7pt }
   .verdict tr > :nth-child(2) { width: 24% }
 }
 """
@@ -144,7 +151,8 @@ def listed(names: Sequence[str]) -> str:
 
 def count(amount: int, noun: str) -> str:
     """Return an amount with its noun, in the plural where it is due."""
-    return f"{amount:,} {noun}{'s' * (amount != 1)}"
+    plural = noun + ("es" if noun.endswith(("s", "x")) else "s")
+    return f"{amount:,} {noun if amount == 1 else plural}"
 
 
 def page(title: str, *body: object) -> str:

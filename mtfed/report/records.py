@@ -14,10 +14,21 @@ from ..config import Config, flatten
 from ..errors import MtfedError
 from ..runs import Run
 from ..strategies import STRATEGIES
+from ..tasks import Task
 
-# Okabe and Ito's colours, which stay apart for the colour-blind; grey is for what is not federated.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Okabe and Ito's colours, then some of Tol's, which stay apart for the colour-blind; grey is for what is not federated.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#882255", "#999933", "#44aa99")
 GREY = "#6b7280"
+MODEL_TITLES = {
+    "mtmedformer": "MTMedFormer",
+    "hard-sharing": "Hard sharing",
+    "single-task": "Single-task",
+    "mtan": "MTAN",
+    "ctan": "CTAN",
+    "ctan-encoder": "CTAN in the encoder",
+    "ctan-bottleneck": "CTAN at the bottleneck",
+}
+COMPARED = ("model", "encoder", "strategy")  # the keys that a comparison is about; labels begin with them
 # What two runs may have otherwise and still be repetitions of each other.
 FREE = {
     "seed",
@@ -109,6 +120,19 @@ class Group:
         return {site: fmean(run[site] for run in runs if site in run) for site in sites}
 
 
+def all_tasks(groups: Sequence[Group]) -> dict[str, Task]:
+    """Return the tasks of all runs, in the order of the first run that has them."""
+    tasks: dict[str, Task] = {}
+    for group in groups:
+        tasks |= group.records[0].config.tasks
+    return tasks
+
+
+def split_of(task: Task, groups: Sequence[Group]) -> str:
+    """Return whose images a task's figures are of: the test images, or the hospitals' own if there are none."""
+    return "test" if any(group.values(task.name, "test", task.metric) for group in groups) else "validation"
+
+
 def mean(values: Sequence[float]) -> float:
     """Return the mean, NaN of nothing."""
     return fmean(values) if values else math.nan
@@ -162,21 +186,40 @@ def strategy_title(strategy: str) -> str:
     return STRATEGIES[strategy].__name__.removeprefix("Task") if strategy in STRATEGIES else strategy
 
 
+def compared(records: Iterable[Record]) -> list[str]:
+    """Return the keys of :data:`COMPARED` that runs are told apart by: strategies, unless there are several models."""
+    found = [key for key in differing(records) if key in COMPARED]
+    models = {"model", *found} if {"model", "encoder"} & set(found) else set()
+    return [key for key in COMPARED if key in (models or {"strategy"})]
+
+
+def title(record: Record, keys: Sequence[str]) -> str:
+    """Return what a run's config has for some of the keys of :data:`COMPARED`, as people write it."""
+    config = record.config
+    titles = {
+        "model": MODEL_TITLES.get(config.model, config.model),
+        "encoder": config.encoder,
+        "strategy": strategy_title(config.strategy),
+    }
+    return " · ".join(titles[key] for key in keys)
+
+
 def _label(runs: list[Record], members: list[list[Record]]) -> str:
-    """Name a group by its strategy, and by what tells it from other groups of the same strategy."""
-    first = runs[0]
-    same = [other[0] for other in members if other[0].config.strategy == first.config.strategy]
-    keys, marks = differing(same), []
+    """Name a group by what the comparison is about, and by what tells it from other groups of the same name."""
+    first, keys = runs[0], compared(other[0] for other in members)
+    name = title(first, keys)
+    same = [other[0] for other in members if title(other[0], keys) == name]
+    differ, marks = differing(same), []
     if any(record.config.tasks.keys() != first.config.tasks.keys() for record in same):
         marks.append(" and ".join(first.config.tasks) + (" only" if len(first.config.tasks) == 1 else ""))
-        keys = [key for key in keys if not key.startswith("task.")]
-    if len(keys) <= 2:
-        marks.extend(f"{key} {_settings(first)[key]}" for key in keys)
+        differ = [key for key in differ if not key.startswith("task.")]
+    if len(differ) <= 2:
+        marks.extend(f"{key} {_settings(first)[key]}" for key in differ)
     else:  # too much for a label; the settings have it
         marks.append(f"variant {1 + [other.folder for other in same].index(first.folder)}")
     if not first.finished:
         marks.append("unfinished")
-    return strategy_title(first.config.strategy) + (f" ({', '.join(marks)})" if marks else "")
+    return name + (f" ({', '.join(marks)})" if marks else "")
 
 
 def _settings(record: Record) -> dict[str, Any]:

@@ -5,32 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..tasks import METRICS_OF_KIND, Task
+from ..tasks import LOWER_IS_BETTER, Task
 from .charts import strip
-from .html import Html, chip, count, escape, join, listed, number, table, tag, task_title
-from .records import Group, deviation, differing, mean
+from .figures import digits, direction, gain, heading, metric_title, same, scale, unit, written
+from .html import Html, chip, count, escape, join, listed, table, tag, task_title
+from .models import models, said_over_single
+from .records import COMPARED, Group, all_tasks, compared, deviation, differing, mean, split_of
 
-METRICS = {  # name on the page, and what it says
-    "auc": ("AUC", "how often an image of a class is scored above one of another; 1 is perfect, 0.5 is guessing"),
-    "accuracy": ("Accuracy", "share of images whose most probable class is the true one"),
-    "dice": ("Dice", "overlap of predicted and true area, as twice the shared area over the sum of both; 1 is perfect"),
-    "iou": ("IoU", "overlap of predicted and true area, as the shared area over all that either covers; 1 is perfect"),
-}
 PALE = "#b5bdc8"
-SAME = 0.0005  # figures nearer than this are equal as shown
-
-
-def metric_title(metric: str) -> str:
-    """Return a metric's name as people write it."""
-    return METRICS[metric][0] if metric in METRICS else metric
-
-
-def all_tasks(groups: Sequence[Group]) -> dict[str, Task]:
-    """Return the tasks of all runs, in the order of the first run that has them."""
-    tasks: dict[str, Task] = {}
-    for group in groups:
-        tasks |= group.records[0].config.tasks
-    return tasks
+IN_A_LINE = 4  # tasks whose figures a headline has room for
 
 
 def headline_group(groups: Sequence[Group]) -> Group:
@@ -41,7 +24,7 @@ def headline_group(groups: Sequence[Group]) -> Group:
 
     def rank(group: Group) -> tuple[bool, bool, int, float]:
         tasks = group.records[0].config.tasks
-        scores = [mean(group.values(name, "validation", task.metric)) for name, task in tasks.items()]
+        scores = [task.score(mean(group.values(name, "validation", task.metric))) for name, task in tasks.items()]
         known = [score for score in scores if math.isfinite(score)]
         return group.finished, not group.alone, len(tasks), mean(known) if known else -math.inf
 
@@ -59,6 +42,7 @@ def verdict(groups: Sequence[Group]) -> Html:
         [
             tag("h1", _headline(chosen, groups)),
             *(tag("p", text, class_="warn") for text in _warnings(groups)),
+            models(groups),
             tag("div", *cards, class_="cards"),
             tag("p", " ".join(_notes(groups)), class_="note"),
         ]
@@ -71,12 +55,16 @@ def _headline(chosen: Group, groups: Sequence[Group]) -> str:
         record = chosen.records[0]
         return f"Not finished: {len(record.rounds)} of {count(record.config.rounds, 'round')}"
     tasks = chosen.records[0].config.tasks
-    gains = [gain for task in tasks.values() if math.isfinite(gain := _gain(task, chosen, groups))]
+    gains = {task: gained for task in tasks.values() if math.isfinite(gained := _gain(task, chosen, groups))}
     if not gains:
-        shown = {task: chosen.values(task.name, _split(task, [chosen]), task.metric) for task in tasks.values()}
-        figures = [f"{task_title(t.name)} {metric_title(t.metric)} {number(mean(v))}" for t, v in shown.items()]
+        if said := said_over_single(chosen, groups):
+            return said
+        if len(tasks) > IN_A_LINE:
+            return f"{chosen.label}: {len(tasks)} tasks trained together"
+        shown = {task: chosen.values(task.name, split_of(task, [chosen]), task.metric) for task in tasks.values()}
+        figures = [f"{task_title(t.name)} {metric_title(t.metric)} {_with_unit(mean(v), t)}" for t, v in shown.items()]
         return f"{chosen.label}: {', '.join(figures)}"
-    won, of = sum(gain >= SAME for gain in gains), len(gains)
+    won, of = sum(gained >= same(task, task.metric) for task, gained in gains.items()), len(gains)
     if of == 1:
         where = ""
     elif won == of:
@@ -103,8 +91,10 @@ def _warnings(groups: Sequence[Group]) -> list[str]:
         if failures := [failure for line in lines for failure in line["failures"]]:
             where = listed(sorted({failure["site"] for failure in failures}))
             found.append(f"{group.label}: {count(len(failures), 'failure')} at {where}; see Rounds.")
-    if keys := [key for key in differing(group.records[0] for group in groups) if key != "strategy"]:
-        found.append(f"The runs differ in more than strategy and seed: {listed(keys)}. A difference may come of these.")
+    firsts = [group.records[0] for group in groups]
+    if keys := [key for key in differing(firsts) if key not in COMPARED]:
+        told = listed([*compared(firsts), "seed"])
+        found.append(f"The runs differ in more than {told}: {listed(keys)}. A difference may come of these.")
     sites = [record.sites for group in groups for record in group.records]
     if any(other != sites[0] for other in sites):
         found.append("The runs are not all of the same hospitals with the same images.")
@@ -112,9 +102,13 @@ def _warnings(groups: Sequence[Group]) -> list[str]:
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
-    splits = {_split(task, groups) for task in all_tasks(groups).values()}
+    tasks = all_tasks(groups).values()
+    splits = {split_of(task, groups) for task in tasks}
     repeated = [len(group.records) > 1 for group in groups]
-    notes = ["Higher is better; the best is bold."]
+    falls = LOWER_IS_BETTER & {metric for task in tasks for metric in task.metrics}
+    notes = ["Higher is better, but for what is marked ↓, where lower is; the best is bold."]
+    if not falls:
+        notes = ["Higher is better; the best is bold."]
     if "test" in splits:
         notes.insert(0, "Figures are of test images that no hospital trained on and no choice went by.")
     if "validation" in splits:
@@ -128,9 +122,9 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     return notes
 
 
-def _split(task: Task, groups: Sequence[Group]) -> str:
-    """Return whose images a task's figures are of: the test images, or the hospitals' own if there are none."""
-    return "test" if any(group.values(task.name, "test", task.metric) for group in groups) else "validation"
+def _with_unit(value: float, task: Task) -> str:
+    """Return the figure of the metric that choices go by."""
+    return f"{written(value, task, task.metric)} {unit(task, task.metric)}".rstrip()
 
 
 def _alone(chosen: Group, groups: Sequence[Group]) -> Group | None:
@@ -146,21 +140,22 @@ def _untrained(task: str, metric: str, chosen: Group, groups: Sequence[Group]) -
 
 def _gain(task: Task, chosen: Group, groups: Sequence[Group]) -> float:
     """Return by how much the chosen group is better than the average site on its own; NaN if none trained alone."""
-    alone, split = _alone(chosen, groups), _split(task, groups)
+    alone, split = _alone(chosen, groups), split_of(task, groups)
     if alone is None or chosen.alone:
         return math.nan
-    return mean(chosen.values(task.name, split, task.metric)) - mean(alone.values(task.name, split, task.metric))
+    together, by_itself = (mean(group.values(task.name, split, task.metric)) for group in (chosen, alone))
+    return gain(together, by_itself, task.metric)
 
 
 def _card(task: Task, groups: Sequence[Group]) -> Html:
     """Return a task's figure, what it means, and the table behind it."""
     chosen = headline_group(groups)
-    figure = number(mean(chosen.values(task.name, _split(task, groups), task.metric)))
-    what = tag("small", f"{metric_title(task.metric)}, {chosen.label}")
+    figure = _with_unit(mean(chosen.values(task.name, split_of(task, groups), task.metric)), task)
+    told = [metric_title(task.metric), direction(task.metric), chosen.label]
     return tag(
         "section",
         tag("h2", task_title(task.name), " ", tag("small", f"{task.kind}: {', '.join(task.classes)}")),
-        tag("p", figure, " ", what, class_="figure"),
+        tag("p", figure, " ", tag("small", ", ".join(filter(None, told))), class_="figure"),
         tag("p", _claim(task, chosen, groups), class_="claim"),
         _table(task, chosen, groups),
         class_="card",
@@ -169,65 +164,74 @@ def _card(task: Task, groups: Sequence[Group]) -> Html:
 
 def _claim(task: Task, chosen: Group, groups: Sequence[Group]) -> Html:
     """Say what the federation gains or loses, over sites alone and over the untrained model."""
-    split, metric = _split(task, groups), task.metric
+    split, metric = split_of(task, groups), task.metric
     values, alone, parts, best = chosen.values(task.name, split, metric), _alone(chosen, groups), [], ""
-    gain = _gain(task, chosen, groups)
-    if alone is not None and math.isfinite(gain):
-        parts.append(_difference(gain, "a hospital training alone"))
-        if any(abs(gain) <= deviation(v) for v in (values, alone.values(task.name, split, metric))):  # NaN of one run
+    gained = _gain(task, chosen, groups)
+    if alone is not None and math.isfinite(gained):
+        parts.append(_difference(gained, task, "a hospital training alone"))
+        if any(abs(gained) <= deviation(v) for v in (values, alone.values(task.name, split, metric))):  # NaN of one run
             parts.append(escape("which is within the spread of the seeds"))
         # A mean hides that some sites do well on their own, and those should know.
         if own := alone.per_site(task.name, metric):
-            beaten, top = sum(mean(values) - value >= SAME for value in own.values()), max(own, key=lambda s: own[s])
+            beaten = sum(gain(mean(values), value, metric) >= same(task, metric) for value in own.values())
+            top = max(own, key=lambda site: gain(own[site], 0, metric))
             parts[0] = join([parts[0], f" (better than {beaten} of {len(own)})"])
-            best = f" The best one alone, {top}, reaches {number(own[top])}." if beaten < len(own) else ""
+            best = f" The best one alone, {top}, reaches {_with_unit(own[top], task)}." if beaten < len(own) else ""
     untrained = mean(_untrained(task.name, metric, chosen, groups))
     if values and split == "test" and math.isfinite(untrained):
-        parts.append(_difference(mean(values) - untrained, "the untrained model"))
+        parts.append(_difference(gain(mean(values), untrained, metric), task, "the untrained model"))
     return join([join(parts, ", "), ".", best]) if parts else escape("")
 
 
-def _difference(gain: float, other: str) -> Html:
-    if abs(gain) < SAME:
+def _difference(gained: float, task: Task, other: str) -> Html:
+    """Say a difference from another figure: of what is better when higher as a gain, else as so much less or more."""
+    if abs(gained) < same(task, task.metric):
         return escape(f"level with {other}")
-    amount = f"+{number(gain)}" if gain > 0 else number(-gain)
-    return join([tag("strong", amount), " over " if gain > 0 else " below ", other])
+    amount, falls = _with_unit(abs(gained), task), task.metric in LOWER_IS_BETTER
+    words = ("less than", "more than") if falls else ("over", "below")
+    sign = "+" if gained > 0 and not falls else ""
+    return join([tag("strong", sign + amount), f" {words[gained < 0]} ", other])
 
 
 def _table(task: Task, chosen: Group, groups: Sequence[Group]) -> Html:
     """Return a task's table, a row a group, with a drawing of the first metric run by run or site by site."""
-    split, metrics = _split(task, groups), METRICS_OF_KIND[task.kind]
+    split, metrics = split_of(task, groups), task.metrics
     rows = []  # name, colour, values by metric, dots
     for group in groups:
         own, values = group.per_site(task.name, task.metric), {m: group.values(task.name, split, m) for m in metrics}
         name = [chip(group.colour), group.label]
         if own:
-            name.append(tag("small", f"mean of {len(own)}: {number(min(own.values()))} to {number(max(own.values()))}"))
+            least, most = (written(end(own.values()), task, task.metric) for end in (min, max))
+            name.append(tag("small", f"mean of {len(own)}: {least} to {most}"))
         if len(group.records) > 1:
             name.append(tag("small", f"{group.repeats} seeds"))
         rows.append((join(name), group.colour, values, list(own.values()) or values[task.metric]))
     if split == "test" and (level := _untrained(task.name, task.metric, chosen, groups)):
         values = {m: _untrained(task.name, m, chosen, groups) for m in metrics}
         rows.append((join([chip(PALE), "Untrained model"]), PALE, values, level))
-    low, high = _scale([dot for *_, dots in rows for dot in dots])
-    best = {m: max((round(mean(v[m]), 3) for _, _, v, _ in rows if v[m]), default=math.nan) for m in metrics}
+    low, high = scale([dot for *_, dots in rows for dot in dots], task.metric)
+    best = {
+        m: max((mean(v[m]) for _, _, v, _ in rows if v[m]), key=lambda x: gain(x, 0, m), default=math.nan)
+        for m in metrics
+    }
+    shown = digits(task, task.metric)
     body = [
-        [name, strip(dots, mean(values[task.metric]), low, high, colour), *(_cell(values[m], best[m]) for m in metrics)]
+        [
+            name,
+            strip(dots, mean(values[task.metric]), low, high, colour, shown),
+            *(_cell(values[m], best[m], task, m) for m in metrics),
+        ]
         for name, colour, values, dots in rows
     ]
-    scale = tag("span", tag("span", f"{low:.2f}"), tag("span", f"{high:.2f}"))
+    ends = (f"{end:g}" if unit(task, task.metric) or task.range else f"{end:.2f}" for end in (low, high))
+    across = tag("span", *(tag("span", end) for end in ends))
     count = chosen.records[0].summary.get("tasks", {}).get(task.name, {}).get("test_images")
     images = f"{count} test images" if split == "test" and count else f"{split.capitalize()} images"
-    return table([images, scale, *map(metric_title, metrics)], body, "numbers verdict")
+    return table([images, across, *(heading(task, m) for m in metrics)], body, "numbers verdict")
 
 
-def _scale(points: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of a scale, in steps of 0.05, that holds all points."""
-    low, high = math.floor(min(points, default=0) * 20) / 20, math.ceil(max(points, default=1) * 20) / 20
-    return (low, high) if high > low else (low - 0.05, high + 0.05)
-
-
-def _cell(values: Sequence[float], best: float) -> Html:
-    text = number(mean(values))
-    figure = tag("strong", text) if values and round(mean(values), 3) == best else escape(text)
-    return join([figure, tag("small", f"±{number(deviation(values))}")]) if len(values) > 1 else figure
+def _cell(values: Sequence[float], best: float, task: Task, metric: str) -> Html:
+    text = written(mean(values), task, metric)
+    figure = tag("strong", text) if values and text == written(best, task, metric) else escape(text)
+    spread = tag("small", f"±{written(deviation(values), task, metric)}")
+    return join([figure, spread]) if len(values) > 1 else figure

@@ -1,0 +1,202 @@
+"""Compare the multi-task models on five sets of real images: one pooled shard each, the same steps for all.
+
+python -m benchmarks.images --source FOLDER --out images
+python -m benchmarks.systems --data images --runs runs [--jobs 2] [--seeds 0 1 2] [--sets covid breast ...]
+
+Every model has, set by set, the same images, steps, batches, decoders and balancing. The learning rate is the best of
+three for each model, by the validation figures of one seed on one set (TUNED_ON); nothing else is tuned. Figures are of
+the validation images after the last round, so no round is chosen either. Delta_MTL compares with the single-task model
+on the same backbone, seed by seed. Runs that are there already are not run again. Figures go to
+experiments/models.json; tables and picture to experiments/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from mtfed.apps import find_app
+from mtfed.config import read_config
+from mtfed.delta import delta_mtl
+from mtfed.runs import Run
+from mtfed.tasks import LOWER_IS_BETTER, Task
+
+HOME = Path(__file__).parents[1] / "experiments"
+RESULTS = HOME / "models.json"
+SETS = ("covid", "breast", "skin", "mammogram", "dose")
+TUNED_ON = "covid"
+RATES = (0.0005, 0.001, 0.002)
+TRANSFORMER = {2: "pvt_mini", 3: "swin3d_mini"}
+CONVOLUTIONAL = {2: "resnet_mini", 3: "resnet3d_mini"}
+SYSTEMS = {  # name in the tables -> model and backbones
+    "MTMedFormer": ("mtmedformer", TRANSFORMER),
+    "CTAN, transformer": ("ctan", TRANSFORMER),
+    "Single task, transformer": ("single-task", TRANSFORMER),
+    "CTAN": ("ctan", CONVOLUTIONAL),
+    "CTAN without CTAB": ("ctan-encoder", CONVOLUTIONAL),
+    "CTAN without CTAE": ("ctan-bottleneck", CONVOLUTIONAL),
+    "Hard sharing": ("hard-sharing", CONVOLUTIONAL),
+    "MTAN": ("mtan", CONVOLUTIONAL),
+    "Single task": ("single-task", CONVOLUTIONAL),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: a system on a set, a learning rate, a seed."""
+
+    set: str
+    system: str
+    rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Return the run's name, which is how it is found again."""
+        words = re.sub(r"[^a-z0-9.]+", "-", f"{self.set} {self.system} {self.rate:g}".lower())
+        return f"{words}-s{self.seed}"
+
+
+def main() -> None:
+    """Run what is missing, and write figures and tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that benchmarks.images made")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    given = parser.parse_args()
+
+    def run_all(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(given.jobs) as pool:
+            return list(pool.map(lambda trial: figures(trial, given.data.resolve(), given.runs.resolve()), trials))
+
+    tried = run_all(Trial(TUNED_ON, system, rate, given.seeds[0]) for rate in RATES for system in given.systems)
+    rates = {
+        system: max((told for told in tried if told["system"] == system), key=score)["rate"] for system in given.systems
+    }
+    print("learning rates:", rates, flush=True)
+    found = run_all(
+        Trial(one, system, rates[system], seed) for seed in given.seeds for one in given.sets for system in given.systems
+    )
+    RESULTS.write_text(json.dumps({"rates": rates, "tuning": tried, "runs": found}, indent=1) + "\n")
+    write(json.loads(RESULTS.read_text()))
+
+
+def figures(trial: Trial, data: Path, runs: Path) -> dict[str, Any]:
+    """Return a run's figures; run it if it is not there."""
+    run = next((Run.open(p.parent) for p in sorted(runs.glob(f"{trial.name}-2*/summary.json"))), None)
+    if run is None:
+        app = find_app(trial.set).run_config
+        model, encoders = SYSTEMS[trial.system]
+        settings = {
+            "data": data / Path(str(app["data"])).name,
+            "model": model,
+            "encoder": encoders[int(app["dimensions"])],
+            "learning-rate": trial.rate,
+            "name": trial.name,
+        }
+        command = [sys.executable, "-m", "mtfed.cli", "simulate", str(HOME / trial.set), "--workers", "1"]
+        command += ["--out", str(runs), "--seed", str(trial.seed)]
+        command += [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        told = subprocess.run(command, capture_output=True, text=True)
+        if told.returncode:
+            sys.exit(f"{trial.name} failed:\n{told.stdout[-2000:]}{told.stderr[-2000:]}")
+        run = Run.open(max(runs.glob(f"{trial.name}-2*/summary.json")).parent)
+    lines, rounds = run.lines("metrics.jsonl"), run.lines("rounds.jsonl")
+    last = max(line["round"] for line in lines)
+    config = run.config()
+    told = {
+        "set": trial.set,
+        "system": trial.system,
+        "seed": trial.seed,
+        "rate": trial.rate,
+        "validation": {line["task"]: line["validation"] for line in lines if line["round"] == last},
+        "curves": {
+            task: [line["validation"].get(config.tasks[task].metric) for line in lines if line["task"] == task]
+            for task in config.tasks
+        },
+        "parameters": run.read_json("summary.json")["parameters"],
+        "steps": sum(line["steps"] for line in rounds),
+        "seconds": sum(line["train_seconds"] for line in rounds),
+    }
+    print(f"{trial.name:44} {score(told):.4f}  {told['seconds']:.0f} s", flush=True)
+    return told
+
+
+def tasks_of(name: str) -> dict[str, Task]:
+    """Return the tasks of a set's experiment."""
+    return read_config(find_app(name).run_config).tasks
+
+
+def score(told: dict[str, Any]) -> float:
+    """Return the mean over tasks of the figures that choices go by, each so that up is better."""
+    tasks = tasks_of(told["set"])
+    return mean(task.score(told["validation"][name][task.metric]) for name, task in tasks.items())
+
+
+def delta(told: dict[str, Any], runs: list[dict[str, Any]]) -> float:
+    """Return a run's Delta_MTL in percent against the single-task run of its backbone, set and seed."""
+    backbone = SYSTEMS[told["system"]][1]
+    single = next(name for name, (model, own) in SYSTEMS.items() if model == "single-task" and own is backbone)
+    wanted = (told["set"], single, told["seed"])
+    other = next(run for run in runs if (run["set"], run["system"], run["seed"]) == wanted)
+    chosen = [
+        {name: {task.metric: run["validation"][name][task.metric]} for name, task in tasks_of(told["set"]).items()}
+        for run in (told, other)
+    ]
+    return delta_mtl(*chosen, LOWER_IS_BETTER)
+
+
+def write(results: dict[str, Any]) -> None:
+    """Write the tables into the README of the experiments."""
+    text = (HOME / "README.md").read_text()
+    for name, lines in tables(results["runs"]):
+        text = re.sub(
+            rf"(<!-- figures: {name} -->\n).*?(<!-- end -->)",
+            lambda found, lines=lines: found[1] + "\n".join(lines) + "\n" + found[2],
+            text,
+            flags=re.S,
+        )
+    (HOME / "README.md").write_text(text)
+
+
+def tables(runs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield a table a set, and one of Delta_MTL over all sets."""
+    sets = [one for one in SETS if any(run["set"] == one for run in runs)]
+    for one in sets:
+        tasks = tasks_of(one)
+        titles = [f"{name} {task.metric}{' ↓' if task.metric in LOWER_IS_BETTER else ''}" for name, task in tasks.items()]
+        lines = [f"| | {' | '.join(titles)} | Δ_MTL, % | M parameters | seeds |", "| --- " * (len(tasks) + 4) + "|"]
+        for system in SYSTEMS:
+            own = [run for run in runs if run["set"] == one and run["system"] == system]
+            if own:
+                columns = [[run["validation"][name][task.metric] for run in own] for name, task in tasks.items()]
+                cells = [*map(spread, columns), spread([delta(run, runs) for run in own], 1)]
+                lines.append(f"| {system} | {' | '.join(cells)} | {own[0]['parameters'] / 1e6:.2f} | {len(own)} |")
+        yield one, lines
+    lines = [f"| Δ_MTL, % | {' | '.join(sets)} | mean |", "| --- " * (len(sets) + 2) + "|"]
+    for system, (model, _) in SYSTEMS.items():
+        own = [[delta(run, runs) for run in runs if run["set"] == one and run["system"] == system] for one in sets]
+        if model != "single-task" and all(own):
+            lines.append(f"| {system} | {' | '.join(spread(v, 1) for v in own)} | {mean(map(mean, own)):+.1f} |")
+    yield "delta", lines
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """Return mean and standard deviation."""
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What the multi-task models cost: parameters, FLOPs, time and memory of a training step with three tasks.
+
+A step is a batch that has every label: forward, losses, backward and optimiser. ``ratio`` is the time of a step over
+that of the same encoder with one task, taken as the mean over the three tasks alone; both are timed in turns in one
+process. Memory is the process's peak above what it held before the first step.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+TASKS = {
+    "grade": {"kind": "classification", "classes": "no, yes"},
+    "outline": {"kind": "segmentation", "classes": "background, lesion"},
+    "boxes": {"kind": "detection", "classes": "lesion"},
+}
+VOLUMES = {
+    "grade": {"kind": "classification", "classes": "no, yes"},
+    "outline": {"kind": "segmentation", "classes": "background, organ"},
+    "age": {"kind": "regression", "classes": "years", "range": "0, 100"},
+}
+MODELS = ("hard-sharing", "mtmedformer", "mtan", "ctan", "ctan-encoder", "ctan-bottleneck", "single-task")
+SIZES = {  # encoder -> dimensions, image size, batch size
+    "pvt_mini": (2, 64, 16),
+    "resnet_mini": (2, 64, 16),
+    "vit_small_patch16_224": (2, 224, 4),
+    "resnet50": (2, 224, 4),
+    "swin3d_mini": (3, 32, 4),
+    "resnet3d_mini": (3, 32, 4),
+}
+TURNS = 7
+
+
+def measure() -> dict[str, Any]:
+    """Return the figures of every model on every encoder that it takes."""
+    found: dict[str, Any] = {}
+    for encoder in SIZES:
+        found[encoder] = {}
+        for model in MODELS:
+            if (model == "mtmedformer") == encoder.startswith("resnet"):
+                continue  # MTMedFormer is hard sharing on a transformer
+            if model == "hard-sharing" and not encoder.startswith("resnet"):
+                continue
+            told = subprocess.run(
+                [sys.executable, "-m", "benchmarks.systems_cost", model, encoder],
+                capture_output=True, text=True, cwd=Path(__file__).parents[1],
+            )  # fmt: skip
+            if told.returncode:
+                sys.exit(f"{model} on {encoder} failed:\n{told.stderr[-2000:]}")
+            found[encoder][model] = json.loads(told.stdout.splitlines()[-1])
+            print(encoder, model, found[encoder][model], flush=True)
+    return found
+
+
+def one(model: str, encoder: str) -> dict[str, float]:
+    """Return a model's figures: millions of parameters, GFLOPs an image forward, ms a step, ratio, MB."""
+    import resource
+
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.set_num_threads(1)
+    dimensions, size, batch = SIZES[encoder]
+    tasks = TASKS if dimensions == 2 else VOLUMES
+    alone = [Step("single-task", encoder, {name: task}) for name, task in tasks.items()]
+    for step in alone:
+        step.run()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    together = Step(model, encoder, tasks)
+    together.run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    times: list[list[float]] = []
+    for _ in range(TURNS):
+        times.append([step.seconds() for step in (together, *alone)])
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        together.forward()
+    whole, *parts = (median(column) for column in zip(*times, strict=True))
+    return {
+        "million parameters": round(sum(p.numel() for p in together.model.parameters()) / 1e6, 3),
+        "GFLOPs forward": round(counter.get_total_flops() / batch / 1e9, 4),
+        "ms a step": round(1000 * whole, 1),
+        "ratio": round(whole / mean(parts), 2),
+        "ratio to the sum": round(whole / sum(parts), 2),
+        "MB": round(peak / 1024, 1),
+    }
+
+
+class Step:
+    """A training step of a model on random images with every label."""
+
+    def __init__(self, model: str, encoder: str, tasks: dict[str, dict[str, str]]) -> None:
+        import torch
+
+        from mtfed.config import read_config
+        from mtfed.data.shard import Labels
+        from mtfed.losses import task_losses
+        from mtfed.models import build_model
+
+        self.dimensions, size, batch = SIZES[encoder]
+        settings = {f"task.{name}.{key}": value for name, task in tasks.items() for key, value in task.items()}
+        self.config = read_config(
+            {"model": model, "encoder": encoder, "image-size": size, "dimensions": self.dimensions, **settings}
+        )
+        self.model = build_model(self.config).train()
+        self.images = torch.randn(batch, 1, *[size] * self.dimensions)
+        self.rows = {name: torch.arange(batch) for name in tasks}
+        mask = torch.randint(0, 2, (batch, *[size] * self.dimensions))
+        box = torch.tensor([[size / 4, size / 4, size / 3, size / 3, 0.0]]).repeat(batch, 1, 1)
+        values = {
+            "grade": torch.randint(0, 2, (batch,)),
+            "outline": mask,
+            "boxes": box,
+            "age": torch.rand(batch, 1) * 100,
+        }
+        self.labels = {name: Labels(self.rows[name], values[name]) for name in tasks}
+        self.losses = task_losses(self.config)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+
+    def forward(self) -> Any:
+        return self.model(self.images, self.rows)
+
+    def run(self) -> None:
+        outputs = self.forward()
+        loss = sum(self.losses[task](outputs[task], self.labels[task].values) for task in outputs)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def seconds(self) -> float:
+        start = time.perf_counter()
+        self.run()
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    print(json.dumps(one(*sys.argv[1:3])))

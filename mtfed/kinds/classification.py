@@ -1,0 +1,92 @@
+"""One of several classes an image; two make it a binary task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import Config
+from ..data.source import Source
+from ..errors import MtfedError
+from ..lean import lean_import
+from ..tasks import Task
+from .kind import Kind, Loss, Measure, softmax_signs
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+# AUC from a curve at fixed thresholds, evenly spaced in logits: even spacing in probabilities would lose the order
+# among confident scores, and without 0 and 1 a curve would end before its corners. The finer the grid, the more single
+# scores a small site's counts would tell.
+THRESHOLDS = torch.cat([torch.zeros(1), torch.sigmoid(torch.linspace(-16, 16, 129)), torch.ones(1)])
+BELOW_ONE = 1 - 2**-24  # the next number of float32: a score of 1 itself would leave no threshold above it
+
+
+def class_index(cell: str, task: Task) -> int:
+    """Return the index of a class given by index or by name."""
+    if cell in task.classes:
+        return task.classes.index(cell)
+    if cell.isdigit() and int(cell) < len(task.classes):
+        return int(cell)
+    raise MtfedError(
+        f"label {cell!r} of task {task.name} should be one of {', '.join(task.classes)} "
+        f"or an index below {len(task.classes)}."
+    )
+
+
+def read_class(cell: str, task: Task, source: Source) -> np.ndarray:
+    """Return a class index, () int64."""
+    try:
+        return np.asarray(class_index(cell, task), np.int64)
+    except MtfedError as error:
+        raise MtfedError(f"Image {source.where}: {error}") from None
+
+
+def cross_entropy(task: Task, config: Config) -> Loss:
+    """Return the cross-entropy of a softmax."""
+    return F.cross_entropy
+
+
+def focal(task: Task, config: Config) -> Loss:
+    """Return the focal loss of a softmax (Lin et al., ICCV 2017) without class weights, by MONAI."""
+    loss = lean_import("monai.losses").FocalLoss(
+        to_onehot_y=True, use_softmax=True, gamma=config.focal_gamma, reduction="none"
+    )
+    # Averaged over samples only: MONAI's mean divides by classes too, and at gamma 0 would not be cross-entropy.
+    return lambda logits, values: loss(logits, values.unsqueeze(1)).sum(1).mean()
+
+
+def class_metric(name: str, task: Task, **settings: object) -> Metric:
+    """Return torchmetrics' metric for two classes or for several."""
+    classification = lean_import("torchmetrics.classification")
+    if len(task.classes) == 2:
+        return getattr(classification, f"Binary{name}")(**settings)
+    return getattr(classification, f"Multiclass{name}")(num_classes=len(task.classes), **settings)
+
+
+def _auc(task: Task) -> Metric:
+    return class_metric("AUROC", task, thresholds=THRESHOLDS)
+
+
+def _accuracy(task: Task) -> Metric:
+    return class_metric("Accuracy", task, **({} if len(task.classes) == 2 else {"average": "micro"}))
+
+
+def _scores(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """Return class probabilities, of two classes only the second's, and the labels."""
+    scores = logits.float().softmax(1).clamp(max=BELOW_ONE)
+    return (scores[:, 1] if len(task.classes) == 2 else scores), values
+
+
+KIND = Kind(
+    read=read_class,
+    signs=lambda logits, values, task: softmax_signs(logits),
+    losses={"cross-entropy": cross_entropy, "focal": focal},
+    measures={"auc": Measure(_auc, _scores), "accuracy": Measure(_accuracy, _scores)},
+    show=lambda logits, task: logits.softmax(1).numpy(),
+    class_of=class_index,
+)

@@ -1,0 +1,53 @@
+"""Decoders of one answer an image, from the pooled features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...tasks import Task
+from ..encoders import Encoder, Features
+
+
+class ClassificationDecoder(nn.Module):
+    """Logits (B, K): of one class among several, or of every class by itself."""
+
+    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(encoder.dim)
+        self.head = nn.Linear(encoder.dim, len(task.classes))
+
+    def forward(self, features: Features) -> Tensor:
+        return self.head(self.norm(features.pooled))
+
+
+class OrdinalDecoder(nn.Module):
+    """Logits (B, K - 1) of P(class > k), by CORAL (Cao, Mirjalili, Raschka, Pattern Recognition Letters 140, 2020).
+
+    One weight vector for all thresholds, and a bias for each: the probabilities then fall from one threshold to the
+    next, as the biases do where the loss is least. They start from classes that are equally frequent.
+    """
+
+    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(encoder.dim)
+        self.head = nn.Linear(encoder.dim, 1, bias=False)
+        above = torch.arange(len(task.classes) - 1, 0, -1) / len(task.classes)
+        self.thresholds = nn.Parameter(above.logit())
+
+    def forward(self, features: Features) -> Tensor:
+        return self.head(self.norm(features.pooled)) + self.thresholds
+
+
+class RegressionDecoder(nn.Module):
+    """Quantities (B, K) in units of the task's range, from the middle of which they start."""
+
+    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(encoder.dim)
+        self.head = nn.Linear(encoder.dim, len(task.classes))
+        nn.init.normal_(self.head.weight, std=0.1 * encoder.dim**-0.5)  # a spread of a tenth of the range
+        nn.init.constant_(self.head.bias, 0.5)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.head(self.norm(features.pooled))

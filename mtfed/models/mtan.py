@@ -1,0 +1,113 @@
+"""MTAN: tasks share an encoder's features, and each looks at them through soft masks of its own.
+
+Liu, Johns, Davison, "End-to-end multi-task learning with attention", CVPR 2019 (arXiv:1803.10704), in the form that
+its authors give it on a ResNet. With p_i and u_i the encoder's maps before and after the last block of stage i, and
+for every task t
+
+    a_1^t = A_1^t(p_1) * u_1
+    a_i^t = A_i^t([p_i ; g_{i-1}^t]) * u_i,    g_i^t = pool(E_i(a_i^t))
+
+A_i^t is a task's own: 1x1 convolution to a quarter of the channels, BatchNorm, ReLU, 1x1 convolution back, BatchNorm,
+sigmoid. E_i is shared by the tasks: a residual bottleneck from the channels of stage i to those of stage i + 1.
+``pool`` is a max-pooling where the next stage is coarser. The authors' ResNet is dilated in its last stages, ours is
+not.
+
+Not the paper's: its decoders read a_4^t alone, ours are also handed a_1^t to a_3^t, as those of all models here are
+handed the earlier maps; and on a transformer the same layers run over its maps of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .decoders.layers import CONVOLUTIONS
+from .encoders import Encoder, Features
+from .sharing import Sharing, max_pool_to, taken
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm for maps of any dimension; a single value a channel goes by the running statistics.
+
+    A batch may hold one image of a task, and the last map of a small image is one pixel: of one value there is no
+    variance, and PyTorch would end the training.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.numel() == self.num_features:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+class Bottleneck(nn.Module):
+    """ResNet's residual bottleneck (He et al., CVPR 2016) between two numbers of channels, as (B, C, *S) maps."""
+
+    def __init__(self, channels: int, out: int, dims: int) -> None:
+        super().__init__()
+        conv, inner = CONVOLUTIONS[dims], max(out // 4, 1)
+        self.residual = nn.Sequential(
+            conv(channels, inner, 1, bias=False), BatchNorm(inner), nn.ReLU(),
+            conv(inner, inner, 3, padding=1, bias=False), BatchNorm(inner), nn.ReLU(),
+            conv(inner, out, 1, bias=False), BatchNorm(out),
+        )  # fmt: skip
+        self.shortcut = nn.Sequential(conv(channels, out, 1, bias=False), BatchNorm(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.residual(x) + self.shortcut(x))
+
+
+class TaskAttention(Sharing):
+    """MTAN's sharing scheme; a task is computed for its own images only.
+
+    Args:
+        encoder: see :class:`~.sharing.Sharing`.
+        tasks: names of all tasks of the model.
+    """
+
+    owners: ClassVar[Mapping[str, str]] = {"attention": "decoder"}
+
+    def __init__(self, encoder: Encoder, tasks: Iterable[str]) -> None:
+        super().__init__(encoder, tasks)
+        channels, dims = encoder.channels, encoder.dims
+        carried = [0, *channels[1:]]  # channels that come from the stage before
+        self.attention: Any = nn.ModuleDict(
+            {
+                task: nn.ModuleList(mask(c + more, c, dims) for c, more in zip(channels, carried, strict=True))
+                for task in self.tasks
+            }
+        )
+        self.bottlenecks = nn.ModuleList(Bottleneck(c, out, dims) for c, out in pairwise(channels))
+
+    def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
+        stages = self.reads.stages(image)
+        features = {}
+        for task, index in rows.items():
+            maps = self._masked(task, [(taken(before, index), taken(after, index)) for before, after in stages])
+            features[task] = self.reads.features(taken(image, index), maps)
+        return features
+
+    def _masked(self, task: str, stages: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Return the task's maps a_i from the encoder's p_i and u_i."""
+        maps: list[Tensor] = []
+        for i, (before, after) in enumerate(stages):
+            if maps:
+                carried = max_pool_to(self.bottlenecks[i - 1](maps[-1]), before.shape[2:])
+                before = torch.cat([before, carried], dim=1)
+            maps.append(self.attention[task][i](before) * after)
+        return maps
+
+
+def mask(channels: int, out: int, dims: int) -> nn.Sequential:
+    """Return A: what makes a mask over ``out`` channels."""
+    conv, hidden = CONVOLUTIONS[dims], max(out // 4, 1)
+    return nn.Sequential(
+        conv(channels, hidden, 1), BatchNorm(hidden), nn.ReLU(), conv(hidden, out, 1), BatchNorm(out), nn.Sigmoid()
+    )

@@ -1,0 +1,116 @@
+"""Initial weights of an encoder: those timm publishes, or a file's."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import MtfedError
+from ..startup import import_timm
+
+timm = import_timm()
+PICKLED = (".pth", ".pt", ".bin")
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # what files keep a state dict under
+_PREFIXES = ("", "body.", "encoder.body.", "encoder.", "backbone.")  # where files keep a body: our own runs' too
+
+
+def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, Any] | None) -> None:
+    """Fill a body with weights; what they do not have keeps its initial value.
+
+    Position embeddings are resampled to the body's image size, a first convolution of three channels is summed for
+    grey images (and shared out the other way), a classifier is passed over.
+
+    Args:
+        body: of an encoder.
+        name: of the encoder.
+        weights: ``timm`` for those that timm publishes under the name, downloaded by timm; or the path of a file of
+            the suffix safetensors, or of :data:`PICKLED`, read without running anything in it.
+        settings: with which timm builds the body; ``None`` if timm does not.
+
+    Raises:
+        MtfedError: where there are none, they cannot be read, or fill less than half of the body's tensors.
+    """
+    if weights == "timm":
+        body.load_state_dict(_published(name, settings).state_dict())
+        return
+    path = Path(weights).expanduser()
+    tensors = adapt(read(path), body)
+    own = body.state_dict()
+    fitting = {key: value for key, value in tensors.items() if key in own and value.shape == own[key].shape}
+    counted = [key for key in own if not key.endswith("num_batches_tracked")]
+    filled = sum(key in fitting for key in counted)
+    if 2 * filled < len(counted):
+        raise MtfedError(
+            f"Weights file {path} has {filled} of the {len(counted)} tensors of encoder {name!r}; expected at least "
+            "half; name the encoder that it was trained as."
+        )
+    body.load_state_dict(fitting, strict=False)
+
+
+def _published(name: str, settings: dict[str, Any] | None) -> nn.Module:
+    cfg = None if settings is None else timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if cfg is None or not cfg.has_weights:
+        raise MtfedError(f"timm publishes no weights of encoder {name!r}; set weights = '' or a file.")
+    try:
+        return timm.create_model(name, pretrained=True, **(settings or {}))
+    except Exception as error:  # each way of downloading has errors of its own
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MtfedError(
+            f"timm's weights of encoder {name!r} cannot be had: {reason}; download them where there is a network, and "
+            "set weights to the file."
+        ) from error
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a weights file by name, out of whatever it wraps them in."""
+    if not path.is_file():
+        raise MtfedError(f"Weights {path} is no file; expected '', 'timm', or the path of a weights file.")
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise MtfedError(f"Weights file {path}: expected .safetensors, {', '.join(PICKLED)}; got {path.suffix!r}.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of as many kinds as there are ways to be broken
+        first_line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        reason = "it holds something else than tensors" if isinstance(error, UnpicklingError) else first_line
+        raise MtfedError(
+            f"Cannot read weights file {path}: {reason}; save its tensors alone, best as .safetensors."
+        ) from None
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict):
+        raise MtfedError(
+            f"Weights file {path} holds no tensors by name but a {type(content).__name__}; save a state dict."
+        )
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return timm.models.clean_state_dict(tensors)
+
+
+def adapt(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+    """Bring a file's tensors to a body's names, image size and channels."""
+    own = body.state_dict()
+    prefix = max(_PREFIXES, key=lambda prefix: sum(prefix + name in tensors for name in own))
+    tensors = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+    convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)  # a convention of timm's
+    try:
+        tensors = convert(tensors, body) if convert else tensors
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError, AssertionError):
+        return {}  # made for names and shapes that this file does not have
+    return {name: _of_channels(value, own[name].shape) for name, value in tensors.items() if name in own}
+
+
+def _of_channels(weight: Tensor, shape: torch.Size) -> Tensor:
+    """Return a convolution of the image for another number of channels, which gives the same on a grey image."""
+    old, new = weight.shape[1:2], shape[1:2]
+    if weight.ndim < 4 or old == new or {*old, *new} != {1, 3}:
+        return weight
+    return weight.sum(1, keepdim=True) if new[0] == 1 else weight.expand(-1, 3, *weight.shape[2:]) / 3

@@ -1,0 +1,234 @@
+"""Encoders of volumes by name: a plain transformer in three dimensions, and MONAI's ResNets and Swin transformer.
+
+Each speaks as timm's models of images do (``feature_info``, ``forward_intermediates``, ``forward_head``), and takes
+any volume whose sides its finest stride divides. MONAI is imported when one of its models is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import MtfedError
+from ..lean import lean_import
+from ..startup import import_timm
+
+timm = import_timm()
+Maps = list[Tensor]  # from fine to coarse, (B, C_i, D_i, H_i, W_i)
+
+
+class VolumePatches(nn.Module):
+    """Cut a volume into cubes and embed each: (B, C, D, H, W) to (B, E, D/P, H/P, W/P).
+
+    Args:
+        img_size: side of the cube that the position embeddings are made for.
+        patch_size: side P of a patch.
+        in_chans: channels C.
+        embed_dim: width E.
+        bias: of the embedding.
+        settings: of timm's embedding of images, passed over.
+    """
+
+    def __init__(
+        self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool = True, **settings: Any
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.grid = (img_size // patch_size,) * 3
+        self.num_patches = self.grid[0] ** 3
+        self.proj = nn.Conv3d(in_chans, embed_dim, patch_size, stride=patch_size, bias=bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if any(side % self.patch_size for side in image.shape[2:]):
+            raise MtfedError(
+                f"Expected a volume whose sides {self.patch_size} divides, got {'x'.join(map(str, image.shape[2:]))}; "
+                "choose another image-size."
+            )
+        return self.proj(image)
+
+
+class VolumeTransformer(timm.models.VisionTransformer):  # type: ignore[name-defined]  # timm has no types
+    """timm's plain vision transformer over cubes, its position embeddings resampled to the volume at hand.
+
+    As UNETR's encoder (Hatamizadeh et al., WACV 2022), with the mean of the tokens for a class token.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            embed_layer=VolumePatches, class_token=False, global_pool="avg", num_classes=0, mlp_ratio=4, **settings
+        )
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        position = resample_positions(self.pos_embed, self.patch_embed.grid, x.shape[2:])
+        return self.pos_drop(x.flatten(2).mT + position)
+
+    def forward_intermediates(
+        self, x: Tensor, indices: Sequence[int] | None = None, intermediates_only: bool = False, **_: Any
+    ) -> Any:
+        """Return the normed tokens (B, N, E) and the maps after some blocks, or the maps alone."""
+        embedded = self.patch_embed(x)
+        tokens = self.norm_pre(self.patch_drop(self._pos_embed(embedded)))
+        maps: Maps = []
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens)
+            if indices is None or index in indices:
+                maps.append(tokens.mT.reshape(embedded.shape))
+        return maps if intermediates_only else (self.norm(tokens), maps)
+
+
+def resample_positions(positions: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Resample position embeddings (1, N, E) of one grid to another trilinearly."""
+    if tuple(old) == tuple(new):
+        return positions
+    grid = positions.mT.unflatten(2, tuple(old))
+    return F.interpolate(grid, size=tuple(new), mode="trilinear").flatten(2).mT
+
+
+def checkpoint_filter_fn(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+    """Bring position embeddings from a file, made for a cube of any size, to the body's; so timm's models call it."""
+    if isinstance(body, VolumeTransformer) and "pos_embed" in state:
+        side = round(state["pos_embed"].shape[1] ** (1 / 3))
+        state = state | {"pos_embed": resample_positions(state["pos_embed"], (side,) * 3, body.patch_embed.grid)}
+    return state
+
+
+class VolumeResNet(nn.Module):
+    """The layers of MONAI's ResNet under their own names, which files of MedicalNet (Chen et al., 2019) have too.
+
+    Args:
+        layers: blocks of the four stages.
+        widths: channels inside the blocks of the four stages.
+        channels: of the volume.
+        block: ``basic`` or ``bottleneck``.
+    """
+
+    def __init__(self, layers: Sequence[int], widths: Sequence[int], channels: int, block: str = "basic") -> None:
+        super().__init__()
+        net = lean_import("monai.networks.nets.resnet").ResNet(
+            block=block,
+            layers=list(layers),
+            block_inplanes=list(widths),
+            n_input_channels=channels,
+            conv1_t_stride=2,
+            feed_forward=False,
+            bias_downsample=False,
+        )
+        self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        self.feature_info = [
+            {"num_chs": width * type(net.layer1[0]).expansion, "reduction": 4 * 2**i, "module": f"layer{i + 1}"}
+            for i, width in enumerate(widths)
+        ]
+        self.head_hidden_size = self.feature_info[-1]["num_chs"]
+
+    def forward_intermediates(self, x: Tensor, intermediates_only: bool = False, **_: Any) -> Any:
+        """Return the last map and all four, or all four alone."""
+        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
+        maps: Maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
+        return x.flatten(2).mean(2)
+
+
+class VolumeSwin(nn.Module):
+    """The blocks of MONAI's Swin transformer, as SwinUNETR has them (Hatamizadeh et al., 2022).
+
+    A stage's map is taken before the patches are merged for the next, as in two dimensions; the pooled features are
+    the mean of the last map, normed without weights as SwinUNETR norms its maps.
+    """
+
+    def __init__(self, patch: int, window: int, width: int, heads: Sequence[int], channels: int) -> None:
+        super().__init__()
+        net = lean_import("monai.networks.nets.swin_unetr").SwinTransformer(
+            in_chans=channels,
+            embed_dim=width,
+            window_size=(window,) * 3,
+            patch_size=(patch,) * 3,
+            depths=(2, 2, 2, 2),
+            num_heads=tuple(heads),
+            downsample="mergingv2",  # the first version read some patches twice, in some versions of MONAI
+        )
+        stages = [net.layers1[0], net.layers2[0], net.layers3[0], net.layers4[0]]
+        self.patch_embed = net.patch_embed
+        self.mergers = nn.ModuleList(stage.downsample for stage in stages[:-1])
+        self.stages = nn.ModuleList(stages)
+        for stage in stages:
+            stage.downsample = None
+            for block in stage.blocks:  # which follows from the window, and is nothing to send
+                index = block.attn.relative_position_index
+                block.attn.register_buffer("relative_position_index", index, persistent=False)
+        self.feature_info = [
+            {"num_chs": width * 2**i, "reduction": patch * 2**i, "module": f"stages.{i}"} for i in range(4)
+        ]
+        self.head_hidden_size = width * 8
+
+    def forward_intermediates(self, x: Tensor, intermediates_only: bool = False, **_: Any) -> Any:
+        """Return the last map and all four, or all four alone."""
+        x = self.patch_embed(x).movedim(1, -1)
+        maps: Maps = []
+        for index, stage in enumerate(self.stages):
+            x = _attend(stage, self.mergers[index - 1](x) if index else x)
+            maps.append(x.movedim(-1, 1).contiguous())
+        return maps if intermediates_only else (maps[-1], maps)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:
+        tokens = x.flatten(2).mT
+        return F.layer_norm(tokens, tokens.shape[-1:]).mean(1)
+
+
+def _attend(stage: Any, x: Tensor) -> Tensor:
+    """Apply the blocks of a stage to (B, D, H, W, C), as MONAI's layer does where it finds einops."""
+    windows: Any = sys.modules[type(stage).__module__]
+    size = x.shape[1:4]
+    window, shift = windows.get_window_size(size, stage.window_size, stage.shift_size)
+    padded = [ceil(side / width) * width for side, width in zip(size, window, strict=True)]
+    mask = windows.compute_mask(padded, window, shift, x.device) if any(shift) else None
+    for block in stage.blocks:
+        x = block(x, mask)
+    return x
+
+
+def _transformer(image_size: int, channels: int, patch: int, width: int, depth: int, heads: int) -> nn.Module:
+    return VolumeTransformer(
+        img_size=image_size, patch_size=patch, in_chans=channels, embed_dim=width, depth=depth, num_heads=heads
+    )
+
+
+def _resnet(image_size: int, channels: int, *arguments: Any) -> nn.Module:
+    layers, widths, *block = arguments
+    return VolumeResNet(layers, widths, channels, *block)
+
+
+def _swin(image_size: int, channels: int, patch: int, window: int, width: int, heads: tuple[int, ...]) -> nn.Module:
+    return VolumeSwin(patch, window, width, heads, channels)
+
+
+_WIDTHS = (64, 128, 256, 512)
+VOLUMES: dict[str, tuple[Callable[..., nn.Module], tuple[Any, ...]]] = {
+    "vit3d_mini_patch4": (_transformer, (4, 96, 4, 4)),
+    "vit3d_mini_patch8": (_transformer, (8, 96, 4, 4)),
+    "vit3d_small_patch16": (_transformer, (16, 384, 12, 6)),
+    "vit3d_base_patch16": (_transformer, (16, 768, 12, 12)),
+    "resnet3d_mini": (_resnet, ((1, 1, 1, 1), (16, 32, 64, 128))),
+    "resnet3d_10": (_resnet, ((1, 1, 1, 1), _WIDTHS)),
+    "resnet3d_18": (_resnet, ((2, 2, 2, 2), _WIDTHS)),
+    "resnet3d_34": (_resnet, ((3, 4, 6, 3), _WIDTHS)),
+    "resnet3d_50": (_resnet, ((3, 4, 6, 3), _WIDTHS, "bottleneck")),
+    "swin3d_mini": (_swin, (4, 4, 24, (2, 4, 8, 16))),
+    "swin3d_tiny": (_swin, (2, 7, 48, (3, 6, 12, 24))),
+}
+
+
+def build_volume_body(name: str, image_size: int, channels: int) -> Any:  # they share methods, not a type
+    """Build a model of :data:`VOLUMES` for cubes of a side; any other side will do too."""
+    build, arguments = VOLUMES[name]
+    return build(image_size, channels, *arguments)

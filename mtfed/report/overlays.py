@@ -1,0 +1,139 @@
+"""What is predicted of every pixel, or of places, drawn over the test images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..tasks import Task
+from .figures import written
+from .html import Html, escape, join, number, tag
+from .pictures import BRIGHT, PREDICTED, TRUE, border, colour_bar, key, picture, pictures, step_of, wash
+from .records import mean
+
+READABLE = 6  # structures outlined in an image
+CERTAIN = 0.3  # score of a box from which on it counts as predicted here
+DASH = "5 4"
+
+
+def segmentation(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
+    """Draw masks (H, W) of class indices."""
+    overlap, step, classes = dice(predicted, true, len(task.classes)), step_of(image), len(task.classes)
+    lines = [
+        border(mask, step, colour, width, classes=classes)
+        for mask, (colour, width) in ((true, TRUE), (predicted, PREDICTED))
+    ]
+    said = f"Dice {number(overlap)}"
+    if not true.any():
+        said = "none there, some predicted" if predicted.any() else "none there, none predicted"
+    return picture(image, f"Test image with true and predicted outline, {said}", *lines), escape(said), overlap
+
+
+def structures(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
+    """Draw masks (K, H, W) of structures: 1 within, of the true ones 255 where nothing is marked."""
+    marked = [k for k in range(len(true)) if not (true[k] == 255).any()]
+    overlap = mean([dice(predicted[k], true[k], 2) for k in marked])
+    sizes = {k: int(np.sum((true[k] == 1) | (predicted[k] == 1))) for k in marked}
+    drawn = sorted(sorted(sizes, key=lambda k: -sizes[k])[:READABLE])
+    step = step_of(image)
+    lines = [border(true[k], step, _colour(k), 3.2, DASH) for k in drawn]
+    lines += [border(predicted[k], step, _colour(k), 1.4) for k in drawn]
+    said = f"Dice {number(overlap)}"
+    named = ", ".join(task.classes[k] for k in drawn if sizes[k])
+    alt = f"Test image with true and predicted outlines of {named or 'no structure'}, {said}"
+    return picture(image, alt, *lines), escape(said), overlap
+
+
+def structures_legend(task: Task) -> list[Html]:
+    """Return a colour for every structure, and what dashes are."""
+    keys = [key(_colour(k), 3, name) for k, name in enumerate(task.classes)]
+    keys += [key("#fff", 2.4, "true", DASH), key("#fff", 1.4, "predicted")]
+    few = len(task.classes) <= READABLE
+    return keys if few else [*keys, tag("li", f"at most the {READABLE} largest structures of an image")]
+
+
+def boxes(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
+    """Draw boxes (N, x y w h class) and predicted ones (P, x y w h class score), class -1 where there are fewer."""
+    true, predicted = true[true[:, -1] >= 0], predicted[predicted[:, 4] >= 0]
+    certain = predicted[predicted[:, 5] >= CERTAIN]
+    hits = found(certain, true)
+    missed, false = len(true) - hits, len(certain) - hits
+    step = step_of(image)
+    width = image.shape[2] / step
+    drawn = [_box(box / step, *TRUE, width) for box in true[:, :4]]
+    for box in certain if len(certain) or not len(true) else predicted[:1]:
+        opacity = 1.0 if box[5] >= CERTAIN else 0.5
+        drawn.append(_box(box[:4] / step, *PREDICTED, width, f"{task.classes[int(box[4])]} {box[5]:.2f}", opacity))
+    named = ", ".join(dict.fromkeys(task.classes[int(k)] for k in true[:, -1])) or "none"
+    said = [f"{hits} of {len(true)} found" if len(true) else "nothing to find", *([f"{false} false"] if false else [])]
+    alt = f"Test image with true and predicted boxes, {', '.join(said)}"
+    lines = [tag("div", ", ".join(said), class_="wrong" if missed or false else "right"), tag("div", f"true: {named}")]
+    return picture(image, alt, *drawn), join(lines), float(hits)
+
+
+def found(predicted: np.ndarray, true: np.ndarray) -> int:
+    """Return how many boxes (P, x y w h class score), the highest score first, hit one of (N, x y w h class) each.
+
+    A box hits the object of its class that it overlaps most, by at least half of all that either covers, of those that
+    no box before it has hit.
+    """
+    free, hits = np.ones(len(true), bool), 0
+    for box in predicted[np.argsort(-predicted[:, 5], kind="stable")]:
+        low = np.maximum(box[:2], true[:, :2])
+        high = np.minimum(box[:2] + box[2:4], true[:, :2] + true[:, 2:4])
+        shared = np.clip(high - low, 0, None).prod(1)
+        overlap = shared / np.maximum(box[2:4].prod() + true[:, 2:4].prod(1) - shared, 1e-9)
+        overlap = np.where(free & (true[:, 4] == box[4]), overlap, 0)
+        if len(true) and overlap.max() >= 0.5:
+            free[overlap.argmax()] = False
+            hits += 1
+    return hits
+
+
+def dose(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
+    """Draw doses (H, W) in Gy side by side, the true one first; it is NaN where there can be none."""
+    low, high = task.range
+    true, predicted = true.astype(np.float32), predicted.astype(np.float32)
+    predicted = np.where(np.isnan(true), np.nan, predicted)
+    known = np.isfinite(true)
+    score = float(np.abs(predicted - true)[known].mean()) if known.any() else float("nan")
+    washed = [wash(image, (values - low) / (high - low)) for values in (true, predicted)]
+    figure = written(score, task, "dose-score")
+    drawn = pictures(washed, f"Test image under the true and, beside it, the predicted dose, {figure} Gy apart")
+    tops = [np.nanmax(values) if known.any() else np.nan for values in (true, predicted)]
+    lines = [f"Dose score {figure} Gy", f"up to {number(tops[0], 1)} Gy, predicted {number(tops[1], 1)} Gy"]
+    return drawn, join(tag("div", line) for line in lines), score
+
+
+def dose_legend(task: Task) -> list[Html]:
+    """Return the scale of the colours."""
+    low, high = task.range
+    return [colour_bar(low, high, "Gy"), tag("li", "left: true dose"), tag("li", "right: predicted dose")]
+
+
+def dice(predicted: np.ndarray, true: np.ndarray, classes: int) -> float:
+    """Return an image's Dice, the mean over the structures; one that is not there counts 1 if none is predicted."""
+    overlaps = []
+    for k in range(1, classes):
+        sizes = np.sum(predicted == k) + np.sum(true == k)
+        overlaps.append(2 * np.sum((predicted == k) & (true == k)) / sizes if sizes else 1.0)
+    return float(np.mean(overlaps))
+
+
+def _colour(structure: int) -> str:
+    return BRIGHT[structure % len(BRIGHT)]
+
+
+def _box(box: Sequence[float], colour: str, stroke: float, width: float, text: str = "", opacity: float = 1.0) -> Html:
+    """Return a box over a picture of some width, with a text above it, or within where there is no room."""
+    x, y, w, h = (float(number) for number in box)
+    style = {"fill": "none", "stroke": colour, "stroke_width": stroke, "opacity": opacity, "class_": "outline"}
+    drawn = tag("rect", x=f"{x:.1f}", y=f"{y:.1f}", width=f"{w:.1f}", height=f"{h:.1f}", **style)
+    if not text:
+        return drawn
+    size = width / 22
+    base = y - 0.3 * size if y > 1.3 * size else y + size
+    start = max(min(x, width - 0.6 * size * len(text)), 0)  # a letter is about so wide
+    style = {"font_size": f"{size:.1f}", "fill": colour, "opacity": opacity}
+    return join([drawn, tag("text", text, x=f"{start:.1f}", y=f"{base:.1f}", **style)])
