@@ -87,7 +87,10 @@ def main() -> None:
     }
     print("learning rates:", rates, flush=True)
     found = run_all(
-        Trial(one, system, rates[system], seed) for seed in given.seeds for one in given.sets for system in given.systems
+        Trial(one, system, rates[system], seed)
+        for seed in given.seeds
+        for one in given.sets
+        for system in given.systems
     )
     RESULTS.write_text(json.dumps({"rates": rates, "tuning": tried, "runs": found}, indent=1) + "\n")
     write(json.loads(RESULTS.read_text()))
@@ -176,7 +179,9 @@ def tables(runs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
     sets = [one for one in SETS if any(run["set"] == one for run in runs)]
     for one in sets:
         tasks = tasks_of(one)
-        titles = [f"{name} {task.metric}{' ↓' if task.metric in LOWER_IS_BETTER else ''}" for name, task in tasks.items()]
+        titles = [
+            f"{name} {task.metric}{' ↓' if task.metric in LOWER_IS_BETTER else ''}" for name, task in tasks.items()
+        ]
         lines = [f"| | {' | '.join(titles)} | Δ_MTL, % | M parameters | seeds |", "| --- " * (len(tasks) + 4) + "|"]
         for system in SYSTEMS:
             own = [run for run in runs if run["set"] == one and run["system"] == system]

@@ -66,7 +66,7 @@ def one(model: str, encoder: str) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     torch.set_num_threads(1)
-    dimensions, size, batch = SIZES[encoder]
+    dimensions, _, batch = SIZES[encoder]
     tasks = TASKS if dimensions == 2 else VOLUMES
     alone = [Step("single-task", encoder, {name: task}) for name, task in tasks.items()]
     for step in alone:

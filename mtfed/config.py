@@ -119,7 +119,7 @@ class Config(BaseModel):
     share_tracebacks: bool = False  # likewise a failing site's traceback, which may hold file names
 
     # Machine
-    autocast: Literal["auto", "none", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where a CUDA GPU computes in it; float16: CUDA only
+    autocast: Literal["auto", "none", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where a CUDA GPU can
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; auto: for long trainings on a CUDA GPU
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     torch_threads: int = Field(1, ge=1)  # per site; figures are bit-equal only at the same count
@@ -242,5 +242,7 @@ def _sentence(error: ValidationError, values: dict[str, Any]) -> str:
     path = [str(step) for step in first["loc"]]
     key = ".".join(["task", *path[1:]] if path[0] == "tasks" else path)
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    got = "nothing" if first["type"] == "missing" else repr(first["input"])
-    return f"Config key {key}: {message[0].lower()}{message[1:]}, got {got}."
+    told = f"Config key {key}: {message[0].lower()}{message[1:]}"
+    if first["type"] != "missing" and isinstance(first["input"], dict):  # all of a task: its keys contradict each other
+        return told if told[-1] in ".?" else told + "."
+    return f"{told}, got {'nothing' if first['type'] == 'missing' else repr(first['input'])}."

@@ -24,6 +24,7 @@ from .metrics import TaskMetrics, pool
 from .models import MultiTaskModel, build_model
 from .patience import Patience
 from .progress import Progress, closing_table
+from .report.figures import titled, written
 from .runs import Run
 from .shared import array_bytes
 from .strategies import STRATEGIES, SiteCard, TaskStrategy, wire
@@ -91,8 +92,8 @@ class Federation:
         told = ConfigRecord({"learning-rate": learning_rate(config, server_round)})
         if len(tasks) < len(config.tasks):
             told["tasks"] = tasks
-        for key, losses in write_history(config.balancing, lambda: self.record.lines("metrics.jsonl"), tasks).items():
-            told[key] = losses
+        history = write_history(config.balancing, lambda: self.record.lines("metrics.jsonl"), tasks)
+        told.update(history)
         messages = strategy.configure_train(server_round, self.arrays, told, self.grid)
         if not messages:
             raise MtfedError(
@@ -242,14 +243,23 @@ class Federation:
             from .report import write_report
 
             print(f"report: {write_report([self.record.folder])}", flush=True)
-        metrics = [(task, metric) for task in config.tasks for metric in summary["tasks"][task]["test"]]
+        self._close(summary)
+
+    def _close(self, summary: dict[str, Any]) -> None:
+        """Print the chosen model's figures: of the test images, or of the sites' own where there are none."""
+        images, columns = "validation", {"validation": "trained"}
+        if len(self._test):
+            images, columns = "test", {"untrained": "untrained", "test": "trained"}
+        rows = []
+        for name, told in summary["tasks"].items():
+            task = self.config.tasks[name]
+            for metric in task.metrics:
+                values = (told[split].get(metric, math.nan) for split in columns)
+                rows.append([name, titled(task, metric), *(written(value, task, metric) for value in values)])
         closing_table(
-            f"{config.name} · {config.strategy} · round {progress['round']} on the test images",
-            ["task", "metric", "untrained", "trained"],
-            [
-                [t, m, *(f"{summary['tasks'][t][k].get(m, math.nan):.3f}" for k in ("untrained", "test"))]
-                for t, m in metrics
-            ],
+            f"{self.config.name} · {self.config.strategy} · round {summary['chosen_round']} on the {images} images",
+            ["task", "metric", *columns.values()],
+            rows,
         )
 
 

@@ -1,4 +1,4 @@
-"""Hospitals that hold tasks of every kind, as site folders with real files; all of it is drawn, none of it is a patient."""
+"""Hospitals that hold tasks of every kind, as site folders with real files; all of it is drawn, nobody was ill."""
 
 from __future__ import annotations
 

@@ -67,12 +67,12 @@ def test_task_weights_read_back(text: str, weights: dict[str, float]) -> None:
         ({"task.lungs.colour": "red"}, "Unknown config key 'task.lungs.colour'"),
         (
             {"task.lungs.kind": "segmentatoin"},
-            "Config key task.lungs.kind: expected 'classification' or 'segmentation'",
+            "Config key task.lungs.kind: expected 'classification', 'multi-label', 'ordinal'",
         ),
-        ({"task.lungs.classes": "lung"}, "Config key task.lungs.classes"),
+        ({"task.lungs.classes": "lung"}, "classes of a segmentation task must be 2 or more different names"),
         (
             {"task.lungs.loss": "hinge"},
-            "loss of a segmentation task must be one of dice-ce, dice, cross-entropy, got 'hinge'",
+            "unknown loss term of a segmentation task 'hinge'; expected one of: cross-entropy, dice, focal",
         ),
         ({"task.other.kind": "segmentation"}, "Config key task.other.classes: field required"),
     ],

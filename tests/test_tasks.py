@@ -1,4 +1,4 @@
-"""One declaration drives a task: what may stand in it, and that every name in the table of kinds is a thing that works."""
+"""One declaration drives a task: what may stand in it, and that every name in the table of kinds works."""
 
 from __future__ import annotations
 

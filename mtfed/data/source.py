@@ -121,7 +121,8 @@ class Source:
             arrays = self.arrays(name, what)
             if what not in arrays:
                 raise MtfedError(
-                    f"Expected an array {what!r} in {name} of site {self.data.key}, found {', '.join(arrays) or 'none'}."
+                    f"Expected an array {what!r} in {name} of site {self.data.key}, found "
+                    f"{', '.join(arrays) or 'none'}."
                 )
             return arrays[what]
         if name.endswith(".npy"):

@@ -13,8 +13,8 @@ from ..balancing import INITIAL
 from ..config import Config
 from ..errors import MtfedError, unknown
 from ..tasks import Task
-from .encoders import Encoder
 from .ctan import CrossTaskAttention
+from .encoders import Encoder
 from .mtan import TaskAttention
 from .sharing import HardSharing, SeparateEncoders
 from .system import MultiTaskModel

@@ -28,7 +28,7 @@ learns from its own view.
 Federation. Features of t need the streams of all tasks, also of those that a site, or an image, has no label for. All
 that forms the stream of t is the part ``cross.t``. Every site is sent all of these and computes all, so the function is
 the same everywhere; it trains and returns those of its own tasks, and the others are context with fixed weights
-(:meth:`.sharing.Sharing.hold`), through which gradients still reach the encoder. Normalisation is without running
+(:func:`mtfed.training.only`), through which gradients still reach the encoder. Normalisation is without running
 statistics for that reason too: context must not depend on whether it trains.
 """
 
@@ -73,6 +73,7 @@ class CrossTaskAttention(Sharing):
         self, encoder: Encoder, tasks: Iterable[str], in_encoder: bool = True, at_bottleneck: bool = True
     ) -> None:
         super().__init__(encoder, tasks)
+        encoder.family()  # an encoder without stages fails here, not in a hospital's first step
         if not (in_encoder or at_bottleneck):
             raise MtfedError(
                 "Expected cross-task attention in the encoder, at the bottleneck, or both, got neither; "

@@ -28,23 +28,8 @@ from torch import Tensor, nn
 
 from .decoders.layers import CONVOLUTIONS
 from .encoders import Encoder, Features
+from .norms import BatchNorm
 from .sharing import Sharing, max_pool_to, taken
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm for maps of any dimension; a single value a channel goes by the running statistics.
-
-    A batch may hold one image of a task, and the last map of a small image is one pixel: of one value there is no
-    variance, and PyTorch would end the training.
-    """
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.numel() == self.num_features:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(input)
 
 
 class Bottleneck(nn.Module):
@@ -76,6 +61,7 @@ class TaskAttention(Sharing):
 
     def __init__(self, encoder: Encoder, tasks: Iterable[str]) -> None:
         super().__init__(encoder, tasks)
+        encoder.family()  # an encoder without stages fails here, not in a hospital's first step
         channels, dims = encoder.channels, encoder.dims
         carried = [0, *channels[1:]]  # channels that come from the stage before
         self.attention: Any = nn.ModuleDict(

@@ -6,13 +6,12 @@ A scheme gives every task features of the encoder's own shape, so a decoder fits
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..strategies.wire import task_of
 from .encoders import Encoder, Features
 
 MAX_POOLS: dict[int, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
@@ -63,16 +62,6 @@ class Sharing(nn.Module):
         """
         module, _, rest = name.partition(".")
         return f"{self.owners[module]}.{rest.partition('.')[0]}" if module in self.owners else "encoder"
-
-    def hold(self, tasks: Collection[str]) -> None:
-        """Let the weights of these tasks' parts take gradients, and those of other tasks' none.
-
-        What a site does not hold is then a function with fixed weights: gradients pass through it to the encoder, and
-        nobody pays for gradients of weights that no optimiser steps.
-        """
-        for name, weight in self.named_parameters():
-            if task := task_of(self.part(name)):
-                weight.requires_grad_(task in tasks)
 
     def train(self, mode: bool = True) -> Sharing:
         self.reads.training = mode  # no child of ours, but it runs its own forward
