@@ -3,8 +3,8 @@
 python -m benchmarks.images --source FOLDER --out images
 python -m benchmarks.systems --data images --runs runs [--jobs 2] [--seeds 0 1 2] [--sets covid breast ...]
 
-Every model has, set by set, the same images, steps, batches, decoders and balancing. The learning rate is the best of
-three for each model, by the validation figures of one seed on one set (TUNED_ON); nothing else is tuned. Figures are of
+Every model has, set by set, the same images, steps, batches, decoders and balancing. The learning rate is the better of
+two for each model, by the validation figures of one seed on one set (TUNED_ON); nothing else is tuned. Figures are of
 the validation images after the last round, so no round is chosen either. Delta_MTL compares with the single-task model
 on the same backbone, seed by seed. Runs that are there already are not run again. Figures go to
 experiments/models.json; tables and picture to experiments/README.md.
@@ -33,8 +33,8 @@ from mtfed.tasks import LOWER_IS_BETTER, Task
 HOME = Path(__file__).parents[1] / "experiments"
 RESULTS = HOME / "models.json"
 SETS = ("covid", "breast", "skin", "mammogram", "dose")
-TUNED_ON = "covid"
-RATES = (0.0005, 0.001, 0.002)
+TUNED_ON = "breast"
+RATES = (0.001, 0.003)
 TRANSFORMER = {2: "pvt_mini", 3: "swin3d_mini"}
 CONVOLUTIONAL = {2: "resnet_mini", 3: "resnet3d_mini"}
 SYSTEMS = {  # name in the tables -> model and backbones

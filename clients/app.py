@@ -150,6 +150,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
         proximal_mu=float(settings.get("proximal-mu", 0.0)),
         pull=pull,
         history=read_history(settings),
+        warmup=config.warmup if server_round == 1 else 0,
     )
     shard = site.shard("train")
     counts = {f"num-examples.{task}": shard.count(task) for task in tasks}

@@ -72,6 +72,8 @@ class Config(BaseModel):
     accumulate: int = Field(1, ge=1)  # pieces that a batch is computed in, to save memory
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"  # over the rounds, down to a tenth
+    warmup: int = Field(0, ge=0)  # steps of a site's first round over which the learning rate rises from 0
+    clip_norm: float = Field(0.0, ge=0)  # largest norm of a step's gradient; 0: any
     weight_decay: float = Field(0.01, ge=0)
 
     # Federation

@@ -160,13 +160,14 @@ def train(
     proximal_mu: float = 0.0,
     pull: Mapping[str, float] | None = None,
     history: History | None = None,
+    warmup: int = 0,
 ) -> Training:
     """Train a model in place on the labels of the given tasks.
 
     Everything random derives from ``seed``, so that a site's result does not depend on which process trains it; see
     :func:`seed_device` for how equal. ``proximal_mu`` adds FedProx's ``mu / 2 * ||w - w_start||^2``; ``pull`` the same
     with a mu for every tensor by name. ``history`` holds the tasks' losses in earlier rounds, for balancing that looks
-    back.
+    back. Over the first ``warmup`` steps the learning rate rises.
 
     A batch is computed in ``config.accumulate`` pieces. Losses are means over the labels of the whole batch, so its
     gradients are the same in any number of pieces, but for batch norms, which see a piece.
@@ -194,14 +195,17 @@ def train(
         steps = count_steps(shard, tasks, config)
         losses = Losses(model, config, device, steps)
         scaler = losses.scaler
-        for batch in _batches(shard, tasks, config.batch_size, steps):
+        for step, batch in enumerate(_batches(shard, tasks, config.batch_size, steps)):
             batch = augment(batch, config.tasks, config.augment)
+            optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / (warmup + 1))
             optimizer.zero_grad()
             if isinstance(rule, ByGradient) and shared and len(batch.labels) > 1:
                 each = backward_by_task(rule, list(batch.labels), losses(batch), shared, own, scaler.scale)
             else:
                 each = backward(rule, losses(batch), scaler.scale)
             scaler.unscale_(optimizer)
+            if config.clip_norm:
+                torch.nn.utils.clip_grad_norm_(named.values(), config.clip_norm)
             _pull(held)
             scaler.step(optimizer)
             scaler.update()

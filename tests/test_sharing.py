@@ -124,8 +124,8 @@ def test_a_task_without_rows_costs_nothing_unless_others_attend_to_it(scheme: st
     model = build(scheme).eval()
     seen = calls(model, lambda: model(image(), rows({"lungs": [1]})))
     foreign = {model.part(name) for name in seen} - {"encoder", "decoder.lungs", "cross.lungs"}
-    attended = {"cross.kind", "cross.left-lung_2"}
-    assert foreign == (attended if scheme.startswith("ctan") else set())
+    attended = {"cross.kind", "cross.left-lung_2"} if scheme.startswith("ctan") else set()
+    assert foreign <= attended
     assert {count for name, count in seen.items() if model.part(name) in attended} <= {1, 2}  # twice: two tasks ask
 
 

@@ -34,7 +34,7 @@ statistics for that reason too: context must not depend on whether it trains.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -105,16 +105,13 @@ class CrossTaskAttention(Sharing):
 
     def _streams(self, stages: list[tuple[Tensor, Tensor]]) -> dict[str, list[Tensor]]:
         """Return each task's maps f_i from the encoder's p_i and u_i."""
-        streams: dict[str, list[Tensor]] = {task: [] for task in self.tasks}
         if not self.in_encoder:
             return {task: [after for _, after in stages] for task in self.tasks}
+        found: list[Tensor] = []
         for i, (before, after) in enumerate(stages):
-            own = {task: self.cross[task].stages[i] for task in self.tasks}
-            codes = {task: own[task].look(before, streams[task][-1] if i else None) for task in self.tasks}
-            for task in self.tasks:
-                others = [codes[other] for other in self.tasks if other != task]
-                streams[task].append(own[task].mask(codes[task], others) * after)
-        return streams
+            own = [self.cross[task].stages[i] for task in self.tasks]
+            found.append(attend(own, before, after, found[-1] if found else None))
+        return {task: [maps[:, t] for maps in found] for t, task in enumerate(self.tasks)}
 
 
 class Stream(nn.Module):
@@ -155,21 +152,40 @@ class StageAttention(nn.Module):
             self.heard = silent(conv(hidden, channels, 1, bias=False))  # X
             nn.init.constant_(self.gate.get_parameter("bias"), GATE)
 
-    def look(self, before: Tensor, last: Tensor | None) -> Tensor:
-        """Return h (B, hidden, *s) from p_i and the task's features of the stage before."""
-        seen = self.present(before)
-        if self.past is not None and last is not None:
-            seen = seen + self.past(max_pool_to(last, before.shape[2:]))
-        return F.gelu(self.norm(seen))
 
-    def mask(self, code: Tensor, others: list[Tensor]) -> Tensor:
-        """Return a (B, channels, *s), between 0 and 2, from the task's h and those of the other tasks."""
-        logits = self.own(code)
-        if others:
-            gate = self.gate(code)
-            heard = [torch.sigmoid(gate + self.gate_other(other)) * self.value(other) for other in others]
-            logits = logits + self.heard(sum(heard[1:], start=heard[0]))
-        return 2 * torch.sigmoid(logits)
+def attend(own: Sequence[StageAttention], before: Tensor, after: Tensor, last: Tensor | None) -> Tensor:
+    """Return f_i of T tasks, (B, T, C, *s).
+
+    The tasks' layers run as one product each: small as they are, a call a task would cost more than its arithmetic.
+
+    Args:
+        own: the tasks' parts of the stage.
+        before: p_i (B, C, *s).
+        after: u_i (B, C, *s).
+        last: f_{i-1} (B, T, C', *r), if there is a stage before.
+    """
+    size, count = before.shape[2:], len(own)
+    seen = mix([stage.present for stage in own], before.flatten(2)[:, None])  # (B, T, hidden, P)
+    if last is not None:
+        pooled = max_pool_to(last.flatten(1, 2), size).unflatten(1, (count, -1)).flatten(3)
+        seen = seen + mix([stage.past for stage in own if stage.past is not None], pooled)
+    scale, offset = (torch.cat([stage.norm.get_parameter(name) for stage in own]) for name in ("weight", "bias"))
+    code = F.gelu(F.group_norm(seen.flatten(1, 2), count, scale, offset)).view_as(seen)  # h
+    logits = mix([stage.own for stage in own], code)
+    if count > 1:
+        gates = mix([stage.gate_other for stage in own], code[:, :, None])  # (B, T of s, T of t, hidden, P)
+        gates = torch.sigmoid(gates + mix([stage.gate for stage in own], code)[:, None])
+        heard = gates * mix([stage.value for stage in own], code[:, :, None])
+        apart = 1 - torch.eye(count, dtype=heard.dtype, device=heard.device)  # s != t
+        logits = logits + mix([stage.heard for stage in own], (heard * apart[:, :, None, None]).sum(1))
+    return 2 * torch.sigmoid(logits).unflatten(3, size) * after[:, None]
+
+
+def mix(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Return what T 1x1 convolutions make of (..., T or 1, channels, P), each of its own entry: (..., T, out, P)."""
+    mixed = torch.stack([layer.get_parameter("weight").flatten(1) for layer in layers]) @ x
+    biases = [layer.bias for layer in layers if isinstance(layer.bias, Tensor)]
+    return mixed + torch.stack(biases)[:, :, None] if biases else mixed
 
 
 class BottleneckAttention(nn.Module):
