@@ -39,7 +39,8 @@ def curvature(
     is sure nearly all of it comes from rare draws: measured, a site's share of the encoder then jumped from .2 to .9
     between rounds.)
 
-    A task's kind says what z is for its loss (:class:`~.kinds.kind.Kind`). A task counts as its loss does
+    A task's kind says what z is for its loss, whose terms are taken for estimates of one and count by their mean weight
+    (:class:`~.kinds.kind.Kind`; our design). A task counts as its loss does
     (:mod:`.balancing`), and a learned number of the balancing as half a sample for each sample of its task: that is the
     curvature of ``L / (2 exp(s)) + s / 2`` in s where it is least, and GradNorm's v, which follows no likelihood, is so
     averaged by samples (our design).
@@ -69,6 +70,7 @@ def curvature(
     for task in tasks:
         rows = shard.labels[task].rows
         count = len(rows)
+        scale = weights[task] * config.tasks[task].weight
         if 0 < samples < count:
             rows = rows[torch.randperm(count)[:samples]]
         sums: dict[str, Tensor] = {}
@@ -82,7 +84,7 @@ def curvature(
                 if gradient is not None:
                     sums[name] = sums[name].addcmul_(gradient, gradient) if name in sums else gradient.square()
         for name, value in sums.items():
-            total[name].add_(value, alpha=weights[task] * count / len(rows))
+            total[name].add_(value, alpha=scale * count / len(rows))
         if BALANCING[config.balancing].learns:
             total[f"balance.{task}"] = torch.full_like(learned[f"balance.{task}"], count / 2).detach()
     return total

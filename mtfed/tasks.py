@@ -159,6 +159,11 @@ class Task(BaseModel):
         return tuple((float(term[1] or 1), term[2]) for term in found if term)
 
     @property
+    def weight(self) -> float:
+        """Return how much the terms of the loss count on average."""
+        return sum(weight for weight, _ in self.terms) / len(self.terms)
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """Return the names of the metrics."""
         return KINDS[self.kind].metrics

@@ -226,11 +226,12 @@ def test_drawn_map_is_the_largest_gaussian(dims: int) -> None:
 
 
 def slow_losses(outputs: np.ndarray, values: np.ndarray, classes: int) -> dict[str, float]:
-    """Return the terms of the loss of 2D outputs, cell by cell."""
-    count, size, offset, focal = 0, 0.0, 0.0, 0.0
+    """Return the terms of the loss of 2D outputs, cell by cell: mean over images of a sum over boxes."""
+    total = dict.fromkeys(("focal", "size", "offset"), 0.0)
     cells = boxes.place(torch.from_numpy(values), outputs.shape[2:], STRIDE)
     truth = boxes.draw(torch.from_numpy(values), cells, classes, outputs.shape[2:], STRIDE).numpy()
     for m in range(len(values)):
+        count, size, offset, focal = 0, 0.0, 0.0, 0.0
         for (x, y, w, h, k), (cx, cy) in zip(values[m], cells[m].tolist(), strict=True):
             if k >= 0:
                 count += 1
@@ -241,7 +242,19 @@ def slow_losses(outputs: np.ndarray, values: np.ndarray, classes: int) -> dict[s
         for logit, t in zip(outputs[m, :classes].ravel(), truth[m].ravel(), strict=True):
             p = 1 / (1 + math.exp(-logit))
             focal -= (1 - p) ** 2 * math.log(p) if t == 1 else (1 - t) ** 4 * p**2 * math.log(1 - p)
-    return {"focal": focal / max(count, 1), "size": size / max(count, 1), "offset": offset / max(count, 1)}
+        for term, value in (("focal", focal), ("size", size), ("offset", offset)):
+            total[term] += value / max(count, 1) / len(values)
+    return total
+
+
+def test_the_loss_is_a_mean_over_images() -> None:
+    rng = np.random.default_rng(4)
+    values = torch.from_numpy(boxes_of(rng, 6, 3, 2, 32, 3))
+    outputs = torch.from_numpy(rng.normal(0, 2, (6, 7, 8, 8)))
+    for make in KIND.losses.values():
+        loss = make(CELLS, CONFIG)
+        pieces = [float(loss(outputs[i : i + 1], values[i : i + 1])) for i in range(6)]
+        assert float(loss(outputs, values)) == pytest.approx(sum(pieces) / 6)
 
 
 @pytest.mark.parametrize("most", [0, 1, 6])
@@ -327,8 +340,8 @@ def test_signs_have_the_curvature_as_their_mean_square() -> None:
     task = Task(name="cells", kind="detection", classes="red, white, platelet", loss="2*focal + 0.1*size")
     values = torch.from_numpy(boxes_of(np.random.default_rng(5), 3, 4, 2, 32, 3)).double()
     outputs = torch.randn(3, 7, 8, 8, dtype=torch.float64)
-    count = int((values[..., -1] >= 0).sum())
-    assert count > 0
+    count = (values[..., -1] >= 0).sum(1)
+    assert (count > 0).any()
     cells = boxes.place(values, (8, 8), STRIDE)
     expected = torch.zeros_like(outputs)
     p = outputs[:, :3].sigmoid()
@@ -337,7 +350,7 @@ def test_signs_have_the_curvature_as_their_mean_square() -> None:
         x, y = cells[m, n].tolist()
         expected[m, 3:5, y, x] = 0.1
     drawn = torch.stack([signs(outputs, values, task) for _ in range(100)])
-    torch.testing.assert_close((drawn**2).mean(0), expected * 3 / count)
+    torch.testing.assert_close((drawn**2).mean(0), expected / task.weight / count.clamp_min(1).view(-1, 1, 1, 1))
     assert float(drawn.mean(0).abs().max()) < 1.5  # signs are as often one as the other
 
 

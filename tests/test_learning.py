@@ -270,6 +270,24 @@ def test_how_many_steps(settings: dict, steps: int) -> None:
     assert told.steps == steps
 
 
+def test_the_learning_rate_rises_and_the_gradient_is_clipped() -> None:
+    """AdamW's first step moves a weight by its learning rate; a gradient that is clipped to nothing moves none."""
+    shard = random_shard()
+
+    def moved(steps: int, warmup: int = 0, **settings: object) -> float:
+        model = build_model(config())
+        before = model.encoder.body.pos_embed.detach().clone()
+        given = config(local_steps=steps, weight_decay=0.0, **settings)
+        train(model, shard, ["lungs"], given, seed=0, learning_rate=1e-3, warmup=warmup)
+        return float((model.encoder.body.pos_embed.detach() - before).abs().max())
+
+    assert moved(1) == pytest.approx(1e-3, rel=1e-3)
+    assert moved(1, warmup=3) == pytest.approx(0.25e-3, rel=1e-3)
+    assert moved(2, warmup=1) == pytest.approx(1.5e-3, rel=0.02)
+    assert moved(1, clip_norm=1e9) == moved(1)
+    assert moved(1, clip_norm=1e-12) < 1e-5
+
+
 def test_the_proximal_pull_is_the_gradient_of_its_term() -> None:
     torch.manual_seed(0)
     weight, anchor = torch.randn(5, requires_grad=True), torch.randn(5)

@@ -132,7 +132,7 @@ def _grid(shape: Sequence[int]) -> list[Tensor]:
 def focal(task: Task, config: Config) -> Loss:
     """Return the focal loss of the maps of centres, whose penalty is less around a centre (Law and Deng, eq. 1).
 
-    Summed over cells and divided by the number of boxes, or by 1 where there are none.
+    Of each image summed over cells and divided by its number of boxes, or by 1 where there are none; mean over images.
     """
 
     def loss(outputs: Tensor, values: Tensor) -> Tensor:
@@ -142,13 +142,16 @@ def focal(task: Task, config: Config) -> Loss:
         p = heat.sigmoid()
         centres = (1 - p) ** ALPHA * F.logsigmoid(heat)
         others = (1 - truth) ** BETA * p**ALPHA * F.logsigmoid(-heat)
-        return -torch.where(truth == 1, centres, others).sum() / (values[..., -1] >= 0).sum().clamp_min(1)
+        return (-torch.where(truth == 1, centres, others).flatten(1).sum(1) / count(values)).mean()
 
     return loss
 
 
 def distance(part: int) -> Callable[[Task, Config], Loss]:
-    """Return the L1 distance at the boxes' cells, summed over axes, mean over boxes: of sizes (0) or offsets (1)."""
+    """Return the L1 distance at the boxes' cells: of sizes (0) or offsets (1).
+
+    Summed over axes, mean over the boxes of an image, and over images.
+    """
 
     def make(task: Task, config: Config) -> Loss:
         def loss(outputs: Tensor, values: Tensor) -> Tensor:
@@ -156,11 +159,16 @@ def distance(part: int) -> Callable[[Task, Config], Loss]:
             maps = outputs[:, len(task.classes) :].float().chunk(2, 1)[part]
             cells, real = boxes.place(values, shape, STRIDE), values[..., -1] >= 0
             away = (boxes.at(maps, cells) - encode(values, cells)[part]).abs().sum(-1)
-            return (away * real).sum() / real.sum().clamp_min(1)
+            return ((away * real).sum(1) / count(values)).mean()
 
         return loss
 
     return make
+
+
+def count(values: Tensor) -> Tensor:
+    """Return the number of boxes of each image (M,), at least 1."""
+    return (values[..., -1] >= 0).sum(1).clamp_min(1)
 
 
 def encode(values: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,19 +183,19 @@ def encode(values: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
 def signs(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
     """Return signs with the curvature of binary cross-entropy on the maps, and 1 for sizes and offsets at the boxes.
 
-    Each as its term counts in the loss, which divides by the number of boxes. The focal loss thus has the curvature of
-    its cross-entropy, and a distance that of half its square (our design).
+    Each as its term counts among those of the loss, which divides by an image's number of boxes. The focal loss thus has the
+    curvature of its cross-entropy, and a distance that of half its square (our design).
     """
-    weights = {term: weight for weight, term in task.terms}
+    weights = {term: weight / task.weight for weight, term in task.terms}
     shape, classes = outputs.shape[2:], len(task.classes)
     cells, real = boxes.place(values, shape, STRIDE), values[..., -1] >= 0
     seen = outputs.new_zeros(len(outputs), shape.numel())
     seen.scatter_reduce_(1, boxes.flat(cells, shape), real.to(seen.dtype), "amax")
     each = random_signs(outputs[:, classes:]) * seen.view(-1, 1, *shape)
     parts = [sigmoid_signs(outputs[:, :classes]), *each.chunk(2, 1)]
-    scale = len(outputs) / real.sum().clamp_min(1)
+    scale = count(values).to(outputs.dtype).rsqrt().view(-1, *[1] * (outputs.ndim - 1))
     counts = (weights.get(term, 0.0) for term in ("focal", "size", "offset"))
-    return torch.cat([part * (count * scale) ** 0.5 for part, count in zip(parts, counts, strict=True)], 1)
+    return torch.cat([part * scale * weight**0.5 for part, weight in zip(parts, counts, strict=True)], 1)
 
 
 def show(outputs: Tensor, task: Task) -> np.ndarray:

@@ -34,7 +34,8 @@ class Kind:
 
     # A manifest's cell as the label of one image, in the pixels that the model sees; MtfedError if it is none.
     read: Callable[[str, Task, Source], np.ndarray]
-    # Random numbers z (M, ...) for outputs and values, with E[z z^T] the curvature of the loss in the outputs.
+    # Random numbers z (M, ...) for outputs and values, with E[z z^T] the curvature in the outputs of an image's loss,
+    # whose terms weigh 1 on average.
     signs: Callable[[Tensor, Tensor, Task], Tensor]
     losses: Mapping[str, Callable[[Task, Config], Loss]]
     measures: Mapping[str, Measure]
