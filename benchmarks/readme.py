@@ -1,4 +1,4 @@
-"""Write the figures of the README from records: nobody types a figure.
+"""Write the figures of the READMEs from records: nobody types a figure.
 
 python -m benchmarks.readme RUN...    the runs of `mtfed simulate --strategies ... --seeds ...`; they are summed up in
                                       experiments/pneumonia/results.json, from which the table is made
@@ -16,7 +16,7 @@ from typing import Any
 
 from mtfed.runs import Run
 
-from . import comparison
+from . import comparison, systems, systems_cost
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "experiments" / "pneumonia" / "results.json"
@@ -32,19 +32,30 @@ METRICS = (("lungs", "dice", "Lung Dice"), ("pneumonia", "auc", "Pneumonia AUC")
 
 
 def main(folders: list[Path]) -> None:
-    """Sum up runs if any are given, then rewrite the marked parts of the README."""
+    """Sum up runs if any are given, then rewrite the marked parts of the READMEs."""
     if folders:
         RUNS.write_text(json.dumps([summed_up(Run.open(folder)) for folder in folders], indent=1) + "\n")
-    text = (ROOT / "README.md").read_text()
-    for mark, table in (
-        ("pneumonia", pneumonia(json.loads(RUNS.read_text()))),
-        ("engine", engine(json.loads(TIMES.read_text()))),
-        ("chest", chest(json.loads(CHEST.read_text())) + "\n" + digits(json.loads(TIMES.read_text()))),
-    ):
-        text = re.sub(
-            rf"(<!-- figures: {mark} -->\n).*?(<!-- end -->)", lambda m, t=table: m[1] + t + m[2], text, flags=re.S
-        )
-    (ROOT / "README.md").write_text(text)
+    times, compared = json.loads(TIMES.read_text()), json.loads(systems.RESULTS.read_text())["runs"]
+    tables = {name: "\n".join(lines) + "\n" for name, lines in systems.tables(compared)}
+    rewrite(
+        ROOT / "README.md",
+        {
+            "pneumonia": pneumonia(json.loads(RUNS.read_text())),
+            "engine": engine(times),
+            "chest": chest(json.loads(CHEST.read_text())) + "\n" + digits(times),
+            "models": tables["delta"],
+        },
+    )
+    rewrite(ROOT / "experiments" / "README.md", tables | {"cost": systems_cost.table(times["systems_cost"])})
+
+
+def rewrite(file: Path, texts: dict[str, str]) -> None:
+    """Put texts between the marks of a file."""
+    text = file.read_text()
+    for mark, new in texts.items():
+        pattern = rf"(<!-- figures: {mark} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda m, new=new: m[1] + new + m[2], text, flags=re.S)
+    file.write_text(text)
 
 
 def summed_up(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Compare the multi-task models on five sets of real images: one pooled shard each, the same steps for all.
+"""Compare the multi-task models on six sets of real images: one pooled shard each, the same steps for all.
 
 python -m benchmarks.images --source FOLDER --out images
 python -m benchmarks.systems --data images --runs runs [--jobs 2] [--seeds 0 1 2] [--sets covid breast ...]
@@ -7,7 +7,7 @@ Every model has, set by set, the same images, steps, batches, decoders and balan
 two for each model, by the validation figures of one seed on one set (TUNED_ON); nothing else is tuned. Figures are of
 the validation images after the last round, so no round is chosen either. Delta_MTL compares with the single-task model
 on the same backbone, seed by seed. Runs that are there already are not run again. Figures go to
-experiments/models.json; tables and picture to experiments/README.md.
+experiments/models.json, from which `python -m benchmarks.readme` makes the tables.
 """
 
 from __future__ import annotations
@@ -25,17 +25,36 @@ from statistics import mean, stdev
 from typing import Any
 
 from mtfed.apps import find_app
-from mtfed.config import read_config
+from mtfed.config import RunConfigValue, read_config
 from mtfed.delta import delta_mtl
 from mtfed.runs import Run
 from mtfed.tasks import LOWER_IS_BETTER, Task
 
 HOME = Path(__file__).parents[1] / "experiments"
 RESULTS = HOME / "models.json"
-SETS = ("covid", "breast", "skin", "mammogram", "dose")
+# Experiment -> what it is given beyond its own settings.
+SETS: dict[str, dict[str, RunConfigValue]] = {
+    "pneumonia": {
+        "pooled": True,
+        "rounds": 8,
+        "local-steps": 45,
+        "warmup": 45,
+        "clip-norm": 1.0,
+        "batch-size": 16,
+        "decoder-width": 24,
+        "augment": "shift",
+        "evaluate-every": 2,
+        "test-every": 0,
+    },
+    "covid": {},
+    "breast": {},
+    "skin": {},
+    "mammogram": {},
+    "dose": {},
+}
 TUNED_ON = "breast"
 RATES = (0.001, 0.003)
-TRANSFORMER = {2: "pvt_mini", 3: "swin3d_mini"}
+TRANSFORMER = {2: "coatnet_mini", 3: "swin3d_mini"}
 CONVOLUTIONAL = {2: "resnet_mini", 3: "resnet3d_mini"}
 SYSTEMS = {  # name in the tables -> model and backbones
     "MTMedFormer": ("mtmedformer", TRANSFORMER),
@@ -67,13 +86,13 @@ class Trial:
 
 
 def main() -> None:
-    """Run what is missing, and write figures and tables."""
+    """Run what is missing, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that benchmarks.images made")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     given = parser.parse_args()
 
@@ -93,25 +112,26 @@ def main() -> None:
         for system in given.systems
     )
     RESULTS.write_text(json.dumps({"rates": rates, "tuning": tried, "runs": found}, indent=1) + "\n")
-    write(json.loads(RESULTS.read_text()))
 
 
 def figures(trial: Trial, data: Path, runs: Path) -> dict[str, Any]:
-    """Return a run's figures; run it if it is not there."""
-    run = next((Run.open(p.parent) for p in sorted(runs.glob(f"{trial.name}-2*/summary.json"))), None)
+    """Return a run's figures; run it if there is none with its settings."""
+    app = find_app(trial.set).run_config
+    model, encoders = SYSTEMS[trial.system]
+    settings = SETS[trial.set] | {
+        "data": app["data"] if app["data"] == "sample" else str(data / Path(str(app["data"])).name),
+        "model": model,
+        "encoder": encoders[int(app["dimensions"])],
+        "learning-rate": trial.rate,
+        "name": trial.name,
+    }
+    wanted = read_config(app | settings | {"seed": trial.seed, "out": str(runs), "share-tracebacks": True})
+    found = [Run.open(path.parent) for path in sorted(runs.glob(f"{trial.name}-2*/summary.json"))]
+    run = next((run for run in found if run.config() == wanted), None)
     if run is None:
-        app = find_app(trial.set).run_config
-        model, encoders = SYSTEMS[trial.system]
-        settings = {
-            "data": data / Path(str(app["data"])).name,
-            "model": model,
-            "encoder": encoders[int(app["dimensions"])],
-            "learning-rate": trial.rate,
-            "name": trial.name,
-        }
         command = [sys.executable, "-m", "mtfed.cli", "simulate", str(HOME / trial.set), "--workers", "1"]
         command += ["--out", str(runs), "--seed", str(trial.seed)]
-        command += [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        command += [word for key, value in settings.items() for word in ("-c", f"{key}={toml(value)}")]
         told = subprocess.run(command, capture_output=True, text=True)
         if told.returncode:
             sys.exit(f"{trial.name} failed:\n{told.stdout[-2000:]}{told.stderr[-2000:]}")
@@ -137,6 +157,11 @@ def figures(trial: Trial, data: Path, runs: Path) -> dict[str, Any]:
     return told
 
 
+def toml(value: RunConfigValue) -> str:
+    """Return a value as the command line reads it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def tasks_of(name: str) -> dict[str, Task]:
     """Return the tasks of a set's experiment."""
     return read_config(find_app(name).run_config).tasks
@@ -159,19 +184,6 @@ def delta(told: dict[str, Any], runs: list[dict[str, Any]]) -> float:
         for run in (told, other)
     ]
     return delta_mtl(*chosen, LOWER_IS_BETTER)
-
-
-def write(results: dict[str, Any]) -> None:
-    """Write the tables into the README of the experiments."""
-    text = (HOME / "README.md").read_text()
-    for name, lines in tables(results["runs"]):
-        text = re.sub(
-            rf"(<!-- figures: {name} -->\n).*?(<!-- end -->)",
-            lambda found, lines=lines: found[1] + "\n".join(lines) + "\n" + found[2],
-            text,
-            flags=re.S,
-        )
-    (HOME / "README.md").write_text(text)
 
 
 def tables(runs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:

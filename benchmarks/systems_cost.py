@@ -27,7 +27,7 @@ VOLUMES = {
 }
 MODELS = ("hard-sharing", "mtmedformer", "mtan", "ctan", "ctan-encoder", "ctan-bottleneck", "single-task")
 SIZES = {  # encoder -> dimensions, image size, batch size
-    "pvt_mini": (2, 64, 16),
+    "coatnet_mini": (2, 64, 16),
     "resnet_mini": (2, 64, 16),
     "vit_small_patch16_224": (2, 224, 4),
     "resnet50": (2, 224, 4),
@@ -58,6 +58,20 @@ def measure() -> dict[str, Any]:
     return found
 
 
+def table(found: dict[str, Any]) -> str:
+    """Return the figures as a table, a row a model and encoder."""
+    rows = {encoder: models for encoder, models in found.items() if encoder in SIZES}
+    columns = list(next(iter(next(iter(rows.values())).values())))
+    lines = ["| encoder, image | model | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 2) + "|"]
+    for encoder, models in rows.items():
+        dimensions, size, batch = SIZES[encoder]
+        where = f"{encoder}, {' x '.join([str(size)] * dimensions)}, batches of {batch}"
+        for model, figures in models.items():
+            lines.append(f"| {where} | {model} | " + " | ".join(str(figures[column]) for column in columns) + " |")
+            where = ""
+    return "\n".join(lines) + "\n"
+
+
 def one(model: str, encoder: str) -> dict[str, float]:
     """Return a model's figures: millions of parameters, GFLOPs an image forward, ms a step, ratio, MB."""
     import resource
@@ -68,13 +82,13 @@ def one(model: str, encoder: str) -> dict[str, float]:
     torch.set_num_threads(1)
     dimensions, _, batch = SIZES[encoder]
     tasks = TASKS if dimensions == 2 else VOLUMES
+    together = Step(model, encoder, tasks)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    together.run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     alone = [Step("single-task", encoder, {name: task}) for name, task in tasks.items()]
     for step in alone:
         step.run()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    together = Step(model, encoder, tasks)
-    together.run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     times: list[list[float]] = []
     for _ in range(TURNS):
         times.append([step.seconds() for step in (together, *alone)])

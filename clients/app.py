@@ -1,13 +1,17 @@
 """The ClientApp: what runs inside a hospital, in a simulation and on Flower's deployment engine alike.
 
-A message of the server reveals nothing of the site, and of other sites the global weights and, in the record ``pull``,
-what their curvatures add up to (:mod:`mtfed.strategies.cavity`). A reply tells:
+A message of the server reveals nothing of the site, and of other sites the global weights; in the record ``pull`` what
+their curvatures add up to (:mod:`mtfed.strategies.cavity`); and for balancing that looks back (``dwa``, ``gradnorm``) the
+tasks' mean losses over all sites, of which two sites can work out each other's. In CTAN the weights are also those of
+``cross.TASK`` of tasks that the site does not hold: where one hospital alone holds a task, they are that hospital's.
+A reply tells:
 
 * ``query.describe``: the site's key, its modality if its node config names one, its tasks, sample counts a task, and
   class counts if its node config says ``share-class-counts``;
 * ``train``: the trained parts of the model, sample counts, summed losses, steps, seconds; if the strategy asks for it,
   the curvature of the site's loss in every weight, which is a sum over its images of squared gradients;
-* ``evaluate``: the sums of :mod:`mtfed.metrics` over the site's held-out images;
+* ``evaluate``: the sums of :mod:`mtfed.metrics` over the site's held-out images; of a handful of images sums tell about
+  each, a mean error over one image how far off its label the model is;
 * a failure: the kind of the error, and all of it if the node config says ``share-tracebacks``.
 
 Images, masks, labels of single images and patient identifiers stay.
@@ -169,17 +173,18 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
 
 
 def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Config, context: Context) -> None:
-    """Put the site's own earlier model in the place of the server's.
+    """Put the site's own earlier model in the place of the server's, but for what belongs to tasks that it lacks.
 
     A real site's node config names it (``weights``, a safetensors file with the model's tensor names); a simulated
     site starts from weights of its own and trains them for ``apart-epochs``.
     """
+    parts = [part for part in model.parts() if wire.task_of(part) in ("", *tasks)]
     if "weights" in context.node_config:
-        load_weights(model, Path(str(context.node_config["weights"])))
+        load_weights(model, Path(str(context.node_config["weights"])), parts)
         return
     seed = fixed_seed(config.seed, site.key, "apart")
-    own = build_model(config.model_copy(update={"seed": seed}))
-    model.load_state_dict(own.state_dict())
+    own = numpy_parts(build_model(config.model_copy(update={"seed": seed})))
+    load_parts(model, {part: own[part] for part in parts})
     alone = config.model_copy(update={"local_epochs": config.apart_epochs})
     train(model, site.shard("train"), tasks, alone, seed=seed, learning_rate=config.learning_rate)
 

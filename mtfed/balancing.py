@@ -130,7 +130,7 @@ class GradNorm(ByGradient):
         """Return ``T softmax(v)``, or 1 where the first round's loss of any of the tasks is not known."""
         if not all(self.history.get(task) for task in tasks):
             return dict.fromkeys(tasks, 1.0)
-        v = torch.stack([self.balance[task].detach() for task in tasks]).double().cpu()
+        v = torch.stack([self.balance[task].detach() for task in tasks]).cpu().double()  # MPS has no doubles
         return dict(zip(tasks, (len(tasks) * v.softmax(0)).tolist(), strict=True))
 
     def combine(self, tasks: Sequence[str], losses: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -173,7 +173,8 @@ INITIAL = {name: rule.initial for name, rule in BALANCING.items()}  # of ``balan
 def project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
     """Return PCGrad's projected gradients as combinations (T, T) of the given ones: row i is what becomes of g_i.
 
-    A projected gradient stays in the span of the given ones, so their products are all that has to be known.
+    A projected gradient stays in the span of the given ones, so their products are all that has to be known. One whose
+    squared norm is 0, as single precision may round it to, projects nothing.
 
     Args:
         gram: (T, T) products ``g_i . g_j``.
@@ -182,7 +183,7 @@ def project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
     rows = torch.eye(len(gram), dtype=gram.dtype)
     for i, order in enumerate(orders):
         for j in order:
-            if j != i and (product := rows[i] @ gram[:, j]) < 0:
+            if j != i and gram[j, j] > 0 and (product := rows[i] @ gram[:, j]) < 0:
                 rows[i, j] -= product / gram[j, j]
     return rows
 
@@ -239,8 +240,8 @@ def backward_by_task(
             for weight, gradient in zip(own[task], found[len(shared) :], strict=True):
                 if gradient is not None:
                     _add(weight, gradient)
-    gram = (rows @ rows.T).double().cpu()
-    losses_now = torch.stack([each[task] for task in tasks]).double().cpu()
+    gram = (rows @ rows.T).cpu().double()
+    losses_now = torch.stack([each[task] for task in tasks]).cpu().double()
     in_shared, in_own, slope = rule.combine(tasks, losses_now, gram)
     for weight, gradient, is_reached in zip(shared, (in_shared.to(rows) @ rows).split(sizes), reached, strict=True):
         if is_reached:  # the optimiser would let the others decay

@@ -142,6 +142,13 @@ class Config(BaseModel):
             raise ValueError(f"expected weights of the tasks {', '.join(tasks)}, there is no task {strange[0]!r}")
         return value
 
+    @field_validator("start")
+    @classmethod
+    def _check_start(cls, value: str, info: ValidationInfo) -> str:
+        if value == "apart" and info.data.get("weights"):
+            raise ValueError("expected 'common' beside weights, which sites that start apart would not read")
+        return value
+
     @cached_property
     def key(self) -> str:
         """Return what tells this config from another, for caches."""
@@ -185,7 +192,7 @@ def flatten(config: Config) -> dict[str, RunConfigValue]:
     flat["task-weights"] = ", ".join(f"{task}={weight}" for task, weight in config.task_weights.items())
     for task in config.tasks.values():
         told = task.model_dump(exclude={"name"}) | {"classes": ", ".join(task.classes)}
-        told["range"] = ", ".join(f"{value:g}" for value in task.range)
+        told["range"] = ", ".join(repr(value).removesuffix(".0") for value in task.range)
         flat |= {f"task.{task.name}.{field}": value for field, value in told.items()}
     return flat
 
@@ -218,7 +225,8 @@ def describe_kinds() -> str:
         "task.NAME.classes    class names, comma-separated; a regression's quantities, a dose's structures",
         "task.NAME.loss       a sum of terms, as in 'dice + 0.5*cross-entropy'; empty: the kind's default",
         "task.NAME.decoder    empty: the kind's first",
-        "task.NAME.range      lowest and highest value of a regression or a dose, as in '0, 80'",
+        "task.NAME.range      lowest and highest value of a regression or a dose, as in '0, 80'; all quantities of a",
+        "                     regression share it, and so one unit",
     ]
     for name, kind in KINDS.items():
         default = "" if kind.loss in kind.losses else f" (default {kind.loss})"
@@ -245,6 +253,6 @@ def _sentence(error: ValidationError, values: dict[str, Any]) -> str:
     key = ".".join(["task", *path[1:]] if path[0] == "tasks" else path)
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     told = f"Config key {key}: {message[0].lower()}{message[1:]}"
-    if first["type"] != "missing" and isinstance(first["input"], dict):  # all of a task: its keys contradict each other
-        return told if told[-1] in ".?" else told + "."
-    return f"{told}, got {'nothing' if first['type'] == 'missing' else repr(first['input'])}."
+    if told[-1] in ".?":  # it says what came
+        return told
+    return f"{told}, got {'nothing' if first['type'] == 'missing' or first['input'] == () else repr(first['input'])}."

@@ -74,7 +74,7 @@ def curvature(
         if 0 < samples < count:
             rows = rows[torch.randperm(count)[:samples]]
         sums: dict[str, Tensor] = {}
-        for batch in shard.batches(MICRO_BATCH, rows, [task]):
+        for batch in shard.batches(min(MICRO_BATCH, -(-config.batch_size // config.accumulate)), rows, [task]):
             batch = to_device(batch, device)
             labels = batch.labels[task]
             outputs = model(batch.images, {task: labels.rows})[task]

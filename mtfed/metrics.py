@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .errors import MtfedError
 from .kinds import kind_of
+from .kinds.multi_label import mean_area
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -29,38 +31,56 @@ class TaskMetrics:
         self.count = 0
 
     def update(self, outputs: Tensor, values: Tensor) -> None:
-        """Take in a decoder's outputs (M, ...) and the labels (M, ...) of a batch."""
+        """Take in a decoder's outputs (M, ...) and the labels (M, ...) of a batch; MtfedError if an output is NaN.
+
+        What is not a number compares as false, and would be judged as the lowest class or left out of a mean.
+        """
         outputs, values = outputs.detach().float().cpu(), values.cpu()
+        if not outputs.isfinite().all():
+            raise MtfedError(
+                f"The model's outputs of task {self.task.name} are not finite; its training diverged: lower "
+                "learning-rate or set clip-norm."
+            )
         for name, metric in self.metrics.items():
             metric.update(*self.measures[name].read(self.task, outputs, values))
         self.count += len(values)
 
     def sums(self) -> dict[str, float | list[float]]:
-        """Return everything that adds up, ready for a ``MetricRecord``: ``TASK.METRIC.STATE`` -> numbers."""
+        """Return everything that adds up, ready for a ``MetricRecord``: ``TASK.METRIC.STATE`` -> numbers.
+
+        They are what a site sends, so sums over too few images (``Measure.least``) are zeros.
+        """
         sums: dict[str, float | list[float]] = {f"{self.task.name}.count": self.count}
         for name, metric in self.metrics.items():
+            known = self._enough(name)
             for state, value in metric.metric_state.items():
                 assert isinstance(value, Tensor)
-                sums[f"{self.task.name}.{name}.{state}"] = value.double().flatten().tolist()
+                sums[f"{self.task.name}.{name}.{state}"] = torch.where(known, value.double(), 0).flatten().tolist()
         return sums
+
+    def _enough(self, name: str) -> Tensor:
+        """Return where a metric's sums are over enough images to be sent: (), or (K,) where it counts them itself."""
+        counts = self.metrics[name].metric_state.get("count", torch.tensor(self.count))
+        assert isinstance(counts, Tensor)
+        return counts >= self.measures[name].least
 
     def compute(self) -> dict[str, float]:
         """Return each metric's value; NaN where the data cannot tell (one class only, no structure)."""
         if not self.count:
             return dict.fromkeys(self.metrics, float("nan"))
-        return {
-            name: float(metric.compute()) if self._can_tell(metric) else float("nan")
-            for name, metric in self.metrics.items()
-        }
+        return {name: self._value(metric) for name, metric in self.metrics.items()}
 
     @staticmethod
-    def _can_tell(metric: Metric) -> bool:
-        curve = metric.metric_state.get("confmat")
+    def _value(metric: Metric) -> float:
+        curve, weight = (metric.metric_state.get(state) for state in ("confmat", "weight"))
         if isinstance(curve, Tensor) and curve.ndim > 2:
-            # (T, ..., 2, 2): an area needs positives and negatives of every class.
-            return bool((curve[0].sum(-1) > 0).all())
-        weight = metric.metric_state.get("weight")
-        return not isinstance(weight, Tensor) or float(weight) > 0
+            # Counts by threshold, class, truth and prediction, (T, [K,] 2, 2). torchmetrics has an area of 0 for a
+            # class without positives or without negatives; it is one that nothing can be said of.
+            counts = curve.reshape(len(curve), -1, 2, 2)
+            return float(mean_area(counts[..., 1, 1].T, counts[..., 0, 1].T))
+        if isinstance(weight, Tensor) and not weight:  # a mean of nothing
+            return float("nan")
+        return float(metric.compute())
 
     def higher_is_better(self, name: str) -> bool:
         """Say which way of a metric is up."""

@@ -46,23 +46,28 @@ class Progress:
                 self._bar.refresh()
             yield reply
 
-    def round_done(self, server_round: int, sites: int, seconds: float, figures: dict[str, float]) -> None:
-        """Say how a round ended."""
+    def round_done(
+        self, server_round: int, answered: int, asked: int, seconds: float, figures: dict[str, float]
+    ) -> None:
+        """Say how a round ended: how many of the sites that were asked to train did, its seconds, its figures."""
         done = server_round - self._first + 1
         left = (time.monotonic() - self._start) / done * (self.rounds - server_round)
+        sites = f"{asked} site{'s' * (asked != 1)}"
+        if answered < asked:
+            sites = f"{answered} of {sites}"
         note = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
         if self._bar is not None:
-            self._bar.update(self._overall, completed=server_round, note=note, left=f"{left:.0f} s left")
+            self._bar.update(self._overall, completed=server_round, note=f"{sites}  {note}", left=f"{left:.0f} s left")
             self._bar.refresh()
         else:
             print(
-                f"round {server_round}/{self.rounds}  {sites} sites  {note}  {seconds:.1f} s, {left:.0f} s left",
+                f"round {server_round}/{self.rounds}  {sites}  {note}  {seconds:.1f} s, {left:.0f} s left",
                 flush=True,
             )
 
 
-def closing_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a run's figures as a table."""
+def closing_table(title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:
+    """Print a run's figures as a table, and what there is to note beneath it."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -73,6 +78,8 @@ def closing_table(title: str, header: list[str], rows: list[list[str]]) -> None:
         for row in rows:
             table.add_row(*row)
         Console().print(table)
+        if note:
+            print(note, flush=True)
         return
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     print(title)
@@ -81,6 +88,8 @@ def closing_table(title: str, header: list[str], rows: list[list[str]]) -> None:
             "  "
             + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         )
+    if note:
+        print(note)
     sys.stdout.flush()
 
 

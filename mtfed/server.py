@@ -1,4 +1,9 @@
-"""The ServerApp: rounds of training, merging and evaluation, and the record that they leave."""
+"""The ServerApp: rounds of training, merging and evaluation, and the record that they leave.
+
+Beside weights and settings of the round, a training message holds, where the balancing rule looks back (``dwa``,
+``gradnorm``), each task's mean training loss in earlier rounds over all its sites: the first one and the last two. It
+goes to every site.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,7 @@ from .models import MultiTaskModel, build_model
 from .patience import Patience
 from .progress import Progress, closing_table
 from .report.figures import titled, written
+from .report.html import count, listed
 from .runs import Run
 from .shared import array_bytes
 from .strategies import STRATEGIES, SiteCard, TaskStrategy, wire
@@ -159,7 +165,7 @@ class Federation:
         self.record.save("last", self.arrays, strategy.state(), checkpoint)
         shown = {f"{task} {config.tasks[task].metric}": f[config.tasks[task].metric] for task, f in validation.items()}
         loss = {"loss": sum(losses.values()) / len(losses)} if losses else {}
-        progress.round_done(server_round, len(messages), seconds, loss | shown)
+        progress.round_done(server_round, answered, len(messages), seconds, loss | shown)
 
     def _validate(self, server_round: int, progress: Progress) -> Figures:
         messages = self.strategy.configure_evaluate(server_round, self.arrays, ConfigRecord(), self.grid)
@@ -196,7 +202,7 @@ class Federation:
         self.record.write_json("config.json", self.record.read_json("config.json") | {"rounds": self.config.rounds})
 
     def _finish(self, stopped: str) -> None:
-        """Test the chosen model and the untrained one, and write summary and report."""
+        """Test the chosen model and the one before training, and write summary and report."""
         config = self.config
         saved = self.record.load("best", self.initial)
         assert saved is not None
@@ -243,13 +249,13 @@ class Federation:
             from .report import write_report
 
             print(f"report: {write_report([self.record.folder])}", flush=True)
-        self._close(summary)
+        self._close(summary, [failure for line in rounds for failure in line["failures"]])
 
-    def _close(self, summary: dict[str, Any]) -> None:
-        """Print the chosen model's figures: of the test images, or of the sites' own where there are none."""
+    def _close(self, summary: dict[str, Any], failures: list[dict[str, Any]]) -> None:
+        """Print the chosen model's figures: of the test images, or of the sites' own where there are none; failures."""
         images, columns = "validation", {"validation": "trained"}
         if len(self._test):
-            images, columns = "test", {"untrained": "untrained", "test": "trained"}
+            images, columns = "test", {"untrained": "before training", "test": "trained"}
         rows = []
         for name, told in summary["tasks"].items():
             task = self.config.tasks[name]
@@ -260,6 +266,7 @@ class Federation:
             f"{self.config.name} · {self.config.strategy} · round {summary['chosen_round']} on the {images} images",
             ["task", "metric", *columns.values()],
             rows,
+            told_failures(failures),
         )
 
 
@@ -350,6 +357,12 @@ def mean_losses(trained: Mapping[str, Any]) -> dict[str, float]:
 def mean_figures(figures: list[dict[str, float]]) -> dict[str, float]:
     """Return the mean of several models' figures, metric by metric."""
     return {name: float(np.nanmean([f[name] for f in figures])) for name in (figures[0] if figures else ())}
+
+
+def told_failures(failures: list[dict[str, Any]]) -> str:
+    """Return in one line how many failures there were and at which sites; nothing, where there was none."""
+    sites = sorted({failure["site"] for failure in failures})
+    return f"{count(len(failures), 'failure')} at {listed(sites)}; rounds.jsonl has the reasons." if failures else ""
 
 
 def site_record(site: SiteCard) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
     if engine == "ray":
         from .models import build_model
 
-        build_model(read_config(run_config))  # a mistake in the model is told here, not in Flower's log
+        build_model(read_config(run_config), pretrained=True)  # a mistake in it is told here, not in Flower's log
         from .flower import run_on_ray
 
         return run_on_ray(app, run_config, sites)
@@ -79,7 +79,10 @@ def compare(
 
 
 def check(config: Config, sites: int | None) -> int:
-    """Return how many sites to simulate; raise :class:`MtfedError` where the data cannot serve the config."""
+    """Return how many sites to simulate; raise :class:`MtfedError` where the data cannot serve the config.
+
+    Tasks that no site can validate are printed.
+    """
     from .data.federation import default_sites, simulated_site
 
     sites = sites or default_sites(config)
@@ -90,6 +93,9 @@ def check(config: Config, sites: int | None) -> int:
         if not any(site.count(task) for site in data):
             held = sorted({name for site in data for row in site.rows for name in row.labels})
             raise MtfedError(
-                f"No site holds task {task!r}; the {sites} sites hold {', '.join(held) or 'no task of the config'}."
+                f"No site holds task {task!r}; the {sites} sites hold {', '.join(held) or 'no task of the config'}; "
+                "label it in a manifest.csv, or take the task out."
             )
+    if unseen := [task for task in config.tasks if not any(site.part("val").count(task) for site in data)]:
+        print(f"No site holds out an image of {', '.join(unseen)}, so no choice of a round can go by it.", flush=True)
     return sites

@@ -77,7 +77,12 @@ def forward_of(model: nn.Module, config: Config, device: torch.device, passes: i
 
 
 def _call_compiled(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Call a model through the compiler; its first call finds out whether that can be done."""
+    """Call a model through the compiler, until that fails; from then on without.
+
+    Its first call finds out whether that can be done, forward and back. Later ones may compile anew, for other tasks or
+    other shapes: where that fails, the batch runs again without, and what had run of it has counted in batch norms'
+    statistics. A backward pass that is compiled only when it runs is not caught, but for the first.
+    """
     kind = type(model)
     if kind not in _graphs:
         import torch._dynamo
@@ -86,7 +91,13 @@ def _call_compiled(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) ->
         _graphs[kind] = torch.compile(kind.forward, dynamic=True)
     if model not in _compiles:
         _compiles[model] = _try(model, images, rows)
-    return (_graphs[kind] if _compiles[model] else kind.forward)(model, images, rows)
+    if _compiles[model]:
+        try:
+            return _graphs[kind](model, images, rows)
+        except Exception as error:  # an error of the model itself comes again below
+            _compiles[model] = _give_up(error)
+    forward: Callable[..., dict[str, Tensor]] = kind.forward
+    return forward(model, images, rows)
 
 
 def _try(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) -> bool:
@@ -98,10 +109,15 @@ def _try(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) -> bool:
             torch.stack([output.float().mean() for output in outputs.values()]).sum().backward()
         return True
     except Exception as error:  # a compiler has many
-        reason = next(iter(str(error).splitlines()), "")
-        log.warning("torch.compile failed, training goes on without: %s: %s", type(error).__name__, reason)
-        return False
+        return _give_up(error)
     finally:
         model.zero_grad()
         for buffer, before in buffers:
             buffer.copy_(before)
+
+
+def _give_up(error: Exception) -> bool:
+    """Log why a model cannot be compiled, and say that it cannot."""
+    reason = next(iter(str(error).splitlines()), "")
+    log.warning("torch.compile failed, training goes on without: %s: %s", type(error).__name__, reason)
+    return False

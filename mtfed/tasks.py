@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from .errors import unknown
 
@@ -119,10 +119,17 @@ def _split(value: object) -> object:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
+def _terms(loss: str) -> tuple[tuple[float, str], ...]:
+    found = [TERM.fullmatch(word.strip()) for word in loss.split("+")]
+    if not all(found):
+        raise ValueError("loss must be a sum of terms, as in 'dice + 0.5*cross-entropy'")
+    return tuple((float(term[1] or 1), term[2]) for term in found if term)
+
+
 class Task(BaseModel):
     """One task of a federation. A sample without a label for it contributes nothing to it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     kind: Literal[tuple(KINDS)]  # type: ignore[valid-type]
@@ -132,31 +139,55 @@ class Task(BaseModel):
     decoder: str = ""  # empty: the default of the kind
     range: Annotated[tuple[float, ...], BeforeValidator(_split)] = ()  # lowest and highest value, where there are such
 
-    @model_validator(mode="after")
-    def _check(self) -> Task:
-        kind = KINDS[self.kind]
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < kind.least_classes:
-            raise ValueError(f"classes of a {self.kind} task must be {kind.least_classes} or more different names")
-        object.__setattr__(self, "loss", self.loss or kind.loss)
-        object.__setattr__(self, "decoder", self.decoder or kind.decoders[0])
-        for _, term in self.terms:
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, classes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        kind = KINDS.get(info.data.get("kind", ""))  # none where the kind is wrong itself, which is told first
+        if kind and (len(set(classes)) != len(classes) or len(classes) < kind.least_classes):
+            raise ValueError(
+                f"classes of a {info.data['kind']} task must be {kind.least_classes} or more different names"
+            )
+        return classes
+
+    @field_validator("loss")
+    @classmethod
+    def _check_loss(cls, loss: str, info: ValidationInfo) -> str:
+        if not (kind := KINDS.get(info.data.get("kind", ""))):
+            return loss
+        loss = loss or kind.loss
+        terms = _terms(loss)
+        for weight, term in terms:
             if term not in kind.losses:
-                raise ValueError(str(unknown(f"loss term of a {self.kind} task", term, kind.losses)))
-        if self.decoder not in kind.decoders:
-            raise ValueError(str(unknown(f"decoder of a {self.kind} task", self.decoder, kind.decoders)))
-        if kind.ranged and not (len(self.range) == 2 and self.range[0] < self.range[1]):
-            raise ValueError(f"range of a {self.kind} task must be its lowest and highest value, as in '0, 80'")
-        if self.range and not kind.ranged:
-            raise ValueError(f"a {self.kind} task has no range")
-        return self
+                raise ValueError(str(unknown(f"loss term of a {info.data['kind']} task", term, kind.losses)))
+            if not weight:
+                raise ValueError(f"expected weights above 0; leave {term!r} out")
+        if len({term for _, term in terms}) < len(terms):
+            raise ValueError("expected each term once; add up its weights")
+        return loss
+
+    @field_validator("decoder")
+    @classmethod
+    def _check_decoder(cls, decoder: str, info: ValidationInfo) -> str:
+        if not (kind := KINDS.get(info.data.get("kind", ""))):
+            return decoder
+        if decoder and decoder not in kind.decoders:
+            raise ValueError(str(unknown(f"decoder of a {info.data['kind']} task", decoder, kind.decoders)))
+        return decoder or kind.decoders[0]
+
+    @field_validator("range")
+    @classmethod
+    def _check_range(cls, ends: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        kind = KINDS.get(info.data.get("kind", ""))
+        if kind and kind.ranged and not (len(ends) == 2 and ends[0] < ends[1]):
+            raise ValueError(f"range of a {info.data['kind']} task must be its lowest and highest value, as in '0, 80'")
+        if kind and ends and not kind.ranged:
+            raise ValueError(f"a {info.data['kind']} task has no range")
+        return ends
 
     @cached_property
     def terms(self) -> tuple[tuple[float, str], ...]:
         """Return the terms of the loss and how much each counts."""
-        found = [TERM.fullmatch(word.strip()) for word in self.loss.split("+")]
-        if not all(found):
-            raise ValueError(f"loss must be a sum of terms, as in 'dice + 0.5*cross-entropy', got {self.loss!r}")
-        return tuple((float(term[1] or 1), term[2]) for term in found if term)
+        return _terms(self.loss)
 
     @property
     def weight(self) -> float:

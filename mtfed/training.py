@@ -87,13 +87,14 @@ def load_parts(model: MultiTaskModel, parts: Mapping[str, Mapping[str, np.ndarra
                 own[name].copy_(torch.tensor(value))
 
 
-def load_weights(model: MultiTaskModel, path: Path) -> None:
-    """Copy the tensors of a safetensors file into the model; those it lacks stay.
+def load_weights(model: MultiTaskModel, path: Path, parts: Iterable[str] | None = None) -> None:
+    """Copy the tensors of a safetensors file into the given parts of the model, by default all; those it lacks stay.
 
     Raises:
         MtfedError: where the file cannot be read, or holds nothing of this model, or tensors of other shapes.
     """
-    own = model.state_dict()
+    chosen = model.parts() if parts is None else {part: model.parts()[part] for part in parts}
+    own = {name: tensor for tensors in chosen.values() for name, tensor in tensors.items()}
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -302,7 +303,7 @@ def evaluate(model: MultiTaskModel, shard: Shard, tasks: list[str], config: Conf
     metrics = {task: TaskMetrics(config.tasks[task]) for task in tasks if shard.count(task)}
     if not metrics:
         return metrics
-    for batch in shard.batches(4 * config.batch_size, tasks=list(metrics)):
+    for batch in shard.batches(max(4 * config.batch_size // config.accumulate, 1), tasks=list(metrics)):
         if not batch.labels:
             continue
         batch = to_device(batch, device)

@@ -286,8 +286,8 @@ class TaskStrategy(Strategy):
             log.warning("%s", failure.traceback.rstrip())
         if self.on_failure == "fail":
             raise FederationError(
-                f"Site {failure.site} failed to {failure.action} in round {failure.server_round}: {failure.reason}; "
-                "mend the site, or set on-failure to skip or retry."
+                f"Site {failure.site} failed to {failure.action} in round {failure.server_round}: "
+                f"{failure.reason.rstrip('.')}; mend the site, or set on-failure to skip or retry."
             )
 
     def _check_quorum(self, server_round: int, action: str, refused: int) -> None:

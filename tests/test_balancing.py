@@ -31,7 +31,7 @@ from mtfed.config import Config, read_config
 from mtfed.curvature import curvature
 from mtfed.data.shard import Batch, Labels, Shard, standardise
 from mtfed.errors import MtfedError
-from mtfed.models import MultiTaskModel, build_model
+from mtfed.models import MultiTaskModel, assemble, build_model
 from mtfed.training import load_parts, numpy_parts, split, train
 
 torch.set_num_threads(1)
@@ -280,6 +280,14 @@ def test_projection_is_that_of_the_vectors_themselves() -> None:
     assert torch.equal(project(zero, [[0, 1], [1, 0]]), torch.eye(2, dtype=torch.float64))
 
 
+def test_a_gradient_whose_square_vanishes_projects_nothing() -> None:
+    vectors = torch.tensor([[1.0, 0.0], [-1e-23, 0.0]])
+    gram = gram_of(vectors).double()  # in single precision, as a step has it
+    assert gram[0, 1] < 0 and gram[1, 1] == 0
+    rows = project(gram, [[0, 1], [1, 0]])
+    assert rows[0].tolist() == [1.0, 0.0] and rows[1].tolist() == pytest.approx([1e-23, 1.0])
+
+
 @pytest.mark.parametrize(
     ("history", "weights"),
     [
@@ -329,6 +337,8 @@ def test_initial_numbers() -> None:
     for balancing, value in INITIAL.items():
         model = build_model(config(balancing=balancing))
         assert {float(s.detach()) for s in model.balance.values()} == {value}
+    bare = assemble("hard-sharing", config().tasks, encoder="resnet_nano", image_size=32)
+    assert {float(s.detach()) for s in bare.balance.values()} == {INITIAL[config().balancing]}
 
 
 # What the server tells.
@@ -456,16 +466,19 @@ def test_channels_may_lie_last(balancing: str) -> None:
     assert all(weight.is_contiguous() for weight in copy.parameters())
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(
+    ("works", "count"),
+    [(99, 5), (0, 1), (1, 2), (3, 4)],  # calls before one fails; those made: the trial, and four steps
+)
 def test_compiling_changes_no_weights(
-    fails: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    works: int, count: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    calls = []
+    calls: list[bool] = []
 
     def compiler(forward: Any, dynamic: bool) -> Any:
         def compiled(*arguments: Any) -> Any:
             calls.append(dynamic)
-            if fails:
+            if len(calls) > works:
                 raise RuntimeError("no compiler here\nas one sees")
             return forward(*arguments)
 
@@ -483,9 +496,20 @@ def test_compiling_changes_no_weights(
         assert list(model.state_dict()) == names
         trained[wanted] = [value.clone() for value in model.state_dict().values()]
         assert wanted == "on" or not calls  # on a CPU auto does not
-    assert calls == [True] * (1 if fails else 5)  # the trial, and four steps
+    assert calls == [True] * count
     assert [record.getMessage() for record in caplog.records] == (
-        ["torch.compile failed, training goes on without: RuntimeError: no compiler here"] if fails else []
+        ["torch.compile failed, training goes on without: RuntimeError: no compiler here"] if works < 99 else []
     )
     for other in ("auto", "on"):
         assert all(torch.equal(a, b) for a, b in zip(trained["off"], trained[other], strict=True))
+
+
+def test_an_error_of_the_model_itself_is_not_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: forward)
+    monkeypatch.setattr(speed, "_graphs", {})
+    forward = speed.forward_of(model := tiny(), config(compile="on"), torch.device("cpu"), 1)
+    images = torch.zeros(2, 1, SIDE, SIDE)
+    assert forward(images, {"side": torch.tensor([0])})["side"].shape == (1, 2)
+    with pytest.raises(KeyError, match="unheard-of"):
+        forward(images, {"unheard-of": torch.tensor([0])})
+    assert all(weight.grad is None for weight in model.parameters())

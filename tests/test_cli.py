@@ -37,7 +37,8 @@ def test_a_run_leaves_its_record(small: dict) -> None:
         *pairs(small | {"test-every": 1, "share-class-counts": True}),
     )
     assert told.returncode == 0, told.stderr
-    assert "round 1/2  4 sites  loss" in told.stdout and "untrained  trained" in told.stdout
+    assert "round 1/2  4 sites  loss" in told.stdout and "before training  trained" in told.stdout
+    assert "failure" not in told.stdout
     run = the_run(small["out"])
     summary = run.read_json("summary.json")
     assert summary["strategy"] == "fedavg" and summary["rounds"] == 2 and summary["seconds_per_round"] > 0
@@ -188,6 +189,8 @@ def test_a_failing_site_is_named_and_the_round_goes_on(small: dict, tmp_path: Pa
     told = mtfed("simulate", *pairs(config))
     assert told.returncode == 0, told.stderr
     assert "site hospital-2 failed to train: MtfedError: Cannot read image" in told.stdout + told.stderr
+    assert "round 1/2  2 of 3 sites  loss" in told.stdout
+    assert "2 failures at hospital-2; rounds.jsonl has the reasons." in told.stdout
     run = the_run(small["out"])
     (failure, *_) = run.lines("rounds.jsonl")[0]["failures"]
     assert failure["site"] == "hospital-2" and "Traceback" in failure["traceback"]
@@ -198,6 +201,7 @@ def test_a_failing_site_is_named_and_the_round_goes_on(small: dict, tmp_path: Pa
     ("policy", "sentence"),
     [
         ({"on-failure": "fail"}, "Site hospital-2 failed to train in round 1"),
+        ({"on-failure": "fail"}, "; mend the site, or set on-failure"),
         ({"quorum": 1.0}, "at least 3 of 3 sites"),
     ],
 )

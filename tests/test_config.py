@@ -19,6 +19,14 @@ def test_flat_config_reads_back() -> None:
     assert config.tasks["lungs"].classes == ("background", "lung")
 
 
+@pytest.mark.parametrize("ends", ["-1024.125, 3071.875", "0, 80", "1e-7, 123456789.5", "-1e22, 1e300"])
+def test_a_range_reads_back(ends: str) -> None:
+    more = {"task.size.kind": "regression", "task.size.classes": "mm, cm", "task.size.range": ends}
+    config = read_config(TASKS | more)
+    assert config.tasks["size"].range == tuple(map(float, ends.split(",")))
+    assert read_config(flatten(config)) == config
+
+
 @pytest.mark.parametrize(
     ("text", "weights"),
     [
@@ -69,10 +77,25 @@ def test_task_weights_read_back(text: str, weights: dict[str, float]) -> None:
             {"task.lungs.kind": "segmentatoin"},
             "Config key task.lungs.kind: expected 'classification', 'multi-label', 'ordinal'",
         ),
-        ({"task.lungs.classes": "lung"}, "classes of a segmentation task must be 2 or more different names"),
+        (
+            {"task.lungs.classes": "lung"},
+            "task.lungs.classes: classes of a segmentation task must be 2 or more different names, got 'lung'.",
+        ),
+        ({"task.lungs.loss": "dice - focal"}, "Config key task.lungs.loss: loss must be a sum of terms, as in"),
+        ({"task.lungs.loss": "0*dice"}, "Config key task.lungs.loss: expected weights above 0; leave 'dice' out, got"),
+        ({"task.lungs.decoder": "unett"}, "Config key task.lungs.decoder: unknown decoder of a segmentation task"),
+        ({"task.lungs.kind": "regression"}, "Config key task.lungs.range: range of a regression task must be its "),
+        (
+            {"task.lungs.kind": "regression", "task.lungs.range": "0, inf"},
+            "Config key task.lungs.range.1: expected a finite number, got 'inf'.",
+        ),
+        (
+            {"start": "apart", "weights": "timm"},
+            "Config key start: expected 'common' beside weights, which sites that start apart would not read, got",
+        ),
         (
             {"task.lungs.loss": "hinge"},
-            "unknown loss term of a segmentation task 'hinge'; expected one of: cross-entropy, dice, focal",
+            "task.lungs.loss: unknown loss term of a segmentation task 'hinge'; expected one of: cross-entropy, di",
         ),
         ({"task.other.kind": "segmentation"}, "Config key task.other.classes: field required"),
     ],

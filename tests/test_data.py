@@ -16,7 +16,7 @@ from mtfed.config import read_config
 from mtfed.data.export import export_sample
 from mtfed.data.federation import default_sites, simulated_site, site_folder
 from mtfed.data.federation import test_data as server_test_data
-from mtfed.data.manifest import Row, check_patients, read_site
+from mtfed.data.manifest import Row, check_patients, read_site, write_site
 from mtfed.data.partition import MIN_PATIENTS, held_tasks, hold_out, partition
 from mtfed.data.shard import load_shard, standardise
 from mtfed.errors import MtfedError
@@ -24,6 +24,7 @@ from mtfed.simulate import check
 
 CONFIG = read_config(TASKS | SMALL)
 TASK_NAMES = list(CONFIG.tasks)
+GRADED = {"kind": "classification", "classes": "no, yes"}
 
 
 def png(size: tuple[int, int] = (40, 30), value: int | None = None, mode: str = "L") -> bytes:
@@ -75,7 +76,18 @@ def test_sixteen_bits_keep_their_contrast(tmp_path: Path, channels: int) -> None
 @pytest.mark.parametrize(
     ("manifest", "sentence"),
     [
-        ("image,who\na.png,1\n", "lacks the column patient"),
+        ("image,who\na.png,1\n", "lacks the column patient; .* separated by commas, it names 'image', 'who'"),
+        ("image;patient;lungs\na.png;1;m.png\n", "lacks the column image and patient; .* 'image;patient;lungs'"),
+        ("", "lacks the column image and patient; .* it names none"),
+        ("image,patient,lungs,lungs\na.png,1,,\n", "has two columns 'lungs'; rename or remove one"),
+        ("image,patient,lungs , lungs\na.png,1,,\n", "has two columns 'lungs'"),
+        ("image,patient,blobs\na.png,1,1,2,3,4\n", "line 2 has 6 cells, the first line names 3; put cells with commas"),
+        ("image,patient,lungs\n\n\na.png,1\n", "line 4 has 2 cells, the first line names 3"),
+        ('image,patient,lungs\n"a\nb.png",1,\na.png,1\n', "line 4 has 2 cells"),
+        ("image,patient,split\n\na.png,1,trian\n", "line 3: split should be"),
+        ('image,patient,lungs\na.png,1,"m.png\nb.png,2,m.png\n', "line 3 is not CSV: .*; look at its quotes"),
+        ("image,patient\na.png,1\na.png,2\n", "image 'a.png' is of patient '1' and of patient '2'"),
+        ("image,patient,split\na.png,1,train\n./a.png,2,test\n", "image './a.png' is of patient '1' and of"),
         ("image,patient,split\na.png,1,trian\n", "line 2: split should be train, val or test, it is 'trian'"),
         ("image,patient\na.png,\n", "line 2: image and patient must not be empty"),
         ("image,patient,split\na.png,7,train\nb.png,7,test\n", "patient '7' is in train and in test"),
@@ -96,6 +108,11 @@ def test_bad_manifests(tmp_path: Path, manifest: str, sentence: str) -> None:
         ("a.png,1,0,", {"a.png": png()[:60]}, "Cannot read image a.png of site s"),
         ("a.png,1,,m.png", {"a.png": png(), "m.png": png()[:50]}, "Cannot read mask m.png of site s"),
         ("a.png,1,,m.png", {"a.png": png(), "m.png": png(value=2)}, "below 2 .background, lung."),
+        (
+            "a.png,1,,m.png",
+            {"a.png": png(), "m.png": png(value=255)},
+            "type uint8 and values up to 255; save class indices, as 0 and 1",
+        ),
         ("a.png,1,,m.png", {"a.png": png(), "m.png": png(value=1, mode="RGB")}, "one channel of class indices"),
         (
             "a.png,1,,m.png",
@@ -110,6 +127,17 @@ def test_bad_files_are_named(tmp_path: Path, row: str, files: dict[str, bytes], 
     folder = write(tmp_path, f"image,patient,pneumonia,lungs\n{row}\n", files)
     with pytest.raises(MtfedError, match=sentence):
         load_shard(read_site(folder, "s", TASK_NAMES), CONFIG)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_manifest_may_be_written_by_hand(tmp_path: Path, newline: str) -> None:
+    lines = ["", "image, patient ,,, pneumonia", "", 'a.png , 1,x,y, "0"', "b.png,2,,,", "", ""]
+    (tmp_path / "manifest.csv").write_bytes(newline.join(lines).encode("utf-8-sig"))
+    data = read_site(tmp_path, "s", TASK_NAMES)
+    assert [(row.image, row.patient, row.labels) for row in data.rows] == [
+        ("a.png", "1", {"pneumonia": "0"}),
+        ("b.png", "2", {}),
+    ]
 
 
 def test_a_site_without_manifest(tmp_path: Path) -> None:
@@ -168,6 +196,49 @@ def test_a_patient_with_labels_of_two_tasks_stays_together() -> None:
 def test_hold_out_keeps_a_manifests_own_choice() -> None:
     rows = [Row("a.png", "1", "train", {"pneumonia": "0"}), Row("b.png", "2", "val", {"pneumonia": "0"})]
     assert hold_out(rows, CONFIG.tasks, 0.5, "x") == tuple(rows)
+
+
+def test_patients_of_whom_each_is_a_kind_of_its_own_are_held_out_together() -> None:
+    tasks = read_config({f"task.t{i}.{k}": v for i in range(6) for k, v in GRADED.items()}).tasks
+    labels = [{f"t{bit}": "0" for bit in range(6) if number >> bit & 1} for number in range(1, 51)]
+    rows = [Row(f"{i}.png", f"p{i}", "train", held) for i, held in enumerate(labels)]
+    found = hold_out(rows, tasks, 0.2, "x")
+    assert sum(row.split == "val" for row in found) == 10 and found == hold_out(rows[::-1], tasks, 0.2, "x")[::-1]
+    more = [Row(f"m{i}.png", f"m{i}", "train", labels[0]) for i in range(9)]  # one kind has ten, 49 are alone
+    split = {row.patient: row.split for row in hold_out(rows + more, tasks, 0.2, "x")}
+    assert sum(split[patient] == "val" for patient in ("p0", *(row.patient for row in more))) == 2
+    assert list(split.values()).count("val") == 2 + 10
+
+
+def test_files_are_copied_by_the_kind_of_task(tmp_path: Path) -> None:
+    text = "image,patient,split,pneumonia,lungs\na.png,1,train,n/a,m.png\nb.png,2,val,0,\n"
+    folder = write(tmp_path / "site", text, {"a.png": png(), "b.png": png(), "m.png": png(value=1)})
+    data, tasks = read_site(folder, "s", TASK_NAMES), CONFIG.tasks
+    write_site(data, tmp_path / "copy", tasks)
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["a.png", "b.png", "m.png", "manifest.csv"]
+    assert read_site(tmp_path / "copy", "s", TASK_NAMES).rows == data.rows
+    (folder / "m.png").unlink()
+    with pytest.raises(MtfedError, match=r"Cannot read label m.png of site s: there is no such file"):
+        write_site(data, tmp_path / "again", tasks)
+    astray = replace(data, rows=(Row("../out/a.png", "1", "train", {}),))
+    with pytest.raises(MtfedError, match="Expected a path inside"):
+        write_site(astray, tmp_path / "again", tasks)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tasks_that_no_site_can_validate_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "image,patient,split,pneumonia,lungs\na.png,1,train,0,m.png\nb.png,2,val,0,{}\n"
+    for name, mask in (("h0", ""), ("h1", "m.png")):
+        write(tmp_path / name, text.format(mask))
+    config = CONFIG.model_copy(update={"data": str(tmp_path)})
+    assert check(config, 1) == 1
+    assert "No site holds out an image of lungs, so no choice" in capsys.readouterr().out
+    assert check(config, 2) == 2 and not capsys.readouterr().out
+
+
+def test_data_that_is_not_there() -> None:
+    with pytest.raises(MtfedError, match=r"got 'images/covid_cxr'; .* README"):
+        check(CONFIG.model_copy(update={"data": "images/covid_cxr"}), None)
 
 
 def test_an_exported_site_is_the_simulated_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from mtfed.models import pretrained
 from mtfed.models.encoder_axes import body_axes
 from mtfed.models.encoders import Encoder, Features
 from mtfed.models.families import FAMILIES, family_of
+from mtfed.models.norms import BatchNorm, BatchNormAct, with_our_norms
 from mtfed.models.sketch import Label, Sketch
 from mtfed.models.symmetry import SymmetryError, check_symmetry, derive_axes
 from mtfed.models.volumes import VOLUMES, VolumeResNet, VolumeSwin, _attend, build_volume_body
@@ -420,7 +421,7 @@ def test_weights_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 @timm.models.register_model
 def mute_for_tests(pretrained: bool = False, in_chans: int = 3, **settings: Any) -> nn.Module:
     model = nn.Sequential(nn.Conv2d(in_chans, 4, 3))
-    model.feature_info = [{"num_chs": 4, "reduction": 1, "module": "0"}]  # and no forward_intermediates
+    model.feature_info = [{"num_chs": 4, "reduction": 1, "module": "0"}] * 4  # and no forward_intermediates
     return model
 
 
@@ -437,6 +438,9 @@ REFUSED = [
     (("vit3d_mini_patch8", 20, 1, 3), "cannot take images of 20 px: .* choose a multiple of 8"),
     (("vit3d_mini_patch8", 4, 1, 3), "cannot take images of 4 px"),
     (("resnet3d_mini", 18, 1, 3), "cannot take images of 18 px: .* choose a multiple of 4"),
+    (("levit_128s", 224, 1), "Encoder 'levit_128s' gives 3 feature maps, decoders read 4; choose a ViT, Swin, PVT or"),
+    (("pit_ti_224", 224, 1), "Encoder 'pit_ti_224' gives 3 feature maps"),
+    (("nest_tiny", 32, 1), "Encoder 'nest_tiny' gives 3 feature maps"),  # of whatever size
     (("mute_for_tests", 32, 1), "'mute_for_tests' gives no feature maps .*; choose a ViT, Swin, PVT or ConvNet"),
 ]
 
@@ -464,6 +468,39 @@ def test_other_models_of_timm_give_maps_but_no_stages(name: str, size: int, tran
     for call in (lambda: made.stages(image(2, size)), lambda: made.features(image(2, size), features.maps)):
         with pytest.raises(MtfedError, match=f"{name}.* shows no maps inside its stages; choose a ResNet, ConvNeXt"):
             call()
+
+
+# Norms.
+
+
+@pytest.mark.parametrize("name", ["resnet_nano", "efficientnet_b0", "regnetx_002", "mobilenetv2_035"])
+def test_one_small_image_trains(name: str) -> None:
+    torch.manual_seed(0)
+    made = Encoder(name, 32, 1).train()
+    features = made(image(2, 32, batch=1))
+    assert features.maps[-1].shape[2:] == (1, 1)
+    (features.pooled.square().sum() + features.maps[0].square().sum()).backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in made.parameters())
+    assert all(tensor.isfinite().all() for tensor in made.state_dict().values())
+    norms = [m for m in made.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and all(isinstance(norm, BatchNorm) for norm in norms)
+
+
+@torch.no_grad()
+def test_norms_with_an_activation_stay_as_they_are() -> None:
+    theirs = timm.layers.BatchNormAct2d(4, eps=1e-3, momentum=0.3, act_layer=nn.PReLU, drop_layer=nn.Hardtanh)
+    disturb(theirs)
+    pair = [nn.Sequential(theirs), with_our_norms(nn.Sequential(deepcopy(theirs)))]
+    assert type(pair[1][0]) is BatchNormAct
+    for training in (True, False):
+        first, second = (one.train(training)(image(2, 5, 4)) for one in pair)
+        assert torch.equal(first, second) and first.min() < 0 < first.max()
+        states = [one.state_dict() for one in pair]
+        assert list(states[0]) == list(states[1]) and "0.act.weight" in states[0]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    single = image(2, 1, 4, batch=1)
+    pair[0].eval(), pair[1].train()
+    torch.testing.assert_close(pair[1](single), pair[0](single))
 
 
 # Axes.

@@ -104,7 +104,7 @@ BAD = [
     ({"encoder": "resnet_nan"}, "nearest.*resnet_nano"),
     ({"encoder": "vit_nano_patch8", "image-size": 12}, "cannot take images of 12 px"),
     ({"model": "mtan", "encoder": "efficientnet_b0"}, "efficientnet_b0.*shows no maps inside its stages"),
-    ({"task.grade.loss": "focall"}, "Config key task.grade.*did you mean 'focal'"),
+    ({"task.grade.loss": "focall"}, "Config key task.grade.loss: .*did you mean 'focal'"),
     ({"task.grade.kind": "clasification"}, "Config key task.grade.kind: expected 'classification'"),
     ({"weights": "nowhere.safetensors"}, "nowhere.safetensors"),
 ]
@@ -115,6 +115,21 @@ def test_a_model_that_cannot_be(more: dict[str, RunConfigValue], message: str, t
     config = {"image-size": 32, "encoder": "resnet_nano", "model": "hard-sharing", **keys(), **more}
     with pytest.raises(MtfedError, match=message):
         build_model(read_config(config), pretrained=True)
+
+
+def test_weights_that_cannot_be_read_are_told_before_ray_starts(tmp_path: Path) -> None:
+    from mtfed.apps import read_app
+
+    write_site(tmp_path / "data" / "a", ["grade"], 4)
+    config = {"image-size": 32, "encoder": "resnet_nano", "model": "hard-sharing", **keys("grade")}
+    with pytest.raises(MtfedError, match=r"nowhere\.safetensors is no file"):
+        simulate(
+            read_app(ROOT / "experiments" / "pneumonia"),
+            config | {"data": str(tmp_path / "data"), "weights": "nowhere.safetensors"},
+            None,
+            "ray",
+            1,
+        )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +158,7 @@ def test_a_label_that_cannot_be(task: str, cell: str, message: str, tmp_path: Pa
 
 def test_a_task_that_no_site_holds_is_told_before_any_work(tmp_path: Path) -> None:
     write_site(tmp_path / "data" / "a", ["grade"], 4)
-    with pytest.raises(MtfedError, match="No site holds task 'blobs'"):
+    with pytest.raises(MtfedError, match=r"No site holds task 'blobs'; .*; label it in a manifest\.csv, or take "):
         check(read_config({"data": str(tmp_path / "data"), **keys("grade", "blobs")}), None)
 
 

@@ -22,6 +22,7 @@ from mtfed.metrics import TaskMetrics, pool
 from mtfed.tasks import KINDS, LOWER_IS_BETTER, Task
 
 FINDINGS = Task(name="findings", kind="multi-label", classes=("effusion", "mass", "nodule"))
+NUMBERED = Task(name="birads", kind="ordinal", classes=("1", "2", "3", "4"))
 GRADE = Task(name="grade", kind="ordinal", classes=("none", "mild", "moderate", "severe"))
 AGE = Task(name="age", kind="regression", classes=("age",), range=(0, 120))
 AXES = Task(name="axes", kind="regression", classes=("long", "short"), range=(-10, 40))
@@ -54,6 +55,8 @@ CELLS = [
     (GRADE, "mild", 1),
     (GRADE, "none", 0),
     (GRADE, "3", 3),
+    (NUMBERED, "4", 3),
+    (NUMBERED, "1", 0),
     (AGE, "61.5", [61.5]),
     (AXES, "2.3; -1", [2.3, -1]),
     (AXES, "?; 40", [np.nan, 40]),
@@ -80,6 +83,9 @@ BAD_CELLS = [
         r"p\.png of site north: label 'awful' of task grade should be one of none, mild, moderate, severe",
     ),
     (GRADE, "4", "or an index below 4"),
+    (GRADE, "²", "or an index below 4"),
+    (NUMBERED, "0", "label '0' of task birads should be one of 1, 2, 3, 4.$"),  # an index would be another class
+    (NUMBERED.model_copy(update={"classes": ("1.0", "2.0")}), "1", "should be one of 1.0, 2.0.$"),
     (AGE, "old", r"p\.png of site north: label 'old' of task age should be 1 numbers or \?"),
     (AGE, "61,5", "label '61,5'"),
     (AGE, "nan", "label 'nan'"),
@@ -191,7 +197,8 @@ BAD_ARRAYS = [  # task, what is changed of a good file, message
     (DOSE, {"dose": np.full((6, 6), np.nan)}, "goes from nan to nan"),
     (DOSE, {"dose": np.zeros((5, 6))}, r"should have one shape, .* are \[5, 6\] and \[6, 6\]"),
     (DOSE, {"possible": np.zeros((6, 6), bool)}, "some voxel where dose is possible"),
-    (DOSE, {"dose": np.zeros((5, 5)), "possible": np.ones((5, 5))}, r"dose in a\.npz of site north should be 6 x 6"),
+    (DOSE, {"dose": np.zeros((5, 5)), "possible": np.ones((5, 5))}, r"^Dose in a\.npz of site north should be 6 x 6"),
+    (PARTS, {"heart": np.full((6, 6), "yes")}, "it has type <U3; save it as such"),
     (DOSE, {"cord": np.full((6, 6), 3)}, "Mask cord in a"),
 ]
 

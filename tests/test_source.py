@@ -80,18 +80,73 @@ def test_sixteen_bits_are_scaled_to_their_own_range(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Source(data, "v.npz", 16, 3).pixels(1)[0, 3], np.arange(256).reshape(16, 16))
 
 
+@pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.uint16, np.int64, np.uint64, np.float16, np.float64])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_arrays_of_any_numbers_are_read(dtype: type, dimensions: int, tmp_path: Path) -> None:
+    array = RNG.integers(0, 2, (16,) * dimensions)
+    data = folder(tmp_path, a_npy=array.astype(dtype))
+    np.testing.assert_array_equal(Source(data, "a.npy", 16, dimensions).pixels(1)[0], 255 * array)
+
+
+def test_colours_of_many_bits_are_scaled_together(tmp_path: Path) -> None:
+    data = folder(tmp_path, a_npy=np.arange(768).reshape(16, 16, 3))
+    found = Source(data, "a.npy", 16).pixels(3)
+    np.testing.assert_array_equal(found, np.round(np.arange(768) * (255 / 767)).reshape(16, 16, 3).transpose(2, 0, 1))
+
+
+STORED = {  # what a camera stores of a picture x, by the orientation that it tells (EXIF 2.32, 4.6.5)
+    1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud, 5: np.transpose, 6: np.rot90,
+    7: lambda x: np.rot90(x, 2).T, 8: lambda x: np.rot90(x, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_picture_lies_as_viewers_show_it(orientation: int, tmp_path: Path) -> None:
+    upright = RNG.integers(0, 255, (12, 16), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    source = Source(SiteData("site", Root(tmp_path), ()), "a.png", 16)
+    assert source.frame.shape == (12, 16)
+    np.testing.assert_array_equal(source.pixels(1)[0, 2:14], upright)
+    np.testing.assert_array_equal(source.array("a.png", "mask"), upright)
+
+
+def test_a_broken_orientation_turns_nothing(tmp_path: Path) -> None:
+    grey = RNG.integers(0, 255, (16, 16), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png", exif=b"Exif\0\0no such block")
+    source = Source(SiteData("site", Root(tmp_path), ()), "a.png", 16)
+    np.testing.assert_array_equal(source.pixels(1)[0], grey)
+
+
 BUFFER = io.BytesIO()
 np.savez(BUFFER, image=np.zeros((4, 4), np.uint8))
+HOLES = np.where(np.eye(4) > 0, np.nan, 1)
 BAD = [
-    ("x.png", 2, b"not a picture", "Cannot read image x.png of site site"),
+    ("x.png", 2, b"not a picture", "Cannot read image x.png of site site: it is no picture that can be read; mend it"),
     ("x.png", 2, b"", "Cannot read image x.png of site site"),
-    ("x.npz", 2, BUFFER.getvalue()[:60], "Cannot read image x.npz of site site"),
+    ("x.nii.gz", 2, b"a volume", "it is no picture that can be read"),
+    ("x.npz", 2, BUFFER.getvalue()[:60], "x.npz of site site: it is broken, or holds something else than arrays"),
+    ("x.npy", 2, BUFFER.getvalue(), "x.npy of site site: it is broken, or holds something else than arrays"),
+    ("x.npz", 2, b"\x80pickled", "x.npz of site site: it is broken, or holds something else than arrays of numbers; "),
     ("x.npz", 2, {"other": np.zeros((4, 4))}, r"Expected an array 'image' in x.npz of site site, found other."),
     ("x.npz", 2, {"image": np.array([{"code": "any"}], object)}, "Cannot read image x.npz of site site"),
+    ("x.npz", 2, {"image": np.array(["a"])}, "x.npz of site site should be an array of numbers; it has type <U1 and "),
+    ("x.npy", 2, np.zeros((4, 4), complex), "x.npy of site site should be an array of numbers; it has type complex128"),
+    ("x.npy", 2, np.zeros((0, 4, 4)), r"should be an array of numbers; it has type float64 and shape \[0, 4, 4\]"),
+    ("x.npy", 3, np.zeros((0, 4, 4)), r"should be an array of numbers; it has type float64 and shape \[0, 4, 4\]"),
+    ("x.npy", 2, HOLES, "x.npy of site site should hold finite numbers, 4 of its 16 values are NaN or infinite; repl"),
+    ("x.tif", 2, HOLES.astype(np.float32), "x.tif of site site should hold finite numbers, 4 of its 16 values"),
+    ("x.npy", 3, np.stack([HOLES] * 3) * np.inf, "finite numbers, 48 of its 48 values are NaN or infinite"),
+    ("x.npy", 2, np.zeros((3, 8, 8)), r"x.npy of site site should have the axes \(H, W\) or \(H, W, 3\), its shape is"),
     ("x.npz", 3, {"image": np.zeros((4, 4))}, r"x.npz of site site should have 3 axes, its shape is \[4, 4\]"),
-    ("x.png", 3, np.zeros((4, 4), np.uint8), "x.png of site site to be an .npz or .npy file: a volume"),
+    ("x.npy", 3, np.zeros((24, 128, 128)), "has 24 x 128 x 128 voxels, of which .* but 3 x 16 x 16; resample it"),
+    ("x.png", 3, np.zeros((4, 4), np.uint8), r"to be an .npz or .npy file: a volume; .* numpy.savez\(image=...\)"),
+    ("x.nii.gz", 3, b"a volume", r"to be an .npz or .npy file: a volume; save the array with numpy.savez\(image=...\)"),
     ("../x.npy", 2, None, "Expected a path inside"),
-    ("y.png", 2, None, "Cannot read image y.png of site site"),
+    ("y.png", 2, None, "Cannot read image y.png of site site: there is no such file; add it, or mend the manifest"),
+    ("y.npz", 3, None, "Cannot read image y.npz of site site: there is no such file"),
 ]
 
 
@@ -104,8 +159,15 @@ def test_what_cannot_be_read_is_named(
         Source(data, name, 16, dimensions).pixels(1)
 
 
+@pytest.mark.parametrize("shape", [(4, 64, 64), (3, 20, 16), (16, 64, 64)])
+def test_a_volume_may_be_flat_itself(shape: tuple[int, ...], tmp_path: Path) -> None:
+    data = folder(tmp_path, v_npy=np.zeros(shape, np.uint8))
+    assert Source(data, "v.npy", 16, 3).pixels(1).shape == (1, 16, 16, 16)
+
+
 def test_a_mask_must_fit_its_image(tmp_path: Path) -> None:
-    data = folder(tmp_path, a_png=np.zeros((10, 20), np.uint8), m_png=np.zeros((20, 20), np.uint8))
-    with pytest.raises(MtfedError, match=r"Mask m.png of site site should be 20 x 10 pixels, as its image"):
-        source = Source(data, "a.png", 16)
-        source.fit(source.array("m.png", "mask"), "m.png", nearest=True)
+    data = folder(tmp_path, a_png=np.zeros((10, 20), np.uint8), v_npy=np.zeros((10, 20, 30)))
+    with pytest.raises(MtfedError, match=r"^Mask m.png of .* 20 x 10 pixels, as its image a.png is; it is 20 x 20: "):
+        Source(data, "a.png", 16).fit(np.zeros((20, 20)), "mask m.png", nearest=True)
+    with pytest.raises(MtfedError, match=r"^Dose in d.npz of .* 10 x 20 x 30 voxels, .*; it is 30 x 20 x 10: resample"):
+        Source(data, "v.npy", 16, 3).fit(np.zeros((30, 20, 10)), "dose in d.npz", nearest=False)

@@ -56,6 +56,9 @@ def test_a_loss_is_a_sum_of_terms(loss: str, terms: tuple[tuple[float, str], ...
         ("regression", {"range": "8, 0"}, "range of a regression task must be its lowest and highest value"),
         ("regression", {"range": "0, 1, 2"}, "range of a regression task must be its lowest and highest value"),
         ("dose", {"range": "0, much"}, "valid number"),
+        ("dose", {"range": "0, inf"}, "finite number"),
+        ("segmentation", {"loss": "0*dice + focal"}, "expected weights above 0; leave 'dice' out"),
+        ("segmentation", {"loss": "dice + 0.5*dice"}, "expected each term once"),
         ("classification", {"range": "0, 1"}, "a classification task has no range"),
     ],
 )

@@ -18,5 +18,5 @@ def export_sample(config: Config, sites: int, target: Path) -> Iterator[tuple[Pa
     parts = [simulated_site(config, index, sites) for index in range(sites)]
     test = test_data(config)
     for name, data in [*((part.key, part) for part in parts), *([(TEST_FOLDER, test)] if test is not None else [])]:
-        write_site(data, target / name)
+        write_site(data, target / name, config.tasks)
         yield target / name, len(data.rows)

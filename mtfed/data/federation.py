@@ -110,6 +110,7 @@ def _folders(data: str) -> list[Path]:
     folders = sorted(path.parent for path in Path(data).glob(f"*/{MANIFEST}") if path.parent.name != TEST_FOLDER)
     if not folders:
         raise MtfedError(
-            f"Config key data: expected 'sample' or a folder of site folders (each with a {MANIFEST}), got {data!r}."
+            f"Config key data: expected 'sample' or a folder of site folders (each with a {MANIFEST}), got {data!r}; "
+            "an experiment's README, or experiments/README.md, says how its data are made."
         )
     return folders

@@ -52,7 +52,7 @@ def partition(rows: Sequence[Row], tasks: dict[str, Task], sites: int, alpha: fl
         holders = [site for site in range(sites) if task in holds[site]]
         labelled = {patient for patient, images in patients.items() if any(task in row.labels for row in images)}
         if not labelled:
-            raise MtfedError(f"No site holds task {task!r}: the data has no label for it.")
+            raise MtfedError(f"No site holds task {task!r}: the data has no label for it; take the task out.")
         if len(labelled) < MIN_PATIENTS * len(holders):
             raise MtfedError(
                 f"The data can serve {task} to at most {len(labelled) // MIN_PATIENTS} sites "
@@ -92,6 +92,7 @@ def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: st
     """Set patients aside for validation where a site has not done so itself; returns all rows, splits filled in.
 
     Each kind of patient (by tasks and classes) gives its share, so that a rare class is in both parts where it can be.
+    Patients of whom each is a kind of its own give theirs together.
     """
     if any(row.split == "val" for row in rows):
         return tuple(rows)
@@ -103,8 +104,14 @@ def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: st
     for patient, images in by_patient.items():
         kinds[kind_of(images, tasks)].append(patient)
     held: set[str] = set()
+    alone: list[str] = []
     for kind in sorted(kinds):
         patients = sorted(kinds[kind])
         random.Random(f"{seed}/{kind}").shuffle(patients)
-        held.update(patients[: max(round(share * len(patients)), int(len(patients) > 1))])
+        if len(patients) == 1:
+            alone += patients
+        else:
+            held.update(patients[: max(round(share * len(patients)), 1)])
+    random.Random(f"{seed}/alone").shuffle(alone)
+    held.update(alone[: round(share * len(alone))])
     return tuple(replace(row, split="val") if row.patient in held and row.split == "train" else row for row in rows)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import io
-import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import MtfedError
 from .manifest import SiteData
 
-UNREADABLE = (OSError, KeyError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile, Image.DecompressionBombError)
+LEAST = 4  # voxels along an axis of a volume in its frame, where the volume itself has more
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an image lies in the square or cube of side ``size``: resized as a whole, centred, zeros around it."""
+    """Where an image lies in the square or cube of side ``size``: resized as a whole, centred, zeros around it.
+
+    Pixels are taken as squares, and voxels as cubes: a volume of thick slices comes out flat, unless it is resampled.
+    """
 
     shape: tuple[int, ...]  # of the image: (H, W) or (D, H, W)
     size: int
@@ -88,35 +91,91 @@ class Source:
     @cached_property
     def frame(self) -> Frame:
         """Return where the image lies in what the model sees."""
-        shape = self._shape() if self.dimensions == 2 else self.array(self.image, "image").shape
-        if len(shape) != self.dimensions:
-            raise MtfedError(f"Image {self.where} should have {self.dimensions} axes, its shape is {list(shape)}.")
-        return Frame(shape, self._size)
+        if self.dimensions == 2:
+            return Frame(self._picture.size[::-1], self._size)
+        frame = Frame(self._volume.shape, self._size)
+        if any(inner < LEAST < side for inner, side in zip(frame.inner, frame.shape, strict=True)):
+            raise MtfedError(
+                f"Image {self.where} has {_times(frame.shape)} voxels, of which the model would see but "
+                f"{_times(frame.inner)}; resample it to even voxels first."
+            )
+        return frame
 
     def pixels(self, channels: int) -> np.ndarray:
         """Return the image as (C, S, S) or (C, S, S, S) uint8."""
         if self.dimensions == 3:
-            values = _eight_bit(self.array(self.image, "image"))
-            return np.repeat(self.frame.place(values)[None], channels, axis=0)
-        image = self._open(self.image, "image")
-        if image.mode[0] in "IF":  # of 16 or more bits, which Pillow's conversion would cut off at 255
-            image = Image.fromarray(_eight_bit(np.asarray(image)))
-        image = image.convert("L" if channels == 1 else "RGB")
+            return np.repeat(self.frame.place(self._volume)[None], channels, axis=0)
+        image = self._picture.convert("L" if channels == 1 else "RGB")
         array = np.asarray(ImageOps.pad(image, (self._size, self._size), Image.Resampling.BILINEAR))
         return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
-    def fit(self, array: np.ndarray, name: str, *, nearest: bool) -> np.ndarray:
-        """Return an array that lies over the image, in the frame; refuse one of another shape."""
-        if array.shape != self.frame.shape:
-            expected, found = (" x ".join(map(str, shape[::-1])) for shape in (self.frame.shape, array.shape))
+    @cached_property
+    def _picture(self) -> Image.Image:
+        """Return the image of two dimensions, of 8 bits."""
+        if not self.image.endswith((".npy", ".npz")):
+            image = self._open(self.image, "image")
+            # Of 16 or more bits, which Pillow's conversion would cut off at 255.
+            return Image.fromarray(self._eight_bit(np.asarray(image))) if image.mode[0] in "IF" else image
+        array = self.array(self.image, "image")
+        if array.ndim != 2 and (array.ndim != 3 or array.shape[2] != 3):
             raise MtfedError(
-                f"Mask {name} of site {self.data.key} should be {expected} pixels, as its image {self.image} is; "
-                f"it is {found}."
+                f"Image {self.where} should have the axes (H, W) or (H, W, 3), its shape is {list(array.shape)}."
             )
-        return self.frame.place(array, nearest=nearest)
+        return Image.fromarray(self._eight_bit(array))
+
+    @cached_property
+    def _volume(self) -> np.ndarray:
+        """Return the image of three dimensions, of 8 bits."""
+        array = self.array(self.image, "image")
+        if array.ndim != 3:
+            raise MtfedError(f"Image {self.where} should have 3 axes, its shape is {list(array.shape)}.")
+        return self._eight_bit(array)
+
+    def _eight_bit(self, values: np.ndarray) -> np.ndarray:
+        """Return the image's values, of other than 8 bits scaled to their own range."""
+        if values.dtype == np.uint8:
+            return values
+        values = values.astype(np.float64)
+        if strange := values.size - np.count_nonzero(np.isfinite(values)):
+            raise MtfedError(
+                f"Image {self.where} should hold finite numbers, {strange} of its {values.size} values are NaN or "
+                "infinite; replace them, as by its lowest."
+            )
+        low, high = values.min(), values.max()
+        return np.round((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+
+    def fit(self, array: np.ndarray, what: str, *, nearest: bool) -> np.ndarray:
+        """Return an array that lies over the image, in the frame; refuse one of another shape."""
+        if array.shape == self.frame.shape:
+            return self.frame.place(array, nearest=nearest)
+        expected, found = self.frame.shape, array.shape
+        if self.dimensions == 2:  # pictures are told by their width first, volumes as arrays have them
+            expected, found = expected[::-1], found[::-1]
+        raise MtfedError(
+            f"{what[0].upper()}{what[1:]} of site {self.data.key} should be {_times(expected)} "
+            f"{'pixels' if self.dimensions == 2 else 'voxels'}, as its image {self.image} is; it is {_times(found)}: "
+            "resample it to the image."
+        )
 
     def array(self, name: str, what: str) -> np.ndarray:
-        """Return a picture, an ``.npy`` file, or the array called ``what`` of an ``.npz`` file."""
+        """Return the numbers of a picture, of an ``.npy`` file, or of the array called ``what`` in an ``.npz`` file."""
+        array = self._array(name, what)
+        if array.dtype.kind not in "buif" or not array.size:
+            raise MtfedError(
+                f"{what.capitalize()} {name} of site {self.data.key} should be an array of numbers; it has type "
+                f"{array.dtype} and shape {list(array.shape)}."
+            )
+        return array
+
+    def arrays(self, name: str, what: str) -> dict[str, np.ndarray]:
+        """Return the arrays of an ``.npz`` file by name; one that holds image and labels alike is read once."""
+        if name not in self._kept:
+            content = self.data.read(name, what)
+            with self._reading(name, what), np.load(io.BytesIO(content), allow_pickle=False) as file:
+                self._kept[name] = dict(file)
+        return self._kept[name]
+
+    def _array(self, name: str, what: str) -> np.ndarray:
         if name.endswith(".npz"):
             arrays = self.arrays(name, what)
             if what not in arrays:
@@ -126,55 +185,51 @@ class Source:
                 )
             return arrays[what]
         if name.endswith(".npy"):
+            content = self.data.read(name, what)
             with self._reading(name, what):
-                return np.load(io.BytesIO(self.data.root.read(name)), allow_pickle=False)
+                return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
         if self.dimensions == 3:
-            raise MtfedError(f"Expected {what} {name} of site {self.data.key} to be an .npz or .npy file: a volume.")
+            raise MtfedError(
+                f"Expected {what} {name} of site {self.data.key} to be an .npz or .npy file: a volume; save the array "
+                f"with numpy.savez({what}=...)."
+            )
         return np.asarray(self._open(name, what))
 
-    def arrays(self, name: str, what: str) -> dict[str, np.ndarray]:
-        """Return the arrays of an ``.npz`` file by name; one that holds image and labels alike is read once."""
-        if name not in self._kept:
-            with self._reading(name, what), np.load(io.BytesIO(self.data.root.read(name)), allow_pickle=False) as file:
-                self._kept[name] = dict(file)
-        return self._kept[name]
-
     def _open(self, name: str, what: str) -> Image.Image:
+        content = self.data.read(name, what)
         with self._reading(name, what):
-            if name.endswith((".npy", ".npz")):
-                return Image.fromarray(self.array(name, what))
-            image = Image.open(io.BytesIO(self.data.root.read(name)))
+            image = Image.open(io.BytesIO(content))
             image.load()
+            with suppress(Exception):  # a broken EXIF block turns nothing
+                ImageOps.exif_transpose(image, in_place=True)  # as viewers show it, and boxes are drawn
             return image
 
-    def _shape(self) -> tuple[int, ...]:
-        with self._reading(self.image, "image"):
-            if self.image.endswith((".npy", ".npz")):
-                return self.array(self.image, "image").shape[:2]
-            return Image.open(io.BytesIO(self.data.root.read(self.image))).size[::-1]  # read without decoding
-
     def _reading(self, name: str, what: str) -> _Reading:
-        return _Reading(f"{what} {name} of site {self.data.key}")
+        return _Reading(name, f"{what} {name} of site {self.data.key}")
 
 
 class _Reading:
-    """Say of any failure to read which file it was."""
+    """Say of any failure to decode which file it was."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, name: str, what: str) -> None:
+        self.name = name
         self.what = what
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UNREADABLE) and not isinstance(error, MtfedError):
-            raise MtfedError(f"Cannot read {self.what}: {error}; mend or remove it.") from error
+        if not isinstance(error, Exception):  # which are of as many kinds as there are ways to be broken
+            return
+        if self.name.endswith((".npy", ".npz")):
+            # In our own words: numpy's advice would be to run what the file holds.
+            reason = "it is broken, or holds something else than arrays of numbers; mend or remove it"
+        elif isinstance(error, UnidentifiedImageError):
+            reason = "it is no picture that can be read; mend it, or save it as .png or .npz"
+        else:
+            reason = f"{str(error).rstrip('.') or 'it is broken'}; mend or remove it"
+        raise MtfedError(f"Cannot read {self.what}: {reason}.") from error
 
 
-def _eight_bit(values: np.ndarray) -> np.ndarray:
-    """Return values of other than 8 bits scaled to their own range."""
-    if values.dtype == np.uint8:
-        return values
-    values = values.astype(np.float64)
-    low, high = values.min(), values.max()
-    return np.round((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,19 +24,19 @@ if TYPE_CHECKING:
 # among confident scores, and without 0 and 1 a curve would end before its corners. The finer the grid, the more single
 # scores a small site's counts would tell.
 THRESHOLDS = torch.cat([torch.zeros(1), torch.sigmoid(torch.linspace(-16, 16, 129)), torch.ones(1)])
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 BELOW_ONE = 1 - 2**-24  # the next number of float32: a score of 1 itself would leave no threshold above it
 
 
 def class_index(cell: str, task: Task) -> int:
-    """Return the index of a class given by index or by name."""
+    """Return the index of a class given by name or, where no name is itself a number, by index."""
     if cell in task.classes:
         return task.classes.index(cell)
-    if cell.isdigit() and int(cell) < len(task.classes):
+    by_name = any(NUMBER.fullmatch(name) for name in task.classes)
+    if not by_name and cell.isdecimal() and int(cell) < len(task.classes):
         return int(cell)
-    raise MtfedError(
-        f"label {cell!r} of task {task.name} should be one of {', '.join(task.classes)} "
-        f"or an index below {len(task.classes)}."
-    )
+    more = "" if by_name else f" or an index below {len(task.classes)}"
+    raise MtfedError(f"label {cell!r} of task {task.name} should be one of {', '.join(task.classes)}{more}.")
 
 
 def read_class(cell: str, task: Task, source: Source) -> np.ndarray:

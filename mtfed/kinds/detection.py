@@ -75,7 +75,9 @@ def _read_box(fields: list[str], task: Task, source: Source) -> list[float]:
     except ValueError:
         raise _wrong(text, f"{form} in numbers", task, source) from None
     corner, size, sides = box[:dims], box[dims:], source.frame.shape[::-1]
-    if not all(np.isfinite(box)) or min(size) <= 0:
+    if not all(np.isfinite(box)):
+        raise _wrong(text, f"{form} in finite numbers", task, source)
+    if min(size) <= 0:
         raise _wrong(text, f"{form} with a size above 0", task, source)
     if any(x >= side or x + extent <= 0 for x, extent, side in zip(corner, size, sides, strict=True)):
         raise _wrong(text, f"within the image of {' x '.join(map(str, sides))} pixels", task, source)

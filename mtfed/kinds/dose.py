@@ -59,7 +59,7 @@ def read_dose(cell: str, task: Task, source: Source) -> np.ndarray:
             f"{high:g} Gy; where it is possible it goes from {found.min():g} to {found.max():g}. Correct one of them."
         )
     dose = source.fit(np.where(possible, dose, np.float32(0)).clip(low, high), f"dose in {cell}", nearest=False)
-    possible = source.fit(possible.astype(np.uint8), f"possible in {cell}", nearest=True) != 0
+    possible = source.fit(possible.astype(np.uint8), f"array 'possible' in {cell}", nearest=True) != 0
     steps = np.where(possible, np.round((dose - low) * (STEPS / (high - low))), -1)
     masks = structures(arrays, cell, task, source)
     bits = np.zeros(dose.shape, np.uint16)

@@ -26,6 +26,9 @@ class Measure:
 
     make: Callable[[Task], Metric]
     read: Callable[[Task, Tensor, Tensor], tuple[Any, ...]]  # outputs (M, ...), values (M, ...) -> arguments of update
+    # Sums over fewer images than this stay at their site, as they would tell of single labels. Where the states hold a
+    # ``count`` (K,), it is that which is compared, and all states are (K,).
+    least: int = 1
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def cross_entropy(task: Task, config: Config) -> Loss:
 def focal_terms(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
     """Return the focal loss (Lin et al., ICCV 2017) of every logit, without class weights: (1 - p)^gamma (-log p)."""
     terms = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")  # -log p, of what is true
-    return (-torch.expm1(-terms)) ** gamma * terms
+    wrong = (-torch.expm1(-terms)).clamp(min=torch.finfo(terms.dtype).tiny)  # at 0 a root has no gradient
+    return wrong**gamma * terms
 
 
 def focal(task: Task, config: Config) -> Loss:

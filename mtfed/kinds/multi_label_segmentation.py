@@ -44,12 +44,14 @@ def structures(arrays: Mapping[str, np.ndarray], cell: str, task: Task, source: 
     masks = {}
     for name in task.classes:
         if name in arrays:
-            if arrays[name].dtype.kind not in "bui" or not in_range(arrays[name], 2):
+            kind = arrays[name].dtype.kind
+            if kind not in "bui" or not in_range(arrays[name], 2):
+                most = f" and values up to {arrays[name].max(initial=0)}" if kind in "buif" else ""
                 raise MtfedError(
                     f"Mask {name} in {cell} of site {source.data.key} should be of false and true, or of 0 and 1; it "
-                    f"has type {arrays[name].dtype} and values up to {arrays[name].max(initial=0)}."
+                    f"has type {arrays[name].dtype}{most}; save it as such."
                 )
-            masks[name] = source.fit(arrays[name].astype(np.uint8), f"{name} in {cell}", nearest=True)
+            masks[name] = source.fit(arrays[name].astype(np.uint8), f"mask {name} in {cell}", nearest=True)
     return masks
 
 

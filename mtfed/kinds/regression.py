@@ -1,4 +1,9 @@
-"""One or several numbers an image, within a range; outputs count in units of it, 0..1 from its low to its high end."""
+"""One or several numbers an image, within a range; outputs count in units of it, 0..1 from its low to its high end.
+
+The sums of R² hold those of the true numbers and of their squares, which of one image are its label. So a site sends
+them only of quantities that it knows of :data:`LEAST` validation images or more; those of fewer count zero, and R² over
+all sites is then without them. The server's own test images are all counted.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +29,7 @@ from .sums import sum_metric
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+LEAST = 5  # images that sums of R² are over
 WIDTH = 0.1  # of the range: errors above it count linearly in Huber's loss
 TERMS: dict[str, Callable[..., Tensor]] = {
     # Over its width, so that its slope becomes that of l1.
@@ -120,6 +126,9 @@ KIND = Kind(
     read=read_numbers,
     signs=_signs,
     losses={term: partial(known_loss, term) for term in TERMS},
-    measures={"mae": Measure(mean_metric(higher_is_better=False), _errors), "r2": Measure(_r2, _moments)},
+    measures={
+        "mae": Measure(mean_metric(higher_is_better=False), _errors),
+        "r2": Measure(_r2, _moments, least=LEAST),
+    },
     show=lambda outputs, task: from_units(outputs, task).numpy(),
 )

@@ -27,9 +27,10 @@ def read_mask(cell: str, task: Task, source: Source) -> np.ndarray:
     if array.ndim != source.dimensions or array.dtype.kind not in "uib" or not in_range(array, len(task.classes)):
         raise MtfedError(
             f"Mask {cell} of site {source.data.key} should be one channel of class indices below {len(task.classes)} "
-            f"({', '.join(task.classes)}), it has shape {list(array.shape)} and values up to {array.max(initial=0)}."
+            f"({', '.join(task.classes)}), it has shape {list(array.shape)}, type {array.dtype} and values up to "
+            f"{array.max(initial=0)}; save class indices, as 0 and 1."
         )
-    return source.fit(array.astype(np.uint8), cell, nearest=True)
+    return source.fit(array.astype(np.uint8), f"mask {cell}", nearest=True)
 
 
 def in_range(array: np.ndarray, classes: int) -> bool:
@@ -45,11 +46,14 @@ def dice(task: Task, config: Config) -> Loss:
 
 
 def mean_metric(higher_is_better: bool = True) -> Callable[[Task], Metric]:
-    """Return the mean as a metric, which by itself does not know which way is up."""
+    """Return the mean as a metric, which by itself does not know which way is up.
+
+    NaN is left out: it is an image that cannot be judged. Outputs that are not finite come this far in no metric.
+    """
 
     def make(task: Task) -> Metric:
         mean = lean_import("torchmetrics.aggregation").MeanMetric
-        return type("Mean", (mean,), {"higher_is_better": higher_is_better})()
+        return type("Mean", (mean,), {"higher_is_better": higher_is_better})(nan_strategy="ignore")
 
     return make
 

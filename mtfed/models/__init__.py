@@ -30,6 +30,10 @@ class Row:
     transformer: bool = False  # whether the encoder must be one
 
 
+# What keeps one entry a task, as an attribute of the task's name.
+HOLDERS = (torch.nn.ModuleDict(), torch.nn.ParameterDict())
+
+
 def _over_one(scheme: Callable[..., Any], **options: bool) -> Callable[[Callable[[], Encoder], list[str]], Any]:
     return lambda make_encoder, tasks: scheme(make_encoder(), tasks, **options)
 
@@ -55,7 +59,7 @@ def assemble(
     dimensions: int = 2,
     weights: str = "",
     decoder_width: int = 48,
-    balance: float = -0.5,
+    balance: float = INITIAL["uncertainty"],
 ) -> MultiTaskModel:
     """Return a model by name, its random initial weights from torch's default generator.
 
@@ -74,7 +78,7 @@ def assemble(
         raise unknown("model", name, MODELS)
     row = MODELS[name]
     for task in tasks:
-        if hasattr(torch.nn.ModuleDict, task) or task in {"training"}:
+        if any(hasattr(holder, task) for holder in HOLDERS):
             raise MtfedError(f"Config key task.{task}: PyTorch has a use for this name of its own; choose another.")
     make_encoder = partial(Encoder, encoder, image_size, channels, dimensions, weights)
     model = MultiTaskModel(tasks, make_encoder, row.share, decoder_width, balance)
@@ -102,5 +106,5 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
             dimensions=config.dimensions,
             weights=config.weights if pretrained else "",
             decoder_width=config.decoder_width,
-            balance=INITIAL.get(config.balancing, 0.0),
+            balance=INITIAL[config.balancing],
         )

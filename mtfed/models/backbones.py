@@ -86,3 +86,22 @@ def swin_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
         "drop_path_rate": 0.0,
     }
     return _build(timm.models.SwinTransformer, defaults, settings)
+
+
+@timm.models.register_model
+def coatnet_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """Build a CoAtNet (Dai et al., NeurIPS 2021): stages of convolution, then of attention; 0.5 M parameters.
+
+    Two stages of each, of 16 to 128 channels. From nothing and with few images it learns what a PVT does not.
+    """
+    maxxvit = timm.models.maxxvit
+    shape = maxxvit.MaxxVitCfg(
+        embed_dim=(16, 32, 64, 128),
+        depths=(2, 2, 2, 2),
+        block_type=("C", "C", "T", "T"),
+        stem_width=16,
+        stem_bias=True,
+        conv_cfg=maxxvit.MaxxVitConvCfg(expand_ratio=2.0),
+        transformer_cfg=maxxvit.MaxxVitTransformerCfg(dim_head=16, rel_pos_type="bias_tf"),
+    )
+    return _build(maxxvit.MaxxVit, {"cfg": shape}, settings)

@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         else:
             self.body, settings = _create_image_body(name, image_size, channels)
         with_our_norms(self.body)
-        self.indices, chosen = _choose_levels(self.body)
+        self.indices, chosen = _choose_levels(name, self.body)
         self.name = name
         self.stage_names = [str(level["module"]) for level in chosen]
         self.channels = [int(level["num_chs"]) for level in chosen]
@@ -134,11 +134,15 @@ class Encoder(nn.Module):
         return family
 
 
-def _choose_levels(body: Any) -> tuple[list[int] | None, list[dict[str, Any]]]:
-    """Return the indices of the levels to read, ``None`` for all, and what the body tells of each."""
+def _choose_levels(name: str, body: Any) -> tuple[list[int] | None, list[dict[str, Any]]]:
+    """Return the indices of the four levels to read, ``None`` for all, and what the body tells of each."""
     levels = body.feature_info
     levels = levels if isinstance(levels, list) else levels.info
-    if len(levels) <= 4:
+    if len(levels) < 4:
+        raise MtfedError(
+            f"Encoder {name!r} gives {len(levels)} feature maps, decoders read 4; choose a ViT, Swin, PVT or ConvNet."
+        )
+    if len(levels) == 4:
         return None, levels
     plain = len({level["reduction"] for level in levels}) == 1
     step = len(levels) / 4
@@ -147,7 +151,7 @@ def _choose_levels(body: Any) -> tuple[list[int] | None, list[dict[str, Any]]]:
 
 
 def _check_size(name: str, image_size: int, body: Any) -> None:
-    finest = min(int(level["reduction"]) for level in _choose_levels(body)[1])
+    finest = min(int(level["reduction"]) for level in _choose_levels(name, body)[1])
     if image_size < finest or image_size % finest:
         raise _misfit(name, image_size, f"its finest maps have one pixel for {finest}; choose a multiple of {finest}")
 

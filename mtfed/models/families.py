@@ -17,7 +17,7 @@ from ..startup import import_timm
 from .volumes import VolumeResNet, VolumeSwin, VolumeTransformer
 
 timm = import_timm()
-NAMES = "a ResNet, ConvNeXt, plain ViT, Swin or PVT v2"  # those of FAMILIES, for people
+NAMES = "a ResNet, ConvNeXt, plain ViT, Swin, PVT v2 or CoAtNet"  # those of FAMILIES, for people
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ def _pool_map(body: Any, last: Tensor) -> Tensor:
     return body.forward_head(last, pre_logits=True)
 
 
+def _pool_before_norm(body: Any, last: Tensor) -> Tensor:
+    return body.forward_head(body.norm(last), pre_logits=True)
+
+
 def _pool_convnext(body: Any, last: Tensor) -> Tensor:
     return body.forward_head(body.norm_pre(last), pre_logits=True)
 
@@ -61,6 +65,7 @@ FAMILIES: dict[type[nn.Module], Family] = {
     timm.models.SwinTransformerV2: Family(_pool_normed, tokens=True, transformer=True),
     timm.models.PyramidVisionTransformerV2: Family(_pool_map, tokens=True, transformer=True),
     timm.models.ResNet: Family(_pool_map, tokens=False, transformer=False),
+    timm.models.MaxxVit: Family(_pool_before_norm, tokens=False, transformer=True),
     timm.models.ConvNeXt: Family(_pool_convnext, tokens=False, transformer=False),
     VolumeTransformer: Family(_pool_tokens, tokens=True, transformer=True),
     VolumeSwin: Family(_pool_map, tokens=True, transformer=True),

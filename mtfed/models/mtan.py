@@ -14,6 +14,9 @@ not.
 
 Not the paper's: its decoders read a_4^t alone, ours are also handed a_1^t to a_3^t, as those of all models here are
 handed the earlier maps; and on a transformer the same layers run over its maps of tokens.
+
+Known: the batch norms of the E_i keep one running statistic for all tasks, as in the authors' code. So training
+normalises a task by its own images and evaluation by the mixture, a weakness where tasks have different images.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import nn
 from ..strategies.axes import Axis
 from .chain_axes import chain
 from .decoders.detection import CentreDecoder
-from .decoders.detection_axes import centre_decoder
+from .decoders.detection_axes import centre_decoder, trunk_axes
 from .decoders.heads import ClassificationDecoder, OrdinalDecoder, RegressionDecoder
 from .decoders.pyramid import MLPDecoder, UNetDecoder
 from .sharing_axes import scheme_axes
@@ -40,19 +40,8 @@ def pooled_decoder(sketch: Sketch, path: str, module: Any, maps: Sequence[Label]
 
 
 def mlp_decoder(sketch: Sketch, path: str, module: Any, maps: Sequence[Label], pooled: Label) -> None:
-    """Label the all-MLP decoder: the levels write one sum, and the last step up and the detail write another."""
-    width = module.head.in_channels
-    label: Label = sketch.axis(f"{path}.levels", Axis(width))
-    for index, level in enumerate(module.levels):
-        chain(sketch, f"{path}.levels.{index}", level, maps[index], label)
-    for index, step in enumerate(module.up):
-        written = sketch.axis(f"{path}.up.{index}", Axis(width))
-        chain(sketch, f"{path}.up.{index}", step, label, written)
-        label = written
-    chain(sketch, f"{path}.detail", module.detail, None, label)
-    written = sketch.axis(f"{path}.fuse", Axis(width))
-    chain(sketch, f"{path}.fuse", module.fuse, label, written)
-    sketch.map(f"{path}.head", module.head, written, None)
+    """Label the all-MLP decoder: its trunk, and its head."""
+    sketch.map(f"{path}.head", module.head, trunk_axes(sketch, path, module, maps), None)
 
 
 def unet_decoder(sketch: Sketch, path: str, module: Any, maps: Sequence[Label], pooled: Label) -> None:

@@ -64,6 +64,11 @@ def cross_task_attention(sketch: Sketch, path: str, scheme: Any) -> dict[str, La
     they have for their tokens.
     """
     maps, pooled = body_axes(sketch, join(path, "body"), scheme.reads, read=True)
+    crossed: list[Label] = []  # read and written by several tasks' streams
+    if scheme.in_encoder:
+        crossed += [*maps, *(join(path, f"codes.{i}") for i in range(len(maps)))]
+    if scheme.at_bottleneck:
+        crossed += [maps[-1], join(path, "tokens")]
     for task, stream in scheme.cross.items():
         at = join(path, f"cross.{task}")
         for i, stage in enumerate(stream.stages if scheme.in_encoder else ()):
@@ -71,6 +76,10 @@ def cross_task_attention(sketch: Sketch, path: str, scheme: Any) -> dict[str, La
             _stage(sketch, f"{at}.stages.{i}", stage, before, maps[i], join(path, f"codes.{i}"))
         if scheme.at_bottleneck:
             _bottleneck(sketch, f"{at}.bottleneck", stream.bottleneck, maps[-1], join(path, "tokens"))
+    # A site without task b trains through cross.b as it was sent, and returns all but that. What cross.b reads is in
+    # the server's order of units, so what the site returns, reordered, would be another function than it trained.
+    for label in crossed if len(scheme.tasks) > 1 else ():
+        sketch.change(label, kind="frozen")
     return dict.fromkeys(scheme.tasks, (maps, pooled))
 
 

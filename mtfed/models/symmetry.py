@@ -1,11 +1,12 @@
 """Which reorderings of its units leave a torch model's function as it is: derived from the modules, then checked.
 
 What is understood: chains of linear, convolution, transposed convolution, normalisation, activation and pooling layers
-(``nn.Sequential``, nested or not); timm's plain vision transformer with its residual stream, heads and MLPs; and
-:class:`MultiTaskModel` with its decoders. Of other timm transformers (Swin, PVT, ConvNeXt and the like) the inside of
-attention and MLP modules is; their residual streams change width from stage to stage and stay undeclared. Whatever no
-function here describes is left out of the table, which freezes it; a residual stream that something unknown reads or
-writes is declared frozen too.
+(``nn.Sequential``, nested or not); timm's plain vision transformer with its residual stream, heads and MLPs; timm's
+residual networks with a stream a stage and the channels inside their blocks; the same two of volumes; and
+:class:`MultiTaskModel` with its sharing schemes and decoders. Of other transformers (Swin, PVT, ConvNeXt and the like,
+and the Swin of volumes) the inside of attention and MLP modules is; their residual streams change width from stage to
+stage and stay undeclared. Whatever no function here describes is left out of the table, which freezes it; a residual
+stream that something unknown reads or writes is declared frozen too.
 
 A new kind of module needs one function, registered with ``@describes`` of :mod:`.sketch`.
 """

@@ -27,7 +27,7 @@ class MultiTaskModel(nn.Module):
         make_encoder: Callable[[], Encoder],
         share: Callable[[Callable[[], Encoder], list[str]], Any],
         decoder_width: int,
-        balance: float = 0.0,
+        balance: float,
     ) -> None:
         super().__init__()
         self._parts: dict[str, dict[str, Tensor]] | None = None

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from .html import Html, escape, number, tag
+from ..tasks import LOWER_IS_BETTER
+from .html import Html, escape, number, tag, with_minus
 from .records import Group, mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOWEST = -1.0  # of what a curve shows: an R² can begin at minus thousands
+LOWEST = -1.0  # of what is drawn: an R² can begin at minus thousands
+# If an axis holds such a number, it counts in what, and the sign for it.
+SIZES = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (1e-2, 1.0, ""), (0.0, 1e-3, "e-3"))
 Points = dict[int, tuple[float, float, float]]  # by round: mean, lowest and highest of the runs
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched
@@ -48,22 +51,26 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
     from matplotlib.ticker import MaxNLocator
 
     styles = {"train": "-"} if metric == "loss" else {"validation": "-", "test": (0, (3, 2))}
+    drawn: list[float] = []
     told = []
     with matplotlib.rc_context(SETTINGS | {"svg.hashsalt": name}):  # type: ignore[arg-type]
         figure = Figure(figsize=(4.1, 2.6))
-        axes = figure.add_axes((0.1, 0.15, 0.89, 0.82))  # the same in every drawing, so that they stand in line
+        axes = figure.add_axes((0.12, 0.15, 0.87, 0.82))  # the same in every drawing, so that they stand in line
         for i, group in enumerate(groups):
             width = 1.4 + 0.5 * min(len(groups) - 1 - i, 2)  # what is drawn first is wider, to be seen where lines meet
             for split, style in styles.items():
                 if points := _by_round(group, task, split, metric):
                     told.append(f"{group.label}, {split}: {_told(points)}")
+                    drawn += [end for _, *ends in points.values() for end in ends]
                     _draw(axes, points, group.colour, style, width)
         if metric != "loss":
-            _baselines(axes, groups, task, metric)
-            bottom, top = axes.get_ylim()
-            axes.set_ylim(bottom=max(bottom, LOWEST) if top > LOWEST else bottom)
+            drawn += _baselines(axes, groups, task, metric)
+        if drawn:
+            bottom, top = limits(drawn, share=metric != "loss" and metric not in LOWER_IS_BETTER)
+            marked = [tick for tick in MaxNLocator(nbins=6).tick_values(bottom, top) if bottom <= tick <= top]
+            axes.set_yticks(marked, ticks(marked))
+            axes.set_ylim(bottom, top)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.set_xlabel("round")
         axes.margins(x=0.03)
         written = io.StringIO()
@@ -72,8 +79,33 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
         figure.savefig(written, format="svg", transparent=True, metadata=unsigned)
     if not told:
         return escape("")
-    drawn = _inline(written.getvalue(), name, f"{title} by round. {'; '.join(told)}.")
-    return tag("figure", tag("figcaption", title), drawn)
+    svg = _inline(written.getvalue(), name, f"{title} by round. {'; '.join(told)}.")
+    note = f" (what is below {with_minus(f'{LOWEST:g}')} is not drawn)" if min(drawn) < LOWEST else ""
+    return tag("figure", tag("figcaption", title, note), svg)
+
+
+def limits(drawn: Sequence[float], *, share: bool) -> tuple[float, float]:
+    """Return the ends of an axis: a little beyond the figures, but none that no figure can reach or that is cut off.
+
+    Args:
+        drawn: the figures, of which those below :data:`LOWEST` are cut off.
+        share: whether 1 is the highest that a figure can be.
+    """
+    low, high = min(drawn), max(drawn)
+    if cut := low < LOWEST:
+        low, high = LOWEST, max(high, 0.0)
+    margin = 0.05 * ((high - low) or abs(high) or 1.0)
+    bottom = LOWEST if cut else low - margin
+    top = high + margin
+    return max(bottom, 0.0) if low >= 0 else bottom, min(top, 1.0) if share and high <= 1 else top
+
+
+def ticks(values: Sequence[float]) -> list[str]:
+    """Return numbers beside an axis, in even steps, all with as many decimals; short enough for the room there is."""
+    most, step = max(map(abs, values)), abs(values[-1] - values[0]) / max(len(values) - 1, 1)
+    size, sign = next((size, sign) for least, size, sign in SIZES if most >= least)
+    decimals = next(d for d in range(6) if d == 5 or math.isclose(step / size, round(step / size, d), rel_tol=1e-6))
+    return [with_minus(f"{value / size:.{decimals}f}{sign if value else ''}") for value in values]
 
 
 def strip(dots: Sequence[float], middle: float, low: float, high: float, colour: str, digits: int = 3) -> Html:
@@ -122,17 +154,24 @@ def _told(points: Points) -> str:
 def _draw(axes: Axes, points: Points, colour: str, style: Any, width: float) -> None:
     means, lows, highs = zip(*points.values(), strict=True)
     marker = "o" if len(points) <= 20 else ""
-    axes.plot(list(points), means, color=colour, linestyle=style, linewidth=width, marker=marker, markersize=width + 1)
+    look: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": width, "markersize": width + 1}
+    # Where an axis ends at a figure, its mark is not cut in half; a line from below what is drawn comes in at the edge.
+    axes.plot(list(points), means, marker=marker, clip_on=min(means) < LOWEST, **look)
     if lows != highs:
         axes.fill_between(list(points), lows, highs, color=colour, alpha=0.13, linewidth=0)
 
 
-def _baselines(axes: Axes, groups: Sequence[Group], task: str, metric: str) -> None:
-    """Draw what a curve is read against, on the test images: hospitals that trained alone, and no training."""
-    levels = [("alone, test", mean([v for group in groups if group.alone for v in group.values(task, "test", metric)]))]
-    levels.append(("untrained, test", mean([v for group in groups for v in group.values(task, "untrained", metric)])))
+def _baselines(axes: Axes, groups: Sequence[Group], task: str, metric: str) -> list[float]:
+    """Draw what a curve is read against, on the test images: hospitals that trained alone, and no training.
+
+    Return the figures that are drawn.
+    """
+    alone = mean([v for group in groups if group.alone for v in group.values(task, "test", metric)])
+    before = mean([v for group in groups for v in group.values(task, "untrained", metric)])
+    named = (("alone, test", alone), ("before training, test", before))
+    levels = [(label, level) for label, level in named if math.isfinite(level)]
     for label, level in levels:
-        if math.isfinite(level):
+        if level >= LOWEST:
             axes.axhline(level, color="#9aa5b1", linewidth=0.9, linestyle=(0, (1, 2)))
             axes.annotate(
                 label,
@@ -145,6 +184,7 @@ def _baselines(axes: Axes, groups: Sequence[Group], task: str, metric: str) -> N
                 fontsize=7.5,
                 color="#5b6675",
             )
+    return [level for _, level in levels]
 
 
 def _inline(svg: str, name: str, alt: str) -> Html:

@@ -141,7 +141,7 @@ def _mean(results: Sequence[float]) -> float:
 
 
 def _outlines(task: Task) -> list[Html]:
-    return [key(*TRUE, "true outline"), key(*PREDICTED, "predicted outline")]
+    return [key("true outline", *TRUE), key("predicted outline", *PREDICTED)]
 
 
 def _said(sentence: str) -> Callable[[Task], list[Html]]:
@@ -171,8 +171,8 @@ GALLERIES = {
         boxes,
         lambda task, hits: f"{count(int(sum(hits)), 'box')} found in these {len(hits)}",
         lambda task: [
-            key(*TRUE, "true box"),
-            key(*PREDICTED, "predicted box, with its class and score"),
+            key("true box", *TRUE),
+            key("predicted box, with its class and score", *PREDICTED),
             tag("li", f"of scores of at least {CERTAIN}, or else the highest, pale", class_="note"),
         ],
         "large",

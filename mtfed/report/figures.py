@@ -109,11 +109,14 @@ def gain(value: float, other: float, metric: str) -> float:
 
 
 def scale(points: list[float], metric: str) -> tuple[float, float]:
-    """Return ends of a scale that holds all points: in steps of 0.05 for shares, else as the points are spread."""
+    """Return ends of a scale that holds all points: in steps of 0.05 for shares, else as the points are spread.
+
+    It goes below 0 only if a point does.
+    """
     step = 0.05
     if metric in LOWER_IS_BETTER and points:
         step = 10 ** math.floor(math.log10((max(points) - min(points)) or max(points) or 1)) / 2
     # Rounded: 0.15 / 0.05 is less than 3.
     low = math.floor(round(min(points, default=0) / step, 9)) * step
     high = math.ceil(round(max(points, default=1) / step, 9)) * step
-    return (low, high) if high > low else (low - step, high + step)
+    return (low, high) if high > low else (max(low - step, 0.0) if low >= 0 else low - step, high + step)

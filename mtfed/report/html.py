@@ -136,7 +136,12 @@ def number(value: float | None, digits: int = 3) -> str:
     """Return a figure with fixed decimals, or a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:,.{digits}f}".replace("-", "−")
+    return with_minus(f"{value:,.{digits}f}")
+
+
+def with_minus(figure: str) -> str:
+    """Return a written figure with a minus sign in the place of a hyphen."""
+    return figure.replace("-", "−")
 
 
 def task_title(task: str) -> str:

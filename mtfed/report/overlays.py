@@ -14,15 +14,14 @@ from .records import mean
 
 READABLE = 6  # structures outlined in an image
 CERTAIN = 0.3  # score of a box from which on it counts as predicted here
-DASH = "5 4"
 
 
 def segmentation(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
     """Draw masks (H, W) of class indices."""
     overlap, step, classes = dice(predicted, true, len(task.classes)), step_of(image), len(task.classes)
     lines = [
-        border(mask, step, colour, width, classes=classes)
-        for mask, (colour, width) in ((true, TRUE), (predicted, PREDICTED))
+        border(mask, step, colour, width, dash, classes)
+        for mask, (colour, width, dash) in ((true, TRUE), (predicted, PREDICTED))
     ]
     said = f"Dice {number(overlap)}"
     if not true.any():
@@ -37,8 +36,8 @@ def structures(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.nd
     sizes = {k: int(np.sum((true[k] == 1) | (predicted[k] == 1))) for k in marked}
     drawn = sorted(sorted(sizes, key=lambda k: -sizes[k])[:READABLE])
     step = step_of(image)
-    lines = [border(true[k], step, _colour(k), 3.2, DASH) for k in drawn]
-    lines += [border(predicted[k], step, _colour(k), 1.4) for k in drawn]
+    lines = [border(true[k], step, _colour(k), *TRUE[1:]) for k in drawn]
+    lines += [border(predicted[k], step, _colour(k), *PREDICTED[1:]) for k in drawn]
     said = f"Dice {number(overlap)}"
     named = ", ".join(task.classes[k] for k in drawn if sizes[k])
     alt = f"Test image with true and predicted outlines of {named or 'no structure'}, {said}"
@@ -46,9 +45,9 @@ def structures(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.nd
 
 
 def structures_legend(task: Task) -> list[Html]:
-    """Return a colour for every structure, and what dashes are."""
-    keys = [key(_colour(k), 3, name) for k, name in enumerate(task.classes)]
-    keys += [key("#fff", 2.4, "true", DASH), key("#fff", 1.4, "predicted")]
+    """Return what dashes are, and a colour for every structure."""
+    keys = [key("true outline", "#fff", *TRUE[1:]), key("predicted outline", "#fff", *PREDICTED[1:])]
+    keys += [key(name, _colour(k), 3) for k, name in enumerate(task.classes)]
     few = len(task.classes) <= READABLE
     return keys if few else [*keys, tag("li", f"at most the {READABLE} largest structures of an image")]
 
@@ -61,10 +60,10 @@ def boxes(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray
     missed, false = len(true) - hits, len(certain) - hits
     step = step_of(image)
     width = image.shape[2] / step
-    drawn = [_box(box / step, *TRUE, width) for box in true[:, :4]]
+    drawn = [_box(box / step, TRUE, width) for box in true[:, :4]]
     for box in certain if len(certain) or not len(true) else predicted[:1]:
         opacity = 1.0 if box[5] >= CERTAIN else 0.5
-        drawn.append(_box(box[:4] / step, *PREDICTED, width, f"{task.classes[int(box[4])]} {box[5]:.2f}", opacity))
+        drawn.append(_box(box[:4] / step, PREDICTED, width, f"{task.classes[int(box[4])]} {box[5]:.2f}", opacity))
     named = ", ".join(dict.fromkeys(task.classes[int(k)] for k in true[:, -1])) or "none"
     said = [f"{hits} of {len(true)} found" if len(true) else "nothing to find", *([f"{false} false"] if false else [])]
     alt = f"Test image with true and predicted boxes, {', '.join(said)}"
@@ -125,11 +124,15 @@ def _colour(structure: int) -> str:
     return BRIGHT[structure % len(BRIGHT)]
 
 
-def _box(box: Sequence[float], colour: str, stroke: float, width: float, text: str = "", opacity: float = 1.0) -> Html:
+def _box(
+    box: Sequence[float], look: tuple[str, float, str], width: float, text: str = "", opacity: float = 1.0
+) -> Html:
     """Return a box over a picture of some width, with a text above it, or within where there is no room."""
     x, y, w, h = (float(number) for number in box)
-    style = {"fill": "none", "stroke": colour, "stroke_width": stroke, "opacity": opacity, "class_": "outline"}
-    drawn = tag("rect", x=f"{x:.1f}", y=f"{y:.1f}", width=f"{w:.1f}", height=f"{h:.1f}", **style)
+    colour, stroke, dash = look
+    style = {"stroke": colour, "stroke_width": stroke, "stroke_dasharray": dash, "opacity": opacity}
+    at = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{w:.1f}", "height": f"{h:.1f}"}
+    drawn = tag("rect", **at, **style, class_="outline")
     if not text:
         return drawn
     size = width / 22

@@ -10,11 +10,12 @@ import numpy as np
 
 from .html import Html, escape, tag
 
-# Colour and width of the outlines: apart for the colour-blind, bright on an X-ray, both seen where they agree.
-TRUE, PREDICTED = ("#56b4e9", 3.4), ("#ffb000", 1.8)
-# Of structures, bright on an X-ray likewise.
+# Colour, width and dashes of what is drawn over an image: apart for the colour-blind, bright on an X-ray, both seen
+# where they agree. Where colours tell structures, what is true is dashed all the same.
+TRUE, PREDICTED = ("#56b4e9", 3.2, "5 4"), ("#ffb000", 1.6, "none")
+# Of structures, bright on an X-ray likewise, and neither of the two above.
 BRIGHT = (
-    "#56b4e9", "#ffb000", "#2fd18a", "#ff7f9f", "#f4ec5a", "#b79bff", "#ff8a3d", "#7ff0f0", "#c6e36a", "#e0e0e0",
+    "#2fd18a", "#ff7f9f", "#f4ec5a", "#b79bff", "#ff8a3d", "#7ff0f0", "#c6e36a", "#e0e0e0", "#6f8cff", "#c9a26b",
 )  # fmt: skip
 LONGEST = 256  # pixels of an image's side on the page
 
@@ -71,7 +72,7 @@ def border(mask: np.ndarray, step: int, colour: str, width: float, dash: str = "
     return tag("path", d=path, class_="outline", stroke=colour, stroke_width=width, stroke_dasharray=dash)
 
 
-def key(colour: str, width: float, label: str, dash: str = "none") -> Html:
+def key(label: str, colour: str, width: float, dash: str = "none") -> Html:
     """Return an entry of a legend: a line as it looks on an image."""
     back = tag("rect", width=26, height=10, fill="#333")
     line = tag("line", x1=2, x2=24, y1=5, y2=5, stroke=colour, stroke_width=width, stroke_dasharray=dash)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from ..tasks import LOWER_IS_BETTER, Task
 from .charts import strip
 from .figures import digits, direction, gain, heading, metric_title, same, scale, unit, written
-from .html import Html, chip, count, escape, join, listed, table, tag, task_title
-from .models import models, said_over_single
+from .html import Html, chip, count, escape, join, listed, table, tag, task_title, with_minus
+from .models import SINGLE, models, said_over_single
 from .records import COMPARED, Group, all_tasks, compared, deviation, differing, mean, split_of
 
 PALE = "#b5bdc8"
@@ -17,18 +17,24 @@ IN_A_LINE = 4  # tasks whose figures a headline has room for
 
 
 def headline_group(groups: Sequence[Group]) -> Group:
-    """Return the group that the headline is about: finished, federated, of most tasks, best on validation images.
+    """Return the group that the headline is about: finished, federated, one model, most tasks, best on validation.
 
     Validation, as in the choice of a round: a choice that went by the test images would flatter its figures.
     """
 
-    def rank(group: Group) -> tuple[bool, bool, int, float]:
+    def rank(group: Group) -> tuple[bool, bool, bool, int, float]:
         tasks = group.records[0].config.tasks
         scores = [task.score(mean(group.values(name, "validation", task.metric))) for name, task in tasks.items()]
         known = [score for score in scores if math.isfinite(score)]
-        return group.finished, not group.alone, len(tasks), mean(known) if known else -math.inf
+        return group.finished, not group.alone, not _apart(group), len(tasks), mean(known) if known else -math.inf
 
     return max(groups, key=rank)
+
+
+def _apart(group: Group) -> bool:
+    """Say whether each of several tasks has a model to itself."""
+    config = group.records[0].config
+    return config.model == SINGLE and len(config.tasks) > 1
 
 
 def verdict(groups: Sequence[Group]) -> Html:
@@ -60,7 +66,8 @@ def _headline(chosen: Group, groups: Sequence[Group]) -> str:
         if said := said_over_single(chosen, groups):
             return said
         if len(tasks) > IN_A_LINE:
-            return f"{chosen.label}: {len(tasks)} tasks trained together"
+            how = ", a model each" if _apart(chosen) else "" if chosen.alone else " trained together"
+            return f"{chosen.label}: {len(tasks)} tasks{how}"
         shown = {task: chosen.values(task.name, split_of(task, [chosen]), task.metric) for task in tasks.values()}
         figures = [f"{task_title(t.name)} {metric_title(t.metric)} {_with_unit(mean(v), t)}" for t, v in shown.items()]
         return f"{chosen.label}: {', '.join(figures)}"
@@ -74,7 +81,8 @@ def _headline(chosen: Group, groups: Sequence[Group]) -> str:
     else:
         where = f" in {won} of {of} tasks"
     verb = "beats" if won else "does not beat"
-    return f"One model trained together {verb} the average hospital training alone{where}"
+    model = "A model for each task, trained together," if _apart(chosen) else "One model trained together"
+    return f"{model} {verb} the average hospital training alone{where}"
 
 
 def _warnings(groups: Sequence[Group]) -> list[str]:
@@ -163,7 +171,7 @@ def _card(task: Task, groups: Sequence[Group]) -> Html:
 
 
 def _claim(task: Task, chosen: Group, groups: Sequence[Group]) -> Html:
-    """Say what the federation gains or loses, over sites alone and over the untrained model."""
+    """Say what the federation gains or loses, over sites alone and over the model before training."""
     split, metric = split_of(task, groups), task.metric
     values, alone, parts, best = chosen.values(task.name, split, metric), _alone(chosen, groups), [], ""
     gained = _gain(task, chosen, groups)
@@ -179,8 +187,9 @@ def _claim(task: Task, chosen: Group, groups: Sequence[Group]) -> Html:
             best = f" The best one alone, {top}, reaches {_with_unit(own[top], task)}." if beaten < len(own) else ""
     untrained = mean(_untrained(task.name, metric, chosen, groups))
     if values and split == "test" and math.isfinite(untrained):
-        parts.append(_difference(gain(mean(values), untrained, metric), task, "the untrained model"))
-    return join([join(parts, ", "), ".", best]) if parts else escape("")
+        parts.append(_difference(gain(mean(values), untrained, metric), task, "the model before training"))
+    said = join(parts, ", ")
+    return join([Html(said[:1].upper() + said[1:]), ".", best]) if parts else escape("")
 
 
 def _difference(gained: float, task: Task, other: str) -> Html:
@@ -208,7 +217,7 @@ def _table(task: Task, chosen: Group, groups: Sequence[Group]) -> Html:
         rows.append((join(name), group.colour, values, list(own.values()) or values[task.metric]))
     if split == "test" and (level := _untrained(task.name, task.metric, chosen, groups)):
         values = {m: _untrained(task.name, m, chosen, groups) for m in metrics}
-        rows.append((join([chip(PALE), "Untrained model"]), PALE, values, level))
+        rows.append((join([chip(PALE), "Before training"]), PALE, values, level))
     low, high = scale([dot for *_, dots in rows for dot in dots], task.metric)
     best = {
         m: max((mean(v[m]) for _, _, v, _ in rows if v[m]), key=lambda x: gain(x, 0, m), default=math.nan)
@@ -224,7 +233,7 @@ def _table(task: Task, chosen: Group, groups: Sequence[Group]) -> Html:
         for name, colour, values, dots in rows
     ]
     ends = (f"{end:g}" if unit(task, task.metric) or task.range else f"{end:.2f}" for end in (low, high))
-    across = tag("span", *(tag("span", end) for end in ends))
+    across = tag("span", *(tag("span", with_minus(end)) for end in ends))
     count = chosen.records[0].summary.get("tasks", {}).get(task.name, {}).get("test_images")
     images = f"{count} test images" if split == "test" and count else f"{split.capitalize()} images"
     return table([images, across, *(heading(task, m) for m in metrics)], body, "numbers verdict")

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ...tasks import Task
 from ..encoders import Encoder, Features
-from .layers import CONVOLUTIONS, block, resize, upsample
+from .layers import CONVOLUTIONS, block
+from .trunk import projections, steps_up, trunk
 
 PRIOR = 0.1  # probability of a centre at every cell of an untrained map (Zhou et al., 2019)
 
@@ -17,23 +18,18 @@ PRIOR = 0.1  # probability of a centre at every cell of an untrained map (Zhou e
 class CentreDecoder(nn.Module):
     """Outputs (B, K + 2d, *s) of :mod:`mtfed.kinds.detection`, from all feature maps and the image itself.
 
-    Our design, after the heads of Zhou et al. (Objects as Points, 2019): every map is projected to one width and
-    brought to the finest stride, as in the segmentation decoder; the sum is upsampled step by step to stride 4 (from a
-    plain ViT's patches of 8 once, of 16 twice; what is finer is resized), and meets two strided convolutions of the
-    image, for the edges that patches lose. Two heads of a 3x3 and a 1x1 convolution give centres, and sizes with
-    offsets. The stride is 4 at every image size; below 64 px that leaves fewer than 16 cells a side, over which boxes
-    that are close compete.
+    Our design, after the heads of Zhou et al. (Objects as Points, 2019): a :mod:`.trunk` to stride 4 (from a plain
+    ViT's patches of 8 in one step, of 16 in two), where it meets two strided convolutions of the image. Two heads of a
+    3x3 and a 1x1 convolution give centres, and sizes with offsets. The stride is 4 at every image size; below 64 px
+    that leaves fewer than 16 cells a side, over which boxes that are close compete.
     """
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
         super().__init__()
         dims = encoder.dims
         convolution = CONVOLUTIONS[dims]
-        self.levels = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(1, channels), convolution(channels, width, 1)) for channels in encoder.channels
-        )
-        steps = max(min(encoder.strides).bit_length() - 3, 0)  # from the finest stride down to 4
-        self.up = nn.ModuleList(block(width, width, dims=dims) for _ in range(steps))
+        self.levels = projections(encoder, width)
+        self.up = steps_up(encoder, width, stride=4)
         self.detail = nn.Sequential(
             block(encoder.image_channels, width, stride=2, dims=dims), block(width, width, stride=2, dims=dims)
         )
@@ -45,11 +41,5 @@ class CentreDecoder(nn.Module):
         nn.init.constant_(last.bias, math.log(PRIOR / (1 - PRIOR)))
 
     def forward(self, features: Features) -> Tensor:
-        finest = max((level.shape[2:] for level in features.maps), key=lambda size: size[0])
-        projected = [resize(level(x), finest) for level, x in zip(self.levels, features.maps, strict=True)]
-        x = sum(projected[1:], start=projected[0])
-        for step in self.up:
-            x = step(upsample(x))
-        detail = self.detail(features.image)
-        x = self.fuse(resize(x, detail.shape[2:]) + detail)
+        x = trunk(features, self.levels, self.up, self.detail, self.fuse)
         return torch.cat([self.centres(x), self.boxes(x)], 1)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ...tasks import Task
 from ..encoders import Encoder, Features
-from .layers import CONVOLUTIONS, block, resize, upsample
+from .layers import CONVOLUTIONS, block, resize
+from .trunk import projections, steps_up, trunk
 
 STRIDES = (4, 8, 16, 32)  # of the U-Net's levels
 
@@ -17,41 +18,23 @@ def output_channels(task: Task) -> int:
     return 1 if task.kind == "dose" else len(task.classes)
 
 
-def project(channels: int, width: int, dims: int) -> nn.Sequential:
-    """Return what brings a feature map to the decoder's width.
-
-    GroupNorm with one group here and in all blocks: it needs no running statistics, which sites with other scanners
-    would disagree on.
-    """
-    return nn.Sequential(nn.GroupNorm(1, channels), CONVOLUTIONS[dims](channels, width, 1))
-
-
 class MLPDecoder(nn.Module):
     """Logits (B, K, *S) by a sum of all maps.
 
-    Our design: every map is projected to one width and brought to the finest stride, as in SegFormer's all-MLP
-    decoder (Xie et al., 2021); the sum is upsampled step by step, and at stride 2 meets a convolution of the image,
-    as in UNETR (Hatamizadeh et al., 2022), for the outlines that patches lose.
+    Our design: a :mod:`.trunk` to stride 2, where it meets a convolution of the image, and a 1x1 convolution.
     """
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
         super().__init__()
         dims = encoder.dims
-        self.levels = nn.ModuleList(project(channels, width, dims) for channels in encoder.channels)
+        self.levels = projections(encoder, width)
         self.detail = block(encoder.image_channels, width, stride=2, dims=dims)
-        steps = max(min(encoder.strides).bit_length() - 2, 0)  # from the finest stride down to 2
-        self.up = nn.ModuleList(block(width, width, dims=dims) for _ in range(steps))
+        self.up = steps_up(encoder, width, stride=2)
         self.fuse = block(width, width, dims=dims)
         self.head = CONVOLUTIONS[dims](width, output_channels(task), 1)
 
     def forward(self, features: Features) -> Tensor:
-        finest = max((level.shape[2:] for level in features.maps), key=lambda size: size[0])
-        projected = [resize(level(x), finest) for level, x in zip(self.levels, features.maps, strict=True)]
-        x = sum(projected[1:], start=projected[0])
-        for step in self.up:
-            x = step(upsample(x))
-        detail = self.detail(features.image)
-        x = self.fuse(resize(x, detail.shape[2:]) + detail)
+        x = trunk(features, self.levels, self.up, self.detail, self.fuse)
         return resize(self.head(x), features.image.shape[2:])
 
 
@@ -67,7 +50,7 @@ class UNetDecoder(nn.Module):
         super().__init__()
         dims = encoder.dims
         half, quarter = max(width // 2, 1), max(width // 4, 1)
-        self.levels = nn.ModuleList(project(channels, width, dims) for channels in encoder.channels)
+        self.levels = projections(encoder, width)
         self.stem = nn.ModuleList(
             [block(encoder.image_channels, quarter, dims=dims), block(quarter, half, stride=2, dims=dims)]
         )
