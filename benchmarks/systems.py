@@ -94,11 +94,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    parser.add_argument("--collect", action="store_true", help="run nothing: take the runs that are there")
     given = parser.parse_args()
 
     def run_all(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+        data, runs = given.data.resolve(), given.runs.resolve()
         with ThreadPoolExecutor(given.jobs) as pool:
-            return list(pool.map(lambda trial: figures(trial, given.data.resolve(), given.runs.resolve()), trials))
+            found = pool.map(lambda trial: figures(trial, data, runs, given.collect), trials)
+            return [told for told in found if told is not None]
 
     tried = run_all(Trial(TUNED_ON, system, rate, given.seeds[0]) for rate in RATES for system in given.systems)
     rates = {
@@ -114,8 +117,8 @@ def main() -> None:
     RESULTS.write_text(json.dumps({"rates": rates, "tuning": tried, "runs": found}, indent=1) + "\n")
 
 
-def figures(trial: Trial, data: Path, runs: Path) -> dict[str, Any]:
-    """Return a run's figures; run it if there is none with its settings."""
+def figures(trial: Trial, data: Path, runs: Path, collect: bool) -> dict[str, Any] | None:
+    """Return a run's figures; if there is none with its settings, run it, or return nothing."""
     app = find_app(trial.set).run_config
     model, encoders = SYSTEMS[trial.system]
     settings = SETS[trial.set] | {
@@ -128,6 +131,8 @@ def figures(trial: Trial, data: Path, runs: Path) -> dict[str, Any]:
     wanted = read_config(app | settings | {"seed": trial.seed, "out": str(runs), "share-tracebacks": True})
     found = [Run.open(path.parent) for path in sorted(runs.glob(f"{trial.name}-2*/summary.json"))]
     run = next((run for run in found if run.config() == wanted), None)
+    if run is None and collect:
+        return None
     if run is None:
         command = [sys.executable, "-m", "mtfed.cli", "simulate", str(HOME / trial.set), "--workers", "1"]
         command += ["--out", str(runs), "--seed", str(trial.seed)]

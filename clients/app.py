@@ -1,9 +1,9 @@
 """The ClientApp: what runs inside a hospital, in a simulation and on Flower's deployment engine alike.
 
 A message of the server reveals nothing of the site, and of other sites the global weights; in the record ``pull`` what
-their curvatures add up to (:mod:`mtfed.strategies.cavity`); and for balancing that looks back (``dwa``, ``gradnorm``) the
-tasks' mean losses over all sites, of which two sites can work out each other's. In CTAN the weights are also those of
-``cross.TASK`` of tasks that the site does not hold: where one hospital alone holds a task, they are that hospital's.
+their curvatures add up to (:mod:`mtfed.strategies.cavity`); and for balancing that looks back (``dwa``, ``gradnorm``)
+the tasks' mean losses over all sites, of which two sites can work out each other's. In CTAN the weights are also those
+of ``cross.TASK`` of tasks that the site does not hold: where one hospital alone holds a task, they are that hospital's.
 A reply tells:
 
 * ``query.describe``: the site's key, its modality if its node config names one, its tasks, sample counts a task, and

@@ -336,7 +336,8 @@ def check_tasks(config: Config, sites: list[SiteCard]) -> None:
         if not any(site.tasks is None or task in site.tasks for site in sites):
             held = sorted({t for site in sites for t in site.tasks or ()})
             raise MtfedError(
-                f"No site holds task {task!r}; the {len(sites)} sites hold {', '.join(held) or 'no task'}."
+                f"No site holds task {task!r}; the {len(sites)} sites hold {', '.join(held) or 'no task'}; "
+                "label it at a site, or take the task out."
             )
 
 

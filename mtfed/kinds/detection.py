@@ -185,8 +185,8 @@ def encode(values: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
 def signs(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
     """Return signs with the curvature of binary cross-entropy on the maps, and 1 for sizes and offsets at the boxes.
 
-    Each as its term counts among those of the loss, which divides by an image's number of boxes. The focal loss thus has the
-    curvature of its cross-entropy, and a distance that of half its square (our design).
+    Each as its term counts among those of the loss, which divides by an image's number of boxes. The focal loss thus
+    has the curvature of its cross-entropy, and a distance that of half its square (our design).
     """
     weights = {term: weight / task.weight for weight, term in task.terms}
     shape, classes = outputs.shape[2:], len(task.classes)
