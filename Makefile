@@ -13,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/mtfed simulate pneumonia --strategies bayesian fedavg alone -c rounds=10
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: $(STAMP)
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,bench]"

@@ -357,7 +357,8 @@ def slow_ctan(state: State, stages: list[tuple[Tensor, Tensor]]) -> dict[str, li
             y = tokens[task] + pixelwise(state, f"{at}.attention.proj", torch.cat(heads))
             hidden = pixelwise(state, f"{at}.mlp.0", over_channels(state, f"{at}.mlp_norm", y, 0))
             y = y + pixelwise(state, f"{at}.mlp.2", hidden * (1 + torch.erf(hidden / 2**0.5)) / 2)
-            found[task][-1] = found[task][-1] + pixelwise(state, f"{at}.out", y)
+            logits = pixelwise(state, f"{at}.out", over_channels(state, f"{at}.out_norm", y, 0))
+            found[task][-1] = found[task][-1] * 2 / (1 + torch.exp(-logits))
     return found
 
 

@@ -19,7 +19,10 @@ CTAB. Of the coarsest maps each task makes tokens, and every token attends to th
 
     z^t = LayerNorm(E^t f_4^t)
     y^t = z^t + Attention^t(queries z^t; keys and values [z^1; ...; z^T]),    y^t <- y^t + MLP^t(LayerNorm(y^t))
-    f_4^t <- f_4^t + D^t y^t
+    f_4^t <- 2 sigmoid(D^t LayerNorm(y^t)) * f_4^t
+
+A mask here too, and no sum: added, D y may grow past the features, and the norm of a decoder that reads their mean then
+leaves nothing of them (measured: image-level tasks stopped telling images apart).
 
 A, X and D are 0 at first: all masks are 1, and the model begins as hard sharing with the encoder's own features, which
 a mask around one half or a random update would spoil where they are pretrained. Gates begin small, so that a task first
@@ -98,9 +101,9 @@ class CrossTaskAttention(Sharing):
             tokens = {task: self.cross[task].bottleneck.tokens(streams[task][-1]) for task in self.tasks}
             context = torch.cat(list(tokens.values()), dim=1)  # (B, T P, D)
             for task, index in places.items():
-                update = self.cross[task].bottleneck(taken(tokens[task], index), taken(context, index))
+                mask = self.cross[task].bottleneck(taken(tokens[task], index), taken(context, index))
                 coarsest = maps[task][-1]
-                maps[task][-1] = coarsest + update.transpose(1, 2).reshape(coarsest.shape)
+                maps[task][-1] = mask.transpose(1, 2).reshape(coarsest.shape) * coarsest
         return {task: self.reads.features(taken(image, index), maps[task]) for task, index in rows.items()}
 
     def _streams(self, stages: list[tuple[Tensor, Tensor]]) -> dict[str, list[Tensor]]:
@@ -200,6 +203,7 @@ class BottleneckAttention(nn.Module):
         self.attention = CrossAttention(width, heads)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.out_norm = nn.LayerNorm(width)
         self.out = silent(nn.Linear(width, channels))
 
     def tokens(self, level: Tensor) -> Tensor:
@@ -207,9 +211,10 @@ class BottleneckAttention(nn.Module):
         return self.norm(self.embed(level.flatten(2).transpose(1, 2)))
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """Return the update (B, P, C) of the task's maps from its tokens (B, P, D) and all tasks' (B, T P, D)."""
+        """Return a mask (B, P, C) of the task's map, between 0 and 2, from its tokens (B, P, D) and all (B, T P, D)."""
         tokens = tokens + self.attention(tokens, context)
-        return self.out(tokens + self.mlp(self.mlp_norm(tokens)))
+        tokens = tokens + self.mlp(self.mlp_norm(tokens))
+        return 2 * torch.sigmoid(self.out(self.out_norm(tokens)))
 
 
 class CrossAttention(nn.Module):

@@ -101,7 +101,7 @@ def _bottleneck(sketch: Sketch, path: str, module: BottleneckAttention, level: L
     if tokens not in sketch.axes:
         sketch.axis(tokens, Axis(module.embed.out_features))
     sketch.map(f"{path}.embed", module.embed, level, tokens)
-    for name in ("norm", "mlp_norm"):
+    for name in ("norm", "mlp_norm", "out_norm"):
         sketch.vectors(f"{path}.{name}", tokens)
     places = ("q", None), ("kv", 0), ("kv", 1)
     attention(sketch, f"{path}.attention", module.attention, tokens, places)
