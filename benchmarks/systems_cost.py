@@ -29,12 +29,12 @@ MODELS = ("hard-sharing", "mtmedformer", "mtan", "ctan", "ctan-encoder", "ctan-b
 SIZES = {  # encoder -> dimensions, image size, batch size
     "coatnet_mini": (2, 64, 16),
     "resnet_mini": (2, 64, 16),
-    "vit_small_patch16_224": (2, 224, 4),
-    "resnet50": (2, 224, 4),
+    "vit_small_patch16_224": (2, 224, 2),
+    "resnet50": (2, 224, 2),
     "swin3d_mini": (3, 32, 4),
     "resnet3d_mini": (3, 32, 4),
 }
-TURNS = 7
+TURNS = 5
 
 
 def measure() -> dict[str, Any]:
