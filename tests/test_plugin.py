@@ -7,19 +7,16 @@ import sys
 from importlib.metadata import requires
 from pathlib import Path
 
-MEASURE = """
-import sys, time
+LOOK = """
+import sys
 import flwr.app, flwr.serverapp.strategy
-start = time.perf_counter()
 import mtfed.strategies
-print(time.perf_counter() - start)
 assert not {"torch", "timm", "monai", "pandas", "matplotlib", "ray"} & set(sys.modules), sorted(sys.modules)
 """
 
 
-def test_strategies_import_without_torch_and_fast() -> None:
-    told = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
-    assert float(told.stdout) < 1.0  # beyond flwr's own import
+def test_strategies_import_nothing_heavy() -> None:
+    subprocess.run([sys.executable, "-c", LOOK], check=True)
 
 
 def test_plain_install_brings_four_packages() -> None:
