@@ -54,6 +54,7 @@ SETS: dict[str, dict[str, RunConfigValue]] = {
 }
 TUNED_ON = "breast"
 RATES = (0.001, 0.003)
+LEARNED = 0.05  # a single-task figure below this is no yardstick
 TRANSFORMER = {2: "coatnet_mini", 3: "swin3d_mini"}
 CONVOLUTIONAL = {2: "resnet_mini", 3: "resnet3d_mini"}
 SYSTEMS = {  # name in the tables -> model and backbones
@@ -178,16 +179,25 @@ def score(told: dict[str, Any]) -> float:
     return mean(task.score(told["validation"][name][task.metric]) for name, task in tasks.items())
 
 
-def delta(told: dict[str, Any], runs: list[dict[str, Any]]) -> float:
+def deltas(of: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[float]:
+    """Return the Delta_MTL of runs whose single-task counterpart is there and has learned all tasks."""
+    return [found for told in of if (found := delta(told, runs)) is not None]
+
+
+def delta(told: dict[str, Any], runs: list[dict[str, Any]]) -> float | None:
     """Return a run's Delta_MTL in percent against the single-task run of its backbone, set and seed."""
     backbone = SYSTEMS[told["system"]][1]
     single = next(name for name, (model, own) in SYSTEMS.items() if model == "single-task" and own is backbone)
     wanted = (told["set"], single, told["seed"])
-    other = next(run for run in runs if (run["set"], run["system"], run["seed"]) == wanted)
+    other = next((run for run in runs if (run["set"], run["system"], run["seed"]) == wanted), None)
+    if other is None:
+        return None
     chosen = [
         {name: {task.metric: run["validation"][name][task.metric]} for name, task in tasks_of(told["set"]).items()}
         for run in (told, other)
     ]
+    if any(value < LEARNED for figures in chosen[1].values() for value in figures.values()):
+        return None
     return delta_mtl(*chosen, LOWER_IS_BETTER)
 
 
@@ -204,19 +214,23 @@ def tables(runs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
             own = [run for run in runs if run["set"] == one and run["system"] == system]
             if own:
                 columns = [[run["validation"][name][task.metric] for run in own] for name, task in tasks.items()]
-                cells = [*map(spread, columns), spread([delta(run, runs) for run in own], 1)]
+                cells = [*map(spread, columns), spread(deltas(own, runs), 1)]
                 lines.append(f"| {system} | {' | '.join(cells)} | {own[0]['parameters'] / 1e6:.2f} | {len(own)} |")
         yield one, lines
     lines = [f"| Δ_MTL, % | {' | '.join(sets)} | mean |", "| --- " * (len(sets) + 2) + "|"]
     for system, (model, _) in SYSTEMS.items():
-        own = [[delta(run, runs) for run in runs if run["set"] == one and run["system"] == system] for one in sets]
-        if model != "single-task" and all(own):
-            lines.append(f"| {system} | {' | '.join(spread(v, 1) for v in own)} | {mean(map(mean, own)):+.1f} |")
+        own = [deltas([r for r in runs if r["set"] == one and r["system"] == system], runs) for one in sets]
+        if model != "single-task" and any(own):
+            lines.append(
+                f"| {system} | {' | '.join(spread(v, 1) for v in own)} | {mean(map(mean, filter(None, own))):+.1f} |"
+            )
     yield "delta", lines
 
 
 def spread(values: list[float], digits: int = 3) -> str:
     """Return mean and standard deviation."""
+    if not values:
+        return "–"
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
