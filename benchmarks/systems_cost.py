@@ -42,7 +42,7 @@ TURNS = 3
 
 
 def measure() -> dict[str, Any]:
-    """Return the figures of every model on every encoder that it takes; MTMedFormer is hard sharing on a transformer."""
+    """Return the figures of every model on every encoder; MTMedFormer is hard sharing on a transformer."""
     convolutional = [encoder for encoder in SIZES if encoder.startswith("resnet")]
     pairs = [
         (encoder, model)
