@@ -191,7 +191,8 @@ def flatten(config: Config) -> dict[str, RunConfigValue]:
     flat = config.model_dump(by_alias=True, exclude={"tasks", "task_weights"})
     flat["task-weights"] = ", ".join(f"{task}={weight}" for task, weight in config.task_weights.items())
     for task in config.tasks.values():
-        told = task.model_dump(exclude={"name"}) | {"classes": ", ".join(task.classes)}
+        told = task.model_dump(exclude={"name"})
+        told |= {"classes": ", ".join(task.classes), "metrics": ", ".join(task.metrics)}
         told["range"] = ", ".join(repr(value).removesuffix(".0") for value in task.range)
         flat |= {f"task.{task.name}.{field}": value for field, value in told.items()}
     return flat
@@ -224,6 +225,7 @@ def describe_kinds() -> str:
         "task.NAME.kind       one of the kinds below",
         "task.NAME.classes    class names, comma-separated; a regression's quantities, a dose's structures",
         "task.NAME.loss       a sum of terms, as in 'dice + 0.5*cross-entropy'; empty: the kind's default",
+        "task.NAME.metrics    empty: the kind's; choices of a round go by the first",
         "task.NAME.decoder    empty: the kind's first",
         "task.NAME.range      lowest and highest value of a regression or a dose, as in '0, 80'; all quantities of a",
         "                     regression share it, and so one unit",

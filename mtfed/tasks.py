@@ -29,7 +29,7 @@ class Kind:
     label: str  # what a cell of the manifest holds
     losses: tuple[str, ...]  # the terms that a loss is made of
     loss: str  # the default
-    metrics: tuple[str, ...]  # choices (best round, early stopping) go by the first
+    metrics: tuple[str, ...]  # choices (best round, early stopping) go by the first, unless a task names others
     decoders: tuple[str, ...]  # the first is the default
     least_classes: int = 1
     ranged: bool = False  # has values between two ends, instead of classes alone
@@ -136,6 +136,7 @@ class Task(BaseModel):
     # Of the labels; of a regression, its quantities; of a dose, the structures whose dose-volume histograms count.
     classes: Annotated[tuple[str, ...], BeforeValidator(_split)]
     loss: str = ""  # a sum of terms, as in "dice + 0.5*cross-entropy"; empty: the default of the kind
+    metrics: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()  # choices go by the first; empty: the kind's
     decoder: str = ""  # empty: the default of the kind
     range: Annotated[tuple[float, ...], BeforeValidator(_split)] = ()  # lowest and highest value, where there are such
 
@@ -165,6 +166,16 @@ class Task(BaseModel):
             raise ValueError("expected each term once; add up its weights")
         return loss
 
+    @field_validator("metrics")
+    @classmethod
+    def _check_metrics(cls, metrics: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not (kind := KINDS.get(info.data.get("kind", ""))):
+            return metrics
+        for metric in metrics:
+            if metric not in kind.metrics:
+                raise ValueError(str(unknown(f"metric of a {info.data['kind']} task", metric, kind.metrics)))
+        return tuple(dict.fromkeys(metrics)) or kind.metrics
+
     @field_validator("decoder")
     @classmethod
     def _check_decoder(cls, decoder: str, info: ValidationInfo) -> str:
@@ -193,11 +204,6 @@ class Task(BaseModel):
     def weight(self) -> float:
         """Return how much the terms of the loss count on average."""
         return sum(weight for weight, _ in self.terms) / len(self.terms)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Return the names of the metrics."""
-        return KINDS[self.kind].metrics
 
     def score(self, value: float, metric: str = "") -> float:
         """Return a metric's value so that up is better, on about the same scale for all tasks.

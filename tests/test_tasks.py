@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from mtfed.config import flatten, read_config
 from mtfed.kinds import kind_of
 from mtfed.metrics import TaskMetrics
 from mtfed.models.decoders import DECODERS
@@ -51,6 +52,8 @@ def test_a_loss_is_a_sum_of_terms(loss: str, terms: tuple[tuple[float, str], ...
         ("classification", {"loss": "dice"}, "expected one of: cross-entropy, focal"),
         ("segmentation", {"loss": "dice + "}, "loss must be a sum of terms"),
         ("segmentation", {"loss": "dice - focal"}, "loss must be a sum of terms"),
+        ("segmentation", {"metrics": "dise"}, "Unknown metric of a segmentation task 'dise'; did you mean 'dice'"),
+        ("regression", {"metrics": "r2, dice"}, "Unknown metric of a regression task 'dice'"),
         ("segmentation", {"decoder": "unett"}, "did you mean 'unet'"),
         ("regression", {"range": ""}, "range of a regression task must be its lowest and highest value"),
         ("regression", {"range": "8, 0"}, "range of a regression task must be its lowest and highest value"),
@@ -78,6 +81,19 @@ def test_what_cannot_be_declared(kind: str, more: dict[str, str], message: str) 
 )
 def test_scores_of_all_tasks_go_up(kind: str, more: dict[str, str], value: float, score: float) -> None:
     assert task(kind, **more).score(value) == pytest.approx(score)
+
+
+def test_a_task_names_its_metrics_and_choices_go_by_the_first() -> None:
+    named = task("ordinal", metrics="accuracy, mae")
+    assert named.metrics == ("accuracy", "mae") and named.metric == "accuracy"
+    assert set(TaskMetrics(named).metrics) == {"accuracy", "mae"}
+    assert task("ordinal").metrics == KINDS["ordinal"].metrics
+    config = read_config({f"task.it.{key}": value for key, value in flatten_task(named).items()})
+    assert config.tasks["it"] == named and read_config(flatten(config)) == config
+
+
+def flatten_task(given: Task) -> dict[str, str]:
+    return {"kind": given.kind, "classes": ", ".join(given.classes), "metrics": ", ".join(given.metrics)}
 
 
 def test_an_error_in_classes_is_a_share_of_the_widest() -> None:
