@@ -8,7 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
+from .data.sets.command import add_commands as data_commands
 from .errors import MtfedError
+from .site.command import add_commands as site_commands
 
 EXAMPLES = """\
 examples:
@@ -117,6 +119,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("folder", type=Path)
     add.add_argument("--num-supernodes", "--sites", type=_positive, default=8, metavar="N")
     add.set_defaults(command=_export)
+
+    site_commands(commands)
+    data_commands(commands)
 
     add = commands.add_parser("config", help="list the config keys")
     add.set_defaults(command=_config)

@@ -46,13 +46,19 @@ class Config(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)  # initial weights, batches, choice of sites
 
     # Data
-    data: str = "sample"  # "sample" (embedded chest X-rays) or a folder of site folders
+    data: str = "sample"  # "sample" (embedded chest X-rays), a folder of site folders, or one set to be divided
     dimensions: Literal[2, 3] = 2  # pictures or volumes
     image_size: int = Field(64, ge=8, le=4096)  # pixels; images are resized to a square or cube of this side
     channels: Literal[1, 3] = 1  # grey or RGB
+    window: str = ""  # "level, width" of images of more than 8 bits, as in "40, 400"; empty: the file's, or its range
+    normalise: Literal["image", "site"] = "image"  # mean 0, deviation 1: of each image, or of the site's
+    max_unreadable: float = Field(0.0, ge=0, lt=1)  # share of a site's images that may be left out as unreadable
     validation_share: float = Field(0.2, gt=0, lt=1)  # of a site's patients, where its manifest sets none aside
-    partition_alpha: float = Field(1.0, gt=0)  # Dirichlet concentration of class shares among the sample's sites
+    partition: str = "tasks + dirichlet"  # how one set is divided among simulated sites, see `mtfed data partition -h`
+    partition_alpha: float = Field(1.0, gt=0)  # Dirichlet concentration of class shares or quantities among sites
+    partition_column: str = "site"  # the manifest's column that partition = "column" goes by
     partition_seed: int = Field(0, ge=0)  # who gets which patients; apart from seed, so that seeds compare
+    feature_shift: float = Field(0.0, ge=0, le=1)  # how far simulated sites differ as scanners do
     pooled: bool = False  # one site with all simulated sites' images: the ceiling that no federation has
 
     # Model

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mtfed.config import Config
-from mtfed.data.manifest import Root, SiteData
+from mtfed.data.manifest import SiteData
+from mtfed.data.root import Root
 from mtfed.data.source import Source
 from mtfed.errors import MtfedError
 from mtfed.kinds import boxes, kind_of

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from mtfed.config import Config
-from mtfed.data.manifest import Root, SiteData
+from mtfed.data.manifest import SiteData
+from mtfed.data.root import Root
 from mtfed.data.source import Source
 from mtfed.errors import MtfedError
 from mtfed.kinds import dose, dvh, kind_of

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtfed.data.manifest import Root, SiteData
+from mtfed.data.manifest import SiteData
+from mtfed.data.root import Root
 from mtfed.data.source import Frame, Source
 from mtfed.errors import MtfedError
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from ..config import Config
 from ..errors import MtfedError
 from ..tasks import KINDS, Task
-from .manifest import MANIFEST, Root, Row, SiteData, read_site
+from .manifest import MANIFEST, Row, SiteData, read_site
 from .partition import hold_out, partition
+from .root import Root
 
 SAMPLE_SITES = 8  # hospitals that the sample makes unless told otherwise
 TEST_FOLDER = "test"  # of a folder of site folders: the server's own test images
@@ -58,16 +59,19 @@ def _pooled_site(config: Config) -> SiteData:
                 task: within + label if KINDS[config.tasks[task].kind].in_files else label
                 for task, label in row.labels.items()
             }
-            rows.append(replace(row, image=within + row.image, patient=f"{data.key}/{row.patient}", labels=labels))
-    root = _sample(tuple(config.tasks)).root if config.data == "sample" else Root(Path(config.data))
-    return SiteData(POOLED, root, tuple(rows))
+            patient, number = f"{data.key}/{row.patient}", row.number if config.data == "sample" else len(rows)
+            rows.append(replace(row, image=within + row.image, patient=patient, labels=labels, number=number))
+    if config.data == "sample":
+        sample = _sample(tuple(config.tasks))
+        return SiteData(POOLED, sample.root, tuple(rows), sample.pool)
+    return SiteData(POOLED, Root(Path(config.data)), tuple(rows), tuple(rows))
 
 
 def _simulated_site(config: Config, index: int, sites: int) -> SiteData:
     if config.data == "sample":
         parts = _sample_parts(tuple(config.tasks.values()), sites, config.partition_alpha, config.partition_seed)
         key = f"hospital-{index + 1:0{len(str(sites))}d}"
-        return with_validation(SiteData(key, _sample(tuple(config.tasks)).root, tuple(parts[index])), config)
+        return with_validation(replace(_sample(tuple(config.tasks)), key=key, rows=tuple(parts[index])), config)
     folders = _folders(config.data)
     if sites > len(folders):
         raise MtfedError(
@@ -83,7 +87,7 @@ def _site_folder(folder: Path, key: str, config: Config) -> SiteData:
 def with_validation(data: SiteData, config: Config) -> SiteData:
     """Return a site's data with some patients held out, if the manifest does not say which."""
     rows = hold_out(data.rows, config.tasks, config.validation_share, f"{config.partition_seed}/{data.key}")
-    return SiteData(data.key, data.root, rows)
+    return replace(data, rows=rows)
 
 
 def test_data(config: Config) -> SiteData | None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from ..errors import MtfedError
 from ..tasks import KINDS, Task
+from .root import Root
 
 MANIFEST = "manifest.csv"
+COLUMNS = ("image", "patient", "split")
 SPLITS = {"": "train", "train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
@@ -31,15 +32,22 @@ class Row:
     patient: str
     split: str
     labels: dict[str, str]
+    number: int = field(default=0, compare=False)  # its place in :attr:`SiteData.pool`
+    others: Mapping[str, str] = field(default_factory=dict, compare=False)  # cells of columns that are no task
 
 
 @dataclass(frozen=True)
 class SiteData:
-    """The rows that one site holds, and where their files are."""
+    """The rows that one site holds, and where their files are.
+
+    Several simulated sites may divide the rows of one manifest among them; ``pool`` is all of these, in the manifest's
+    order.
+    """
 
     key: str
     root: Root
     rows: tuple[Row, ...]
+    pool: tuple[Row, ...] = ()
 
     def part(self, split: str) -> SiteData:
         """Return the rows of one split."""
@@ -62,29 +70,6 @@ class SiteData:
         raise MtfedError(f"Cannot read {what} {name} of site {self.key}: {reason}.")
 
 
-class Root:
-    """Where a manifest's files are: a folder, or a zip read in place. Paths cannot lead out of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._zip: tuple[int, zipfile.ZipFile] | None = None
-
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes; raise ``OSError`` or ``KeyError`` if there is none."""
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise MtfedError(
-                f"Expected a path inside {self.path}, got {name!r}; a manifest names files of its own folder."
-            )
-        if self.path.is_dir():
-            return (self.path / name).read_bytes()
-        if self._zip is None or self._zip[0] != os.getpid():  # a forked process must not share a file position
-            self._zip = os.getpid(), zipfile.ZipFile(self.path)
-        return self._zip[1].read(name)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "_zip": None}
-
-
 def read_site(path: Path, key: str, tasks: list[str]) -> SiteData:
     """Read a site's manifest; raise :class:`MtfedError` naming file, line and column of the first fault."""
     root = Root(path)
@@ -104,9 +89,10 @@ def read_site(path: Path, key: str, tasks: list[str]) -> SiteData:
         if not image or not patient:
             raise MtfedError(f"{where}: image and patient must not be empty; patients keep training and test apart.")
         labels = {task: label for task in tasks if (label := record.get(task, ""))}
-        rows.append(Row(image, patient, SPLITS[split], labels))
+        others = {name: cell for name, cell in record.items() if cell and name not in {*COLUMNS, *tasks}}
+        rows.append(Row(image, patient, SPLITS[split], labels, len(rows), others))
     check_patients(rows, str(path / MANIFEST))
-    return SiteData(key, root, tuple(rows))
+    return SiteData(key, root, tuple(rows), tuple(rows))
 
 
 def _table(text: str, where: str) -> list[tuple[int, dict[str, str]]]:

@@ -1,0 +1,1 @@
+"""The image formats that hospitals have, read into arrays."""

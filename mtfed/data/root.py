@@ -1,0 +1,64 @@
+"""Where a manifest's files are: a folder, or a zip read in place. Paths cannot lead out of it."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from ..errors import MtfedError
+
+MOST_BYTES = 4 * 2**30  # of one file; of a zip's member, unpacked
+
+
+class Root:
+    """A folder or a zip, and the files in it by their paths within it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: tuple[int, zipfile.ZipFile] | None = None
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes; raise ``OSError`` or ``KeyError`` if there is none, or if it is far too large."""
+        if (size := self.stamp(name)[0]) > MOST_BYTES:
+            raise OSError(f"it has {size / 2**30:.1f} GiB, more than {MOST_BYTES / 2**30:.0f}")
+        if self.path.is_dir():
+            return (self.path / name).read_bytes()
+        return self._archive.read(name)
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        """Return a file's size in bytes, and a number that changes with what it holds: time of change, or CRC."""
+        _refuse_outside(name, self.path)
+        if self.path.is_dir():
+            found = os.stat(self.path / name)
+            return found.st_size, found.st_mtime_ns
+        member = self._archive.getinfo(name)
+        return member.file_size, member.CRC
+
+    def list(self, name: str) -> list[str]:
+        """Return the paths of the files right in a folder, sorted; none if it is no folder."""
+        _refuse_outside(name, self.path)
+        if self.path.is_dir():
+            folder = self.path / name
+            return sorted(f"{name}/{found.name}" for found in folder.iterdir()) if folder.is_dir() else []
+        start = name.rstrip("/") + "/"
+        return sorted(
+            member
+            for member in self._archive.namelist()
+            if member.startswith(start) and "/" not in member[len(start) :] and member != start
+        )
+
+    @property
+    def _archive(self) -> zipfile.ZipFile:
+        if self._zip is None or self._zip[0] != os.getpid():  # a forked process must not share a file position
+            self._zip = os.getpid(), zipfile.ZipFile(self.path)
+        return self._zip[1]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "_zip": None}
+
+
+def _refuse_outside(name: str, path: Path) -> None:
+    # Of a link within the folder it is the site that says where it leads.
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise MtfedError(f"Expected a path inside {path}, got {name!r}; a manifest names files of its own folder.")

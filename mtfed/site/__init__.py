@@ -1,0 +1,1 @@
+"""Before a hospital takes part: its folder drafted and checked."""
