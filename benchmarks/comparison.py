@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,24 +22,26 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mtfed.runs import Run
+from mtfed.config import RunConfigValue
 
-HOME = Path(__file__).parents[1] / "experiments" / "chest"
+from . import trials
+
+HOME = trials.HOME / "chest"
 RESULTS = HOME / "results.json"
 TASKS = {"lungs": "dice", "pneumonia": "auc"}
 WEIGHTS = (0.25, 1, 4, 16)  # of the lungs against pneumonia, to choose from
 TUNED = "FedAvg, tuned task weights"
-METHODS = {  # name -> settings; in the order of the table
-    "FedAvg by samples": "strategy=fedavg weighting=samples",
-    "FedAvg, sites alike": "strategy=fedavg weighting=uniform",
-    "FedAvg, tasks alike": "strategy=fedavg weighting=tasks",
-    "FedProx": "strategy=fedprox weighting=tasks",
-    "FedAdam": "strategy=fedadam weighting=tasks",
-    "PFNM": "strategy=pfnm",
-    "Fisher merging": "strategy=fisher",
-    "BayesianMatching": "strategy=bayesian",
+METHODS: dict[str, dict[str, RunConfigValue]] = {  # name -> settings; in the order of the table
+    "FedAvg by samples": {"strategy": "fedavg", "weighting": "samples"},
+    "FedAvg, sites alike": {"strategy": "fedavg", "weighting": "uniform"},
+    "FedAvg, tasks alike": {"strategy": "fedavg", "weighting": "tasks"},
+    "FedProx": {"strategy": "fedprox", "weighting": "tasks"},
+    "FedAdam": {"strategy": "fedadam", "weighting": "tasks"},
+    "PFNM": {"strategy": "pfnm"},
+    "Fisher merging": {"strategy": "fisher"},
+    "BayesianMatching": {"strategy": "bayesian"},
 }
-CEILING = ("pooled images", "strategy=fedavg pooled=true")
+CEILING = "pooled images"
 APART = ("FedAvg, tasks alike", "Fisher merging", "BayesianMatching")
 
 
@@ -50,7 +50,7 @@ class Trial:
     """One run: a method, a start, a seed."""
 
     method: str
-    settings: str
+    settings: dict[str, RunConfigValue]
     start: str
     seed: int
 
@@ -78,33 +78,29 @@ def main() -> None:
     tried = run_all(tuning)
     best = WEIGHTS[max(range(len(WEIGHTS)), key=lambda i: score(tried[i]["rounds"][-1], "validation"))]
     steps = tried[0]["steps"]
-    trials = []
+    wanted: list[Trial] = []
     for seed in given.seeds:
-        trials += [Trial(method, settings, "common", seed) for method, settings in METHODS.items()]
-        trials += [weighted(best, seed)]
-        trials += [Trial(CEILING[0], f"{CEILING[1]} local-steps={steps}", "common", seed)]
-        trials += [Trial(method, METHODS[method], "apart", seed) for method in APART]
-    found = tried + [told for told in run_all(trials) if told not in tried]
+        wanted += [Trial(method, settings, "common", seed) for method, settings in METHODS.items()]
+        wanted += [weighted(best, seed)]
+        pooled: dict[str, RunConfigValue] = {"strategy": "fedavg", "pooled": True, "local-steps": steps}
+        wanted += [Trial(CEILING, pooled, "common", seed)]
+        wanted += [Trial(method, METHODS[method], "apart", seed) for method in APART]
+    found = tried + [told for told in run_all(wanted) if told not in tried]
     RESULTS.write_text(json.dumps({"tuned": best, "weights": WEIGHTS, "runs": found}, indent=1) + "\n")
     write(json.loads(RESULTS.read_text()))
 
 
 def weighted(weight: float, seed: int) -> Trial:
     """Return a run of averaging with the lungs so many times as heavy as pneumonia."""
-    return Trial(f"{TUNED} {weight:g}", f"strategy=fedavg weighting=tasks task-weights=lungs={weight}", "common", seed)
+    settings: dict[str, RunConfigValue] = METHODS["FedAvg, tasks alike"] | {"task-weights": f"lungs={weight}"}
+    return Trial(f"{TUNED} {weight:g}", settings, "common", seed)
 
 
 def figures(trial: Trial, data: Path, runs: Path) -> dict[str, Any]:
     """Return a run's figures, round by round; run it if it is not there."""
-    run = next((Run.open(p.parent) for p in sorted(runs.glob(f"{trial.name}-2*/summary.json"))), None)
-    if run is None:
-        settings = [*trial.settings.split(), f"data={data}", f"start={trial.start}", f"name={trial.name}"]
-        command = [sys.executable, "-m", "mtfed.cli", "simulate", str(HOME), "--workers", "1", "--out", str(runs)]
-        command += ["--seed", str(trial.seed), *(word for setting in settings for word in ("-c", setting))]
-        told = subprocess.run(command, capture_output=True, text=True)
-        if told.returncode:
-            sys.exit(f"{trial.name} failed:\n{told.stdout[-2000:]}{told.stderr[-2000:]}")
-        run = Run.open(max(runs.glob(f"{trial.name}-2*/summary.json")).parent)
+    settings = trial.settings | {"data": str(data), "start": trial.start}
+    run = trials.run_of("chest", trial.name, settings, trial.seed, runs)
+    assert run is not None
     rounds: dict[int, dict[str, Any]] = {}
     for line in run.lines("metrics.jsonl"):
         now = rounds.setdefault(line["round"], {"validation": {}, "test": {}})
@@ -164,7 +160,7 @@ def table(runs: list[dict[str, Any]], start: str, tuned: float) -> str:
 
 def methods(tuned: float) -> list[str]:
     """Return the methods in the order of the table; the tuned weights have a row if they are not those of another."""
-    return [*METHODS, *([f"{TUNED} {tuned:g}"] if tuned != 1 else []), CEILING[0]]
+    return [*METHODS, *([f"{TUNED} {tuned:g}"] if tuned != 1 else []), CEILING]
 
 
 def picture(runs: list[dict[str, Any]], tuned: float) -> None:
@@ -176,7 +172,7 @@ def picture(runs: list[dict[str, Any]], tuned: float) -> None:
 
     figure, panes = plt.subplots(1, 2, figsize=(10, 4), sharex=True)
     shown = {"FedAvg by samples": "#999999", "FedAvg, tasks alike": "#e69f00", "Fisher merging": "#56b4e9",
-             "BayesianMatching": "#009e73", CEILING[0]: "#000000"}  # fmt: skip
+             "BayesianMatching": "#009e73", CEILING: "#000000"}  # fmt: skip
     for pane, (task, metric) in zip(panes, TASKS.items(), strict=True):
         for method, colour in shown.items():
             own = [run for run in runs if run["method"] == method and run["start"] == "common"]
@@ -185,7 +181,7 @@ def picture(runs: list[dict[str, Any]], tuned: float) -> None:
                 continue
             rounds = range(1, len(curves[0]) + 1)
             middle = [mean(values) for values in zip(*curves, strict=True)]
-            style = "--" if method == CEILING[0] else "-"
+            style = "--" if method == CEILING else "-"
             pane.plot(rounds, middle, style, color=colour, label=method, lw=2)
             if len(curves) > 1:
                 low, high = (list(map(f, zip(*curves, strict=True))) for f in (min, max))

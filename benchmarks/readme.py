@@ -35,7 +35,7 @@ def main(folders: list[Path]) -> None:
     """Sum up runs if any are given, then rewrite the marked parts of the READMEs."""
     if folders:
         RUNS.write_text(json.dumps([summed_up(Run.open(folder)) for folder in folders], indent=1) + "\n")
-    times, compared = json.loads(TIMES.read_text()), json.loads(systems.RESULTS.read_text())["runs"]
+    times, compared = json.loads(TIMES.read_text()), json.loads(systems.RESULTS.read_text())
     tables = {name: "\n".join(lines) + "\n" for name, lines in systems.tables(compared)}
     rewrite(
         ROOT / "README.md",

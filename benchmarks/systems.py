@@ -130,7 +130,11 @@ def figures(trial: Trial, data: Path, runs: Path, collect: bool) -> dict[str, An
     """Return a run's figures; if there is none with its settings, run it, or return nothing."""
     model, encoders = SYSTEMS[trial.system]
     settings = settings_of(trial.set, data)
-    own = {"model": model, "encoder": encoders[int(settings["dimensions"])], "learning-rate": trial.rate}
+    own: dict[str, RunConfigValue] = {
+        "model": model,
+        "encoder": encoders[int(settings["dimensions"])],
+        "learning-rate": trial.rate,
+    }
     run = run_of(trial.set, trial.name, SETS[trial.set] | {"data": settings["data"]} | own, trial.seed, runs, collect)
     if run is None:
         return None
@@ -179,38 +183,43 @@ def delta(told: dict[str, Any], runs: list[dict[str, Any]]) -> float | None:
     other = next((run for run in runs if (run["set"], run["system"], run["seed"]) == wanted), None)
     if other is None:
         return None
-    chosen = [
+    multi, one = (
         {name: {task.metric: run["validation"][name][task.metric]} for name, task in tasks_of(told["set"]).items()}
         for run in (told, other)
-    ]
-    if any(value < LEARNED for figures in chosen[1].values() for value in figures.values()):
+    )
+    if any(value < LEARNED for figures in one.values() for value in figures.values()):
         return None
-    return delta_mtl(*chosen, LOWER_IS_BETTER)
+    return delta_mtl(multi, one, LOWER_IS_BETTER)
 
 
-def tables(runs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+def tables(results: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """Yield a table a set, and one of Delta_MTL over all sets."""
+    runs = results["runs"]
     sets = [one for one in SETS if any(run["set"] == one for run in runs)]
     for one in sets:
         tasks = tasks_of(one)
         titles = [
             f"{name} {task.metric}{' ↓' if task.metric in LOWER_IS_BETTER else ''}" for name, task in tasks.items()
         ]
-        lines = [f"| | {' | '.join(titles)} | Δ_MTL, % | M parameters | seeds |", "| --- " * (len(tasks) + 4) + "|"]
+        head = ["", *titles, "Δ_MTL, %", "M parameters", "learning rate", "seeds"]
+        lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
         for system in SYSTEMS:
             own = [run for run in runs if run["set"] == one and run["system"] == system]
             if own:
                 columns = [[run["validation"][name][task.metric] for run in own] for name, task in tasks.items()]
-                cells = [*map(spread, columns), spread(deltas(own, runs), 1)]
-                lines.append(f"| {system} | {' | '.join(cells)} | {own[0]['parameters'] / 1e6:.2f} | {len(own)} |")
+                cells = [*map(spread, columns), spread(deltas(own, runs), 1), f"{own[0]['parameters'] / 1e6:.2f}"]
+                cells += [f"{own[0]['rate']:g}", str(len(own))]
+                lines.append(f"| {system} | {' | '.join(cells)} |")
+        unseen = [results["blind"][one].get(name, {}).get(task.metric) for name, task in tasks.items()]
+        cells = ["–" if value is None else f"{value:.3f}" for value in unseen]
+        lines.append(f"| the mean label, no image looked at | {' | '.join(cells)} | | | | |")
         yield one, lines
     lines = [f"| Δ_MTL, % | {' | '.join(sets)} | mean |", "| --- " * (len(sets) + 2) + "|"]
     for system, (model, _) in SYSTEMS.items():
-        own = [deltas([r for r in runs if r["set"] == one and r["system"] == system], runs) for one in sets]
-        if model != "single-task" and any(own):
-            lines.append(
-                f"| {system} | {' | '.join(spread(v, 1) for v in own)} | {mean(map(mean, filter(None, own))):+.1f} |"
-            )
+        by_set = [deltas([r for r in runs if r["set"] == one and r["system"] == system], runs) for one in sets]
+        if model != "single-task" and any(by_set):
+            told = [spread(values, 1) for values in by_set]
+            lines.append(f"| {system} | {' | '.join(told)} | {mean(mean(v) for v in by_set if v):+.1f} |")
     yield "delta", lines
 
 
