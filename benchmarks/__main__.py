@@ -1,6 +1,6 @@
 """Run every benchmark, or those named, and keep the figures beside the code.
 
-python -m benchmarks [federation] [merging] [digits] [systems_cost]
+python -m benchmarks [federation] [merging] [digits] [systems_cost] [pipeline]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mtfed.engine import usable_cores
 
-SUITES = ("federation", "merging", "digits", "systems_cost")
+SUITES = ("federation", "merging", "digits", "systems_cost", "pipeline")
 RESULTS = Path(__file__).with_name("results.json")
 
 

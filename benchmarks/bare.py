@@ -69,7 +69,7 @@ def _work(
             )
             labels = shard.labels["finding"].values
             for index in torch.randperm(len(shard)).split(config.batch_size):
-                logits = model(standardise(shard.images[index]), {"finding": torch.arange(len(index))})["finding"]
+                logits = model(standardise(shard.take(index)), {"finding": torch.arange(len(index))})["finding"]
                 loss = F.cross_entropy(logits, labels[index])
                 optimizer.zero_grad()
                 loss.backward()

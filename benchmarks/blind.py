@@ -25,7 +25,7 @@ LEAST = 1e-6  # of a share, so that its logit is finite
 def figures(config: Config) -> dict[str, dict[str, float]]:
     """Return, by task and metric, what the mean label reaches on the validation images of a pooled shard."""
     data = simulated_site(config, 0, 1)
-    train, held = (load_shard(data.part(split), config) for split in ("train", "val"))
+    train, held = (load_shard(data, config, split) for split in ("train", "val"))
     found = {}
     for name, task in config.tasks.items():
         if task.kind in MEANS and train.count(name) and held.count(name):

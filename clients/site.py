@@ -12,6 +12,8 @@ from mtfed.data.federation import simulated_site, site_folder
 from mtfed.data.manifest import SiteData
 from mtfed.data.shard import Shard, load_shard
 from mtfed.errors import MtfedError
+from mtfed.site.sitefile import SITE_FILE, SiteFile, read_site_file
+from mtfed.startup import quick_imports
 
 
 class Site:
@@ -24,9 +26,9 @@ class Site:
         self._shards: dict[str, Shard] = {}
 
     def shard(self, split: str) -> Shard:
-        """Return the images of a split (``train`` or ``val``) in memory."""
+        """Return the images of a split (``train`` or ``val``)."""
         if split not in self._shards:
-            self._shards[split] = load_shard(self.data.part(split), self.config)
+            self._shards[split] = load_shard(self.data, self.config, split)
         return self._shards[split]
 
     def tasks(self) -> list[str]:
@@ -39,12 +41,16 @@ def open_site(context: Context, config: Config) -> Site:
     """Return the site of a node.
 
     A real site's node config names its folder (``data-path``) and, if not the folder's name, its key (``site``); a
-    simulated node's says which part of the config's data it is (``partition-id``, ``num-partitions``).
+    simulated node's says which part of the config's data it is (``partition-id``, ``num-partitions``). What the
+    folder's ``site.toml`` says of the site is put into the node config where that says nothing itself.
     """
     node = context.node_config
     if "data-path" in node:
         folder = Path(str(node["data-path"]))
-        return _folder(folder, str(node.get("site", folder.resolve().name)), config)
+        told = read_site_file(folder / SITE_FILE) if (folder / SITE_FILE).is_file() else SiteFile()
+        for key, value in told.settings.items():
+            node.setdefault(key, value)
+        return _folder(folder, str(node.get("site", told.key or folder.resolve().name)), config)
     if "partition-id" in node:
         return _simulated(int(node["partition-id"]), int(node["num-partitions"]), config)
     raise MtfedError(
@@ -54,9 +60,11 @@ def open_site(context: Context, config: Config) -> Site:
 
 @lru_cache(maxsize=4096)
 def _simulated(index: int, sites: int, config: Config) -> Site:
-    return Site(simulated_site(config, index, sites), config)
+    with quick_imports():  # the rows of a manifest are many objects too, and none of them garbage
+        return Site(simulated_site(config, index, sites), config)
 
 
 @lru_cache(maxsize=8)
 def _folder(folder: Path, key: str, config: Config) -> Site:
-    return Site(site_folder(folder, key, config), config)
+    with quick_imports():
+        return Site(site_folder(folder, key, config), config)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from .data.scheme import describe_partitions, is_flower, read_partition
 from .errors import MtfedError, unknown
 from .tasks import KINDS, Task
 
@@ -28,6 +29,7 @@ MODELS = {  # what mtfed.models builds
     "ctan-bottleneck": "ctan without the encoder's attention",
 }
 Weight = Annotated[float, Field(gt=0)]
+Augment = Literal["none", "shift", "mirror", "strong"]
 
 
 class Config(BaseModel):
@@ -50,15 +52,17 @@ class Config(BaseModel):
     dimensions: Literal[2, 3] = 2  # pictures or volumes
     image_size: int = Field(64, ge=8, le=4096)  # pixels; images are resized to a square or cube of this side
     channels: Literal[1, 3] = 1  # grey or RGB
+    proportions: Literal["millimetres", "pixels"] = "millimetres"  # that images keep, where files tell millimetres
     window: str = ""  # "level, width" of images of more than 8 bits, as in "40, 400"; empty: the file's, or its range
     normalise: Literal["image", "site"] = "image"  # mean 0, deviation 1: of each image, or of the site's
     max_unreadable: float = Field(0.0, ge=0, lt=1)  # share of a site's images that may be left out as unreadable
     validation_share: float = Field(0.2, gt=0, lt=1)  # of a site's patients, where its manifest sets none aside
-    partition: str = "tasks + dirichlet"  # how one set is divided among simulated sites, see `mtfed data partition -h`
+    partition: str = "tasks + dirichlet"  # how one set is divided among simulated sites: schemes, listed below
     partition_alpha: float = Field(1.0, gt=0)  # Dirichlet concentration of class shares or quantities among sites
-    partition_column: str = "site"  # the manifest's column that partition = "column" goes by
+    partition_column: str = Field("site", min_length=1)  # the manifest's column that the scheme "column" goes by
+    partition_options: str = ""  # arguments of a partitioner "flwr:NAME", as in "alpha=0.5, partition_by=site"
     partition_seed: int = Field(0, ge=0)  # who gets which patients; apart from seed, so that seeds compare
-    feature_shift: float = Field(0.0, ge=0, le=1)  # how far simulated sites differ as scanners do
+    feature_shift: float = Field(0.0, ge=0, le=1)  # how far simulated sites' images differ as scanners' do; 0: not
     pooled: bool = False  # one site with all simulated sites' images: the ceiling that no federation has
 
     # Model
@@ -70,7 +74,7 @@ class Config(BaseModel):
     focal_gamma: float = Field(2.0, ge=0)  # focusing of the loss term "focal" of classes and masks: 0, or 1 and more
 
     # Local training
-    augment: Literal["none", "shift", "mirror"] = "none"  # shift: zoom and contrast, too; mirror: left and right, too
+    augment: Augment = "none"  # shift: zoom, contrast, too; mirror: sides, too; strong: turns, blur, noise, too
     local_epochs: int = Field(1, ge=1)  # passes over a site's shard a round
     local_steps: int = Field(0, ge=0)  # if above 0: this many steps a round instead of epochs
     min_steps: int = Field(0, ge=0)  # at least this many steps a round, so that a small shard is passed over again
@@ -156,12 +160,37 @@ class Config(BaseModel):
             raise ValueError("expected 0, or 1 and more")
         return value
 
+    @field_validator("partition")
+    @classmethod
+    def _check_partition(cls, value: str) -> str:
+        read_partition(value)
+        return value
+
+    @field_validator("partition_options")
+    @classmethod
+    def _check_partition_options(cls, value: str, info: ValidationInfo) -> str:
+        if value and "partition" in info.data and not is_flower(read_partition(info.data["partition"])):
+            raise ValueError("expected partition = 'flwr:NAME' beside it, as nothing else reads it")
+        return value
+
+    @field_validator("window")
+    @classmethod
+    def _check_window(cls, value: str) -> str:
+        if value:
+            _window_ends(value)
+        return value
+
     @field_validator("start")
     @classmethod
     def _check_start(cls, value: str, info: ValidationInfo) -> str:
         if value == "apart" and info.data.get("weights"):
             raise ValueError("expected 'common' beside weights, which sites that start apart would not read")
         return value
+
+    @property
+    def window_ends(self) -> tuple[float, float] | None:
+        """Return the low and the high end of the window; None where it is left to the images."""
+        return _window_ends(self.window) if self.window else None
 
     @cached_property
     def key(self) -> str:
@@ -170,6 +199,16 @@ class Config(BaseModel):
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def _window_ends(window: str) -> tuple[float, float]:
+    try:
+        level, width = (float(word) for word in window.split(","))
+    except ValueError:
+        level, width = 0.0, 0.0
+    if not (width > 0 and abs(level) + width < float("inf")):
+        raise ValueError("expected a level and a width above 0, as in '40, 400'")
+    return level - width / 2, level + width / 2
 
 
 def read_config(run_config: Mapping[str, RunConfigValue]) -> Config:
@@ -223,6 +262,7 @@ def describe_keys() -> str:
             lines.append(f"{field.alias:20} {default:16} {found[2] or ''}".rstrip())
         elif re.fullmatch(r"    # [A-Z][a-z ]+", line):
             lines.append(f"\n{line.strip(' #')}")
+    lines += ["\nPartitions, of which one set's is a sum", describe_partitions()]
     lines += ["\nStrategies", describe_strategies()]
     lines += ["\nModels", describe_models(), "\nTasks", describe_kinds()]
     return "\n".join(lines)

@@ -67,7 +67,7 @@ def examples(model: MultiTaskModel, test: Shard, task: Task, config: Config) -> 
         outputs = model(batch.images.to(device), labelled)[task.name]
         shown.append(kind_of(task).show(outputs.float().cpu(), task))
     found = {
-        "images": test.images[rows].numpy(),
+        "images": test.take(rows).numpy(),
         "labels": view.plain(values, task).numpy(),
         "shown": np.concatenate(shown),
     }

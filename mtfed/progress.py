@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from multiprocessing import parent_process
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -64,6 +65,30 @@ class Progress:
                 f"round {server_round}/{self.rounds}  {sites}  {note}  {seconds:.1f} s, {left:.0f} s left",
                 flush=True,
             )
+
+
+def counted(items: Iterable[T], total: int, title: str, quiet: float = 2.0) -> Iterator[T]:
+    """Pass items on; on a terminal, count them in a bar once they have taken ``quiet`` seconds.
+
+    A worker process shows none: the terminal is its parent's.
+    """
+    start, bar, shown = time.monotonic(), None, 0.0
+    talks = sys.stdout.isatty() and parent_process() is None
+    try:
+        for done, item in enumerate(items):
+            if talks and (now := time.monotonic()) - start > quiet and now - shown > 0.1:
+                shown = now
+                if bar is None:
+                    bar = _bar()
+                    bar.start()
+                    task = bar.add_task(title, total=total, note="", left="")
+                bar.update(task, completed=done, left=f"{(now - start) / (done + 1) * (total - done):.0f} s left")
+                bar.refresh()
+            yield item
+    finally:
+        if bar is not None:
+            bar.update(task, completed=total, left="")
+            bar.stop()
 
 
 def closing_table(title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:

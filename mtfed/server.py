@@ -11,6 +11,7 @@ import inspect
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -60,6 +61,8 @@ class Federation:
         self.patience = Patience(config.patience, config.stop_per_task)
         self.first_round = 1
         data = test_data(config)  # read now: an image that cannot be read must not cost a whole run
+        if data is not None:  # all of it is for testing, whatever its manifest calls the splits
+            data = replace(data, rows=tuple(replace(row, split="test") for row in data.rows))
         self._test = load_shard(data, config) if data is not None else Shard.empty()
         self._run: Run | None = None
         if config.resume:

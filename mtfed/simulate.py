@@ -81,9 +81,9 @@ def compare(
 def check(config: Config, sites: int | None) -> int:
     """Return how many sites to simulate; raise :class:`MtfedError` where the data cannot serve the config.
 
-    Tasks that no site can validate are printed.
+    Tasks that no site can validate are printed, and how many patients have no site.
     """
-    from .data.federation import default_sites, simulated_site
+    from .data.federation import default_sites, division, simulated_site
 
     sites = sites or default_sites(config)
     if config.min_sites > sites:
@@ -98,4 +98,6 @@ def check(config: Config, sites: int | None) -> int:
             )
     if unseen := [task for task in config.tasks if not any(site.part("val").count(task) for site in data)]:
         print(f"No site holds out an image of {', '.join(unseen)}, so no choice of a round can go by it.", flush=True)
+    if not config.pooled and (divided := division(config, sites)) and (left := len(divided.left_out)):
+        print(f"{left} patient{'s' * (left != 1)} went to no site; see mtfed data partition.", flush=True)
     return sites

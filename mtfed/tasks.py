@@ -75,7 +75,7 @@ KINDS = {
         lies="map",
     ),
     "multi-label-segmentation": Kind(
-        "the path of an .npz with a mask for each structure, which may overlap",
+        "the path of an .npz, or of a folder, with a mask for each structure, which may overlap",
         losses=("dice", "cross-entropy", "focal"),
         loss="dice + cross-entropy",
         metrics=("dice", "iou"),
@@ -100,7 +100,7 @@ KINDS = {
         ranged=True,
     ),
     "dose": Kind(
-        "the path of an .npz with dose, where it can be, spacing, and a mask for each structure",
+        "the path of an .npz, or of a folder, with dose, where it can be, spacing, and a mask for each structure",
         losses=("l1", "mse", "dvh"),
         loss="l1",
         metrics=("dose-score", "dvh-score"),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" not in os.environ:  # whose cache is that of the process that started it
+    os.environ["MTFED_CACHE"] = tempfile.mkdtemp(prefix="mtfed-cache-")  # not the user's own
+    atexit.register(shutil.rmtree, os.environ["MTFED_CACHE"], ignore_errors=True)
 os.environ.update(OMP_NUM_THREADS="1", FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1")
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from mtfed.data.export import export_sample
 from mtfed.data.federation import default_sites, simulated_site, site_folder
 from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import Row, check_patients, read_site, write_site
-from mtfed.data.partition import MIN_PATIENTS, held_tasks, hold_out, partition
+from mtfed.data.partition import MIN_PATIENTS, hold_out
 from mtfed.data.shard import load_shard, standardise
 from mtfed.errors import MtfedError
 from mtfed.simulate import check
@@ -54,7 +54,8 @@ def test_a_folder_and_a_zip_read_alike(tmp_path: Path) -> None:
         data = read_site(path, "s", TASK_NAMES)
         assert [row.split for row in data.rows] == ["train", "test", "val"]
         assert data.count("pneumonia") == 2 and data.count("lungs") == 1
-        shard = load_shard(data, CONFIG)  # c.png has no label, and is not read
+        one = replace(data, rows=tuple(replace(row, split="train") for row in data.rows))
+        shard = load_shard(one, CONFIG)  # c.png has no label, and is not read
         assert shard.images.shape == (2, 1, 32, 32)
         assert shard.labels["pneumonia"].values.tolist() == [1, 0]
         assert shard.labels["lungs"].rows.tolist() == [0]
@@ -90,6 +91,7 @@ def test_sixteen_bits_keep_their_contrast(tmp_path: Path, channels: int) -> None
         ("image,patient,split\na.png,1,train\n./a.png,2,test\n", "image './a.png' is of patient '1' and of"),
         ("image,patient,split\na.png,1,trian\n", "line 2: split should be train, val or test, it is 'trian'"),
         ("image,patient\na.png,\n", "line 2: image and patient must not be empty"),
+        ("image,patient\nct/1.dcm,1\nct,2\n", "image 'ct/1.dcm' is of patient '1', and the folder .* of patient '2'"),
         ("image,patient,split\na.png,7,train\nb.png,7,test\n", "patient '7' is in train and in test"),
     ],
 )
@@ -145,11 +147,121 @@ def test_a_site_without_manifest(tmp_path: Path) -> None:
         read_site(tmp_path, "s", TASK_NAMES)
 
 
-@pytest.mark.parametrize(("sites", "both"), [(1, 1), (2, 0), (3, 1), (8, 2), (16, 5)])
-def test_who_holds_what(sites: int, both: int) -> None:
-    held = held_tasks(["a", "b"], sites)
-    assert sum(tasks == ("a", "b") for tasks in held) == both
-    assert {task for tasks in held for task in tasks} == {"a", "b"}
+def parquet(folder: Path, columns: dict[str, object], **types: object) -> Path:
+    """Write a manifest of typed columns."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = [pyarrow.array(cells, types.get(name)) for name, cells in columns.items()]
+    parquet.write_table(pyarrow.table(arrays, list(columns)), folder / "manifest.parquet")
+    return folder
+
+
+def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
+    import datetime
+
+    import pyarrow
+
+    columns: dict[str, object] = {
+        "image": ["a.png", " b.png ", "c.png"],
+        "patient": [7, 8, 9],
+        "split": ["train", None, "val"],
+        "number": [1.0, 2.5, float("nan")],
+        "narrow": [0.1, 3.0, None],
+        "sick": [True, False, None],
+        "boxes": [[[1.5, 2.0, 3.0, 4.0, 0.0]], [], None],
+        "signs": [["dark", "edge"], [], None],
+        "sizes": [[1, 2], [3], None],
+        "kind": pyarrow.array(["x", "y", None]).dictionary_encode(),
+        "empty": pyarrow.nulls(3),
+        "day": [datetime.date(2026, 1, 2), None, None],
+    }
+    folder = parquet(tmp_path / "p", columns, narrow=pyarrow.float32())
+    text = (
+        "image,patient,split,number,narrow,sick,boxes,signs,sizes,kind,empty,day\n"
+        'a.png,7,train,1,0.1,yes,"[[1.5, 2.0, 3.0, 4.0, 0.0]]",dark; edge,1; 2,x,,2026-01-02\n'
+        "b.png,8,,2.5,3,no,none,none,3,y,,\nc.png,9,val,,,,,,,,,\n"
+    )
+    tasks = ["number", "sick", "boxes", "signs", "sizes"]
+    found, expected = read_site(folder, "s", tasks), read_site(write(tmp_path / "c", text), "s", tasks)
+    assert found.rows == expected.rows and [r.others for r in found.rows] == [r.others for r in expected.rows]
+    assert [row.number for row in found.rows] == [0, 1, 2] and found.pool == found.rows
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.write(folder / "manifest.parquet", "manifest.parquet")
+    assert read_site(tmp_path / "p.zip", "s", tasks).rows == found.rows
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"image": ["a.png"]}, r"manifest.parquet lacks the column patient; it has 'image'"),
+        ({"image": ["a", "b"], "patient": ["1", None]}, "manifest.parquet, row 2: image and patient must not be empty"),
+        ({"image": ["a"], "patient": [1], "split": ["trian"]}, "row 1: split should be train, val or test"),
+        ({"image": ["a"], "patient": [1], "lungs": [b"x"]}, "column 'lungs' holds binary; write it as text or numbers"),
+        ({"image": ["a"], "patient": [1], "lungs": [{"x": 1}]}, "column 'lungs' holds struct"),
+        ({"image": ["a"], "patient": [1], "lungs": [[b"x"]]}, "column 'lungs' holds lists of binary"),
+        ({"image": ["a"], "patient": [1], "lungs ": ["x"], "lungs": ["y"]}, "has two columns 'lungs'"),
+    ],
+)
+def test_bad_parquet(tmp_path: Path, columns: dict[str, object], sentence: str) -> None:
+    with pytest.raises(MtfedError, match=sentence):
+        read_site(parquet(tmp_path, columns), "s", TASK_NAMES)
+
+
+def test_a_manifest_is_one_file_that_can_be_read(tmp_path: Path) -> None:
+    folder = parquet(tmp_path / "both", {"image": ["a.png"], "patient": ["1"]})
+    write(folder, "image,patient\na.png,1\n")
+    with pytest.raises(MtfedError, match=r"holds a manifest.csv and a manifest.parquet; remove the one"):
+        read_site(folder, "s", TASK_NAMES)
+    (folder / "manifest.csv").unlink()
+    whole = (folder / "manifest.parquet").read_bytes()
+    for broken in (b"", b"PAR1", whole[:-9], b"image,patient\na.png,1\n"):
+        (folder / "manifest.parquet").write_bytes(broken)
+        with pytest.raises(
+            MtfedError, match=r"manifest.parquet is no Parquet file that can be read: .*; write it again"
+        ):
+            read_site(folder, "s", TASK_NAMES)
+    (tmp_path / "m" / "manifest.csv").mkdir(parents=True)
+    with pytest.raises(MtfedError, match=r"Cannot read .*manifest.csv: .*; mend or remove it"):
+        read_site(tmp_path / "m", "s", TASK_NAMES)
+
+
+def test_slices_and_folders_are_images(tmp_path: Path) -> None:
+    text = "image,patient,split,note\nv.nii#1,1,train,x\nv.nii#2,1,,\nct,2,val,\n"
+    folder = write(tmp_path / "site", text, {"v.nii": b"volume"})
+    (folder / "ct").mkdir()
+    for name in ("1", "2"):
+        (folder / "ct" / name).write_bytes(name.encode())
+    data = read_site(folder, "s", TASK_NAMES)
+    write_site(data, tmp_path / "copy", CONFIG.tasks)
+    copied = sorted(
+        str(path.relative_to(tmp_path / "copy")) for path in (tmp_path / "copy").rglob("*") if path.is_file()
+    )
+    assert copied == ["ct/1", "ct/2", "manifest.csv", "v.nii"]
+    again = read_site(tmp_path / "copy", "s", TASK_NAMES)
+    assert again.rows == data.rows and [row.others for row in again.rows] == [{"note": "x"}, {}, {}]
+    for second in ("v.nii#2", "./v.nii"):
+        with pytest.raises(MtfedError, match="is of patient '1' and of patient '2'"):
+            read_site(write(tmp_path / "two", f"image,patient\nv.nii#1,1\n{second},2\n"), "s", TASK_NAMES)
+
+
+def test_site_folders_may_have_parquet_and_be_zipped_sets(tmp_path: Path) -> None:
+    write(tmp_path / "sites" / "a", "image,patient,pneumonia\na.png,1,0\n")
+    parquet(tmp_path / "sites" / "b", {"image": ["b.png"], "patient": ["1"], "pneumonia": [1]})
+    parquet(tmp_path / "sites" / "test", {"image": ["t.png"], "patient": ["1"], "pneumonia": [1]})
+    config = CONFIG.model_copy(update={"data": str(tmp_path / "sites")})
+    assert default_sites(config) == 2 and simulated_site(config, 1, 2).rows[0].labels == {"pneumonia": "1"}
+    test = server_test_data(config)
+    assert test is not None and [row.image for row in test.rows] == ["t.png"]
+    lines = [f"{i}.png,p{i},{'test' if i % 5 == 0 else ''},{i % 2},m.png" for i in range(60)]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("manifest.csv", "image,patient,split,pneumonia,lungs\n" + "\n".join(lines))
+    config = CONFIG.model_copy(update={"data": str(tmp_path / "set.zip")})
+    parts = [simulated_site(config, i, 3) for i in range(3)]
+    assert sum(len({row.patient for row in part.rows}) for part in parts) == 48
+    test = server_test_data(config)
+    assert test is not None and len(test.rows) == 12 and parts[0].key == "hospital-1"
 
 
 @pytest.mark.parametrize("sites", [1, 2, 8, 25])
@@ -184,13 +296,6 @@ def test_the_default_federation_is_skewed_and_mixed() -> None:
 def test_too_many_sites() -> None:
     with pytest.raises(MtfedError, match=r"lungs to at most 17 sites .* but 33 of 50 sites hold it"):
         simulated_site(CONFIG, 0, 50)
-
-
-def test_a_patient_with_labels_of_two_tasks_stays_together() -> None:
-    rows = [Row(f"{i}.png", f"p{i}", "train", {"pneumonia": str(i % 2), "lungs": "m.png"}) for i in range(60)]
-    parts = partition(rows, CONFIG.tasks, 3, 1.0, 0)
-    patients = [{row.patient for row in part} for part in parts]
-    assert not patients[0] & patients[1] and not patients[1] & patients[2] and not patients[0] & patients[2]
 
 
 def test_hold_out_keeps_a_manifests_own_choice() -> None:

@@ -59,6 +59,74 @@ def test_boxes_move_with_the_volume(shape: tuple[int, int, int], size: int) -> N
     assert np.abs(seen.max(0) + 1 - (box[:3] + box[3:])[::-1]).max() <= 1
 
 
+INNER = [  # shape, spacing, its shape in a frame of 64
+    ((30, 512, 512), (5, 0.7, 0.7), (27, 64, 64)),
+    ((8, 512, 512), (10, 0.7, 0.7), (14, 64, 64)),
+    ((100, 10, 10), (0.1, 1, 1), (64, 64, 64)),
+    ((40, 64, 20), (3, 3, 3), (40, 64, 20)),
+    ((64, 32), (1, 2), (64, 64)),
+    ((100, 50), (0.5, 0.25), (64, 16)),
+    ((33, 47), (0.3, 0.3), (45, 64)),
+]
+
+
+@pytest.mark.parametrize(("shape", "spacing", "inner"), INNER)
+def test_a_frame_goes_by_millimetres(
+    shape: tuple[int, ...], spacing: tuple[float, ...], inner: tuple[int, ...]
+) -> None:
+    frame = Frame(shape, 64, spacing)
+    assert frame.inner == inner
+    low, sides = np.array(shape) // 4, np.array(shape) // 2
+    mask = np.zeros(shape, np.uint8)
+    mask[tuple(slice(a, a + n) for a, n in zip(low, sides, strict=True))] = 255
+    corner, size = np.split(frame.move(np.array([[*low[::-1], *sides[::-1]]]))[0][::-1].reshape(2, -1)[::-1], 2)
+    for nearest in (True, False):
+        seen = np.argwhere(frame.place(mask, nearest=nearest) > 127)
+        assert np.abs(seen.min(0) - corner).max() <= 1
+        assert np.abs(seen.max(0) + 1 - corner - size).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (33, 47), (20, 32, 24), (9, 7, 11)])
+def test_even_pixels_are_as_pixels_of_unknown_size(shape: tuple[int, ...]) -> None:
+    array = RNG.integers(0, 255, shape, dtype=np.uint8)
+    for spacing in (0.1, 0.7, 3.0):
+        found = Frame(shape, 16, (spacing,) * len(shape)).place(array)
+        np.testing.assert_array_equal(found, Frame(shape, 16).place(array))
+
+
+def test_thick_slices_come_out_in_true_proportion(tmp_path: Path) -> None:
+    """A ball that was cut into thick slices is a ball again."""
+    z, y, x = np.meshgrid((np.arange(12) - 5.5) * 8, np.arange(96) - 47.5, np.arange(96) - 47.5, indexing="ij")
+    ball = (z**2 + y**2 + x**2 < 40**2).astype(np.uint8) * 200
+    data = folder(tmp_path, v_npz={"image": ball, "mask": ball // 200, "spacing": [8, 1, 1]})
+    source = Source(data, "v.npz", 32, 3)
+    seen = source.pixels(1)[0] > 100
+    mask = source.fit(source.array("v.npz", "mask"), "mask", nearest=True)
+    for found in (seen, mask > 0):
+        sides = np.ptp(np.argwhere(found), axis=0) + 1
+        assert abs(sides - 80 / 3).max() <= 2.5
+    assert source.spacing == (8, 1, 1)
+
+
+WINDOWS = [  # dtype, window, what a ramp from 0 to 100 becomes at 0, 25, 50, 75, 100
+    (np.int16, (25, 75), [0, 0, 128, 255, 255]),
+    (np.float32, (0, 200), [0, 32, 64, 96, 128]),
+    (np.int16, None, [0, 64, 128, 191, 255]),
+    (np.uint8, (25, 75), [0, 25, 50, 75, 100]),
+]
+
+
+@pytest.mark.parametrize(("dtype", "window", "seen"), WINDOWS)
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_window_is_of_images_of_many_bits(
+    dtype: type, window: tuple[float, float] | None, seen: list[int], dimensions: int, tmp_path: Path
+) -> None:
+    ramp: np.ndarray = np.zeros((5,) * dimensions, dtype) + np.arange(0, 101, 25, dtype=dtype)
+    data = folder(tmp_path, a_npy=ramp)
+    found = Source(data, "a.npy", 5, dimensions, window).pixels(1)[0]
+    assert abs(found.reshape(-1, 5)[0].astype(int) - seen).max() <= 1
+
+
 def test_a_volume_is_shrunk_by_the_mean_and_an_even_one_is_kept() -> None:
     volume = RNG.normal(size=(8, 8, 8)).astype(np.float32)
     blocks = volume.reshape(4, 2, 4, 2, 4, 2).mean((1, 3, 5))
@@ -124,10 +192,11 @@ def test_a_broken_orientation_turns_nothing(tmp_path: Path) -> None:
 BUFFER = io.BytesIO()
 np.savez(BUFFER, image=np.zeros((4, 4), np.uint8))
 HOLES = np.where(np.eye(4) > 0, np.nan, 1)
+FLAT = {"image": np.zeros((24, 128, 128), np.uint8)}
 BAD = [
     ("x.png", 2, b"not a picture", "Cannot read image x.png of site site: it is no picture that can be read; mend it"),
     ("x.png", 2, b"", "Cannot read image x.png of site site"),
-    ("x.nii.gz", 2, b"a volume", "it is no picture that can be read"),
+    ("x.nii.gz", 2, b"a volume", "Cannot read image x.nii.gz of site site: it is broken, or no NIfTI file; mend"),
     ("x.npz", 2, BUFFER.getvalue()[:60], "x.npz of site site: it is broken, or holds something else than arrays"),
     ("x.npy", 2, BUFFER.getvalue(), "x.npy of site site: it is broken, or holds something else than arrays"),
     ("x.npz", 2, b"\x80pickled", "x.npz of site site: it is broken, or holds something else than arrays of numbers; "),
@@ -143,8 +212,13 @@ BAD = [
     ("x.npy", 2, np.zeros((3, 8, 8)), r"x.npy of site site should have the axes \(H, W\) or \(H, W, 3\), its shape is"),
     ("x.npz", 3, {"image": np.zeros((4, 4))}, r"x.npz of site site should have 3 axes, its shape is \[4, 4\]"),
     ("x.npy", 3, np.zeros((24, 128, 128)), "has 24 x 128 x 128 voxels, of which .* but 3 x 16 x 16; resample it"),
-    ("x.png", 3, np.zeros((4, 4), np.uint8), r"to be an .npz or .npy file: a volume; .* numpy.savez\(image=...\)"),
-    ("x.nii.gz", 3, b"a volume", r"to be an .npz or .npy file: a volume; save the array with numpy.savez\(image=...\)"),
+    ("x.png", 3, np.zeros((4, 4), np.uint8), r"and the model sees volumes; .* numpy.savez\(image=...\)"),
+    ("x.nii.gz", 3, b"a volume", "x.nii.gz of site site: it is broken, or no NIfTI file; mend or remove it"),
+    ("x.npz", 3, FLAT, "but 3 x 16 x 16; resample it to even voxels first, or say how large they are in an"),
+    ("x.npz", 3, FLAT | {"spacing": [1, 1, 1]}, "but 3 x 16 x 16; crop it, or raise image-size"),
+    ("x.npz", 3, FLAT | {"spacing": [1, 1]}, r"Spacing in x.npz of site site should be three .* it is \[1, 1\]"),
+    ("x.npz", 3, FLAT | {"spacing": [1, 1, 0]}, "should be three numbers above 0, in mm along the axes"),
+    ("x.npz", 2, {"image": HOLES[:3], "spacing": [1, np.nan]}, "should be two or three numbers above 0, in mm"),
     ("../x.npy", 2, None, "Expected a path inside"),
     ("y.png", 2, None, "Cannot read image y.png of site site: there is no such file; add it, or mend the manifest"),
     ("y.npz", 3, None, "Cannot read image y.npz of site site: there is no such file"),

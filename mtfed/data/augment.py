@@ -1,21 +1,20 @@
 """Images that differ a little each time they are trained on, and their labels with them.
 
 Every image of a batch is zoomed, shifted and, where sides do not matter, mirrored, by numbers of its own; masks, doses
-and boxes go along. There is no turning, so a box stays the box of what is in it. Contrast changes for images alone.
+and boxes go along. There is no turning, so a box stays the box of what is in it. Contrast changes for images alone. A
+batch moves as a whole, which costs little; more, and more slowly, is done in :mod:`.strong`.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import Augment
 from ..tasks import KINDS, Task
 from .shard import Batch, Labels
 
-Augment = Literal["none", "shift", "mirror"]
 ZOOM = 0.15  # of the size, up or down
 SHIFT = 0.1  # of the side, either way along each axis
 CONTRAST = 0.2  # of the deviation, up or down
@@ -28,10 +27,14 @@ def augment(batch: Batch, tasks: dict[str, Task], how: Augment) -> Batch:
     Args:
         batch: on the CPU; left as it is.
         tasks: by name; a task's kind says whether its labels lie in the image.
-        how: ``none``, ``shift`` (and zoom), or ``mirror`` (left and right, too).
+        how: ``none``, ``shift`` (and zoom), ``mirror`` (left and right, too), or ``strong`` (much more).
     """
     if how == "none":
         return batch
+    if how == "strong":
+        from .strong import strong  # needs libraries that the others do without
+
+        return strong(batch, tasks)
     count, dims = len(batch.images), batch.images.ndim - 2
     scale = 1 + ZOOM * (2 * torch.rand(count, 1) - 1).expand(count, dims)  # (B, dims), axes x first
     shift = 2 * SHIFT * (2 * torch.rand(count, dims) - 1)  # in half sides, as grids count

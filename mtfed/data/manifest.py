@@ -1,4 +1,4 @@
-"""A site's data is a folder (or zip) with a ``manifest.csv``: one row an image, one column a task.
+"""A site's data is a folder (or zip) with a manifest, CSV or Parquet: one row an image, one column a task.
 
 Columns: ``image`` (path inside the folder), ``patient``, optionally ``split`` (train, val, test; empty = train), and a
 column for every task, of which ``mtfed config`` says what its cells hold: a class, a number, boxes, the path of a file.
@@ -8,20 +8,27 @@ An empty cell means that the image has no label for that task. Other columns are
 from __future__ import annotations
 
 import csv
-import io
+import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import dirname, normpath
+from typing import TYPE_CHECKING
 
 from ..errors import MtfedError
 from ..tasks import KINDS, Task
 from .root import Root
+from .table import MANIFEST, PARQUET, Table, has_manifest, read_table
 
-MANIFEST = "manifest.csv"
+if TYPE_CHECKING:
+    from .shift import Scanners
+
+__all__ = ["MANIFEST", "PARQUET", "Row", "SiteData", "check_patients", "has_manifest", "read_site", "write_site"]
 COLUMNS = ("image", "patient", "split")
 SPLITS = {"": "train", "train": "train", "val": "val", "validation": "val", "test": "test"}
+SLICE = re.compile(r"#\d{1,9}$")  # of a volume, behind its name
 
 
 @dataclass(frozen=True)
@@ -41,13 +48,14 @@ class SiteData:
     """The rows that one site holds, and where their files are.
 
     Several simulated sites may divide the rows of one manifest among them; ``pool`` is all of these, in the manifest's
-    order.
+    order. A row's ``number`` is its place there.
     """
 
     key: str
     root: Root
     rows: tuple[Row, ...]
     pool: tuple[Row, ...] = ()
+    scanners: Scanners | None = None  # how its images are made to differ from other simulated sites'
 
     def part(self, split: str) -> SiteData:
         """Return the rows of one split."""
@@ -73,84 +81,84 @@ class SiteData:
 def read_site(path: Path, key: str, tasks: list[str]) -> SiteData:
     """Read a site's manifest; raise :class:`MtfedError` naming file, line and column of the first fault."""
     root = Root(path)
-    try:
-        text = root.read(MANIFEST).decode("utf-8-sig")
-    except (OSError, KeyError, zipfile.BadZipFile):
-        raise MtfedError(f"Expected a site folder with a {MANIFEST}, found none in {path}.") from None
-    except UnicodeDecodeError:
-        raise MtfedError(f"{path / MANIFEST} is not UTF-8 text; save it as CSV in UTF-8.") from None
-    rows = []
-    for line, record in _table(text, str(path / MANIFEST)):
-        where = f"{path / MANIFEST}, line {line}"
-        split = record.get("split", "").lower()
-        if split not in SPLITS:
-            raise MtfedError(f"{where}: split should be train, val or test, it is {split!r}.")
-        image, patient = record["image"], record["patient"]
-        if not image or not patient:
-            raise MtfedError(f"{where}: image and patient must not be empty; patients keep training and test apart.")
-        labels = {task: label for task in tasks if (label := record.get(task, ""))}
-        others = {name: cell for name, cell in record.items() if cell and name not in {*COLUMNS, *tasks}}
-        rows.append(Row(image, patient, SPLITS[split], labels, len(rows), others))
-    check_patients(rows, str(path / MANIFEST))
-    return SiteData(key, root, tuple(rows), tuple(rows))
+    table = read_table(root)
+    rows = tuple(_rows(table, tasks))
+    check_patients(rows, str(table.path))
+    return SiteData(key, root, rows, rows)
 
 
-def _table(text: str, where: str) -> list[tuple[int, dict[str, str]]]:
-    """Return the line and the cells by column of every row; refuse what would put a cell into a wrong column."""
-    table = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-    try:
-        lines = [(table.line_num, [cell.strip() for cell in cells]) for cells in table if cells]
-    except csv.Error as error:
-        raise MtfedError(f"{where}: line {table.line_num} is not CSV: {error}; look at its quotes.") from None
-    columns = lines[0][1] if lines else []
-    missing = {"image", "patient"} - set(columns)
-    if missing:
-        raise MtfedError(
-            f"{where} lacks the column {' and '.join(sorted(missing))}; its first line must name the columns, "
-            f"separated by commas, it names {', '.join(map(repr, columns)) or 'none'}."
-        )
-    twice = [name for name in columns if name and columns.count(name) > 1]
-    if twice:
-        raise MtfedError(f"{where} has two columns {twice[0]!r}; rename or remove one.")
-    for line, cells in lines[1:]:
-        if len(cells) != len(columns):
+def _rows(table: Table, tasks: list[str]) -> Iterator[Row]:
+    """Yield what the rows of a manifest say."""
+    place = {name: i for i, name in enumerate(table.columns)}
+    image, patient, split = place["image"], place["patient"], place.get("split")
+    labelled = [(task, place[task]) for task in tasks if task in place]
+    other = [(name, i) for name, i in place.items() if name and name not in {*COLUMNS, *tasks}]
+    for number, cells in enumerate(table.rows):
+        told = cells[split].lower() if split is not None else ""
+        if told not in SPLITS:
+            raise MtfedError(f"{table.where(number)}: split should be train, val or test, it is {told!r}.")
+        if not cells[image] or not cells[patient]:
             raise MtfedError(
-                f"{where}: line {line} has {len(cells)} cells, the first line names {len(columns)}; put cells with "
-                "commas in quotes."
+                f"{table.where(number)}: image and patient must not be empty; patients keep training and test apart."
             )
-    return [(line, dict(zip(columns, cells, strict=True))) for line, cells in lines[1:]]
+        labels = {task: cells[i] for task, i in labelled if cells[i]}
+        others = {name: cells[i] for name, i in other if cells[i]}
+        yield Row(cells[image], cells[patient], SPLITS[told], labels, number, others)
 
 
-def check_patients(rows: list[Row], where: str) -> None:
+def check_patients(rows: Sequence[Row], where: str) -> None:
     """Refuse a manifest that puts one patient into two splits, or one image under two patients."""
     split_of: dict[str, str] = {}
-    patient_of: dict[PurePosixPath, str] = {}
+    patient_of: dict[str, str] = {}
     for row in rows:
         if split_of.setdefault(row.patient, row.split) != row.split:
             raise MtfedError(
                 f"{where}: patient {row.patient!r} is in {split_of[row.patient]} and in {row.split}; "
                 "put all images of a patient into one split."
             )
-        if (other := patient_of.setdefault(PurePosixPath(row.image), row.patient)) != row.patient:
+        if (other := patient_of.setdefault(normpath(file_of(row.image)), row.patient)) != row.patient:
             raise MtfedError(
                 f"{where}: image {row.image!r} is of patient {other!r} and of patient {row.patient!r}; name each image "
                 "under one patient, so that it cannot be in two splits."
             )
+    for image, patient in patient_of.items():  # a folder that is one image, and a file in it as another
+        if (other := patient_of.get(dirname(image), patient)) != patient:
+            raise MtfedError(
+                f"{where}: image {image!r} is of patient {patient!r}, and the folder that it is in of patient "
+                f"{other!r}; name each image under one patient, so that it cannot be in two splits."
+            )
+
+
+def file_of(name: str) -> str:
+    """Return the file or folder that a name in a manifest means, without the number of a slice."""
+    return SLICE.sub("", name)
 
 
 def write_site(data: SiteData, folder: Path, tasks: Mapping[str, Task]) -> None:
-    """Write a site as a folder of its own: manifest, images, and the files that labels of the tasks name."""
+    """Write a site as a folder of its own: manifest with all its columns, images, and the files that labels name."""
     folder.mkdir(parents=True, exist_ok=True)
     held = sorted({task for row in data.rows for task in row.labels})
+    others = list(dict.fromkeys(name for row in data.rows for name in row.others))
     in_files = [task for task in held if KINDS[tasks[task].kind].in_files]
+    written: set[str] = set()
     with open(folder / MANIFEST, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["image", "patient", "split", *held])
+        table.writerow([*COLUMNS, *held, *others])
         for row in data.rows:
-            table.writerow([row.image, row.patient, row.split, *(row.labels.get(task, "") for task in held)])
+            cells = [row.labels.get(task, "") for task in held] + [row.others.get(name, "") for name in others]
+            table.writerow([row.image, row.patient, row.split, *cells])
             named = {row.image: "image"} | {row.labels[task]: "label" for task in in_files if task in row.labels}
-            for name, what in named.items():
-                content = data.read(name, what)  # before any folder is made: a path must not lead out of this one
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
+            for name in named.keys() - written:
+                _copy(data, name, named[name], folder)
+            written |= named.keys()
+
+
+def _copy(data: SiteData, name: str, what: str, folder: Path) -> None:
+    """Copy the files that an image or a label is made of."""
+    from .formats import files_of  # which itself reads what this module describes
+
+    for member in files_of(data, name):
+        content = data.read(member, what)  # before any folder is made: a path must not lead out of this one
+        target = folder / member
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)

@@ -29,7 +29,7 @@ class Root:
     def stamp(self, name: str) -> tuple[int, int]:
         """Return a file's size in bytes, and a number that changes with what it holds: time of change, or CRC."""
         _refuse_outside(name, self.path)
-        if self.path.is_dir():
+        if self._zip is None and self.path.is_dir():
             found = os.stat(self.path / name)
             return found.st_size, found.st_mtime_ns
         member = self._archive.getinfo(name)
@@ -60,5 +60,7 @@ class Root:
 
 def _refuse_outside(name: str, path: Path) -> None:
     # Of a link within the folder it is the site that says where it leads.
+    if name[:1] != "/" and ".." not in name:  # told at once, as a site has many files
+        return
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise MtfedError(f"Expected a path inside {path}, got {name!r}; a manifest names files of its own folder.")

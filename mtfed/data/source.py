@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import MtfedError
+from .formats import Picture, read_picture, suffix_of
+from .formats.arrays import Npz
+from .formats.file import File
+from .formats.folder import Folder
 from .manifest import SiteData
 
 LEAST = 4  # voxels along an axis of a volume in its frame, where the volume itself has more
+PART = 2**22  # values that are scaled at once
+Proportions = Literal["millimetres", "pixels"]
+MOST_AWAY = 0.1  # voxels by which a label may lie away from its image
 
 
 @dataclass(frozen=True)
 class Frame:
     """Where an image lies in the square or cube of side ``size``: resized as a whole, centred, zeros around it.
 
-    Pixels are taken as squares, and voxels as cubes: a volume of thick slices comes out flat, unless it is resampled.
+    It keeps its true proportions: millimetres count, or where they are unknown, pixels as squares and voxels as cubes.
     """
 
     shape: tuple[int, ...]  # of the image: (H, W) or (D, H, W)
     size: int
+    spacing: tuple[float, ...] | None = None  # mm along its axes
 
     @cached_property
     def inner(self) -> tuple[int, ...]:
         """Return the image's shape within the frame."""
-        longest = max(self.shape)
-        return tuple(max(round(side / longest * self.size), 1) for side in self.shape)
+        steps = self.spacing or (1.0,) * len(self.shape)
+        extents = [side * (step / min(steps)) for side, step in zip(self.shape, steps, strict=True)]
+        longest = max(extents)
+        return tuple(max(round(extent / longest * self.size), 1) for extent in extents)
 
     @cached_property
     def offset(self) -> tuple[int, ...]:
@@ -47,17 +58,30 @@ class Frame:
     def place(self, array: np.ndarray, *, nearest: bool = False) -> np.ndarray:
         """Return an array of the image's shape, resized into the frame: smoothly, or by the nearest neighbour."""
         if len(self.shape) == 2:
-            method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-            return np.asarray(ImageOps.pad(Image.fromarray(array), (self.size, self.size), method))
-        kept = torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]
-        shrinks = self.size < max(self.shape)
-        mode = "nearest-exact" if nearest else "area" if shrinks else "trilinear"
-        small = F.interpolate(kept, self.inner, mode=mode)[0, 0].numpy()
+            return np.asarray(self.place_picture(Image.fromarray(array), nearest=nearest))
+        small = self._resize(torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None], nearest)
         framed = np.zeros((self.size,) * 3, np.float32)
-        framed[tuple(slice(o, o + n) for o, n in zip(self.offset, self.inner, strict=True))] = small
+        framed[tuple(slice(o, o + n) for o, n in zip(self.offset, self.inner, strict=True))] = small[0, 0].numpy()
         if array.dtype.kind == "f":
             return framed.astype(array.dtype)
         return np.round(framed).astype(array.dtype)
+
+    def place_picture(self, image: Image.Image, *, nearest: bool = False) -> Image.Image:
+        """Return a picture of the image's shape as :meth:`place` does."""
+        (height, width), (top, left) = self.inner, self.offset
+        small = image.resize((width, height), Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR)
+        framed = Image.new(image.mode, (self.size, self.size))
+        framed.paste(small, (left, top))
+        return framed
+
+    def _resize(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
+        if nearest:
+            return F.interpolate(volume, self.inner, mode="nearest-exact")
+        # The mean along the axes that shrink, and a line between voxels along those that grow.
+        shrunk = tuple(min(pair) for pair in zip(self.inner, self.shape, strict=True))
+        if shrunk != self.shape:
+            volume = F.interpolate(volume, shrunk, mode="area")
+        return volume if shrunk == self.inner else F.interpolate(volume, self.inner, mode="trilinear")
 
     def move(self, boxes: np.ndarray) -> np.ndarray:
         """Return boxes (N, 2 dims), lower corner x, y[, z] and size, in the pixels of the frame."""
@@ -71,78 +95,96 @@ class Source:
 
     Args:
         data: the site's.
-        image: path of the image within the site's folder.
+        image: path of the image within the site's folder, or another name of :mod:`.formats`.
         size: side of the square or cube that the model sees.
         dimensions: 2 or 3.
+        window: low and high end of what is seen of images of more than 8 bits; by default what the file asks for,
+            else from its lowest value to its highest.
+        proportions: of the image in its frame: as it is in ``millimetres``, where its file says so, or in ``pixels``.
     """
 
-    def __init__(self, data: SiteData, image: str, size: int, dimensions: int = 2) -> None:
+    def __init__(
+        self,
+        data: SiteData,
+        image: str,
+        size: int,
+        dimensions: int = 2,
+        window: tuple[float, float] | None = None,
+        proportions: Proportions = "millimetres",
+    ) -> None:
         self.data = data
         self.image = image
         self.dimensions = dimensions
         self._size = size
-        self._kept: dict[str, dict[str, np.ndarray]] = {}
+        self._window = window
+        self._proportions = proportions
+        self._kept: dict[str, Mapping[str, np.ndarray]] = {}
 
     @property
     def where(self) -> str:
         """Say for errors which image of which site this is."""
         return f"{self.image} of site {self.data.key}"
 
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """Return millimetres along the image's axes, where its file says."""
+        return self._picture.spacing
+
     @cached_property
     def frame(self) -> Frame:
         """Return where the image lies in what the model sees."""
-        if self.dimensions == 2:
-            return Frame(self._picture.size[::-1], self._size)
-        frame = Frame(self._volume.shape, self._size)
-        if any(inner < LEAST < side for inner, side in zip(frame.inner, frame.shape, strict=True)):
+        spacing = self.spacing if self._proportions == "millimetres" else None
+        frame = Frame(self._picture.values.shape[: self.dimensions], self._size, spacing)
+        if self.dimensions == 3 and any(
+            inner < LEAST < side for inner, side in zip(frame.inner, frame.shape, strict=True)
+        ):
+            advice = "crop it, or raise image-size" if spacing else "resample it to even voxels first"
+            if not self.spacing and self.image.endswith(".npz"):
+                advice += ", or say how large they are in an array 'spacing' beside it"
             raise MtfedError(
                 f"Image {self.where} has {_times(frame.shape)} voxels, of which the model would see but "
-                f"{_times(frame.inner)}; resample it to even voxels first."
+                f"{_times(frame.inner)}; {advice}."
             )
         return frame
 
     def pixels(self, channels: int) -> np.ndarray:
         """Return the image as (C, S, S) or (C, S, S, S) uint8."""
+        values = self._picture.values
         if self.dimensions == 3:
-            return np.repeat(self.frame.place(self._volume)[None], channels, axis=0)
-        image = self._picture.convert("L" if channels == 1 else "RGB")
-        array = np.asarray(ImageOps.pad(image, (self._size, self._size), Image.Resampling.BILINEAR))
+            return np.repeat(self.frame.place(values)[None], channels, axis=0)
+        image = Image.fromarray(values).convert("L" if channels == 1 else "RGB")
+        array = np.asarray(self.frame.place_picture(image))
         return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
     @cached_property
-    def _picture(self) -> Image.Image:
-        """Return the image of two dimensions, of 8 bits."""
-        if not self.image.endswith((".npy", ".npz")):
-            image = self._open(self.image, "image")
-            # Of 16 or more bits, which Pillow's conversion would cut off at 255.
-            return Image.fromarray(self._eight_bit(np.asarray(image))) if image.mode[0] in "IF" else image
-        array = self.array(self.image, "image")
-        if array.ndim != 2 and (array.ndim != 3 or array.shape[2] != 3):
-            raise MtfedError(
-                f"Image {self.where} should have the axes (H, W) or (H, W, 3), its shape is {list(array.shape)}."
-            )
-        return Image.fromarray(self._eight_bit(array))
+    def _picture(self) -> Picture:
+        """Return the image, of 8 bits."""
+        picture = self._read(self.image, "image")
+        return replace(picture, values=np.ascontiguousarray(self._eight_bit(picture)))
 
-    @cached_property
-    def _volume(self) -> np.ndarray:
-        """Return the image of three dimensions, of 8 bits."""
-        array = self.array(self.image, "image")
-        if array.ndim != 3:
-            raise MtfedError(f"Image {self.where} should have 3 axes, its shape is {list(array.shape)}.")
-        return self._eight_bit(array)
-
-    def _eight_bit(self, values: np.ndarray) -> np.ndarray:
-        """Return the image's values, of other than 8 bits scaled to their own range."""
+    def _eight_bit(self, picture: Picture) -> np.ndarray:
+        """Return the image's values, of other than 8 bits scaled to the window, or else to their own range."""
+        values = picture.values
         if values.dtype == np.uint8:
             return values
-        values = values.astype(np.float64)
-        if strange := values.size - np.count_nonzero(np.isfinite(values)):
+        # A part at a time, as double precision takes eight times the memory.
+        parts = [slice(i, i + step) for step in [max(PART * len(values) // values.size, 1)]
+                 for i in range(0, len(values), step)]  # fmt: skip
+        ends = np.array([(values[part].min(), values[part].max()) for part in parts], np.float64)
+        if not np.isfinite(ends).all():
+            strange = values.size - sum(np.count_nonzero(np.isfinite(values[part])) for part in parts)
             raise MtfedError(
                 f"Image {self.where} should hold finite numbers, {strange} of its {values.size} values are NaN or "
                 "infinite; replace them, as by its lowest."
             )
-        low, high = values.min(), values.max()
-        return np.round((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+        low, high = ends.min(), ends.max()
+        if values.dtype.itemsize > 1:
+            low, high = self._window or picture.window or (low, high)
+        eight = np.empty(values.shape, np.uint8)
+        for part in parts:
+            seen = values[part].astype(np.float64).clip(low, high)
+            eight[part] = np.round((seen - low) * (255 / max(high - low, 1e-9)))
+        return eight
 
     def fit(self, array: np.ndarray, what: str, *, nearest: bool) -> np.ndarray:
         """Return an array that lies over the image, in the frame; refuse one of another shape."""
@@ -158,77 +200,47 @@ class Source:
         )
 
     def array(self, name: str, what: str) -> np.ndarray:
-        """Return the numbers of a picture, of an ``.npy`` file, or of the array called ``what`` in an ``.npz`` file."""
-        array = self._array(name, what)
-        if array.dtype.kind not in "buif" or not array.size:
-            raise MtfedError(
-                f"{what.capitalize()} {name} of site {self.data.key} should be an array of numbers; it has type "
-                f"{array.dtype} and shape {list(array.shape)}."
-            )
-        return array
+        """Return the numbers of a label: of a picture or volume, or of the array called ``what`` in an ``.npz`` file.
 
-    def arrays(self, name: str, what: str) -> dict[str, np.ndarray]:
-        """Return the arrays of an ``.npz`` file by name; one that holds image and labels alike is read once."""
+        Raises:
+            MtfedError: naming the file, if it cannot be read, or lies elsewhere than the image.
+        """
+        picture = self._read(name, what)
+        if name != self.image:
+            self._check_place(picture, name, what)
+        return picture.values
+
+    def arrays(self, name: str, what: str) -> Mapping[str, np.ndarray]:
+        """Return arrays by name, of an ``.npz`` or of a folder, in which each file is one, and its stem its name.
+
+        Each is read when it is first asked for, and the file of one that holds image and labels alike is read once.
+        """
         if name not in self._kept:
-            content = self.data.read(name, what)
-            with self._reading(name, what), np.load(io.BytesIO(content), allow_pickle=False) as file:
-                self._kept[name] = dict(file)
+            if suffix_of(name) == ".npz":
+                self._kept[name] = Npz(File(self.data, name, what))
+            else:
+                self._kept[name] = Folder(self.data, name, what, self.array)
         return self._kept[name]
 
-    def _array(self, name: str, what: str) -> np.ndarray:
-        if name.endswith(".npz"):
-            arrays = self.arrays(name, what)
-            if what not in arrays:
-                raise MtfedError(
-                    f"Expected an array {what!r} in {name} of site {self.data.key}, found "
-                    f"{', '.join(arrays) or 'none'}."
-                )
-            return arrays[what]
-        if name.endswith(".npy"):
-            content = self.data.read(name, what)
-            with self._reading(name, what):
-                return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-        if self.dimensions == 3:
-            raise MtfedError(
-                f"Expected {what} {name} of site {self.data.key} to be an .npz or .npy file: a volume; save the array "
-                f"with numpy.savez({what}=...)."
-            )
-        return np.asarray(self._open(name, what))
+    def _read(self, name: str, what: str) -> Picture:
+        opened = self.arrays(name, what) if suffix_of(name) == ".npz" else None
+        return read_picture(self.data, name, what, self.dimensions, opened)
 
-    def _open(self, name: str, what: str) -> Image.Image:
-        content = self.data.read(name, what)
-        with self._reading(name, what):
-            image = Image.open(io.BytesIO(content))
-            image.load()
-            with suppress(Exception):  # a broken EXIF block turns nothing
-                ImageOps.exif_transpose(image, in_place=True)  # as viewers show it, and boxes are drawn
-            return image
-
-    def _reading(self, name: str, what: str) -> _Reading:
-        return _Reading(name, f"{what} {name} of site {self.data.key}")
-
-
-class _Reading:
-    """Say of any failure to decode which file it was."""
-
-    def __init__(self, name: str, what: str) -> None:
-        self.name = name
-        self.what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception):  # which are of as many kinds as there are ways to be broken
+    def _check_place(self, label: Picture, name: str, what: str) -> None:
+        """Refuse a label that says that it lies elsewhere than its image; of another shape, it is refused anyway."""
+        ours, theirs, shape = self._picture.affine, label.affine, self.frame.shape
+        if ours is None or theirs is None or label.values.shape != shape:
             return
-        if self.name.endswith((".npy", ".npz")):
-            # In our own words: numpy's advice would be to run what the file holds.
-            reason = "it is broken, or holds something else than arrays of numbers; mend or remove it"
-        elif isinstance(error, UnidentifiedImageError):
-            reason = "it is no picture that can be read; mend it, or save it as .png or .npz"
-        else:
-            reason = f"{str(error).rstrip('.') or 'it is broken'}; mend or remove it"
-        raise MtfedError(f"Cannot read {self.what}: {reason}.") from error
+        sides = (*shape[::-1], 1)[:3]  # x, y, z; of a picture, one plane
+        corners = np.array([[*corner, 1.0] for corner in product(*((0, side - 1) for side in sides))])
+        away = (theirs - ours) @ corners.T
+        voxels = np.linalg.solve(ours, np.vstack([away[:3], np.zeros((1, len(corners)))]))
+        if abs(voxels).max() > MOST_AWAY:
+            raise MtfedError(
+                f"{what[:1].upper()}{what[1:]} {name} of site {self.data.key} lies up to "
+                f"{np.linalg.norm(away[:3], axis=0).max():.3g} mm away from its image {self.image}; resample it to the "
+                "image, or name the one that belongs to it."
+            )
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -3,7 +3,7 @@
 A label is the path of an ``.npz`` in the site's folder with arrays over the image: ``dose`` (Gy), ``possible`` (where
 there can be dose at all), a mask for every structure of the task's classes that is delineated (one that is absent
 counts in no metric), and ``spacing``, three numbers in mm in the order of the axes; of a slice the first is its
-thickness.
+thickness. Or it is the path of a folder with a file for each, as ``dose.nii.gz``, in which spacing is the image's.
 
 Values (M, 3, *S) are small integers, for a hundred patients have to fit in memory: planes of the dose in steps of the
 range's 32000th part, -1 where there can be none; of a bit for each structure; and of the number of voxels in 0.1 cm^3,
@@ -43,7 +43,8 @@ def read_dose(cell: str, task: Task, source: Source) -> np.ndarray:
             "those whose dose is not judged."
         )
     arrays = read_arrays(cell, task, source)
-    for name in ("dose", "possible", "spacing"):
+    spacing = source.spacing if "spacing" not in arrays else None  # in a folder, it is that of the files
+    for name in ("dose", "possible", *(("spacing",) if spacing is None else ())):
         if name not in arrays or arrays[name].dtype.kind not in "buif":
             raise MtfedError(f"Expected an array {name!r} of numbers in {cell} of site {source.data.key}, found none.")
     dose, possible = arrays["dose"].astype(np.float32), arrays["possible"].astype(bool)
@@ -66,11 +67,11 @@ def read_dose(cell: str, task: Task, source: Source) -> np.ndarray:
     for index, name in enumerate(task.classes):
         if name in masks:
             bits |= masks[name].astype(np.uint16) << index
-    tenth = min(voxels_of_tenth(_voxel(arrays["spacing"], cell, source)), np.iinfo(np.int16).max)
+    tenth = min(voxels_of_tenth(_voxel(spacing or arrays["spacing"], cell, source)), np.iinfo(np.int16).max)
     return np.stack([steps.astype(np.int16), bits.view(np.int16), np.full(dose.shape, tenth, np.int16)])
 
 
-def _voxel(spacing: np.ndarray, cell: str, source: Source) -> float:
+def _voxel(spacing: np.ndarray | tuple[float, ...], cell: str, source: Source) -> float:
     """Return the volume of the frame's voxels in mm^3."""
     spacing = np.asarray(spacing, np.float64)
     if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():

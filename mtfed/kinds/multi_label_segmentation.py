@@ -9,19 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Config
+from ..data.formats import suffix_of
 from ..data.source import Source
 from ..errors import MtfedError
 from ..tasks import Task
 from .kind import Kind, Loss, Measure, sigmoid_signs
 from .multi_label import focal_terms, known_mean
-from .segmentation import in_range, mean_metric
+from .segmentation import as_indices, in_range, mean_metric
 
 UNMARKED = 255
 SMOOTH = 1e-5  # voxels, against 0 / 0 where a structure is neither there nor predicted; as in MONAI's Dice
 
 
 def read_masks(cell: str, task: Task, source: Source) -> np.ndarray:
-    """Return (K, *S) uint8 of the path of an .npz: 1 within a structure, 0 outside, 255 where it is not marked."""
+    """Return (K, *S) uint8 of an .npz or a folder: 1 within a structure, 0 outside, 255 where it is not marked."""
     masks = structures(read_arrays(cell, task, source), cell, task, source)
     if not masks:
         raise MtfedError(
@@ -32,10 +33,13 @@ def read_masks(cell: str, task: Task, source: Source) -> np.ndarray:
     return np.stack([masks.get(name, unmarked) for name in task.classes])
 
 
-def read_arrays(cell: str, task: Task, source: Source) -> dict[str, np.ndarray]:
-    """Return the arrays of the .npz that a cell names."""
-    if not cell.endswith(".npz"):
-        raise MtfedError(f"Image {source.where}: label {cell!r} of {task.name} should be the path of an .npz file.")
+def read_arrays(cell: str, task: Task, source: Source) -> Mapping[str, np.ndarray]:
+    """Return the arrays of the .npz that a cell names, or of the folder, in which each file is one."""
+    if suffix_of(cell) not in (".npz", ""):
+        raise MtfedError(
+            f"Image {source.where}: label {cell!r} of {task.name} should be the path of an .npz file, or of a folder "
+            "with a file for each structure."
+        )
     return source.arrays(cell, task.name)
 
 
@@ -44,14 +48,16 @@ def structures(arrays: Mapping[str, np.ndarray], cell: str, task: Task, source: 
     masks = {}
     for name in task.classes:
         if name in arrays:
-            kind = arrays[name].dtype.kind
-            if kind not in "bui" or not in_range(arrays[name], 2):
-                most = f" and values up to {arrays[name].max(initial=0)}" if kind in "buif" else ""
+            # In an .npz a mask's type is its author's choice; in a file of its own it is often the tool's.
+            mask = arrays[name] if suffix_of(cell) else as_indices(arrays[name], 2)
+            kind = mask.dtype.kind
+            if kind not in "bui" or not in_range(mask, 2):
+                most = f" and values up to {mask.max(initial=0)}" if kind in "buif" else ""
                 raise MtfedError(
                     f"Mask {name} in {cell} of site {source.data.key} should be of false and true, or of 0 and 1; it "
-                    f"has type {arrays[name].dtype}{most}; save it as such."
+                    f"has type {mask.dtype}{most}; save it as such."
                 )
-            masks[name] = source.fit(arrays[name].astype(np.uint8), f"mask {name} in {cell}", nearest=True)
+            masks[name] = source.fit(mask.astype(np.uint8), f"mask {name} in {cell}", nearest=True)
     return masks
 
 

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
+WHITE = (255, 65535)  # of 8 and of 16 bits: what most tools mark the second of two classes with
+
+
 def read_mask(cell: str, task: Task, source: Source) -> np.ndarray:
     """Return a mask of class indices, (S, S) or (S, S, S) uint8."""
-    array = source.array(cell, "mask")
+    array = as_indices(source.array(cell, "mask"), len(task.classes))
     if array.ndim != source.dimensions or array.dtype.kind not in "uib" or not in_range(array, len(task.classes)):
         raise MtfedError(
             f"Mask {cell} of site {source.data.key} should be one channel of class indices below {len(task.classes)} "
@@ -31,6 +34,17 @@ def read_mask(cell: str, task: Task, source: Source) -> np.ndarray:
             f"{array.max(initial=0)}; save class indices, as 0 and 1."
         )
     return source.fit(array.astype(np.uint8), f"mask {cell}", nearest=True)
+
+
+def as_indices(array: np.ndarray, classes: int) -> np.ndarray:
+    """Return class indices as whole numbers, where they were saved as floats, or 1 of two classes as white."""
+    if array.dtype.kind == "f" and (abs(array) < 2**31).all() and (array == np.round(array)).all():
+        array = array.astype(np.int32)
+    if classes == 2 and array.dtype.kind in "ui" and (white := array.max()) in WHITE:
+        low = array == 0
+        if low.any() and (low | (array == white)).all():
+            return (array != 0).astype(np.uint8)
+    return array
 
 
 def in_range(array: np.ndarray, classes: int) -> bool:

@@ -1,9 +1,176 @@
-"""The ``mtfed data`` commands: list, get, partition."""
+"""The ``mtfed data`` commands: list, show, get."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import MtfedError
+from ..who import add_parser as add_partition
+
+if TYPE_CHECKING:
+    from .dataset import DataSet
+    from .prepare import Prepared
+
+COPY = "-copy"  # ends the names of sets that nobody can get
+WIDTH = 110  # columns of text
+EXAMPLES = """\
+examples:
+  mtfed data list                      every data set: its tasks, its licence, how it is got
+  mtfed data show busi                 all that is known of one, and the folder layout it must have
+  mtfed data get pneumoniamnist        download, verify, prepare into data/pneumoniamnist
+  mtfed data get inbreast --folder /scans/inbreast
+                                       prepare what you have put there by hand
+  mtfed simulate data/pneumoniamnist/experiment
+                                       train on it
+"""
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``mtfed data`` to the command line; what it needs is imported when it runs."""
+    data = commands.add_parser(
+        "data",
+        help="public data sets by name: list them, get them, prepare them",
+        description="Public data sets in the form that their owners give them in.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    _add_list(actions)
+    _add_get(actions)
+    add_partition(actions)
+
+
+def _add_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    add = actions.add_parser("list", help="a line a data set; with a NAME all about that one")
+    add.add_argument("name", nargs="?", metavar="NAME", help="a data set")
+    add.add_argument("--all", action="store_true", help="re-encoded copies of sets for development, too")
+    add.set_defaults(command=_list)
+    add = actions.add_parser("show", help="all about one data set: licence, tasks, citation, layout")
+    add.add_argument("name", metavar="NAME", help="a data set (see: mtfed data list)")
+    add.set_defaults(command=_list)
+
+
+def _add_get(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    add = actions.add_parser(
+        "get",
+        help="download a data set where that is allowed, and prepare it for training",
+        description="Show a data set's licence, download it where its owners allow programs to (an interrupted "
+        "download goes on where it stopped; checksums are verified where they are known), and write manifest.csv, "
+        "site.toml and experiment/ beside it. Where it must be got by hand, this says what to put where; run it again "
+        "after that.",
+    )
+    add.add_argument("name", metavar="NAME", help="a data set (see: mtfed data list)")
+    add.add_argument("--folder", type=Path, metavar="DIR", help="where it lies or goes (default: data/NAME)")
+    add.add_argument(
+        "--out", type=Path, metavar="DIR", help="where what is written goes, if not beside the images (default: there)"
+    )
+    add.add_argument("--yes", action="store_true", help="accept the licence without being asked")
+    add.set_defaults(command=_get)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from . import all_sets, find_set
+
+    if arguments.name:
+        print(describe(find_set(arguments.name), Path("data") / find_set(arguments.name).name))
+        return 0
+    _table([dataset for dataset in all_sets().values() if arguments.all or not dataset.name.endswith(COPY)])
+    return 0
+
+
+def _get(arguments: argparse.Namespace) -> int:
+    from . import find_set
+    from .fetch import fetch, to_fetch
+    from .meter import Meter
+    from .prepare import prepare
+
+    dataset = find_set(arguments.name)
+    folder: Path = arguments.folder or Path("data") / dataset.name
+    print(f"{dataset.title}\n{_wrapped('licence', f'{dataset.licence}. {dataset.terms}')}")
+    if to_fetch(dataset, folder) and not arguments.yes and not _agreed(folder):
+        raise MtfedError(f"Nothing was downloaded; `mtfed data get {dataset.name} --yes` accepts the licence.")
+    fetch(dataset, folder, Meter)
+    with Meter("prepare", "images") as tell:
+        prepared = prepare(dataset, folder, tell, arguments.out)
+    print(_summary(dataset, prepared))
+    return 0
+
+
+def _agreed(folder: Path) -> bool:
+    """Ask whether the licence is accepted; without a terminal nobody can say so."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    return input(f"Download into {folder} under this licence? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def describe(dataset: DataSet, folder: Path) -> str:
+    """Return all that is known of a data set, as text."""
+    shape = f"{'pictures' if dataset.dimensions == 2 else 'volumes'}, {'grey' if dataset.channels == 1 else 'RGB'}"
+    lines = [
+        f"{dataset.name}: {dataset.title}",
+        _wrapped("images", f"{dataset.images} {shape}, {dataset.modality}"),
+        _wrapped("licence", f"{dataset.licence}. {dataset.terms}"),
+        _wrapped("home", dataset.home),
+        _wrapped("cite", dataset.citation),
+        *([_wrapped("note", dataset.note)] if dataset.note else []),
+        _wrapped("get", dataset.access or f"mtfed data get {dataset.name}"),
+        "  tasks",
+        *(_wrapped(f"  {name}", f"{task['kind']}: {task['classes']}") for name, task in dataset.tasks.items()),
+        "  layout",
+        textwrap.indent(dataset.tree(folder), "    "),
+    ]
+    return "\n".join(lines)
+
+
+def _wrapped(name: str, text: str) -> str:
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=f"  {name:10} ",
+        subsequent_indent=" " * 13,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _summary(dataset: DataSet, prepared: Prepared) -> str:
+    splits = ", ".join(f"{split or 'without a split'} {count}" for split, count in prepared.splits.items())
+    labels = ", ".join(f"{task} {count}" for task, count in prepared.labels.items())
+    return (
+        f"{prepared.folder}: {sum(prepared.splits.values())} images of {prepared.patients} patients ({splits}); "
+        f"labels: {labels}.\n"
+        f"Check it:     mtfed site check {shlex.quote(str(prepared.folder))}\n"
+        f"Train on it:  mtfed simulate {shlex.quote(str(prepared.folder / 'experiment'))}"
+    )
+
+
+def _table(sets: list[DataSet]) -> None:
+    """Print a line a data set: on a terminal with rich, if it is there, plain elsewhere."""
+    header = ("name", "images", "what", "tasks", "licence", "get")
+    rows: list[tuple[str, ...]] = [
+        (s.name, f"{s.images}", s.modality, ", ".join(s.tasks), s.licence, "download" if s.fetched else "by hand")
+        for s in sets
+    ]
+    if sys.stdout.isatty() and _rich(header, rows):
+        return
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _rich(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> bool:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        return False
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    return True

@@ -1,0 +1,131 @@
+"""What augmentation costs: batches at once, as "mirror" moves them, and the same an image at a time by the libraries.
+
+The libraries do no more than "mirror" does: mirror, zoom, shift and contrast, of an image with a mask and a box. All
+are timed in turns in one process on one thread, in milliseconds of that thread's work. ``times`` is the libraries' time
+over that of "mirror", ``least`` and ``most`` its range; "strong", which the libraries do, too, stands beside.
+
+python -m benchmarks.augment
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtfed.data.augment import CONTRAST, SHIFT, ZOOM, augment
+from mtfed.data.shard import Batch, Labels
+from mtfed.data.strong import move
+from mtfed.lean import lean_import
+from mtfed.startup import import_torchvision
+from mtfed.tasks import Task
+
+SIZES = ((2, 64, 16), (2, 224, 16), (3, 64, 16), (3, 224, 2))  # dimensions, side, batch size
+TURNS = 7
+TASKS = {
+    "outline": Task(name="outline", kind="segmentation", classes=("background", "lesion")),
+    "boxes": Task(name="boxes", kind="detection", classes=("lesion",)),
+}
+
+
+def measure() -> dict[str, Any]:
+    """Return milliseconds a batch, and the ratio."""
+    torch.set_num_threads(1)
+    found = {}
+    for dims, side, count in SIZES:
+        batch = random_batch(dims, side, count)
+        ways: dict[str, Callable[[], object]] = {
+            "mirror": partial(augment, batch, TASKS, "mirror"),
+            "libraries": by_torchvision(batch) if dims == 2 else by_monai(batch),
+            "strong": partial(augment, batch, TASKS, "strong"),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(TURNS + 1):
+            for name, run in ways.items():
+                start = time.process_time()
+                run()
+                if turn:  # the first warms up
+                    seconds[name].append(time.process_time() - start)
+        told = {name: round(1e3 * median(taken), 1) for name, taken in seconds.items()}
+        ratios = sorted(b / a for a, b in zip(seconds["mirror"], seconds["libraries"], strict=True))
+        spread = {"times": round(median(ratios), 1), "least": round(ratios[0], 1), "most": round(ratios[-1], 1)}
+        found[f"{count} x {side}^{dims}"] = told | spread
+    return found
+
+
+def random_batch(dims: int, side: int, count: int) -> Batch:
+    """Return images of noise, each with a mask and a box."""
+    rows = torch.arange(count)
+    box = torch.tensor([*(side // 4,) * dims, *(side // 2,) * dims, 0]).float().expand(count, 1, -1).clone()
+    masks = torch.randint(0, 2, (count, *(side,) * dims))
+    images = torch.randn(count, 1, *(side,) * dims)
+    return Batch(images, {"outline": Labels(rows, masks), "boxes": Labels(rows, box)})
+
+
+def by_torchvision(batch: Batch) -> Callable[[], Tensor]:
+    """Return what moves pictures one by one."""
+    import_torchvision()
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    def contrast(image: Tensor) -> Tensor:
+        return image * (1 + CONTRAST * (2 * torch.rand(()) - 1))
+
+    change = v2.Compose([
+        v2.RandomHorizontalFlip(),
+        v2.RandomAffine(0, (SHIFT, SHIFT), (1 - ZOOM, 1 + ZOOM), interpolation=v2.InterpolationMode.BILINEAR),
+        v2.Lambda(contrast, tv_tensors.Image),
+    ])  # fmt: skip
+    size = tuple(batch.images.shape[2:])
+
+    def run() -> Tensor:
+        moved = [
+            change(
+                tv_tensors.Image(image),
+                tv_tensors.Mask(mask),
+                tv_tensors.BoundingBoxes(boxes[:, :4], format="XYWH", canvas_size=size),
+            )
+            for image, mask, boxes in zip(batch.images, *(held.values for held in batch.labels.values()), strict=True)
+        ]
+        return torch.stack([image for image, _, _ in moved])
+
+    return run
+
+
+def by_monai(batch: Batch) -> Callable[[], Tensor]:
+    """Return what moves volumes one by one."""
+    monai = lean_import("monai.transforms")
+    both, side = {"keys": ["image", "mask"]}, batch.images.shape[-1]
+    change = monai.Compose([
+        monai.RandFlipd(**both, prob=0.5, spatial_axis=2),
+        monai.RandAffined(
+            **both,
+            prob=1.0,
+            translate_range=(SHIFT * side,) * 3,
+            scale_range=(ZOOM,) * 3,
+            mode=["bilinear", "nearest"],
+            padding_mode="border",
+        ),
+        monai.RandScaleIntensityd(["image"], factors=CONTRAST, prob=1.0),
+    ])  # fmt: skip
+
+    def run() -> Tensor:
+        images = []
+        for image, mask, boxes in zip(batch.images, *(held.values for held in batch.labels.values()), strict=True):
+            moved = change({"image": image, "mask": mask[None].float()})
+            move(boxes[None], torch.linalg.inv(moved["image"].affine)[None, :3].float(), side)
+            images.append(moved["image"].as_tensor())
+        return torch.stack(images)
+
+    return run
+
+
+if __name__ == "__main__":
+    json.dump(measure(), sys.stdout, indent=2)

@@ -1,0 +1,240 @@
+"""Where decoded images are kept, so that no process decodes what another has decoded.
+
+A site's folder keeps them in ``.mtfed-cache``, open to its owner alone; what is read from a zip goes to the user's own
+cache (``$XDG_CACHE_HOME`` or ``~/.cache``, in ``mtfed``). The environment variable ``MTFED_CACHE`` names another folder
+for all, or is ``off``. Where a cache cannot be written, images are decoded into memory.
+
+A cache holds a folder a store, named by what it was decoded from: settings, files (by size and time of change, or CRC),
+cells. Patients and splits are no part of that. All of it can be deleted at any time: who has a store open keeps it, who
+comes later decodes again. Once a store is complete, older ones of the same settings, whose files or cells have changed
+since, are removed, and so are those of other settings that nobody has opened for :data:`DAYS` days.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..errors import MtfedError
+from ..tasks import KINDS
+from .formats import files_of
+from .manifest import Row, SiteData
+from .root import Root
+from .store import Store, decode, write
+
+VARIABLE = "MTFED_CACHE"
+FOLDER = ".mtfed-cache"
+READERS = ("root.py", "source.py", "store.py")  # beside the packages formats and kinds
+DAYS = 30
+UNFINISHED = "unfinished-"
+OPEN = 8  # stores that a process remembers
+Stamp = tuple[object, ...] | None
+
+log = logging.getLogger("mtfed.data")
+_open: dict[tuple[str, str], tuple[tuple[Row, ...], Store, Tensor]] = {}
+_told: set[str] = set()  # caches that this process could not write
+
+
+def open_store(data: SiteData, config: Config, rows: Sequence[Row]) -> tuple[Store, Tensor]:
+    """Return a store that holds some labelled rows of a site, and where in it (M,).
+
+    It is the cached one of the whole pool, of which the rows are a part, made now if there is none; or, where nothing
+    can be kept, one of these rows alone.
+    """
+    if data.pool and rows and (folder := cache_of(data.root)) is not None:
+        try:
+            store, positions = _of_pool(folder, data, config)
+            return store, positions[torch.tensor([row.number for row in rows])]
+        except OSError as error:
+            if str(folder) not in _told:
+                _told.add(str(folder))
+                log.warning(
+                    "Cannot keep decoded images in %s (%s): every process decodes them again, into memory; make room "
+                    "there, or name another folder in %s.",
+                    folder,
+                    error.strerror or error,
+                    VARIABLE,
+                )
+    return decode(data, rows, config), torch.arange(len(rows))
+
+
+def cache_of(root: Root) -> Path | None:
+    """Return the folder of a root's stores, ``None`` if there is to be none."""
+    told = os.environ.get(VARIABLE, "")
+    if told == "off":
+        return None
+    if not told and root.path.is_dir():
+        return root.path / FOLDER
+    path = root.path.resolve()
+    try:
+        home = Path(told or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mtfed")).expanduser()
+    except RuntimeError:  # a user without a home
+        return None
+    return home / f"{path.name}-{_digest(str(path)).hex()[:16]}"
+
+
+def _of_pool(folder: Path, data: SiteData, config: Config) -> tuple[Store, Tensor]:
+    """Return the store of a pool's labelled rows, and where a row of the pool is in it, by its number; or -1.
+
+    A process looks at the files of one pool once.
+    """
+    place, settings = str(folder), settings_of(config)
+    if (place, settings) in _open and _open[place, settings][0] is data.pool:
+        return _open[place, settings][1:]
+    rows = [row for row in data.pool if row.labels]
+    sources = sources_of(data, rows, config)
+    target = folder / f"{settings}-{_digest(chr(10).join(sources)).hex()}"
+    store = Store.read(target) or _make(target, settings, data, rows, sources, config)
+    with suppress(OSError):
+        os.utime(target)
+    positions = torch.full((len(data.pool),), -1)
+    positions[torch.tensor([row.number for row in rows])] = torch.arange(len(rows))
+    _open.pop((place, settings), None)
+    while len(_open) >= OPEN:
+        del _open[next(iter(_open))]
+    _open[place, settings] = data.pool, store, positions
+    return store, positions
+
+
+def _make(target: Path, settings: str, data: SiteData, rows: list[Row], sources: list[str], config: Config) -> Store:
+    """Decode a store beside its place and rename it; wait, if another process is at it, and take what that has made."""
+    folder = target.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locked(folder) as alone:
+        if (store := Store.read(target)) is not None:
+            return store
+        for left in folder.glob(f"{UNFINISHED}*"):  # of processes that were killed
+            if alone or _age(left) > 1:
+                shutil.rmtree(left, ignore_errors=True)
+        before = [path for path in folder.glob(f"{settings}-*") if path != target]
+        old = Store.read(max(before, key=_age_key)) if before else None
+        digests = np.frombuffer(b"".join(map(_digest, sources)), np.uint8).reshape(-1, 16)
+        unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))  # 0700
+        try:
+            write(unfinished, data, rows, config, digests, old)
+            if alone:
+                shutil.rmtree(target, ignore_errors=True)  # if it is there, it is broken
+            with suppress(OSError):  # where nothing can be locked, another may have been faster
+                unfinished.rename(target)
+            if (store := Store.read(target)) is None:
+                raise OSError("it was deleted meanwhile")
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        for other in folder.glob("*-*"):
+            if other != target and (other in before or _age(other) > DAYS):
+                shutil.rmtree(other, ignore_errors=True)
+        return store
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Be alone in making stores in a folder, if this machine and the folder's disk know locks; yield whether so.
+
+    The system takes a lock back from a process that ends in whatever way.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    with open(folder / "lock", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # as on some network disks
+            yield False
+        else:
+            yield True
+
+
+def _age(path: Path) -> float:
+    """Return how many days ago a folder was opened last."""
+    try:
+        return (time.time() - path.stat().st_mtime) / 86400
+    except OSError:
+        return 0.0
+
+
+def _age_key(path: Path) -> float:
+    return -_age(path)
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+@lru_cache(maxsize=64)
+def settings_of(config: Config) -> str:
+    """Return a digest of what decoding goes by beside files and cells, our own code included."""
+    tasks = [(task.name, task.kind, task.classes, task.range) for task in config.tasks.values()]
+    image = (config.image_size, config.dimensions, config.channels, config.window, config.proportions)
+    return _digest(repr((_code(), PIL.__version__, torch.__version__, image, tasks))).hex()[:16]
+
+
+@lru_cache(maxsize=1)
+def _code() -> bytes:
+    """Return a digest of the modules that read, so that no store outlives a change of how."""
+    home = Path(__file__).parent
+    files = [home / name for name in READERS]
+    files += [*(home / "formats").glob("*.py"), *(home.parent / "kinds").glob("*.py")]
+    return b"".join(_digest(path.read_text("utf-8")) for path in sorted(files))
+
+
+def sources_of(data: SiteData, rows: Sequence[Row], config: Config) -> list[str]:
+    """Return for each row all that its image and labels are read from: names, stamps, cells."""
+    stamps = Stamps(data)
+    in_files = [name for name, task in config.tasks.items() if KINDS[task.kind].in_files]
+    found = [f"{row.image!r} {stamps[row.image]} {row.labels}" for row in rows]
+    if not in_files:
+        return found
+    return [
+        f"{source} {[stamps[row.labels[name]] for name in in_files if name in row.labels]}"
+        for source, row in zip(found, rows, strict=True)
+    ]
+
+
+class Stamps(dict[str, Stamp]):
+    """The stamps of a site's files by what manifests call them, ``None`` of what is not there; each is asked once.
+
+    A name may stand for several files, as the folder of a DICOM series, or for a slice of one: :mod:`.formats`.
+    """
+
+    def __init__(self, data: SiteData) -> None:
+        self.data = data
+        self.start = f"{data.root.path}{os.sep}" if data.root.path.is_dir() else ""
+
+    def __missing__(self, name: str) -> Stamp:
+        found: Stamp
+        try:
+            if name[-4:].lower() == ".mhd":  # which has another file beside it
+                found = self._several(name)
+            elif self.start:  # one call of the system a file; a name that leads out of the folder is refused when read
+                told = os.stat(self.start + name)
+                whole = stat.S_ISREG(told.st_mode)
+                found = (told.st_size, told.st_mtime_ns) if whole else self._several(name)
+            else:
+                found = self.data.root.stamp(name)
+        except (OSError, KeyError, ValueError, MtfedError):
+            found = self._several(name)
+        self[name] = found
+        return found
+
+    def _several(self, name: str) -> Stamp:
+        try:
+            return tuple((file, *self.data.root.stamp(file)) for file in files_of(self.data, name))
+        except (OSError, KeyError, ValueError, MtfedError):
+            return None

@@ -1,0 +1,94 @@
+"""numpy's own files: ``.npy``, and ``.npz``, which may hold ``spacing`` (mm, in the axes' order) beside arrays."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+import numpy as np
+
+from ...errors import MtfedError
+from .file import File
+from .picture import Picture
+
+# In our own words: numpy's advice would be to run what the file holds.
+BROKEN = "it is broken, or holds something else than arrays of numbers; mend or remove it"
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class Npz(Mapping[str, np.ndarray]):
+    """The arrays of an ``.npz`` by name, each read when it is first asked for."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        content = file.read()
+        with file.reading(BROKEN):
+            self._zip = zipfile.ZipFile(io.BytesIO(content))
+            members = [member for member in self._zip.infolist() if member.filename.endswith(".npy")]
+        self._members = {member.filename.removesuffix(".npy"): member for member in members}
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._kept:
+            member = self._members[name]
+            with self._file.reading(BROKEN):
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError("numpy packs otherwise")
+                with self._zip.open(member) as stream:
+                    check_header(stream, member.file_size, self._file)
+                with self._zip.open(member) as stream:
+                    self._kept[name] = np.lib.format.read_array(stream, allow_pickle=False)
+        return self._kept[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
+def check_header(stream: IO[bytes], size: int, file: File) -> None:
+    """Refuse an array of which the header declares too much, or more than the ``size`` bytes of the stream hold."""
+    shape, _, dtype = HEADERS[np.lib.format.read_magic(stream)](stream)
+    if all(shape):  # an empty array is refused where it is seen what it was to be
+        file.check_size(*shape or (1,))
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize > size - stream.tell():
+        raise ValueError("no numbers, or fewer than declared")
+
+
+def read_npy(file: File, dimensions: int) -> Picture:
+    """Read an ``.npy``."""
+    content = file.read()
+    with file.reading(BROKEN):
+        stream = io.BytesIO(content)
+        check_header(stream, len(content), file)
+        stream.seek(0)
+        return Picture(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def read_npz(file: File, dimensions: int, opened: Mapping[str, np.ndarray] | None = None) -> Picture:
+    """Read the array of an ``.npz`` that is called as the file is meant: "image", "mask"."""
+    arrays = Npz(file) if opened is None else opened
+    if file.what not in arrays:
+        raise MtfedError(
+            f"Expected an array {file.what!r} in {file.name} of site {file.data.key}, found "
+            f"{', '.join(arrays) or 'none'}."
+        )
+    return Picture(arrays[file.what], _spacing(arrays["spacing"], file, dimensions) if "spacing" in arrays else None)
+
+
+def _spacing(spacing: np.ndarray, file: File, dimensions: int) -> tuple[float, ...]:
+    """Return as many steps as there are dimensions; of a slice the first of three is its thickness."""
+    good = spacing.dtype.kind in "uif" and spacing.shape in ((dimensions,), (3,))
+    if not good or not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise MtfedError(
+            f"Spacing in {file.name} of site {file.data.key} should be {'two or ' if dimensions == 2 else ''}three "
+            f"numbers above 0, in mm along the axes; it is {spacing.tolist() if spacing.size < 9 else 'many'}."
+        )
+    return tuple(spacing.astype(np.float64).tolist()[-dimensions:])

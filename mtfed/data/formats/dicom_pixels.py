@@ -1,0 +1,88 @@
+"""The pixels of a DICOM file: checked before they are decoded, and as numbers or colours."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
+from pydicom.uid import (
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    RLELossless,
+)
+
+from .codec import DECODER
+from .file import File
+
+# What is safe to decode here, by which of pydicom's plugins; GDCM ends the process on some broken files.
+PLUGINS = {
+    JPEGBaseline8Bit: "pillow",
+    JPEGExtended12Bit: "pillow",
+    JPEG2000Lossless: "pillow",
+    JPEG2000: "pillow",
+    RLELossless: "pydicom",
+}
+LONGEST_RLE = 2**22  # bytes that are unpacked here: broken ones can become 64 times as many
+SLACK = 1024  # bytes of a frame, for its header and for padding
+
+
+def check_pixels(dataset: Dataset, file: File) -> None:
+    """Refuse a file without pixels, or with more than an image may have."""
+    if "PixelData" not in dataset:
+        kind = dataset.file_meta.get("MediaStorageSOPClassUID")
+        told = f" ({kind.name})" if kind and kind.name != kind else ""  # else it is whatever the file says
+        raise file.error(f"it holds no picture{told}; name a file that does")
+    file.check_size(
+        int(dataset.get("NumberOfFrames") or 1), dataset.Rows, dataset.Columns, int(dataset.get("SamplesPerPixel", 1))
+    )
+
+
+def extremes(dataset: Dataset) -> tuple[int, int]:
+    """Return the least and the greatest value that can be stored, after a table that they are looked up in."""
+    if table := dataset.get("ModalityLUTSequence"):
+        return 0, 2 ** int(table[0].LUTDescriptor[2]) - 1
+    bits = int(dataset.BitsStored)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
+
+
+def stored_values(dataset: Dataset, content: bytes, file: File) -> np.ndarray:
+    """Return the values as they are stored, (F, H, W), or colours, (F, H, W, 3) uint8.
+
+    Args:
+        dataset: with pixels that were checked.
+        content: the file that it was read from.
+        file: for errors; of a label, what a palette's numbers stand for is not looked up.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    told = f", compressed as {syntax.name}," if syntax.is_compressed and syntax.name != syntax else ""
+    with file.reading(f"its pixels{told} cannot be decoded; mend it, or save it uncompressed"):
+        elsewhere = syntax.is_compressed and syntax not in PLUGINS
+        if syntax == RLELossless:
+            _check_runs(dataset, frames)
+        if elsewhere or (syntax == RLELossless and len(dataset.PixelData) > LONGEST_RLE):
+            values = DECODER.decode(content)
+        else:
+            values, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=PLUGINS.get(syntax, ""))
+        samples = int(dataset.get("SamplesPerPixel", 1))
+        values = values.reshape(frames, dataset.Rows, dataset.Columns, *(samples,) * (samples > 1))
+        if "ModalityLUTSequence" in dataset:
+            values = apply_modality_lut(values, dataset)
+        if dataset.PhotometricInterpretation == "PALETTE COLOR" and not file.is_label:
+            values = apply_color_lut(values, dataset)
+            if values.dtype == np.uint16:
+                values = (values >> 8).astype(np.uint8)
+        if values.ndim == 4 or "ModalityLUTSequence" in dataset:
+            return values
+        return np.clip(values, *extremes(dataset))  # what other bits hold is no part of them
+
+
+def _check_runs(dataset: Dataset, frames: int) -> None:
+    """Refuse frames of more bytes than the poorest packing needs: pydicom would unpack whatever there is."""
+    size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+    for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
+        if len(frame) > 2 * size + SLACK:
+            raise ValueError("too many bytes")

@@ -1,0 +1,91 @@
+"""MetaImage, ``.mha`` and ``.mhd``, by SimpleITK.
+
+SimpleITK reads files, and follows a header to any other; so it is given a copy of what the header may name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from ...errors import MtfedError
+from .file import File
+from .inflate import inflate
+from .picture import Picture
+from .volume import lay_out
+
+BROKEN = "it is broken, or no MetaImage; mend or remove it"
+WIDTHS = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+LONGEST_HEADER = 2**16  # bytes
+
+
+def read_metaimage(file: File, dimensions: int) -> Picture:
+    """Read a volume."""
+    try:
+        import SimpleITK as sitk
+    except ImportError:
+        raise MtfedError(
+            f"{file.what.capitalize()} {file.name} of site {file.data.key} is a MetaImage, which SimpleITK reads; "
+            'install it with: pip install "mtfed[metaimage]".'
+        ) from None
+    content = file.read()
+    with file.reading(BROKEN):
+        fields, rest = _header(content)
+        place = fields["ElementDataFile"]
+        if place.upper() != "LOCAL":
+            rest = file.other(_beside(file, place)).read()
+        sizes = [int(size) for size in fields["DimSize"].split()]
+        file.check_size(*sizes)
+        if int(fields.get("ElementNumberOfChannels", "1")) != 1 or len(sizes) not in (2, 3):
+            raise file.error(f"it should be one volume of numbers, it has {len(sizes)} axes; save each as a file")
+        size = math.prod(sizes) * WIDTHS[fields["ElementType"].removeprefix("MET_").removeprefix("U")]
+        if fields.get("CompressedData", "False").lower() == "true":
+            rest = inflate(rest, size, zlib.MAX_WBITS | 32)
+        plain = fields.get("BinaryData", "True").lower() == "true" and not int(fields.get("HeaderSize", "0"))
+        if not plain or len(rest) < size:
+            raise ValueError("not as many bytes as declared")
+        kept = fields | {"CompressedData": "False", "ElementDataFile": "LOCAL"}
+        kept = {key: value for key, value in kept.items() if key not in ("CompressedDataSize", "HeaderSize")}
+        kept["ElementDataFile"] = kept.pop("ElementDataFile")  # which ends a header
+        with TemporaryDirectory() as folder:
+            copy = Path(folder, "image.mha")
+            with open(copy, "wb") as target:
+                target.write("".join(f"{key} = {value}\n" for key, value in kept.items()).encode())
+                target.write(memoryview(rest)[:size])
+            image = sitk.ReadImage(str(copy), imageIO="MetaImageIO")
+        values = sitk.GetArrayFromImage(image).transpose()
+        if len(sizes) == 2:
+            return lay_out(values[..., None], file, dimensions, spacing=(*image.GetSpacing(), math.nan))
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+        affine[:3, 3] = image.GetOrigin()
+        return lay_out(values, file, dimensions, affine)
+
+
+def data_file(file: File) -> str | None:
+    """Return the name of the file that holds the values of a header's, None if it holds them itself."""
+    with file.reading(BROKEN):
+        place = _header(file.read())[0]["ElementDataFile"]
+        return None if place.upper() == "LOCAL" else _beside(file, place)
+
+
+def _header(content: bytes) -> tuple[dict[str, str], bytes]:
+    """Return the fields of a header, and what follows it."""
+    found = re.search(rb"^ElementDataFile\s*=[^\n]*\n?", content[:LONGEST_HEADER], re.MULTILINE)
+    if not found:
+        raise ValueError("no end of the header")
+    lines = content[: found.end()].decode("ascii").splitlines()
+    pairs = (line.split("=", 1) for line in lines if line.strip())
+    return {key.strip(): value.strip() for key, value in pairs}, content[found.end() :]
+
+
+def _beside(file: File, place: str) -> str:
+    """Return the path of a file that a header names; it must lie beside the header."""
+    if not re.fullmatch(r"[\w][\w .()-]*", place) or place.upper().startswith("LIST"):
+        raise file.error(f"its values should be in one file beside it, not in {place!r}; save both as one .mha")
+    return str(PurePosixPath(file.name).with_name(place))

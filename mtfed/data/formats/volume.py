@@ -1,0 +1,83 @@
+"""Volumes of every format come to lie alike: axes z, y, x, which go to the patient's head, back and left."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .file import File
+from .picture import Picture
+
+TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from RAS, in which NIfTI tells where voxels lie
+
+
+def lay_out(
+    values: np.ndarray,
+    file: File,
+    dimensions: int,
+    affine: np.ndarray | None = None,
+    spacing: tuple[float, ...] | None = None,
+    window: tuple[float, float] | None = None,
+) -> Picture:
+    """Return a volume (I, J, K) as (z, y, x) in LPS, along the closest axes if it lies obliquely.
+
+    Args:
+        values: of a volume; colours may follow as a fourth axis.
+        file: for errors.
+        dimensions: where 2, the volume must be a single slice, which is returned.
+        affine: (4, 4) from i, j, k to millimetres in LPS; without it, i, j, k are taken for x, y, z.
+        spacing: millimetres along i, j, k, where there is no affine.
+        window: as of :class:`Picture`.
+    """
+    if affine is not None:
+        values, affine = _turn(values, np.asarray(affine, np.float64), file)
+        spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist())
+    if spacing is not None and not all(0 < step < np.inf or step != step for step in spacing):
+        raise file.error(f"its voxels should have sides above 0 mm, they have {told(spacing)}; mend its header")
+    turned = values.transpose(2, 1, 0, *range(3, values.ndim))
+    picture = Picture(turned, spacing and spacing[::-1], affine, window)
+    return picture if dimensions == 3 else _single(picture, file)
+
+
+def _turn(values: np.ndarray, affine: np.ndarray, file: File) -> tuple[np.ndarray, np.ndarray]:
+    from nibabel import orientations
+
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise file.error("its header does not say how its axes lie in space (its affine is singular); mend its header")
+    found = orientations.io_orientation(TO_LPS @ affine)
+    wanted = orientations.axcodes2ornt(("L", "P", "S"))
+    change = orientations.ornt_transform(found, wanted)
+    turned = orientations.apply_orientation(values, change)
+    return turned, affine @ orientations.inv_ornt_aff(change, values.shape[:3])
+
+
+def _single(picture: Picture, file: File) -> Picture:
+    """Return the only slice of a volume: across z, or across another axis, the head then up."""
+    depths = picture.values.shape[:3]
+    if depths[0] == 1 or depths.count(1) != 1:
+        return only_slice(picture, file)
+    axis = depths.index(1)
+    values = np.moveaxis(picture.values, axis, 0)[:, ::-1]  # rows now go along -z
+    affine = picture.affine
+    if affine is not None:
+        x, y, z, origin = affine.T
+        columns = (x, -z, y) if axis == 1 else (y, -z, x)
+        affine = np.stack([*columns, origin + (depths[0] - 1) * z], axis=1)
+    spacing = picture.spacing
+    if spacing is not None:
+        spacing = (spacing[axis], *(step for i, step in enumerate(spacing) if i != axis))
+    return Picture(values, spacing, affine, picture.window).slice(0)
+
+
+def only_slice(picture: Picture, file: File) -> Picture:
+    """Return the slice of a volume that has but one."""
+    depth = len(picture.values)
+    if depth != 1:
+        raise file.error(
+            f"it has {depth} slices, and the model sees pictures; name one slice, as in {file.name}#{depth // 2}"
+        )
+    return picture.slice(0)
+
+
+def told(sides: tuple[float, ...]) -> str:
+    """Return lengths as a person reads them."""
+    return " x ".join(f"{side:g}" for side in sides)

@@ -1,0 +1,63 @@
+"""The texts that are written beside a prepared data set: its site file, and a Flower app that trains on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from .dataset import DataSet, Setting
+
+# Of an app on volumes.
+VOLUMES: dict[str, Setting] = {"encoder": "swin3d_mini", "image-size": 32, "decoder-width": 16, "batch-size": 4}
+EXAMPLE = """\
+# A Flower app, written by `mtfed data get {name}`: it carries settings only; the code is the installed mtfed.
+[project]
+name = "mtfed-{name}"
+version = "0.1.0"
+description = {title}
+dependencies = ["mtfed[simulate]"]
+
+[tool.flwr.app]
+publisher = "mtfed"
+
+[tool.flwr.app.components]
+serverapp = "mtfed.server:app"
+clientapp = "mtfed.clients.app:app"
+
+# What differs from the defaults; `mtfed config` lists all keys.
+[tool.flwr.app.config]
+{settings}
+"""
+
+
+def site_file(dataset: DataSet) -> str:
+    """Return the text of a set's site file."""
+    head: dict[str, Setting] = {
+        "key": dataset.name,
+        "modality": dataset.modality,
+        "share-class-counts": False,
+        "share-tracebacks": False,
+    }
+    return _toml(head) + "".join(f"\n[task.{name}]\n{_toml(task)}" for name, task in dataset.tasks.items())
+
+
+def app_file(dataset: DataSet, folder: Path, sites: bool) -> str:
+    """Return the text of an app's ``pyproject.toml``; ``sites`` says that every image is known to be of a site."""
+    settings: dict[str, Setting] = {
+        "name": dataset.name,
+        "data": str(folder.resolve()),
+        "dimensions": dataset.dimensions,
+        "channels": dataset.channels,
+        **({"partition": "column", "partition-column": "site"} if sites else {}),
+        **(VOLUMES if dataset.dimensions == 3 else {}),
+        **dataset.settings,
+    }
+    tables = [f"\n[tool.flwr.app.config.task.{name}]\n{_toml(task)}" for name, task in dataset.tasks.items()]
+    text = (_toml(settings) + "".join(tables)).rstrip("\n")
+    return EXAMPLE.format(name=dataset.name, title=json.dumps(dataset.title), settings=text)
+
+
+def _toml(table: Mapping[str, Setting]) -> str:
+    # A JSON text, number or truth value is one of TOML too.
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items())

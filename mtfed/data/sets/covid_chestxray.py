@@ -1,0 +1,99 @@
+"""covid-chestxray-dataset: chest X-rays of COVID-19 and other pneumonia, gathered from publications and hospitals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import MtfedError
+from .dataset import DataSet, File, Item
+from .tables import read_table
+
+TOP = "covid-chestxray-dataset-master"
+SCORES = "annotations/covid-severity-scores.csv"
+CLASSES = ("no finding", "COVID-19", "other pneumonia")
+VIEWS = ("PA", "AP", "AP Supine", "AP Erect")  # from the front; the others are from the side, or CT
+COLUMNS = ("patientid", "finding", "view", "modality", "location", "folder", "filename", "license")
+
+
+def read(folder: Path, labels: Path) -> Iterator[Item]:
+    """Yield the X-rays from the front whose files are there."""
+    base = folder / TOP if (folder / TOP).is_dir() else folder
+    scores: dict[str, str] = {}
+    if (base / SCORES).exists():
+        columns = ("filename", "geographic_mean", "opacity_mean")
+        scores = {
+            row["filename"]: f"{row[columns[1]]}; {row[columns[2]]}" for row in read_table(base / SCORES, columns)
+        }
+    seen = set()
+    for row in read_table(base / "metadata.csv", COLUMNS):
+        name = row["filename"]
+        if row["modality"] != "X-ray" or row["view"] not in VIEWS or row["folder"] != "images" or name in seen:
+            continue
+        seen.add(name)
+        path = base / "images" / name
+        if not row["patientid"] or Path(name).name != name:
+            raise MtfedError(f"{base / 'metadata.csv'}: {name!r} lacks its patient, or is no file's name.")
+        cells = {"finding": _class(row["finding"]), "severity": scores.get(name, ""), "age": _age(row.get("age", ""))}
+        others = {"view": row["view"], "location": row["location"], "licence": row["license"]}
+        site = row["location"].rsplit(",", 1)[-1].strip()  # the country, as hospitals have a few images each
+        yield Item(path.relative_to(folder).as_posix(), row["patientid"], cells, site=site, others=others)
+
+
+def _class(finding: str) -> str:
+    """Return the class of a finding such as "Pneumonia/Viral/COVID-19"; empty of those that are none of ours."""
+    words = finding.split("/")
+    if "COVID-19" in words:
+        return "COVID-19"
+    if words[0] == "Pneumonia" or words[-1] in ("SARS", "MERS-CoV"):
+        return "other pneumonia"
+    return "no finding" if finding == "No Finding" else ""
+
+
+def _age(text: str) -> str:
+    try:
+        return text if 0 <= float(text) <= 120 else ""
+    except ValueError:
+        return ""
+
+
+SETS = (
+    DataSet(
+        name="covid-chestxray",
+        title="COVID-19 image data collection",
+        images=866,  # X-rays of its last table, with those from the side
+        dimensions=2,
+        channels=1,
+        modality="chest X-ray",
+        licence="per image",
+        terms="Each image has its own licence, in the column license of metadata.csv (CC BY, CC BY-NC-SA, Apache 2.0, "
+        "or none stated); look at it before an image is passed on. The severity scores are CC BY-SA.",
+        home="https://github.com/ieee8023/covid-chestxray-dataset",
+        citation="Cohen JP, Morrison P, Dao L, Roth K, Duong TQ, Ghassemi M. COVID-19 image data collection: "
+        "prospective predictions are the future. Journal of Machine Learning for Biomedical Imaging 2020:002, 2020. "
+        "Severity: Cohen JP et al., Cureus 12(7):e9448, 2020.",
+        place="""
+covid-chestxray-dataset-master/
+  metadata.csv
+  images/  auntminnie-a-2020_01_28_23_51_6665_2020_01_28_Vietnam_coronavirus.jpeg, ...
+  annotations/covid-severity-scores.csv  if you want that task
+""",
+        needs=(f"{TOP}/metadata.csv|metadata.csv", f"{TOP}/images/*|images/*"),
+        tasks={
+            "finding": {"kind": "classification", "classes": ", ".join(CLASSES)},
+            "severity": {"kind": "regression", "classes": "extent, opacity", "range": "0, 8"},
+            "age": {"kind": "regression", "classes": "years", "range": "0, 120"},
+        },
+        read=read,
+        # An archive of a repository's last state has no lasting checksum.
+        files=(
+            File(
+                "covid-chestxray-dataset.zip",
+                "https://github.com/ieee8023/covid-chestxray-dataset/archive/refs/heads/master.zip",
+                unpack="",
+            ),
+        ),
+        note="The column site names the country. Images of one finding often come from one source, which a model may "
+        "learn in its place.",
+    ),
+)

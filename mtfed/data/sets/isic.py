@@ -1,0 +1,229 @@
+"""The ISIC challenges of 2017 and 2018: dermatoscopic images with outlines, dermoscopic attributes and diagnoses.
+
+Their splits are those of the challenges. Only for the training images of 2018's third task is it told which show the
+same lesion; elsewhere an image stands for a patient. Part 2 of 2017 (features by superpixels) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import MtfedError
+from .dataset import DataSet, File, Item
+from .found import by_stem
+from .masks import read_mask, save_arrays, save_mask
+from .tables import read_table
+
+S3 = "https://isic-challenge-data.s3.amazonaws.com"
+SPLITS_2017 = {"Training": "train", "Validation": "val", "Test_v2": "test"}
+SPLITS_2018 = {"Training": "train", "Validation": "val", "Test": "test"}
+ATTRIBUTES = ("globules", "milia_like_cyst", "negative_network", "pigment_network", "streaks")
+DIAGNOSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+CITATION_2018 = (
+    "Codella N, Rotemberg V, Tschandl P, et al. Skin Lesion Analysis Toward Melanoma Detection 2018: A Challenge "
+    "Hosted by the International Skin Imaging Collaboration (ISIC). arXiv:1902.03368, 2019."
+)
+
+
+def read_2017(folder: Path, labels: Path) -> Iterator[Item]:
+    """Yield the images of the splits that are there: outline, melanoma, keratosis and age."""
+    for part, split in SPLITS_2017.items():
+        images = by_stem(folder, f"ISIC-2017_{part}_Data", ".jpg")
+        if not images:
+            continue
+        truth = folder / f"ISIC-2017_{part}_Part3_GroundTruth.csv"
+        masks = by_stem(folder, f"ISIC-2017_{part}_Part1_GroundTruth", "_segmentation.png")
+        tables = by_stem(folder, f"ISIC-2017_{part}_Data", "_metadata.csv").values()
+        columns = ("image_id", "age_approximate", "sex")
+        known = {row["image_id"]: row for table in tables for row in read_table(table, columns)}
+        for row in read_table(truth, ("image_id", "melanoma", "seborrheic_keratosis")):
+            name = row["image_id"]
+            about = known.get(name, {})
+            cells = {
+                "melanoma": _yes(row["melanoma"], truth),
+                "keratosis": _yes(row["seborrheic_keratosis"], truth),
+                "age": _number(about.get("age_approximate", "")),
+                "outline": _outline(name, masks, labels),
+            }
+            path = _path(name, images, folder, truth)
+            yield Item(path, name, cells, split, others={"sex": about.get("sex", "")})
+
+
+def read_2018(folder: Path, labels: Path) -> Iterator[Item]:
+    """Yield the images of tasks 1 and 2 of the splits that are there: outlines, and masks of five attributes."""
+    for part, split in SPLITS_2018.items():
+        masks = by_stem(folder, f"ISIC2018_Task1_{part}_GroundTruth", "_segmentation.png")
+        place = f"ISIC2018_Task2_{part}_GroundTruth*"
+        attributes = {name: by_stem(folder, place, f"_attribute_{name}.png") for name in ATTRIBUTES}
+        for name, path in by_stem(folder, f"ISIC2018_Task1-2_{part}_Input", ".jpg").items():
+            held = {key: read_mask(found[name], above=127) for key, found in attributes.items() if name in found}
+            cells = {
+                "outline": _outline(name, masks, labels),
+                "attributes": save_arrays(labels, f"{name}_attributes", held) if held else "",
+            }
+            yield Item(path.relative_to(folder).as_posix(), name, cells, split)
+
+
+def read_2018_diagnosis(folder: Path, labels: Path) -> Iterator[Item]:
+    """Yield the images of task 3 of the splits that are there, with their diagnoses."""
+    groups = folder / "ISIC2018_Task3_Training_LesionGroupings.csv"
+    lesions = {row["image"]: row["lesion_id"] for row in read_table(groups, ("image", "lesion_id"))}
+    for part, split in SPLITS_2018.items():
+        images = by_stem(folder, f"ISIC2018_Task3_{part}_Input", ".jpg")
+        if not images:
+            continue
+        name = f"ISIC2018_Task3_{part}_GroundTruth"
+        truth = by_stem(folder, name, ".csv").get(name, folder / f"{name}.csv")
+        for row in read_table(truth, ("image", *DIAGNOSES)):
+            held = [diagnosis for diagnosis in DIAGNOSES if _yes(row[diagnosis], truth) == "yes"]
+            if len(held) != 1:
+                raise MtfedError(f"{truth}: image {row['image']} should have one diagnosis, it has {len(held)}.")
+            if split == "train" and row["image"] not in lesions:
+                raise MtfedError(f"{groups} does not say which lesion {row['image']} shows; get it again.")
+            patient = lesions.get(row["image"], row["image"])
+            yield Item(_path(row["image"], images, folder, truth), patient, {"diagnosis": held[0]}, split)
+
+
+def _path(name: str, images: dict[str, Path], folder: Path, table: Path) -> str:
+    if name not in images:
+        raise MtfedError(f"{table} names the image {name}.jpg, which is not there; unpack the archive of images again.")
+    return images[name].relative_to(folder).as_posix()
+
+
+def _outline(name: str, masks: dict[str, Path], labels: Path) -> str:
+    return save_mask(labels, f"{name}_outline", read_mask(masks[name], above=127)) if name in masks else ""
+
+
+def _yes(cell: str, table: Path) -> str:
+    if cell not in ("0", "1", "0.0", "1.0"):
+        raise MtfedError(f"{table} should hold 0.0 and 1.0, it holds {cell!r}; get it again from the set's owners.")
+    return "yes" if cell[0] == "1" else "no"
+
+
+def _number(cell: str) -> str:
+    return cell if cell.replace(".", "", 1).isdecimal() else ""  # "unknown" where it is not
+
+
+def _files(year: int, archives: tuple[str, ...], tables: tuple[str, ...] = ()) -> tuple[File, ...]:
+    # Each archive is unpacked into a folder of its name, whether it holds such a folder or not.
+    return tuple(File(f"{name}.zip", f"{S3}/{year}/{name}.zip", unpack=name) for name in archives) + tuple(
+        File(f"{name}.csv", f"{S3}/{year}/{name}.csv") for name in tables
+    )
+
+
+SETS = (
+    DataSet(
+        name="isic2017",
+        title="ISIC 2017",
+        images=2750,  # 2000, 150 and 600
+        dimensions=2,
+        channels=3,
+        modality="dermatoscopy",
+        licence="CC0 1.0",
+        terms="Free for any use.",
+        home="https://challenge.isic-archive.com/data/#2017",
+        citation="Codella NCF, Gutman D, Celebi ME, et al. Skin Lesion Analysis Toward Melanoma Detection: A Challenge "
+        "at the 2017 International Symposium on Biomedical Imaging (ISBI), Hosted by the International Skin Imaging "
+        "Collaboration (ISIC). arXiv:1710.05006, 2017.",
+        place="""
+ISIC-2017_Training_Data/                ISIC_0000000.jpg, ..., ISIC-2017_Training_Data_metadata.csv (2000 images)
+ISIC-2017_Training_Part1_GroundTruth/   ISIC_0000000_segmentation.png, ...
+ISIC-2017_Training_Part3_GroundTruth.csv
+ISIC-2017_Validation_...                likewise (150 images)
+ISIC-2017_Test_v2_...                   likewise (600 images)
+""",
+        needs=(
+            "ISIC-2017_Training_Data/**/*.jpg",
+            "ISIC-2017_Training_Part1_GroundTruth/**/*_segmentation.png",
+            "ISIC-2017_Training_Part3_GroundTruth.csv",
+        ),
+        tasks={
+            "melanoma": {"kind": "classification", "classes": "no, yes"},
+            "keratosis": {"kind": "classification", "classes": "no, yes"},
+            "age": {"kind": "regression", "classes": "years", "range": "0, 100"},
+            "outline": {"kind": "segmentation", "classes": "background, lesion"},
+        },
+        read=read_2017,
+        files=_files(
+            2017,
+            tuple(f"ISIC-2017_{part}_{what}" for part in SPLITS_2017 for what in ("Data", "Part1_GroundTruth")),
+            tuple(f"ISIC-2017_{part}_Part3_GroundTruth" for part in SPLITS_2017),
+        ),
+        note="An image stands for a patient, as it is not told whose it is. Part 2, features by superpixels, is left "
+        "out.",
+    ),
+    DataSet(
+        name="isic2018",
+        title="ISIC 2018, tasks 1 and 2: outlines and attributes",
+        images=3694,  # 2594, 100 and 1000
+        dimensions=2,
+        channels=3,
+        modality="dermatoscopy",
+        licence="CC BY-NC 4.0",
+        terms="Not for commercial use; name the authors. Cite HAM10000 too.",
+        home="https://challenge.isic-archive.com/data/#2018",
+        citation=CITATION_2018,
+        place="""
+ISIC2018_Task1-2_Training_Input/         ISIC_0000000.jpg, ... (2594)
+ISIC2018_Task1_Training_GroundTruth/     ISIC_0000000_segmentation.png, ...
+ISIC2018_Task2_Training_GroundTruth_v3/  ISIC_0000000_attribute_globules.png, ... (five an image)
+ISIC2018_..._Validation_...              likewise (100 images)
+ISIC2018_..._Test_...                    likewise (1000 images)
+""",
+        needs=(
+            "ISIC2018_Task1-2_Training_Input/**/*.jpg",
+            "ISIC2018_Task1_Training_GroundTruth/**/*_segmentation.png",
+        ),
+        tasks={
+            "outline": {"kind": "segmentation", "classes": "background, lesion"},
+            "attributes": {"kind": "multi-label-segmentation", "classes": ", ".join(ATTRIBUTES)},
+        },
+        read=read_2018,
+        files=_files(
+            2018,
+            tuple(
+                name
+                for part in SPLITS_2018
+                for name in (
+                    f"ISIC2018_Task1-2_{part}_Input",
+                    f"ISIC2018_Task1_{part}_GroundTruth",
+                    f"ISIC2018_Task2_{part}_GroundTruth{'_v3' if part == 'Training' else ''}",
+                )
+            ),
+        ),
+        note="An image stands for a patient, as it is not told whose it is.",
+    ),
+    DataSet(
+        name="isic2018-diagnosis",
+        title="ISIC 2018, task 3: diagnoses",
+        images=11720,  # 10015, 193 and 1512
+        dimensions=2,
+        channels=3,
+        modality="dermatoscopy",
+        licence="CC BY-NC 4.0",
+        terms="Not for commercial use; name the authors. Its training images are those of HAM10000: cite that too.",
+        home="https://challenge.isic-archive.com/data/#2018",
+        citation=CITATION_2018,
+        place="""
+ISIC2018_Task3_Training_Input/              ISIC_0024306.jpg, ... (10015)
+ISIC2018_Task3_Training_GroundTruth/        ISIC2018_Task3_Training_GroundTruth.csv
+ISIC2018_Task3_Training_LesionGroupings.csv
+ISIC2018_Task3_Validation_Input/, ..._GroundTruth/  likewise (193 images)
+ISIC2018_Task3_Test_Input/, ..._GroundTruth/        likewise (1512 images)
+""",
+        needs=(
+            "ISIC2018_Task3_Training_Input/**/*.jpg",
+            "ISIC2018_Task3_Training_GroundTruth/**/*.csv|ISIC2018_Task3_Training_GroundTruth.csv",
+            "ISIC2018_Task3_Training_LesionGroupings.csv",
+        ),
+        tasks={"diagnosis": {"kind": "classification", "classes": ", ".join(DIAGNOSES)}},
+        read=read_2018_diagnosis,
+        files=_files(
+            2018,
+            tuple(f"ISIC2018_Task3_{part}_{what}" for part in SPLITS_2018 for what in ("Input", "GroundTruth")),
+            ("ISIC2018_Task3_Training_LesionGroupings",),
+        ),
+        note="A lesion stands for a patient, and in validation and test, where lesions are not told, an image does.",
+    ),
+)

@@ -1,0 +1,189 @@
+"""MedMNIST v2: eighteen small sets with official splits, each one .npz of arrays.
+
+Its arrays are unpacked to a small file an image (a .png, or an .npy of a volume), row by row, so that the larger copies
+of 64 to 224 pixels need no more memory than the small ones. Facts are those of the ``medmnist`` package, version 3.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ...errors import MtfedError
+from .dataset import DataSet, File, Item
+
+SPLITS = ("train", "val", "test")
+SIZES = ("_224", "_128", "_64", "")  # copies of a set that may lie there, the largest is taken
+RECORD = "https://zenodo.org/records/10519652"
+CITATION = (
+    "Yang J, Shi R, Wei D, Liu Z, Zhao L, Ke B, Pfister H, Ni B. MedMNIST v2: a large-scale lightweight benchmark for "
+    "2D and 3D biomedical image classification. Scientific Data 10:41, 2023. Cite the source of this subset, too: see "
+    "https://medmnist.com."
+)
+
+
+class Subset(NamedTuple):
+    """What tells one set from another; those of volumes end in 3d."""
+
+    title: str
+    modality: str
+    task: str
+    channels: int
+    images: int
+    md5: str  # of NAME.npz
+
+
+TABLE = {
+    "pathmnist": Subset("PathMNIST", "colon pathology", "tissue", 3, 107180, "a8b06965200029087d5bd730944a56c1"),
+    "chestmnist": Subset("ChestMNIST", "chest X-ray", "findings", 1, 112120, "02c8a6516a18b556561a56cbdd36c4a8"),
+    "dermamnist": Subset("DermaMNIST", "dermatoscopy", "lesion", 3, 10015, "0744692d530f8e62ec473284d019b0c7"),
+    "octmnist": Subset("OCTMNIST", "retinal OCT", "retina", 1, 109309, "c68d92d5b585d8d81f7112f81e2d0842"),
+    "pneumoniamnist": Subset("PneumoniaMNIST", "chest X-ray", "pneumonia", 1, 5856, "28209eda62fecd6e6a2d98b1501bb15f"),
+    "retinamnist": Subset("RetinaMNIST", "fundus", "retinopathy", 3, 1600, "bd4c0672f1bba3e3a89f0e4e876791e4"),
+    "breastmnist": Subset("BreastMNIST", "breast ultrasound", "malignancy", 1, 780, "750601b1f35ba3300ea97c75c52ff8f6"),
+    "bloodmnist": Subset("BloodMNIST", "blood smear", "cell", 3, 17092, "7053d0359d879ad8a5505303e11de1dc"),
+    "tissuemnist": Subset("TissueMNIST", "kidney microscopy", "cell", 1, 236386, "ebe78ee8b05294063de985d821c1c34b"),
+    "organamnist": Subset("OrganAMNIST", "abdominal CT", "organ", 1, 58830, "68e3f8846a6bd62f0c9bf841c0d9eacc"),
+    "organcmnist": Subset("OrganCMNIST", "abdominal CT", "organ", 1, 23583, "b9ceb9546e10131b32923c5bbeaea2b1"),
+    "organsmnist": Subset("OrganSMNIST", "abdominal CT", "organ", 1, 25211, "9ab87b696fb54e2a387ebe992d6ed5f1"),
+    "organmnist3d": Subset("OrganMNIST3D", "abdominal CT", "organ", 1, 1742, "a0c5a1ff56af4f155c46d46fbb45a2fe"),
+    "nodulemnist3d": Subset("NoduleMNIST3D", "chest CT", "malignancy", 1, 1633, "8755a7e9e05a4d9ce80a24c3e7a256f3"),
+    "adrenalmnist3d": Subset(
+        "AdrenalMNIST3D", "shape from abdominal CT", "adrenal", 1, 1584, "bbd3c5a5576322bc4cdfea780653b1ce"
+    ),
+    "fracturemnist3d": Subset("FractureMNIST3D", "chest CT", "fracture", 1, 1370, "6aa7b0143a6b42da40027a9dda61302f"),
+    "vesselmnist3d": Subset(
+        "VesselMNIST3D", "shape from brain MRA", "aneurysm", 1, 1908, "b41fd4f7e7e2feedddb201585ecafa1b"
+    ),
+    "synapsemnist3d": Subset(
+        "SynapseMNIST3D", "electron microscopy", "synapse", 1, 1759, "1235b78a3cd6280881dd7850a78eadb6"
+    ),
+}
+KINDS = {"chestmnist": "multi-label", "retinamnist": "ordinal"}  # of the others: classification
+ORGANS = (
+    "bladder, femur-left, femur-right, heart, kidney-left, kidney-right, liver, lung-left, lung-right, pancreas, spleen"
+)
+# By index. Names hold no commas, as these part them in a config: the package has "normal, benign" and the like.
+CLASSES = {
+    "organamnist": ORGANS,
+    "organcmnist": ORGANS,
+    "organsmnist": ORGANS,
+    "pathmnist": (
+        "adipose, background, debris, lymphocytes, mucus, smooth muscle, normal colon mucosa, cancer-associated "
+        "stroma, colorectal adenocarcinoma epithelium"
+    ),
+    "chestmnist": (
+        "atelectasis, cardiomegaly, effusion, infiltration, mass, nodule, pneumonia, pneumothorax, consolidation, "
+        "edema, emphysema, fibrosis, pleural, hernia"
+    ),
+    "dermamnist": (
+        "actinic keratoses and intraepithelial carcinoma, basal cell carcinoma, benign keratosis-like lesions, "
+        "dermatofibroma, melanoma, melanocytic nevi, vascular lesions"
+    ),
+    "octmnist": "choroidal neovascularization, diabetic macular edema, drusen, normal",
+    "pneumoniamnist": "normal, pneumonia",
+    "retinamnist": "grade 0, grade 1, grade 2, grade 3, grade 4",
+    "breastmnist": "malignant, normal or benign",
+    "bloodmnist": (
+        "basophil, eosinophil, erythroblast, immature granulocyte, lymphocyte, monocyte, neutrophil, platelet"
+    ),
+    "tissuemnist": (
+        "collecting duct or connecting tubule, distal convoluted tubule, glomerular endothelial cells, "
+        "interstitial endothelial cells, leukocytes, podocytes, proximal tubule segments, thick ascending limb"
+    ),
+    "organmnist3d": (
+        "liver, kidney-right, kidney-left, femur-right, femur-left, bladder, heart, lung-right, lung-left, spleen, "
+        "pancreas"
+    ),
+    "nodulemnist3d": "benign, malignant",
+    "adrenalmnist3d": "normal, hyperplasia",
+    "fracturemnist3d": "buckle rib fracture, nondisplaced rib fracture, displaced rib fracture",
+    "vesselmnist3d": "vessel, aneurysm",
+    "synapsemnist3d": "inhibitory synapse, excitatory synapse",
+}
+
+
+def read(name: str, folder: Path, labels: Path) -> Iterator[Item]:
+    """Yield the images of a set, unpacked into ``images/``."""
+    task, dimensions = TABLE[name].task, _dimensions(name)
+    path = next(found for size in SIZES if (found := folder / f"{name}{size}.npz").exists())
+    suffix = ".png" if dimensions == 2 else ".npy"
+    try:
+        with np.load(path, allow_pickle=False) as file, zipfile.ZipFile(path) as archive:
+            for split in SPLITS:
+                cells = [_cell(row, name) for row in file[f"{split}_labels"]]
+                (labels.parent / "images" / split).mkdir(parents=True, exist_ok=True)
+                for i, pixels in enumerate(_rows(archive, f"{split}_images.npy", len(cells), dimensions)):
+                    image = labels.parent / "images" / split / f"{i:06d}{suffix}"
+                    if dimensions == 2:
+                        Image.fromarray(pixels).save(image, "PNG", compress_level=1)
+                    else:
+                        np.save(image, pixels)
+                    # The sets do not say whose an image is, but their splits are by patient where the source's are.
+                    yield Item(image.relative_to(labels.parent).as_posix(), f"{split}-{i:06d}", {task: cells[i]}, split)
+    except (KeyError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise MtfedError(f"{path} is not the file that MedMNIST gives: {error}; remove it and get it again.") from None
+
+
+def _cell(row: np.ndarray, name: str) -> str:
+    """Return the cell of an image's labels (1,), or (K,) of several."""
+    names = CLASSES[name].split(", ")
+    if KINDS.get(name) == "multi-label":
+        return "; ".join(name for name, present in zip(names, row, strict=True) if present) or "none"
+    return names[int(row[0])]
+
+
+def _rows(archive: zipfile.ZipFile, member: str, count: int, dimensions: int) -> Iterator[np.ndarray]:
+    """Yield the images of an array one by one, without holding it in memory."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_column, dtype = header(file)
+        if len(shape) not in (dimensions + 1, 4) or shape[0] != count or by_column or dtype != np.uint8:
+            raise ValueError(f"{member} has shape {list(shape)} and type {dtype}, its labels are {count}")
+        size = int(np.prod(shape[1:]))
+        for _ in range(count):
+            content = file.read(size)
+            if len(content) < size:
+                raise EOFError(f"{member} ends early")
+            yield np.frombuffer(content, np.uint8).reshape(shape[1:])
+
+
+def _dimensions(name: str) -> int:
+    return 3 if name.endswith("3d") else 2
+
+
+def _set(name: str) -> DataSet:
+    subset, dimensions = TABLE[name], _dimensions(name)
+    free = name != "dermamnist"
+    return DataSet(
+        name=name,
+        title=subset.title,
+        images=subset.images,
+        dimensions=dimensions,
+        channels=subset.channels,
+        modality=subset.modality,
+        licence="CC BY 4.0" if free else "CC BY-NC 4.0",
+        terms=f"May be used{', sold' if free else ''} and passed on{'' if free else ', not sold'}; its authors must be "
+        "named.",
+        home="https://medmnist.com",
+        citation=CITATION,
+        place=f"{name}.npz{' ' * 6}or {name}_64.npz{'' if dimensions == 3 else f', {name}_128.npz, {name}_224.npz'}",
+        needs=("|".join(f"{name}{size}.npz" for size in SIZES),),
+        tasks={subset.task: {"kind": KINDS.get(name, "classification"), "classes": CLASSES[name]}},
+        read=partial(read, name),
+        # The record does not tell sizes in bytes where these facts are from; the checksum does.
+        files=(File(f"{name}.npz", f"{RECORD}/files/{name}.npz?download=1", md5=subset.md5),),
+        settings={"image-size": 32} if dimensions == 2 else {},
+        note="28 pixels a side. Every image stands for a patient of its own, as the set does not say whose it is; the "
+        f"copies of more pixels are at {RECORD} and are read instead where they are placed.",
+    )
+
+
+SETS = tuple(_set(name) for name in TABLE)

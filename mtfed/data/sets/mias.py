@@ -1,0 +1,103 @@
+"""mini-MIAS: digitised mammograms with density, kind and place of abnormalities."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from ...errors import MtfedError
+from .dataset import DataSet, File, Item
+
+DENSITIES = {"F": "fatty", "G": "glandular", "D": "dense"}
+SEVERITIES = {"B": "benign", "M": "malignant"}
+KINDS = {
+    "CALC": "calcification",
+    "CIRC": "circumscribed mass",
+    "SPIC": "spiculated mass",
+    "MISC": "other mass",
+    "ARCH": "distortion",
+    "ASYM": "asymmetry",
+}
+TEXT = "Info.txt"
+LINE = re.compile(r"(mdb(\d{3}))[a-z]*\s+([FGD])\s+([A-Z]{4})(.*)")
+
+
+def read(folder: Path, labels: Path) -> Iterator[Item]:
+    """Yield the films; those of one breast pair are of one patient."""
+    base = folder if (folder / TEXT).exists() else folder / "all-mias"
+    text = (base / TEXT).read_text(encoding="latin-1")
+    films: dict[str, list[re.Match[str]]] = {}
+    for line in text.splitlines():
+        if found := LINE.match(line.strip()):
+            films.setdefault(found[1], []).append(found)
+    for name, lines in sorted(films.items()):
+        path = base / f"{name}.pgm"
+        number = int(lines[0][2])
+        kinds = [KINDS[line[4]] for line in lines if line[4] in KINDS]
+        if len(kinds) < len(lines) and (kinds or any(line[4] != "NORM" for line in lines)):
+            raise MtfedError(f"{base / TEXT} says something else of {name} than its owners do; get the set again.")
+        severities = {SEVERITIES[word] for line in lines for word in line[5].split()[:1] if word in SEVERITIES}
+        worst = "malignant" if "malignant" in severities else "benign" if severities else ""
+        cells = {
+            "density": DENSITIES[lines[0][3]],
+            "severity": worst if kinds else "normal",
+            "abnormality": "; ".join(dict.fromkeys(kinds)) or "none",
+            "lesions": _boxes(lines, path) if kinds else "none",
+        }
+        # Films are listed in pairs: even numbers are left breasts, odd ones right.
+        side = "right" if number % 2 else "left"
+        patient = f"{(number + 1) // 2:03d}"
+        yield Item(path.relative_to(folder).as_posix(), patient, cells, others={"laterality": side})
+
+
+def _boxes(lines: list[re.Match[str]], path: Path) -> str:
+    """Return the boxes around the circles of a film's abnormalities; nothing where some are not placed."""
+    try:
+        with Image.open(path) as film:
+            height = film.height
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise MtfedError(f"Cannot read {path}: {error}; get the set again.") from None
+    boxes = []
+    for line in lines:
+        numbers = [word for word in line[5].split()[1:] if word.isdecimal()]
+        if len(numbers) < 3:
+            return ""
+        x, y, radius = map(int, numbers[:3])
+        boxes.append(f"{x - radius},{height - y - radius},{2 * radius},{2 * radius}")  # y is counted from the bottom
+    return "; ".join(boxes)
+
+
+SETS = (
+    DataSet(
+        name="mias",
+        title="mini-MIAS database of mammograms",
+        images=322,
+        dimensions=2,
+        channels=1,
+        modality="mammogram",
+        licence="MIAS licence",
+        terms="For research only; may not be sold, rented or leased. Its licence comes with the archive.",
+        home="http://peipa.essex.ac.uk/info/mias.html",
+        citation="Suckling J et al. The Mammographic Image Analysis Society digital mammogram database. Excerpta Medica"
+        ", International Congress Series 1069:375-378, 1994.",
+        place="""
+Info.txt
+mdb001.pgm, mdb002.pgm, ... mdb322.pgm
+""",
+        needs=("Info.txt|all-mias/Info.txt", "mdb001.pgm|all-mias/mdb001.pgm"),
+        tasks={
+            "density": {"kind": "ordinal", "classes": ", ".join(DENSITIES.values())},
+            "severity": {"kind": "classification", "classes": "normal, benign, malignant"},
+            "abnormality": {"kind": "multi-label", "classes": ", ".join(KINDS.values())},
+            "lesions": {"kind": "detection", "classes": "lesion"},
+        },
+        read=read,
+        # The owners give no checksum, and no address that begins with https.
+        files=(File("all-mias.tar.gz", "http://peipa.essex.ac.uk/pix/mias/all-mias.tar.gz", unpack=""),),
+        note="Films of abnormalities that are spread over the breast have no place in the list, and here no box: not "
+        "'none', but no label.",
+    ),
+)

@@ -1,0 +1,71 @@
+"""What may be wrong with who is who: patients, images that are the same, names in headers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from posixpath import normpath
+
+from .duplicates import Pair
+from .survey import Item, Survey, few
+
+
+def bad_lines(survey: Survey) -> Iterator[Item]:
+    """Lines of the manifest that are no rows."""
+    yield from (Item(where, said) for where, said in survey.lines)
+
+
+def split_patients(survey: Survey) -> Iterator[Item]:
+    """Patients that are in two splits."""
+    for patient, rows in survey.patients.items():
+        held = defaultdict(list)
+        for row in rows:
+            held[row.split].append(row)
+        if len(held) > 1:
+            told = "; ".join(f"{split}: {few([row.image for row in images])}" for split, images in held.items())
+            yield Item(patient, told, tuple(images[0].number for images in held.values()))
+
+
+def two_patients(survey: Survey) -> Iterator[Item]:
+    """Images that are named under two patients."""
+    held: dict[str, list[int]] = defaultdict(list)
+    for row in survey.rows:
+        held[normpath(row.image)].append(row.number)
+    for image, numbers in held.items():
+        if len(patients := {survey.rows[number].patient for number in numbers}) > 1:
+            yield Item(image, f"is of the patients {few(sorted(patients))}")
+
+
+def named_twice(survey: Survey) -> Iterator[Item]:
+    """Images that several rows name."""
+    held = Counter((normpath(row.image), row.patient) for row in survey.rows)
+    yield from (Item(image, f"{count} rows name it") for (image, _), count in held.items() if count > 1)
+
+
+def duplicates(exact: bool, across: bool, survey: Survey) -> Iterator[Item]:
+    """Pairs of images that are the same or nearly, of different patients or splits, or of one patient."""
+    for pair in survey.pairs:
+        first, second = survey.rows[pair.first], survey.rows[pair.second]
+        apart = first.patient != second.patient or first.split != second.split
+        if pair.exact != exact or apart != across or normpath(first.image) == normpath(second.image):
+            continue
+        told = [_alike(pair)]
+        if first.patient != second.patient:
+            told.append(f"patients {first.patient} and {second.patient}")
+        if first.split != second.split:
+            told.append(f"in {first.split} and in {second.split}")
+        yield Item(f"{first.image} and {second.image}", ", ".join(told), (pair.first, pair.second))
+
+
+def _alike(pair: Pair) -> str:
+    return "the same values" if pair.exact else f"correlation {math.floor(1000 * pair.correlation) / 1000:.3f}"
+
+
+def tags(names: frozenset[str], survey: Survey) -> Iterator[Item]:
+    """Identifying attributes that files fill, and how many files."""
+    counts = Counter[str]()
+    for found in survey.examined:
+        counts.update({name: count for name, count in found.tags.items() if name in names})
+    for name, count in counts.most_common():
+        yield Item(name, f"{count:,} file{'s' * (count != 1)}")
