@@ -19,6 +19,10 @@ examples:
   mtfed simulate pneumonia --strategies fedavg fedprox alone --seeds 0 1 2
   mtfed simulate --resume runs/pneumonia-20260101-120000
   mtfed report runs/pneumonia-*                  one page that compares runs
+  mtfed site init /data/xray                     draft a hospital's manifest and site file
+  mtfed site check /data/xray                    read all of it once, and say what is wrong
+  mtfed data list                                public data sets: tasks, licence, how each is got
+  mtfed data partition pneumonia --out who.png   which simulated hospital would hold what
   mtfed export sites                             the sample as folders, as a hospital would hold it
   mtfed config                                   every config key, its default and its meaning
 """
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
-    top = Parser(
+    top: argparse.ArgumentParser = Parser(
         prog="mtfed",
         description="Federated multi-task medical imaging on Flower.",
         epilog=EXAMPLES,

@@ -71,7 +71,7 @@ class Config(BaseModel):
     weights: str = ""  # its pretrained weights: "timm" for those published under its name, or a file; empty: none
     decoder_width: int = Field(48, ge=4)  # channels of decoders that draw
     balancing: Literal["uncertainty", "equal", "dwa", "gradnorm", "pcgrad"] = "uncertainty"  # of the tasks' losses
-    focal_gamma: float = Field(2.0, ge=0)  # focusing of the loss term "focal" of classes and masks: 0, or 1 and more
+    focal_gamma: float = Field(2.0, ge=0)  # focusing of the loss term "focal" of classes and masks
 
     # Local training
     augment: Augment = "none"  # shift: zoom, contrast, too; mirror: sides, too; strong: turns, blur, noise, too
@@ -150,14 +150,6 @@ class Config(BaseModel):
         tasks = info.data.get("tasks", {})
         if isinstance(value, dict) and (strange := sorted(value.keys() - tasks.keys())):
             raise ValueError(f"expected weights of the tasks {', '.join(tasks)}, there is no task {strange[0]!r}")
-        return value
-
-    @field_validator("focal_gamma")
-    @classmethod
-    def _check_focal_gamma(cls, value: float) -> float:
-        """Refuse powers below one: of a confident score their slope is infinite, and weights become NaN."""
-        if 0 < value < 1:
-            raise ValueError("expected 0, or 1 and more")
         return value
 
     @field_validator("partition")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" not in os.environ:  # whose cache is that of the process that started it
+if "MTFED_TESTED_BY" not in os.environ:  # once a run: processes that it starts share its cache
+    os.environ["MTFED_TESTED_BY"] = str(os.getpid())
     os.environ["MTFED_CACHE"] = tempfile.mkdtemp(prefix="mtfed-cache-")  # not the user's own
     atexit.register(shutil.rmtree, os.environ["MTFED_CACHE"], ignore_errors=True)
 os.environ.update(OMP_NUM_THREADS="1", FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1")

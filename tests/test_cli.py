@@ -188,7 +188,7 @@ def test_a_failing_site_is_named_and_the_round_goes_on(small: dict, tmp_path: Pa
     config = damaged(small, tmp_path)
     told = mtfed("simulate", *pairs(config))
     assert told.returncode == 0, told.stderr
-    assert "site hospital-2 failed to train: MtfedError: Cannot read image" in told.stdout + told.stderr
+    assert "site hospital-2 failed to train: MtfedError: Cannot read 1 of " in told.stdout + told.stderr
     assert "round 1/2  2 of 3 sites  loss" in told.stdout
     assert "2 failures at hospital-2; rounds.jsonl has the reasons." in told.stdout
     run = the_run(small["out"])

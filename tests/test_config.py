@@ -70,7 +70,6 @@ def test_task_weights_read_back(text: str, weights: dict[str, float]) -> None:
         ({"fraction-train": 1.5}, "Config key fraction-train: expected less than or equal to 1, got 1.5"),
         ({"learning-rate": float("nan")}, "Config key learning-rate: expected a finite number"),
         ({"on-failure": "ignore"}, "Config key on-failure: expected 'skip', 'retry' or 'fail', got 'ignore'"),
-        ({"focal-gamma": 0.5}, "Config key focal-gamma: expected 0, or 1 and more, got 0.5"),
         ({"device": "gpu"}, "Config key device"),
         ({"name": "../up"}, "Config key name"),
         ({"task.lungs.colour": "red"}, "Unknown config key 'task.lungs.colour'"),

@@ -120,6 +120,21 @@ def test_resizing_interpolates_and_averages_where_it_shrinks_by_half() -> None:
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_the_focal_loss_of_a_softmax_has_a_gradient(kind: str, gamma: float) -> None:
+    config = read_config({"task.a.kind": kind, "task.a.classes": ", ".join(CLASSES), "focal-gamma": gamma})
+    shape = (2, 3) if kind == "classification" else (2, 3, 1, 1)
+    logits = torch.tensor([[200.0, -200.0, 0.0], [0.3, -0.2, 1.0]]).view(shape).requires_grad_()
+    loss = kind_of(declare(kind)).losses["focal"](declare(kind), config)(
+        logits, torch.tensor([0, 1]).view(2, *shape[2:])
+    )
+    (gradient,) = torch.autograd.grad(loss, logits)
+    p = torch.tensor([0.3, -0.2, 1.0]).softmax(0)[1]
+    torch.testing.assert_close(loss, (1 - p) ** gamma * -p.log() / 2)
+    assert gradient.isfinite().all() and not gradient[0].any() and gradient[1].flatten()[1] < 0
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("kind", ["multi-label", "multi-label-segmentation"])
 def test_the_focal_loss_of_what_is_certain_has_a_gradient(kind: str, gamma: float) -> None:
     task = declare(kind)

@@ -386,7 +386,9 @@ def test_the_commands_show_what_there_is(capsys: pytest.CaptureFixture[str], tmp
     assert main(["data", "list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[0].split() == ["name", "images", "what", "tasks", "licence", "get"]
-    assert len(listed) == len(all_sets()) + 1 and any("by hand" in line for line in listed)
+    assert any("by hand" in line for line in listed) and not any("-copy" in line for line in listed)
+    assert main(["data", "list", "--all"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(all_sets()) + 1 > len(listed)
     for words in (["show", "vindr-mammo"], ["list", "vindr-mammo"]):
         assert main(["data", *words]) == 0
         told = capsys.readouterr().out

@@ -43,7 +43,7 @@ READERS = ("root.py", "source.py", "store.py")  # beside the packages formats an
 DAYS = 30
 UNFINISHED = "unfinished-"
 OPEN = 8  # stores that a process remembers
-Stamp = tuple[object, ...] | None
+Stamp = tuple[object, ...] | None  # size and time of change, or CRC; of a name that is several files, theirs
 
 log = logging.getLogger("mtfed.data")
 _open: dict[tuple[str, str], tuple[tuple[Row, ...], Store, Tensor]] = {}
@@ -80,9 +80,9 @@ def cache_of(root: Root) -> Path | None:
         return None
     if not told and root.path.is_dir():
         return root.path / FOLDER
-    path = root.path.resolve()
+    path, users = root.path.resolve(), os.environ.get("XDG_CACHE_HOME", "")
     try:
-        home = Path(told or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mtfed")).expanduser()
+        home = Path(told or Path(users if os.path.isabs(users) else "~/.cache", "mtfed")).expanduser()
     except RuntimeError:  # a user without a home
         return None
     return home / f"{path.name}-{_digest(str(path)).hex()[:16]}"
@@ -112,7 +112,10 @@ def _of_pool(folder: Path, data: SiteData, config: Config) -> tuple[Store, Tenso
 
 
 def _make(target: Path, settings: str, data: SiteData, rows: list[Row], sources: list[str], config: Config) -> Store:
-    """Decode a store beside its place and rename it; wait, if another process is at it, and take what that has made."""
+    """Decode a store beside its place and rename it; or wait for another process that is at it, and take what it made.
+
+    Rows that the last store of these settings holds too are taken from there.
+    """
     folder = target.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(folder) as alone:
@@ -127,8 +130,8 @@ def _make(target: Path, settings: str, data: SiteData, rows: list[Row], sources:
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))  # 0700
         try:
             write(unfinished, data, rows, config, digests, old)
-            if alone:
-                shutil.rmtree(target, ignore_errors=True)  # if it is there, it is broken
+            if Store.read(target) is None:
+                shutil.rmtree(target, ignore_errors=True)  # a broken one
             with suppress(OSError):  # where nothing can be locked, another may have been faster
                 unfinished.rename(target)
             if (store := Store.read(target)) is None:

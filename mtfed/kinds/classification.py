@@ -53,12 +53,21 @@ def cross_entropy(task: Task, config: Config) -> Loss:
 
 
 def focal(task: Task, config: Config) -> Loss:
-    """Return the focal loss of a softmax (Lin et al., ICCV 2017) without class weights, by MONAI."""
-    loss = lean_import("monai.losses").FocalLoss(
-        to_onehot_y=True, use_softmax=True, gamma=config.focal_gamma, reduction="none"
-    )
-    # Averaged over samples only: MONAI's mean divides by classes too, and at gamma 0 would not be cross-entropy.
-    return lambda logits, values: loss(logits, values.unsqueeze(1)).sum(1).mean()
+    """Return the focal loss of a softmax without class weights: (1 - p)^gamma (-log p), mean over samples and pixels.
+
+    Lin et al., ICCV 2017. MONAI's has no gradient at a power below one where p rounds to 1.
+    """
+
+    def loss(logits: Tensor, values: Tensor) -> Tensor:
+        return focused(F.cross_entropy(logits, values, reduction="none"), config.focal_gamma).mean()
+
+    return loss
+
+
+def focused(terms: Tensor, gamma: float) -> Tensor:
+    """Return terms -log p times (1 - p)^gamma."""
+    wrong = (-torch.expm1(-terms)).clamp(min=torch.finfo(terms.dtype).tiny)  # at 0 a root has no gradient
+    return wrong**gamma * terms
 
 
 def class_metric(name: str, task: Task, **settings: object) -> Metric:

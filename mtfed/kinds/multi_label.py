@@ -13,7 +13,7 @@ from ..config import Config
 from ..data.source import Source
 from ..errors import MtfedError
 from ..tasks import Task
-from .classification import BELOW_ONE, THRESHOLDS
+from .classification import BELOW_ONE, THRESHOLDS, focused
 from .kind import Kind, Loss, Measure, sigmoid_signs
 from .sums import sum_metric
 
@@ -70,10 +70,8 @@ def cross_entropy(task: Task, config: Config) -> Loss:
 
 
 def focal_terms(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
-    """Return the focal loss (Lin et al., ICCV 2017) of every logit, without class weights: (1 - p)^gamma (-log p)."""
-    terms = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")  # -log p, of what is true
-    wrong = (-torch.expm1(-terms)).clamp(min=torch.finfo(terms.dtype).tiny)  # at 0 a root has no gradient
-    return wrong**gamma * terms
+    """Return the focal loss (Lin et al., ICCV 2017) of every logit, without class weights."""
+    return focused(F.binary_cross_entropy_with_logits(logits, truth, reduction="none"), gamma)
 
 
 def focal(task: Task, config: Config) -> Loss:
