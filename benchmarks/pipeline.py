@@ -31,7 +31,7 @@ VOLUMES, DEPTH = 500, 64
 TURNS = 7
 TASK = {"model": "hard-sharing", "task.finding.kind": "classification", "task.finding.classes": "no, yes"}
 KINDS: dict[str, dict[str, RunConfigValue]] = {
-    "pictures": {"encoder": "resnet_mini", "image-size": 32},
+    "pictures": {"encoder": "resnet_mini", "image-size": 32, "batch-size": 128},
     "volumes": {"encoder": "resnet3d_mini", "image-size": DEPTH, "dimensions": 3, "batch-size": 2},
     "resnet_mini, 64 px": {"encoder": "resnet_mini", "image-size": 64, "batch-size": 16},
     "resnet3d_mini, 32 px": {"encoder": "resnet3d_mini", "image-size": 32, "dimensions": 3, "batch-size": 4},

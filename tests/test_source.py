@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -246,3 +247,12 @@ def test_a_mask_must_fit_its_image(tmp_path: Path) -> None:
         Source(data, "a.png", 16).fit(np.zeros((20, 20)), "mask m.png", nearest=True)
     with pytest.raises(MtfedError, match=r"^Dose in d.npz of .* 10 x 20 x 30 voxels, .*; it is 30 x 20 x 10: resample"):
         Source(data, "v.npy", 16, 3).fit(np.zeros((30, 20, 10)), "dose in d.npz", nearest=False)
+
+
+@pytest.mark.parametrize(("proportions", "inner"), [("millimetres", (20, 8, 20)), ("pixels", (20, 20, 20))])
+def test_proportions_are_those_of_the_config(
+    tmp_path: Path, proportions: Literal["millimetres", "pixels"], inner
+) -> None:
+    np.savez(tmp_path / "a.npz", image=np.zeros((10, 10, 10), np.uint8), spacing=[5.0, 2.0, 5.0])
+    source = Source(SiteData("site", Root(tmp_path), ()), "a.npz", 20, 3, proportions=proportions)
+    assert source.frame.inner == inner and source.spacing == (5.0, 2.0, 5.0)
