@@ -4,8 +4,9 @@
 one process: a median over turns, and at 1 it costs nothing. ``warm`` is what a later process needs on a site of 100,000
 pictures until its first batch: ``manifest`` to read the rows, ``first batch`` for all that follows, and in it ``stat``
 for the sizes and times of the files; in seconds of the processor and of the clock, medians over turns. ``memory`` is
-what a process that trains for an epoch comes to hold beyond one that trains on a few images in memory, in MB, beside
-the size of the images: ``rows``, the manifest's, and ``growth``, all the rest; pages of mapped files are no part of it.
+what a process that goes over all images, and trains, comes to hold beyond one that trains on a few in memory, in MB,
+beside the size of the images: ``rows``, the manifest's, and ``growth``, all the rest at its peak; pages of mapped files
+are no part of it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ VOLUMES, DEPTH = 500, 64
 TURNS = 7
 TASK = {"model": "hard-sharing", "task.finding.kind": "classification", "task.finding.classes": "no, yes"}
 KINDS: dict[str, dict[str, RunConfigValue]] = {
-    "pictures": {"encoder": "resnet_mini", "image-size": 32, "batch-size": 128},
+    "pictures": {"encoder": "resnet_mini", "image-size": 32},
     "volumes": {"encoder": "resnet3d_mini", "image-size": DEPTH, "dimensions": 3, "batch-size": 2},
     "resnet_mini, 64 px": {"encoder": "resnet_mini", "image-size": 64, "batch-size": 16},
     "resnet3d_mini, 32 px": {"encoder": "resnet3d_mini", "image-size": 32, "dimensions": 3, "batch-size": 4},
@@ -182,7 +183,11 @@ def memory(config: Config, folder: Path) -> dict[str, float]:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    train(model, site.shard("train"), ["finding"], config, seed=0, learning_rate=1e-3)
+    kept = site.shard("train")
+    for _ in kept.batches(config.batch_size, torch.randperm(len(kept))):
+        pass
+    few_steps = config.model_copy(update={"local_steps": 5})
+    train(model, kept, ["finding"], few_steps, seed=0, learning_rate=1e-3)
     done.set()
     watching.join()
     data = len(site.data.pool) * size**config.dimensions / 2**20

@@ -19,6 +19,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import blake2b
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import MtfedError
+from ..startup import quick_imports
 from ..tasks import KINDS
 from .formats import files_of
 from .manifest import Row, SiteData
@@ -42,6 +44,7 @@ FOLDER = ".mtfed-cache"
 READERS = ("root.py", "source.py", "store.py")  # beside the packages formats and kinds
 DAYS = 30
 UNFINISHED = "unfinished-"
+PART, LOOKERS = 4096, 4  # names that a thread looks at, and threads
 OPEN = 8  # stores that a process remembers
 Stamp = tuple[object, ...] | None  # size and time of change, or CRC; of a name that is several files, theirs
 
@@ -97,7 +100,8 @@ def _of_pool(folder: Path, data: SiteData, config: Config) -> tuple[Store, Tenso
     if (place, settings) in _open and _open[place, settings][0] is data.pool:
         return _open[place, settings][1:]
     rows = [row for row in data.pool if row.labels]
-    sources = sources_of(data, rows, config)
+    with quick_imports():  # or it walks what a manifest has made, which is many objects, and none of them garbage
+        sources = sources_of(data, rows, config)
     target = folder / f"{settings}-{_digest(chr(10).join(sources)).hex()}"
     store = Store.read(target) or _make(target, settings, data, rows, sources, config)
     with suppress(OSError):
@@ -201,9 +205,11 @@ def sources_of(data: SiteData, rows: Sequence[Row], config: Config) -> list[str]
     """Return for each row all that its image and labels are read from: names, stamps, cells."""
     stamps = Stamps(data)
     in_files = [name for name, task in config.tasks.items() if KINDS[task.kind].in_files]
+    stamps.look([row.image for row in rows])
     found = [f"{row.image!r} {stamps[row.image]} {row.labels}" for row in rows]
     if not in_files:
         return found
+    stamps.look([row.labels[name] for name in in_files for row in rows if name in row.labels])
     return [
         f"{source} {[stamps[row.labels[name]] for name in in_files if name in row.labels]}"
         for source, row in zip(found, rows, strict=True)
@@ -220,24 +226,36 @@ class Stamps(dict[str, Stamp]):
         self.data = data
         self.start = f"{data.root.path}{os.sep}" if data.root.path.is_dir() else ""
 
-    def __missing__(self, name: str) -> Stamp:
-        found: Stamp
-        try:
-            if name[-4:].lower() == ".mhd":  # which has another file beside it
-                found = self._several(name)
-            elif self.start:  # one call of the system a file; a name that leads out of the folder is refused when read
+    def look(self, names: Sequence[str]) -> None:
+        """Ask for the plain files of a folder at once: one call of the system a file, of which many wait together."""
+        if self.start:
+            parts = [names[i : i + PART] for i in range(0, len(names), PART)]
+            with ThreadPoolExecutor(LOOKERS) as pool:
+                for found in pool.map(self._plain, parts):
+                    self.update(found)
+
+    def _plain(self, names: Sequence[str]) -> dict[str, Stamp]:
+        found: dict[str, Stamp] = {}
+        for name in names:  # one that leads out of the folder is refused when it is read
+            try:
                 told = os.stat(self.start + name)
-                whole = stat.S_ISREG(told.st_mode)
-                found = (told.st_size, told.st_mtime_ns) if whole else self._several(name)
-            else:
-                found = self.data.root.stamp(name)
-        except (OSError, KeyError, ValueError, MtfedError):
-            found = self._several(name)
-        self[name] = found
+            except (OSError, ValueError):
+                continue
+            if stat.S_ISREG(told.st_mode) and name[-4:].lower() != ".mhd":  # which has another file beside it
+                found[name] = told.st_size, told.st_mtime_ns
         return found
 
-    def _several(self, name: str) -> Stamp:
+    def __missing__(self, name: str) -> Stamp:
+        self[name] = found = self._of(name)
+        return found
+
+    def _of(self, name: str) -> Stamp:
+        if not self.start and name[-4:].lower() != ".mhd":
+            with suppress(KeyError, ValueError, MtfedError):
+                return self.data.root.stamp(name)
         try:
-            return tuple((file, *self.data.root.stamp(file)) for file in files_of(self.data, name))
+            files = files_of(self.data, name)
+            stamps = [self.data.root.stamp(file) for file in files]
         except (OSError, KeyError, ValueError, MtfedError):
             return None
+        return stamps[0] if files == (name,) else tuple((file, *of) for file, of in zip(files, stamps, strict=True))

@@ -159,7 +159,8 @@ def load_shard(data: SiteData, config: Config, split: str | None = None) -> Shar
     Raises:
         MtfedError: where patients or rows are of two splits, or more images than ``max-unreadable`` cannot be read.
     """
-    if len({(row.patient, row.split) for row in data.rows}) > len({row.patient for row in data.rows}):
+    split_of = {row.patient: row.split for row in data.rows}
+    if any(split_of[row.patient] != row.split for row in data.rows):
         check_patients(data.rows, f"Site {data.key}")  # which says whose they are
     splits = sorted({row.split for row in data.rows})
     if split is None and len(splits) > 1:
