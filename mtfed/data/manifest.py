@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MANIFEST", "PARQUET", "Row", "SiteData", "check_patients", "has_manifest", "read_site", "write_site"]
 COLUMNS = ("image", "patient", "split")
+NONE: Mapping[str, str] = {}  # shared by the rows without other cells, of which there may be many
 SPLITS = {"": "train", "train": "train", "val": "val", "validation": "val", "test": "test"}
 SLICE = re.compile(r"#\d{1,9}$")  # of a volume, behind its name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One image: where it is, whose it is, and its labels by task (absent = no label)."""
 
@@ -102,7 +103,7 @@ def _rows(table: Table, tasks: list[str]) -> Iterator[Row]:
                 f"{table.where(number)}: image and patient must not be empty; patients keep training and test apart."
             )
         labels = {task: cells[i] for task, i in labelled if cells[i]}
-        others = {name: cells[i] for name, i in other if cells[i]}
+        others = {name: cells[i] for name, i in other if cells[i]} if other else NONE
         yield Row(cells[image], cells[patient], SPLITS[told], labels, number, others)
 
 
