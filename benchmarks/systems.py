@@ -214,12 +214,18 @@ def tables(results: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
         cells = ["–" if value is None else f"{value:.3f}" for value in unseen]
         lines.append(f"| the mean label, no image looked at | {' | '.join(cells)} | | | | |")
         yield one, lines
-    lines = [f"| Δ_MTL, % | {' | '.join(sets)} | mean |", "| --- " * (len(sets) + 2) + "|"]
-    for system, (model, _) in SYSTEMS.items():
-        by_set = [deltas([r for r in runs if r["set"] == one and r["system"] == system], runs) for one in sets]
-        if model != "single-task" and any(by_set):
-            told = [spread(values, 1) for values in by_set]
-            lines.append(f"| {system} | {' | '.join(told)} | {mean(mean(v) for v in by_set if v):+.1f} |")
+    shared = [system for system, (model, _) in SYSTEMS.items() if model != "single-task"]
+    found = {
+        system: [deltas([r for r in runs if r["set"] == one and r["system"] == system], runs) for one in sets]
+        for system in shared
+        if any(run["system"] == system for run in runs)
+    }
+    common = [i for i in range(len(sets)) if all(by_set[i] for by_set in found.values())]
+    names = ", ".join(sets[i] for i in common)
+    lines = [f"| Δ_MTL, % | {' | '.join(sets)} | mean of {names} |", "| --- " * (len(sets) + 2) + "|"]
+    for system, by_set in found.items():
+        cells = [*(spread(values, 1) for values in by_set), f"{mean(mean(by_set[i]) for i in common):+.1f}"]
+        lines.append(f"| {system} | {' | '.join(cells)} |")
     yield "delta", lines
 
 
