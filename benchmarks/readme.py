@@ -138,14 +138,14 @@ def engine(times: dict[str, Any]) -> str:
 def pipeline(times: dict[str, Any]) -> str:
     """Return what the benchmarks say of the cache of decoded images."""
     told = times["pipeline"]
-    pictures, volumes = told["memory"]["pictures"], told["memory"]["volumes"]
+    warm, pictures, volumes = told["warm"], told["memory"]["pictures"], told["memory"]["volumes"]
+    steps = ", ".join(f"{ratio:.2f} with {name}" for name, ratio in told["steps"].items())
     return (
-        f"Measured on {told['cores']} cores: training from the cache takes as many steps a second as from memory "
-        f"({', '.join(f'{ratio:.2f} times with {name}' for name, ratio in told['steps'].items())}). A later process with a "
-        f"site of 100,000 pictures reads the manifest in {told['warm']['manifest, clock']:.1f} s and has its first batch "
-        f"{told['warm']['first batch, clock']:.1f} s after, and over all batches grows by {pictures['growth']:.0f} MB beside "
-        f"{pictures['rows']:.0f} MB of rows; with 500 volumes of 64³ it grows by {volumes['growth']:.0f} MB, where they have "
-        f"{volumes['images']:.0f} MB.\n"
+        f"Measured on {told['cores']} cores: steps a second from the cache over those from memory, {steps}. A later "
+        f"process reads the manifest of 100,000 pictures in {warm['manifest, clock']:.1f} s and has its first batch "
+        f"{warm['first batch, clock']:.1f} s after; over all batches it grows by {pictures['growth']:.0f} MB, beside "
+        f"{pictures['rows']:.0f} MB of rows. 500 volumes of 64³, {volumes['images']:.0f} MB, make it grow by "
+        f"{volumes['growth']:.0f} MB.\n"
     )
 
 
