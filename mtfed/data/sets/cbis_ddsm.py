@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ...errors import MtfedError
+from ..formats import read_picture
+from ..manifest import SiteData
+from ..root import Root
 from .dataset import DataSet, Item
 from .masks import save_mask
 from .tables import read_table
@@ -73,30 +75,23 @@ def _largest(paths: list[Path], where: str) -> Path:
 
 
 def _shape(path: Path) -> tuple[int, int]:
-    found = _dicom(path, stop_before_pixels=True)
-    return int(found.Rows), int(found.Columns)
-
-
-def _dicom(path: Path, **settings: Any) -> Any:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
     try:
-        return dcmread(path, **settings)
+        found = dcmread(path, stop_before_pixels=True)
+        return int(found.Rows), int(found.Columns)
     except (InvalidDicomError, OSError, ValueError, AttributeError) as error:
         raise MtfedError(f"Cannot read {path}: {error}; get it again from the set's owners.") from None
 
 
 def _outline(image: Path, names: list[str], bases: list[Path], folder: Path) -> np.ndarray:
     """Return where any of the abnormalities is, (H, W) bool of the mammogram's size."""
-    shape = _shape(image)
+    shape, data = _shape(image), SiteData("cbis-ddsm", Root(folder), ())
     whole = np.zeros(shape, bool)
     for name in dict.fromkeys(names):
         path = _largest(_files(name, bases, folder), f"{folder}/CBIS-DDSM/{name}")
-        try:
-            mask = np.asarray(_dicom(path).pixel_array) > 0
-        except (AttributeError, ValueError, RuntimeError, NotImplementedError) as error:
-            raise MtfedError(f"Cannot read the mask {path}: {error}; get it again from the set's owners.") from None
+        mask = read_picture(data, path.relative_to(folder).as_posix(), "mask", 2).values > 0
         if mask.shape != shape:
             resized = Image.fromarray(mask.astype(np.uint8)).resize(shape[::-1], Image.Resampling.NEAREST)
             mask = np.asarray(resized) > 0
