@@ -121,7 +121,7 @@ SETS = (
         channels=3,
         modality="dermatoscopy",
         licence="CC0 1.0",
-        terms="Free for any use.",
+        terms="As others state it, not as its owners do: the terms on its home page count; read them before any use.",
         home="https://challenge.isic-archive.com/data/#2017",
         citation="Codella NCF, Gutman D, Celebi ME, et al. Skin Lesion Analysis Toward Melanoma Detection: A Challenge "
         "at the 2017 International Symposium on Biomedical Imaging (ISBI), Hosted by the International Skin Imaging "
@@ -161,7 +161,8 @@ ISIC-2017_Test_v2_...                   likewise (600 images)
         channels=3,
         modality="dermatoscopy",
         licence="CC BY-NC 4.0",
-        terms="Not for commercial use; name the authors. Cite HAM10000 too.",
+        terms="Not for commercial use; name the authors, and cite HAM10000 too. As others state it: the terms on its home "
+        "page count.",
         home="https://challenge.isic-archive.com/data/#2018",
         citation=CITATION_2018,
         place="""
