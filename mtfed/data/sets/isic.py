@@ -161,8 +161,8 @@ ISIC-2017_Test_v2_...                   likewise (600 images)
         channels=3,
         modality="dermatoscopy",
         licence="CC BY-NC 4.0",
-        terms="Not for commercial use; name the authors, and cite HAM10000 too. As others state it: the terms on its home "
-        "page count.",
+        terms="Not for commercial use; name the authors, and cite HAM10000 too. As others state it: the terms on its "
+        "home page count.",
         home="https://challenge.isic-archive.com/data/#2018",
         citation=CITATION_2018,
         place="""
