@@ -15,11 +15,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from .balancing import write_history
+from .closing import print_closing, summarise
 from .config import Config, read_config
 from .data.federation import test_data
 from .data.shard import Shard, load_shard
@@ -29,9 +29,7 @@ from .losses import task_losses
 from .metrics import TaskMetrics, pool
 from .models import MultiTaskModel, build_model
 from .patience import Patience
-from .progress import Progress, closing_table
-from .report.figures import titled, written
-from .report.html import count, listed
+from .progress import Progress
 from .runs import Run
 from .shared import array_bytes
 from .strategies import STRATEGIES, SiteCard, TaskStrategy, wire
@@ -123,7 +121,7 @@ class Federation:
             best = self.patience.update(server_round, {task: self._score(task, f) for task, f in validation.items()})
         models = strategy.models(self.arrays)
         if self._due(server_round, config.test_every) and list(models) == [""]:
-            test = self._test_figures(self.arrays)
+            test = {task: metrics.compute() for task, metrics in self._tested(self.arrays).items()}
 
         seconds = time.perf_counter() - start
         losses = mean_losses(trained)
@@ -177,9 +175,6 @@ class Federation:
         sums = self.strategy.aggregate_evaluate(server_round, replies)
         return {task: metrics.compute() for task, metrics in pool(self.config.tasks.values(), sums or {}).items()}
 
-    def _test_figures(self, arrays: ArrayRecord) -> Figures:
-        return {task: metrics.compute() for task, metrics in self._tested(arrays).items()}
-
     def _tested(self, arrays: ArrayRecord) -> dict[str, TaskMetrics]:
         """Return the metrics, on the test images, of the tasks whose decoders a record holds."""
         self.model = with_arrays(self.model, arrays)
@@ -213,38 +208,18 @@ class Federation:
         self.strategy.restore(state)
         models = self.strategy.models(chosen)
         tested = {key: self._tested(arrays) for key, arrays in models.items()}
-        figures = {key: {task: m.compute() for task, m in metrics.items()} for key, metrics in tested.items()}
-        images = {task: m.count for metrics in tested.values() for task, m in metrics.items()}
-        untrained = self._test_figures(self.initial)
+        untrained = self._tested(self.initial)
         self.model = with_arrays(self.model, next(iter(models.values())))
-        rounds = self.record.lines("rounds.jsonl")
-        last = {line["task"]: line for line in self.record.lines("metrics.jsonl") if line["round"] == progress["round"]}
-        summary: dict[str, Any] = {
-            "name": config.name,
-            "strategy": config.strategy,
-            "seed": config.seed,
-            "rounds": len(rounds),
-            "chosen_round": progress["round"],
-            "stopped": stopped,
-            "sites": len(self.sites),
-            "seconds": sum(line["seconds"] for line in rounds),
-            "seconds_per_round": float(np.mean([line["seconds"] for line in rounds])),
-            "failures": sum(len(line["failures"]) for line in rounds),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "tasks": {
-                task: {
-                    "kind": config.tasks[task].kind,
-                    "metric": config.tasks[task].metric,
-                    "test": mean_figures([f[task] for f in figures.values() if task in f]),
-                    "test_images": images.get(task, 0),
-                    "untrained": untrained.get(task, {}),
-                    "validation": last.get(task, {}).get("validation", {}),
-                }
-                for task in config.tasks
-            },
-        }
-        if list(models) != [""]:
-            summary["per_site"] = figures
+        summary = summarise(
+            self.record,
+            config,
+            tested,
+            untrained,
+            stopped=stopped,
+            chosen_round=progress["round"],
+            sites=len(self.sites),
+            parameters=sum(p.numel() for p in self.model.parameters()),
+        )
         self.record.write_json("summary.json", summary)
         if list(models) == [""] and len(self._test):
             save_examples(self.record, self.model, self._test, config)
@@ -252,25 +227,7 @@ class Federation:
             from .report import write_report
 
             print(f"report: {write_report([self.record.folder])}", flush=True)
-        self._close(summary, [failure for line in rounds for failure in line["failures"]])
-
-    def _close(self, summary: dict[str, Any], failures: list[dict[str, Any]]) -> None:
-        """Print the chosen model's figures: of the test images, or of the sites' own where there are none; failures."""
-        images, columns = "validation", {"validation": "trained"}
-        if len(self._test):
-            images, columns = "test", {"untrained": "before training", "test": "trained"}
-        rows = []
-        for name, told in summary["tasks"].items():
-            task = self.config.tasks[name]
-            for metric in task.metrics:
-                values = (told[split].get(metric, math.nan) for split in columns)
-                rows.append([name, titled(task, metric), *(written(value, task, metric) for value in values)])
-        closing_table(
-            f"{self.config.name} · {self.config.strategy} · round {summary['chosen_round']} on the {images} images",
-            ["task", "metric", *columns.values()],
-            rows,
-            told_failures(failures),
-        )
+        print_closing(self.record, config, summary, tested=len(self._test) > 0)
 
 
 class Traffic:
@@ -356,17 +313,6 @@ def mean_losses(trained: Mapping[str, Any]) -> dict[str, float]:
     """Return each task's mean training loss of a round from the sites' sums."""
     seen = {name.removeprefix("seen."): count for name, count in trained.items() if name.startswith("seen.")}
     return {task: trained.get(f"loss-sum.{task}", math.nan) / count for task, count in seen.items() if count}
-
-
-def mean_figures(figures: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of several models' figures, metric by metric."""
-    return {name: float(np.nanmean([f[name] for f in figures])) for name in (figures[0] if figures else ())}
-
-
-def told_failures(failures: list[dict[str, Any]]) -> str:
-    """Return in one line how many failures there were and at which sites; nothing, where there was none."""
-    sites = sorted({failure["site"] for failure in failures})
-    return f"{count(len(failures), 'failure')} at {listed(sites)}; rounds.jsonl has the reasons." if failures else ""
 
 
 def site_record(site: SiteCard) -> dict[str, Any]:
