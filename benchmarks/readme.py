@@ -11,12 +11,12 @@ import json
 import re
 import sys
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from mtfed.runs import Run
 
-from . import comparison, systems, systems_cost
+from . import comparison, systems, systems_cost, systems_tables
+from .systems_tables import spread
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "experiments" / "pneumonia" / "results.json"
@@ -36,7 +36,7 @@ def main(folders: list[Path]) -> None:
     if folders:
         RUNS.write_text(json.dumps([summed_up(Run.open(folder)) for folder in folders], indent=1) + "\n")
     times, compared = json.loads(TIMES.read_text()), json.loads(systems.RESULTS.read_text())
-    tables = {name: "\n".join(lines) + "\n" for name, lines in systems.tables(compared)}
+    tables = {name: "\n".join(lines) + "\n" for name, lines in systems_tables.tables(compared)}
     rewrite(
         ROOT / "README.md",
         {
@@ -147,11 +147,6 @@ def pipeline(times: dict[str, Any]) -> str:
         f"{pictures['rows']:.0f} MB of rows. 500 volumes of 64³, {volumes['images']:.0f} MB, make it grow by "
         f"{volumes['growth']:.0f} MB.\n"
     )
-
-
-def spread(values: list[float]) -> str:
-    """Return mean and standard deviation."""
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
