@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import struct
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations, product
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +21,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 from scans import SHARED, as_bytes, dicom, group, nifti, ramp, site, write_nrrd, write_series
 
 from mtfed.config import read_config
+from mtfed.data import formats
 from mtfed.data.formats import Picture, files_of, read_picture, suffix_of
+from mtfed.data.formats.kept import Kept
 from mtfed.data.source import Source
 from mtfed.errors import MtfedError
 from mtfed.kinds import kind_of
@@ -76,6 +83,28 @@ def test_pages_are_slices(dtype: type, tmp_path: Path) -> None:
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     np.testing.assert_array_equal(read(tmp_path, "a.tif", 3).values, volume)
     np.testing.assert_array_equal(read(tmp_path, "a.tif#3").values, volume[3])
+
+
+def tiff(values: np.ndarray, bits: int, photometric: int) -> bytes:
+    """Return a TIFF of one row of numbers, packed into so many bits each."""
+    packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8)
+    packed = values.astype("<u2").tobytes() if bits == 16 else packed
+    told = {256: len(values), 257: 1, 258: bits, 259: 1, 262: photometric, 273: 122, 277: 1, 278: 1, 279: len(packed)}
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in told.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(told)) + fields + bytes(4) + packed
+
+
+@pytest.mark.parametrize("bits", [1, 8, 16])
+def test_a_tiff_whose_zero_is_white(bits: int, tmp_path: Path) -> None:
+    """An image is seen as it is shown, a label holds the numbers that are stored."""
+    most = 2**bits - 1
+    values = np.array([0, 1, most, most // 2, 1, 0, 0, 1])
+    shown = (most - values) * (255 if bits == 1 else 1)
+    content = tiff(values, bits, 0)
+    np.testing.assert_array_equal(read_one(tmp_path, content, name="a.tif").values, shown[None])
+    np.testing.assert_array_equal(read_one(tmp_path, content, name="a.tif", what="mask").values, values[None])
+    plain = read_one(tmp_path, tiff(values, bits, 1), name="a.tif", what="mask")
+    np.testing.assert_array_equal(plain.values, values[None])
 
 
 # DICOM.
@@ -398,6 +427,29 @@ def test_metaimage(name: str, compress: bool, tmp_path: Path) -> None:
     assert sorted(files_of(site(tmp_path), f"in/{name}")) == files
 
 
+@pytest.mark.parametrize("sides", [(5, 4), (5, 4, 3)])
+def test_metaimage_as_other_programs_write_it(sides: tuple[int, ...], tmp_path: Path) -> None:
+    """What has no bearing on the numbers is left out of what SimpleITK is given: it must find the same without."""
+    sitk = pytest.importorskip("SimpleITK")
+    count, values = len(sides), ramp(*sides, dtype=np.dtype(">f4"))
+    turn = np.eye(count)[::-1].ravel()
+    lines = [
+        "ObjectType = Image", f"NDims = {count}", "Name = of a: b / c", "BinaryData = True", "0008|0060 = CT",
+        "BinaryDataByteOrderMSB = True", f"Orientation = {' '.join(map(str, turn))}", f"Position = {'-1.5e1 ' * count}",
+        f"CenterOfRotation = {'0 ' * count}", "AnatomicalOrientation = RAI", f"ElementSpacing = {'0.5 ' * count}",
+        f"DimSize = {' '.join(map(str, sides))}", "ElementMin = 0", "ElementType = MET_FLOAT",
+        "ElementDataFile = LOCAL",
+    ]  # fmt: skip
+    (tmp_path / "a.mha").write_bytes("\n".join([*lines, ""]).encode() + values.tobytes(order="F"))
+    image, found = sitk.ReadImage(str(tmp_path / "a.mha")), read(tmp_path, "a.mha", count)
+    assert image.GetDirection() == tuple(turn) and image.GetOrigin() == (-15,) * count
+    # Of a volume x and z are exchanged, of a picture nothing is turned.
+    np.testing.assert_array_equal(found.values, values if count == 3 else sitk.GetArrayFromImage(image))
+    assert found.spacing == (0.5,) * count and (found.affine is None) == (count == 2)
+    if found.affine is not None:
+        np.testing.assert_allclose(found.affine, [[0.5, 0, 0, -15], [0, 0.5, 0, -15], [0, 0, 0.5, -15], [0, 0, 0, 1]])
+
+
 # Slices, and pictures out of volumes.
 
 
@@ -424,6 +476,42 @@ def test_slices_are_of_the_file_as_it_is_now(tmp_path: Path) -> None:
     for value in (1, 2):
         (tmp_path / "a.nii").write_bytes(nifti(np.full((5, 4, 3 + value), value, np.uint8), LIES))
         assert read(tmp_path, "a.nii#2").values.max() == value
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_volumes_are_kept_for_the_slices_that_follow(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each thread the image and its labels, and nothing of a thread that has ended."""
+    whats, reads = ("image", "a", "b"), Counter[str]()
+    for name in (f"{i}-{what}.npy" for i in range(threads) for what in whats):
+        np.save(tmp_path / name, ramp(6, 4, 4))
+    plain = formats._read
+    monkeypatch.setattr(formats, "_read", lambda file, *rest: reads.update([file.name]) or plain(file, *rest))
+    together = Barrier(threads)
+
+    def slices(thread: int) -> None:
+        for k, what in product(range(6), whats):
+            together.wait()
+            assert read(tmp_path, f"{thread}-{what}.npy#{k}", what=what).values[0, 0] == k * 48
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(slices, range(threads)))
+    assert set(reads.values()) == {1} and len(reads) == 3 * threads
+
+
+def test_a_thread_keeps_the_image_that_it_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtfed.data.formats.kept.MOST_BYTES", 24)
+    kept, read_of = Kept(), []
+
+    def get(key: str) -> str:
+        kept.get(key, key.islower(), lambda: read_of.append(key) or Picture(np.zeros(8, np.uint8)))
+        return "".join(read_of)
+
+    assert [get(key) for key in "AaAbAabBbA"][-1] == "AabBbA"  # capitals are images
+    assert [get(key) for key in "abcabA"][-1] == "AabBbAabcA"  # four are too many: the longest unused one goes
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(get, "b").result() == "AabBbAabcAb"
 
 
 def test_a_single_slice_of_any_direction_is_a_picture_with_the_head_up(tmp_path: Path) -> None:
@@ -493,6 +581,25 @@ def test_a_mask_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
     for name in ("more.nii", "wider.nii"):
         with pytest.raises(MtfedError, match=f"Mask {name} of site north lies up to .* mm away from its image a.nii"):
             source.array(name, "mask")
+
+
+def test_where_a_nifti_lies_that_does_not_say(tmp_path: Path) -> None:
+    """nibabel then makes a place up, and so do others: two such files lie alike, a third cannot be compared."""
+    for name, step in (("a", 2), ("m", 1)):
+        image = nibabel.Nifti1Image(cube().transpose(), None)
+        image.header.set_zooms((step,) * 3)
+        (tmp_path / f"{name}.nii").write_bytes(image.to_bytes())
+        assert not image.header["qform_code"] and not image.header["sform_code"]
+    (tmp_path / "told.nii").write_bytes(nifti(cube().transpose(), np.eye(4)))
+    np.testing.assert_array_equal(Source(site(tmp_path), "a.nii", 32, 3).array("m.nii", "mask"), cube()[:, ::-1])
+    with pytest.raises(MtfedError, match=r"Mask m\.nii#2 of site north lies up to .* mm away from its image a\.nii#3"):
+        Source(site(tmp_path), "a.nii#3", 32).array("m.nii#2", "mask")
+    Source(site(tmp_path), "a.nii#3", 32).array("m.nii#3", "mask")
+    cause = r"a\.nii does not say how it lies, its qform_code and sform_code are 0; set them so that it lies as told"
+    for image, mask in (("a.nii", "told.nii"), ("told.nii", "a.nii"), ("a.nii#3", "told.nii#3")):
+        message = f"Expected mask {mask} of site north to lie over its image {image}, but {cause}"
+        with pytest.raises(MtfedError, match=message):
+            Source(site(tmp_path), image, 32, 2 if "#" in image else 3).array(mask, "mask")
 
 
 def test_a_folder_is_arrays_by_stem(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     MPEG4HP41,
@@ -34,6 +36,8 @@ from scans import as_bytes, dicom, nifti, ramp, site, write_nrrd, write_series
 
 from mtfed.data.formats import MOST_VALUES, SUFFIXES, Picture, read_picture
 from mtfed.errors import MtfedError
+from mtfed.site.scan import _header
+from mtfed.site.tags import identifying
 
 MEGABYTE = 2**20
 PLAIN = np.eye(4)
@@ -218,12 +222,15 @@ def mha(sizes: str, rest: bytes = b"", more: str = "", place: str = "LOCAL", kin
 
 def giant(**fields: Any) -> bytes:
     dataset = dicom(NOISE)
+    if fields.get("PixelData", b"")[:4] == b"\xfe\xff\x00\xe0":  # in items, which are for packed frames
+        dataset.file_meta.TransferSyntaxUID = RLELossless
     for name, value in fields.items():
         setattr(dataset, name, value)
     return as_bytes(dataset)
 
 
-def deflated(size: int) -> bytes:
+def deflated(size: int, inside: bytes = b"\x09\x00\x10\x00OB\0\0" + struct.pack("<I", 2**32 - 2)) -> bytes:
+    """Return a DICOM file that unpacks to an element, or others, and so many zeros."""
     dataset = dicom(NOISE)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     content = as_bytes(dataset)
@@ -234,8 +241,7 @@ def deflated(size: int) -> bytes:
             continue
         start += 8 + struct.unpack("<H", content[start + 6 : start + 8])[0]
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    element = b"\x09\x00\x10\x00OB\0\0" + struct.pack("<I", 2**32 - 2)
-    parts = [packer.compress(element)] + [packer.compress(bytes(MEGABYTE)) for _ in range(size // MEGABYTE)]
+    parts = [packer.compress(inside)] + [packer.compress(bytes(MEGABYTE)) for _ in range(size // MEGABYTE)]
     return content[:start] + b"".join(parts) + packer.flush()
 
 
@@ -254,6 +260,8 @@ def runs(count: int) -> bytes:
 
 
 J2K = b"\xff\x4f\xff\x51" + struct.pack(">HHIIIIIIIIH", 41, 0, 2**31, 2**31, 0, 0, 2**31, 2**31, 0, 0, 1) + b"\x0f\1\1"
+PACKED = {"PixelData": encapsulate([bytes(64)] * 9)}
+THIN = {"Rows": 1, "Columns": 1, "NumberOfFrames": 2**18, "PixelData": bytes(2**19)}
 MUCH = "values, more than the 268435456 that an image may have; crop or resample it"
 ZEROS = gzip.compress(bytes(128 * MEGABYTE), 1)
 BOMBS: list[tuple[str, int, Callable[[], bytes], str]] = [
@@ -302,7 +310,10 @@ BOMBS: list[tuple[str, int, Callable[[], bytes], str]] = [
     ("a.mhd", 3, lambda: mha("8 8 8", place="LIST"), "should be in one file beside it"),
     ("a.mhd", 3, lambda: mha("8 8 8", place="%03d.raw 1 3 1"), "should be in one file beside it"),
     ("a.dcm", 3, lambda: giant(Rows=65535, Columns=65535, NumberOfFrames=1000), MUCH),
-    ("a.dcm", 3, lambda: giant(NumberOfFrames=1000), "its pixels cannot be decoded; mend it, or save it uncompressed"),
+    ("a.dcm", 3, lambda: giant(NumberOfFrames=1000), "it declares 1000 frames of 16 x 16 x 1 values, and holds fewer;"),
+    ("a.dcm", 3, lambda: giant(Rows=1, Columns=1, NumberOfFrames=10**8), "100000000 frames .* holds fewer; copy it a"),
+    ("a.dcm", 3, lambda: giant(Rows=1, Columns=1, NumberOfFrames=10**8, **PACKED), "100000000 frames .* holds fewer"),
+    ("a.dcm", 3, lambda: giant(**THIN), "it declares 262144 frames, more than the 16384 .*; save it as NIfTI or NRRD"),
     ("a.dcm", 3, lambda: giant(NumberOfFrames=-1), "it declares -1 x 16 x 16 x 1 values"),
     ("a.dcm", 3, lambda: giant(Rows=0), "it declares"),
     ("a.dcm", 3, lambda: giant(BitsStored=300), "cannot be decoded|broken"),
@@ -329,6 +340,40 @@ def test_what_is_deflated_is_not_unpacked_beyond_the_limit(tmp_path: Path, monke
     (tmp_path / "a.dcm").write_bytes(deflated(64 * MEGABYTE))
     with lean():
         refuse(tmp_path, "a.dcm", "what it holds in packed form is broken or too large; save it without deflating")
+
+
+def test_headers_are_read_to_the_pixels_whatever_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    write_dataset(stream, dicom(NOISE, PatientID="12", Modality="CT"))
+    monkeypatch.setattr("mtfed.data.formats.dicom.MOST_HEADER", MEGABYTE, raising=False)
+    (tmp_path / "a.dcm").write_bytes(deflated(256 * MEGABYTE, stream.getvalue()))
+    with lean():
+        found = _header(tmp_path / "a.dcm")
+        told = identifying((tmp_path / "a.dcm").read_bytes())
+        assert (found.patient, found.modality, told) == ("12", "CT", ("PatientID",))
+
+
+FIELDS_OF_OTHERS = [  # of a MetaImage, and whether it is read without them
+    ("ElementDataFile : = {}%.0d.raw 0 0 1\n", True),
+    ("Comment = x\nElementDataFile:={}.raw\n", True),
+    ("ElementSpacing = 1 1 1 ElementDataFile : {}.raw\n", False),
+    ("ElementDataFile = {}.raw\n", False),
+]
+
+
+@pytest.mark.parametrize(("field", "good"), FIELDS_OF_OTHERS)
+def test_no_field_of_a_header_leads_to_another_file(field: str, good: bool, tmp_path: Path) -> None:
+    """MetaIO takes a colon for an equals sign, and the last of two fields."""
+    pytest.importorskip("SimpleITK")
+    (tmp_path / "secret.raw").write_bytes(bytes(16))
+    (tmp_path / "site").mkdir()
+    content = mha("4 4 1", bytes([7] * 16), field.format(tmp_path / "secret"))
+    (tmp_path / "site" / "a.mha").write_bytes(content)
+    if good:
+        assert (read(tmp_path / "site", "a.mha").values == 7).all()
+    else:
+        refuse(tmp_path / "site", "a.mha", "it is broken, or no MetaImage|in one file beside it")
 
 
 def test_what_a_header_names_must_be_there(tmp_path: Path) -> None:

@@ -17,10 +17,13 @@ from PIL import Image
 
 from mtfed.cli import main
 from mtfed.data.sets import all_sets, find_set
+from mtfed.data.sets.app import site_file
 from mtfed.data.sets.dataset import DataSet, Item
+from mtfed.data.sets.masks import read_mask
 from mtfed.data.sets.medmnist import CLASSES, TABLE
 from mtfed.data.sets.prepare import prepare
 from mtfed.errors import MtfedError
+from mtfed.site.sitefile import read_site_file
 from mtfed.tasks import KINDS, Task
 
 
@@ -56,8 +59,9 @@ def test_the_official_form_trains(name: str, tmp_path: Path) -> None:
     assert not list((tmp_path / name).rglob("*.part"))
 
 
-def test_every_set_says_what_it_must() -> None:
+def test_every_set_says_what_it_must(tmp_path: Path) -> None:
     sets = all_sets()
+    path = tmp_path / "site.toml"
     assert list(sets)[:18] == list(TABLE)
     for name, dataset in sets.items():
         assert re.fullmatch(r"[a-z0-9-]+", name)
@@ -66,6 +70,10 @@ def test_every_set_says_what_it_must() -> None:
         assert dataset.fetched or dataset.access, f"{name}: nobody is told how to get it"
         for task, declared in dataset.tasks.items():
             assert Task(name=task, **declared).kind in KINDS
+        path.write_text(site_file(dataset), encoding="utf-8")
+        told_of_site = read_site_file(path)
+        assert (told_of_site.key, told_of_site.dimensions) == (name, dataset.dimensions)
+        assert told_of_site.tasks.keys() == dataset.tasks.keys()
         for file in dataset.files:
             assert not file.md5 or re.fullmatch("[0-9a-f]{32}", file.md5)
             assert not file.sha256 or re.fullmatch("[0-9a-f]{64}", file.sha256)
@@ -129,6 +137,17 @@ def test_busi_joins_the_masks_of_an_image(laid: Path) -> None:
     one, both = (np.asarray(Image.open(laid / f"labels/benign({i}).png")) for i in (2, 10))
     assert one.max() == both.max() == 1 and both.sum() > one.sum()
     assert np.asarray(Image.open(laid / found["normal (1).png"]["outline"])).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_mask_is_where_a_picture_is_bright(mode: str, tmp_path: Path) -> None:
+    marked = np.zeros((8, 10), bool)
+    marked[2:5, 1:4] = True
+    grey = Image.fromarray(marked * np.uint8(255))
+    image = Image.fromarray(marked * np.uint16(65535)) if mode == "I;16" else grey.convert(mode)
+    image.save(tmp_path / "mask.tif")
+    for above in (0, 127):
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif", above), marked)
 
 
 @lay("mias")

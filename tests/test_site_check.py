@@ -16,9 +16,12 @@ from scipy.ndimage import gaussian_filter
 from test_site_init import dicom
 
 from mtfed.cli import main
+from mtfed.config import Config
+from mtfed.data.store import decode_row
 from mtfed.site import crew
 from mtfed.site.duplicates import ALSO, ENOUGH, NEAR, clusters, find_pairs, near_pairs, unit_vectors
 from mtfed.site.findings import CHECKS
+from mtfed.site.survey import survey
 from mtfed.site.tags import BURNED, FOUND, OVERLAY, PRIVATE, identifying
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -160,6 +163,11 @@ def spaced(folder: Path, table: Table) -> None:
         table[f"{i}.dcm"] = [f"d{i}", "train", "yes", "", "", ""]
 
 
+def sliced(folder: Path, table: Table) -> None:
+    np.save(folder / "v.npy", np.stack([drawn(50), drawn(51)]))
+    table["v.npy#0"], table["v.npy#1"] = MISSING, ["r", *MISSING[1:]]
+
+
 def broken(name: str) -> Callable[[], bytes]:
     return lambda: b"\x89PNG\r\n\x1a\nnothing" + name.encode()
 
@@ -191,6 +199,7 @@ FAULTS: dict[str, tuple[str, str, str, Callable[[Path, Table], None]]] = {
     "a patient": ("manifest-lines", "error", "line 5", cell("3.png", 0, "")),
     "patient in two splits": ("patient-split", "error", "p9", cell("8.png", 0, "p9")),
     "two patients": ("image-patients", "error", "3.png", row("3.png|again", ["q", "train", "yes", "", "", ""])),
+    "a volume of two patients": ("image-patients", "error", "v.npy", sliced),
     "twice": ("named-twice", "note", "3.png", row("3.png|again", ["p1", "train", "yes", "", "", ""])),
     "same image": ("same-across", "error", "3.png and x.png", row("x.png", MISSING, drawn(3))),
     "same patient": ("same-within", "note", "3.png and x.png", row("x.png", ["p1", *MISSING[1:]], drawn(3))),
@@ -350,13 +359,14 @@ def test_near_pairs_are_those_of_all_comparisons(count: int, side: int) -> None:
     assert sure <= found <= possible and (count < 10 or len(found) > 10)
 
 
-def test_what_all_images_have_in_common_makes_no_pair() -> None:
+@pytest.mark.parametrize("count", [5, 10, 19, 40])
+def test_what_all_images_have_in_common_makes_no_pair(count: int) -> None:
     rng = np.random.default_rng(0)
     rim = np.hypot(*np.mgrid[-1:1:24j, -1:1:24j]) < 0.9
-    eyes = 200.0 * rim + 8 * gaussian_filter(rng.normal(size=(40, 24, 24)), (0, 1, 1)) * rim
-    eyes[7] = eyes[3] + 0.3 * rng.normal(size=(24, 24))
+    eyes = 200.0 * rim + 8 * gaussian_filter(rng.normal(size=(count, 24, 24)), (0, 1, 1)) * rim
+    eyes[4] = eyes[3] + 0.3 * rng.normal(size=(24, 24))
     vectors = unit_vectors(eyes)
-    assert (vectors @ vectors.T > NEAR).all() and [(i, j) for i, j, _ in near_pairs(vectors)] == [(3, 7)]
+    assert (vectors @ vectors.T > NEAR).all() and [(i, j) for i, j, _ in near_pairs(vectors)] == [(3, 4)]
 
 
 def test_pairs_of_the_same_are_told_once() -> None:
@@ -416,7 +426,7 @@ def test_tags_are_counted_and_their_values_told_nowhere(tmp_path: Path, capsys: 
     for who in range(2):
         series = f"1.2.{who}"
         for k in range(12):
-            dicom(folder / f"s{who}" / f"{k}", series, 1.0 * k, PatientName="Doe^Jane", StudyDate="20200102",
+            dicom(folder / f"s{who}" / f"{k}", series, 1.0 * k, PatientName="Featherstone^Jane", StudyDate="20200102",
                   InstitutionName="Secret Clinic", OperatorsName="Smith", BurnedInAnnotation="YES")  # fmt: skip
     (folder / "manifest.csv").write_text("image,patient,ill\ns0,a,no\ns1,b,yes\n")
     (folder / "site.toml").write_text('dimensions = 3\n[task.ill]\nkind="classification"\nclasses="no, yes"\n')
@@ -432,7 +442,18 @@ def test_tags_are_counted_and_their_values_told_nowhere(tmp_path: Path, capsys: 
         "tags-time": ("note", [{"name": "StudyDate", "said": count}]),
     }
     told = capsys.readouterr().out + (folder / "check.html").read_text() + (tmp_path / "found.json").read_text()
-    assert not any(secret in told for secret in ("Doe", "Secret", "Smith", "20200102"))
+    assert not any(secret in told for secret in ("Featherstone", "Secret", "Smith", "20200102"))
+
+
+def test_a_file_is_counted_once_however_many_rows_it_has_and_however_large_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    for k in range(5):
+        dicom(folder / "ct" / f"{k}", "1.2", 1.0 * k, PatientName="Doe^Jane")
+    dicom(folder / "large.dcm", PatientName="Doe^Jane", DataSetTrailingPadding=bytes(2**26))
+    images = [*(f"ct#{k}" for k in range(5)), "./ct/0", "large.dcm"]
+    (folder / "manifest.csv").write_text("\n".join(["image,patient,ill", *(f"{image},a,no" for image in images)]))
+    (folder / "site.toml").write_text('[task.ill]\nkind="classification"\nclasses="no, yes"\n')
+    assert check(folder)[1]["tags-person"]["items"] == [{"name": "PatientName", "said": "6 files"}]
 
 
 def test_volumes_with_masks_are_checked_and_shown(tmp_path: Path) -> None:
@@ -446,6 +467,18 @@ def test_volumes_with_masks_are_checked_and_shown(tmp_path: Path) -> None:
     code, found = check(folder)
     assert not [one for one in found.values() if one["severity"] == "error"], found
     assert code == 0 and "Some of the images" in (folder / "check.html").read_text()
+
+
+@pytest.mark.parametrize(("proportions", "refused"), [("millimetres", "thin.npz"), ("pixels", "thick.npz")])
+def test_an_image_is_refused_where_training_refuses_it(tmp_path: Path, proportions: str, refused: str) -> None:
+    np.savez(tmp_path / "thin.npz", image=np.zeros((16, 64, 64), np.int16), spacing=[0.05, 0.7, 0.7])
+    np.savez(tmp_path / "thick.npz", image=np.zeros((8, 64, 64), np.int16), spacing=[5, 0.7, 0.7])
+    (tmp_path / "manifest.csv").write_text("image,patient,ill\nthin.npz,a,no\nthick.npz,b,no\n")
+    tasks = {"ill": {"name": "ill", "kind": "classification", "classes": "no, yes"}}
+    config = Config.model_validate({"tasks": tasks, "dimensions": 3, "image-size": 24, "proportions": proportions})
+    found = survey(tmp_path, "s", config, 1)
+    for of, looked in zip(found.rows, found.examined, strict=True):
+        assert bool(looked.fault) == isinstance(decode_row(found.data, of, config), str) == (of.image == refused)
 
 
 def test_the_exported_sample_is_clean(tmp_path: Path) -> None:

@@ -217,6 +217,36 @@ def test_a_folder_with_two_series_is_told(tmp_path: Path) -> None:
     assert any("two holds 2 series" in told for told in found.decide)
 
 
+@pytest.mark.parametrize(
+    ("place", "series", "match"),
+    [("", 1, "this folder itself holds a series right at the top; put"), ("", 2, "this folder itself holds 2 series"),
+     ("ct", 2, "ct holds 2 series; put each series into a folder of its own, or run with --dimensions 2")],
+)  # fmt: skip
+def test_of_nothing_but_mixed_series_it_is_told_what_to_do(tmp_path: Path, place: str, series: int, match: str) -> None:
+    for k in range(8):
+        dicom(tmp_path / place / f"{k}.dcm", f"1.2.{k % series}", 2.0 * k)
+    with pytest.raises(MtfedError, match=match):
+        draft(tmp_path)
+    assert len(draft(tmp_path, 2).images) == 8
+
+
+@pytest.mark.parametrize("tags", [{"Modality": "MG"}, {"ImagePositionPatient": None}])
+def test_views_are_no_slices_of_a_volume(tmp_path: Path, tags: dict[str, object]) -> None:
+    for view in ("LCC", "LMLO", "RCC", "RMLO"):
+        dicom(tmp_path / "study" / f"{view}.dcm", "1.2.3", **tags)
+    for dimensions, drafted in ((None, 2), (2, 2), (3, 3)):
+        lying = scan(tmp_path, dimensions)
+        assert (lying.dimensions, len(lying.images), lying.mixed) == (drafted, 4, {})
+
+
+def test_a_file_of_many_frames_is_a_volume(tmp_path: Path) -> None:
+    for k in range(3):
+        dicom(tmp_path / f"{k}.dcm", NumberOfFrames=2, PixelData=bytes(2 * 16 * 16 * 2), ImagePositionPatient=None)
+    for dimensions in (None, 3):
+        assert draft(tmp_path, dimensions).images == ["0.dcm", "1.dcm", "2.dcm"]
+    assert draft(tmp_path, 2).images[:3] == ["0.dcm#0", "0.dcm#1", "1.dcm#0"]
+
+
 def test_volumes_can_be_drafted_slice_by_slice(tmp_path: Path) -> None:
     import nibabel
 
@@ -230,7 +260,10 @@ def test_volumes_can_be_drafted_slice_by_slice(tmp_path: Path) -> None:
     volumes = draft(tmp_path)
     assert volumes.lying.dimensions == 3 and volumes.tasks[0].classes == ("background", "class-1", "class-2")
     assert rows(volumes)[0]["mask"] == "labelsTr/x0.nii.gz" and set(volumes.splits.values()) == {"train"}
-    slices = rows(draft(tmp_path, 2))
+    found = draft(tmp_path, 2)
+    slices, task = rows(found), found.tasks[0]
+    assert task.classes == volumes.tasks[0].classes and len(task.cells) == 10
+    assert not any("Cannot read" in told for told in found.decide)
     assert [row["image"] for row in slices[:2]] == ["imagesTr/x0_0000.nii.gz#0", "imagesTr/x0_0000.nii.gz#1"]
     assert slices[7]["mask"] == "labelsTr/x1.nii.gz#2" and len(slices) == 10
 
@@ -250,6 +283,13 @@ def test_what_cannot_be_known_is_left_to_a_person(tmp_path: Path) -> None:
         draft(picture(tmp_path / "empty" / "x_mask.png").parent)
     with pytest.raises(MtfedError, match="Expected a folder"):
         draft(tmp_path / "nowhere")
+
+
+def test_lines_of_another_length_are_told(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", i)
+    (tmp_path / "t.csv").write_text("image,label\n0.png,a\n1.png,b,\n\n2.png\n")
+    assert "2 lines of t.csv with more or fewer cells than its header, as line 3" in " ".join(draft(tmp_path).decide)
 
 
 def test_patients_in_two_splits_are_told(tmp_path: Path) -> None:

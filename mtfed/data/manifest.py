@@ -11,7 +11,7 @@ import csv
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from posixpath import dirname, normpath
@@ -109,25 +109,46 @@ def _rows(table: Table, tasks: list[str]) -> Iterator[Row]:
 
 def check_patients(rows: Sequence[Row], where: str) -> None:
     """Refuse a manifest that puts one patient into two splits, or one image under two patients."""
-    split_of: dict[str, str] = {}
-    patient_of: dict[str, str] = {}
+    for first, row in divided(rows):
+        raise MtfedError(
+            f"{where}: patient {row.patient!r} is in {first.split} and in {row.split}; "
+            "put all images of a patient into one split."
+        )
+    for first, row in shared(rows):
+        told = f"is of patient {first.patient!r} and of patient {row.patient!r}"
+        if location(first) != location(row):
+            told = f"is of patient {row.patient!r}, and the folder that it is in of patient {first.patient!r}"
+        raise MtfedError(
+            f"{where}: image {row.image!r} {told}; name each image under one patient, so that it cannot be in two "
+            "splits."
+        )
+
+
+def divided(rows: Iterable[Row]) -> Iterator[tuple[Row, Row]]:
+    """Yield the rows that are in another split than the first one of their patient, behind that one."""
+    seen: dict[str, Row] = {}
     for row in rows:
-        if split_of.setdefault(row.patient, row.split) != row.split:
-            raise MtfedError(
-                f"{where}: patient {row.patient!r} is in {split_of[row.patient]} and in {row.split}; "
-                "put all images of a patient into one split."
-            )
-        if (other := patient_of.setdefault(normpath(file_of(row.image)), row.patient)) != row.patient:
-            raise MtfedError(
-                f"{where}: image {row.image!r} is of patient {other!r} and of patient {row.patient!r}; name each image "
-                "under one patient, so that it cannot be in two splits."
-            )
-    for image, patient in patient_of.items():  # a folder that is one image, and a file in it as another
-        if (other := patient_of.get(dirname(image), patient)) != patient:
-            raise MtfedError(
-                f"{where}: image {image!r} is of patient {patient!r}, and the folder that it is in of patient "
-                f"{other!r}; name each image under one patient, so that it cannot be in two splits."
-            )
+        if (first := seen.setdefault(row.patient, row)).split != row.split:
+            yield first, row
+
+
+def shared(rows: Iterable[Row]) -> Iterator[tuple[Row, Row]]:
+    """Yield the rows that are of another patient than the first one of their image, behind that one.
+
+    Slices of a volume are of one image, and so are a folder and the files in it.
+    """
+    seen: dict[str, Row] = {}
+    for row in rows:
+        if (first := seen.setdefault(location(row), row)).patient != row.patient:
+            yield first, row
+    for place, row in seen.items():
+        if (first := seen.get(dirname(place) or ".", row)).patient != row.patient:
+            yield first, row
+
+
+def location(row: Row) -> str:
+    """Return the file or folder that a row's image is in, the same however the manifest writes it."""
+    return normpath(file_of(row.image))
 
 
 def file_of(name: str) -> str:

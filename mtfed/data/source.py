@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..errors import MtfedError
-from .formats import Picture, read_picture, suffix_of
+from .formats import Picture, read_picture, split_slice, suffix_of
 from .formats.arrays import Npz
 from .formats.file import File
 from .formats.folder import Folder
-from .manifest import SiteData
+from .manifest import SiteData, file_of
 
 LEAST = 4  # voxels along an axis of a volume in its frame, where the volume itself has more
 PART = 2**22  # values that are scaled at once
@@ -231,11 +231,21 @@ class Source:
         ours, theirs, shape = self._picture.affine, label.affine, self.frame.shape
         if ours is None or theirs is None or label.values.shape != shape:
             return
+        unplaced = [(name, of.unplaced) for name, of in ((self.image, self._picture), (name, label)) if of.unplaced]
+        if len(unplaced) == 2 and split_slice(self.image)[1] == split_slice(name)[1]:
+            return
         sides = (*shape[::-1], 1)[:3]  # x, y, z; of a picture, one plane
         corners = np.array([[*corner, 1.0] for corner in product(*((0, side - 1) for side in sides))])
         away = (theirs - ours) @ corners.T
         voxels = np.linalg.solve(ours, np.vstack([away[:3], np.zeros((1, len(corners)))]))
         if abs(voxels).max() > MOST_AWAY:
+            if len(unplaced) == 1:
+                ((nowhere, reason),) = unplaced
+                raise MtfedError(
+                    f"Expected {what} {name} of site {self.data.key} to lie over its image {self.image}, but "
+                    f"{file_of(nowhere)} does not say how it lies, {reason}; set them so that it lies as "
+                    f"{file_of(self.image if nowhere == name else name)} does."
+                )
             raise MtfedError(
                 f"{what[:1].upper()}{what[1:]} {name} of site {self.data.key} lies up to "
                 f"{np.linalg.norm(away[:3], axis=0).max():.3g} mm away from its image {self.image}; resample it to the "

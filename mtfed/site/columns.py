@@ -59,6 +59,7 @@ class Table:
     key: str  # that column
     rows: dict[str, list[dict[str, str]]]  # by image
     unmatched: int = 0  # lines that name no image here
+    odd: list[int] = field(default_factory=list)  # lines of another length than the header, from 1
     patients: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
@@ -67,7 +68,7 @@ class Table:
 
 def read_table(root: Path, name: str, images: Sequence[str]) -> Table | None:
     """Return what a table holds of the images; ``None`` if no column of it names them."""
-    lines = _lines(root / name)
+    lines, odd = _lines(root / name)
     if not lines:
         return None
     known = _named(images)
@@ -83,31 +84,33 @@ def read_table(root: Path, name: str, images: Sequence[str]) -> Table | None:
     for line in lines:
         for image in known.get(_key(line[key]), ()):
             rows.setdefault(image, []).append({column: cell for column, cell in line.items() if column != key})
-    table = Table(name, key, rows, len(lines) - matches)
+    table = Table(name, key, rows, len(lines) - matches, odd)
     _read_columns(table)
     return table
 
 
-def _lines(path: Path) -> list[dict[str, str]]:
-    """Return the lines of a CSV with a header, by column; none of a file that is no such table."""
+def _lines(path: Path) -> tuple[list[dict[str, str]], list[int]]:
+    """Return the lines of a CSV with a header, by column, and which have another length; none of what is no table."""
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     except OSError:
-        return []
+        return [], []
     head = text.split("\n", 1)[0]
     try:
-        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count)))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+        table = [(cells, reader.line_num) for cells in reader if cells]
     except csv.Error:
-        return []
-    header = [cell.strip() for cell in table[0]] if table else []
-    return [
+        return [], []
+    header = [cell.strip() for cell in table[0][0]] if table else []
+    lines = [
         {column: cell.strip() for column, cell in zip(header, cells, strict=True) if column}
-        for cells in table[1:]
+        for cells, _ in table[1:]
         if len(cells) == len(header)
     ]
+    return lines, [number for cells, number in table[1:] if len(cells) != len(header)]
 
 
 def _named(images: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -50,6 +50,9 @@ def draft(folder: Path, dimensions: int | None = None) -> Draft:
         raise MtfedError(f"Expected a folder with images, {folder} is none.")
     lying = scan(folder, dimensions)
     images = lying.images
+    if not images and (mixed := _mixed(lying)):
+        more = f"; {count(len(mixed) - 1, 'other folder')} likewise" if len(mixed) > 1 else ""
+        raise MtfedError(f"Expected images in {folder}, but {mixed[0]}{more}.")
     if not images:
         raise MtfedError(f"Expected images in {folder}, found none among {len(lying.others) + len(lying.masks)} files.")
     places = read_places(images)
@@ -97,6 +100,11 @@ def _tables(found: Draft, columns: list[Candidate]) -> None:
         found.understood.append(
             ("table", f"{name}, whose column {table.key!r} names {len(table.rows):,} of the images")
         )
+        if table.odd:
+            found.decide.append(
+                f"{count(len(table.odd), 'line')} of {name} with more or fewer cells than its header, as line "
+                f"{table.odd[0]}: left out; mend them."
+            )
         if table.unmatched:
             found.decide.append(f"{table.unmatched} lines of {name} name no image that lies here.")
         if table.left_out:
@@ -198,7 +206,8 @@ def _slices(found: Draft) -> None:
     data = SiteData("this", Root(found.folder), ())
     images: list[str] = []
     for image in found.images:
-        if suffix_of(image) not in VOLUMES:
+        header = found.lying.headers.get(image)
+        if suffix_of(image) not in VOLUMES and (header is None or header.frames == 1):
             images.append(image)
             continue
         try:
@@ -211,7 +220,7 @@ def _slices(found: Draft) -> None:
         found.splits |= dict.fromkeys(names, found.splits[image]) if image in found.splits else {}
         for column in found.columns:
             if image in column.cells:
-                cell, masks = column.cells[image], column.kind == "segmentation"
+                cell, masks = column.cells.pop(image), column.kind == "segmentation"
                 column.cells |= {name: cell + (f"#{k}" if masks and depth else "") for k, name in enumerate(names)}
     if len(images) > len(found.images):
         found.decide.append(
@@ -223,10 +232,17 @@ def _slices(found: Draft) -> None:
 
 def _left(found: Draft) -> None:
     lying = found.lying
-    for place, series in lying.mixed.items():
-        held = f"{series} series" if series > 1 else "a series right at the top"
-        where = "this folder itself" if place == "." else place
-        found.decide.append(f"{where} holds {held}; put each series into a folder of its own. It is left out.")
+    found.decide += [f"{told}. It is left out." for told in _mixed(lying)]
     if lying.others:
         few = ", ".join(lying.others[:3]) + ", ..." * (len(lying.others) > 3)
         found.understood.append(("left out", f"{len(lying.others):,} files that are no images: {few}"))
+
+
+def _mixed(lying: Lying) -> list[str]:
+    """Say of each folder with series that are no one volume what to do."""
+    told = []
+    for place, series in lying.mixed.items():
+        held = f"{series} series" if series > 1 else "a series right at the top"
+        where = "this folder itself" if place == "." else place
+        told.append(f"{where} holds {held}; put each series into a folder of its own, or run with --dimensions 2")
+    return told

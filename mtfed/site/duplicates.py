@@ -15,7 +15,7 @@ NEAR = 0.99
 # And correlation of what is left of them without the mean of all images, of which it takes some. Pairs of the same
 # picture lie at 0.966 and above (breast ultrasound, skin, chest X-ray), the eyes at 0.901 and below.
 ALSO = 0.94
-ENOUGH = 20
+ENOUGH = 5  # images whose mean tells what all have in common (tried on eyes, chest X-rays and mammograms)
 MOST = 100_000  # pairs that are told of: of frames of one film nearly all are alike
 AXES = 16  # principal ones, in which images are compared first
 SAMPLE = 4096  # images that these are found from

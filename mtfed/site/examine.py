@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import partial
+from posixpath import normpath
 
 import numpy as np
 import torch
@@ -15,14 +15,13 @@ import torch.nn.functional as F
 
 from ..config import Config
 from ..data.formats import files_of
-from ..data.manifest import Row, SiteData
+from ..data.manifest import Row, SiteData, location
 from ..errors import MtfedError
 from .cells import LabelRead, read_label
 from .tags import identifying
 from .witness import Witness, fault_of
 
 THUMB = {2: 24, 3: 12}  # side of what is kept of an image, to find it again in others
-DICOM_BYTES = 2**26  # of a file that is looked through for tags; what identifies is in its header
 
 
 @dataclass
@@ -42,14 +41,21 @@ class Examined:
     mostly: float = 0.0  # share of its values that are its most common one
     digest: bytes = b""
     thumb: np.ndarray | None = None  # uint8
-    tags: Counter[str] = field(default_factory=Counter)  # identifying attributes: files that fill them
+    tags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # identifying attributes that its files fill
     labels: dict[str, LabelRead] = field(default_factory=dict)
 
 
-def examine(data: SiteData, config: Config, number: int) -> Examined:
-    """Return what is known of one row's image and labels; a fault is part of it, and nothing is raised."""
+def examine(data: SiteData, config: Config, tagged: Container[int], number: int) -> Examined:
+    """Return what is known of one row's image and labels; a fault is part of it, and nothing is raised.
+
+    Args:
+        data: the site's.
+        config: whose tasks and settings it is read by.
+        tagged: the rows of which the files are looked through for identifying attributes.
+        number: of the row.
+    """
     row, found = data.rows[number], Examined(number)
-    source = Witness(data, row.image, config.image_size, config.dimensions, config.window_ends)
+    source = Witness(data, row.image, config.image_size, config.dimensions, config.window_ends, config.proportions)
     try:
         _look(source, found)
     except MtfedError as error:
@@ -58,7 +64,7 @@ def examine(data: SiteData, config: Config, number: int) -> Examined:
         found.fault, found.said = "unreadable", f"{type(error).__name__}: {error}"
     for name, cell in row.labels.items():
         found.labels[name] = read_label(cell, config.tasks[name], source, not found.fault)
-    if found.fault not in ("missing", "outside"):
+    if number in tagged and found.fault not in ("missing", "outside"):
         found.tags = _tags(data, row)
     return found
 
@@ -104,13 +110,13 @@ def _most_common(sample: np.ndarray) -> float:
     return float(np.histogram(sample, 256, (low, high))[0].max() / sample.size)
 
 
-def _tags(data: SiteData, row: Row) -> Counter[str]:
-    """Count the files of an image that fill each identifying attribute."""
-    found: Counter[str] = Counter()
+def _tags(data: SiteData, row: Row) -> dict[str, tuple[str, ...]]:
+    """Return the identifying attributes that each file of an image fills."""
+    found = {}
     try:
         for name in files_of(data, row.image):
-            if not name.lower().endswith(_NEVER_DICOM) and data.root.stamp(name)[0] <= DICOM_BYTES:
-                found.update(identifying(data.root.read(name)))
+            if not name.lower().endswith(_NEVER_DICOM) and (tags := identifying(data.root.read(name))):
+                found[normpath(name)] = tags
     except (MtfedError, OSError, KeyError, ValueError, zipfile.BadZipFile):
         pass  # what cannot be read is told as that
     return found
@@ -121,5 +127,11 @@ _NEVER_DICOM = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".npy"
 
 
 def examiner(data: SiteData, config: Config) -> Callable[[int], Examined]:
-    """Return what examines a row by its number, as other processes may be given it."""
-    return partial(examine, data, config)
+    """Return what examines a row by its number, as other processes may be given it.
+
+    A volume may have a row a slice: its files are looked through for the first of them only.
+    """
+    first: dict[str, int] = {}
+    for row in data.rows:
+        first.setdefault(location(row), row.number)
+    return partial(examine, data, config, frozenset(first.values()))

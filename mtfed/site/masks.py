@@ -15,6 +15,7 @@ from ..kinds.segmentation import WHITE
 from ..report.html import count
 from .columns import Candidate
 from .names import pair_masks, task_name
+from .scan import VOLUMES, suffix_of
 
 READ = 24  # masks of a column, to see what values they hold
 MOST = 64  # classes that a mask's values are taken for; of more it is rather a picture
@@ -53,7 +54,7 @@ def _values(folder: Path, masks: Sequence[str], dimensions: int) -> tuple[list[f
     held: set[float] = set()
     for mask in masks[:: max(len(masks) // READ, 1)]:
         try:
-            values = read_picture(data, mask, "mask", dimensions).values
+            values = read_picture(data, mask, "mask", 3 if suffix_of(mask) in VOLUMES else dimensions).values
         except MtfedError as error:
             return [], str(error)
         held |= {float(value) for value in np.unique(values)}

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from posixpath import normpath
 
+from ..data.manifest import divided, location, shared
 from .duplicates import Pair
 from .survey import Item, Survey, few
 
@@ -18,23 +19,20 @@ def bad_lines(survey: Survey) -> Iterator[Item]:
 
 def split_patients(survey: Survey) -> Iterator[Item]:
     """Patients that are in two splits."""
-    for patient, rows in survey.patients.items():
+    for patient in dict.fromkeys(row.patient for _, row in divided(survey.rows)):
         held = defaultdict(list)
-        for row in rows:
+        for row in survey.patients[patient]:
             held[row.split].append(row)
-        if len(held) > 1:
-            told = "; ".join(f"{split}: {few([row.image for row in images])}" for split, images in held.items())
-            yield Item(patient, told, tuple(images[0].number for images in held.values()))
+        told = "; ".join(f"{split}: {few([row.image for row in images])}" for split, images in held.items())
+        yield Item(patient, told, tuple(images[0].number for images in held.values()))
 
 
 def two_patients(survey: Survey) -> Iterator[Item]:
     """Images that are named under two patients."""
-    held: dict[str, list[int]] = defaultdict(list)
-    for row in survey.rows:
-        held[normpath(row.image)].append(row.number)
-    for image, numbers in held.items():
-        if len(patients := {survey.rows[number].patient for number in numbers}) > 1:
-            yield Item(image, f"is of the patients {few(sorted(patients))}")
+    held: dict[str, set[str]] = defaultdict(set)
+    for first, row in shared(survey.rows):
+        held[location(first)] |= {first.patient, row.patient}
+    yield from (Item(image, f"is of the patients {few(sorted(patients))}") for image, patients in held.items())
 
 
 def named_twice(survey: Survey) -> Iterator[Item]:
@@ -64,8 +62,9 @@ def _alike(pair: Pair) -> str:
 
 def tags(names: frozenset[str], survey: Survey) -> Iterator[Item]:
     """Identifying attributes that files fill, and how many files."""
-    counts = Counter[str]()
+    files: dict[str, tuple[str, ...]] = {}  # once each, of a folder and of a row of its own
     for found in survey.examined:
-        counts.update({name: count for name, count in found.tags.items() if name in names})
+        files |= found.tags
+    counts = Counter(name for filled in files.values() for name in filled if name in names)
     for name, count in counts.most_common():
         yield Item(name, f"{count:,} file{'s' * (count != 1)}")

@@ -16,6 +16,7 @@ OWN = frozenset({MANIFEST, "manifest.parquet", SITE_FILE, "check.html"})  # file
 TABLES = (".csv", ".tsv")
 DICOM = (".dcm", ".dicom", ".ima")
 NO_IMAGES = frozenset({"RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "SEG", "PR", "KO", "REG", "DOC"})  # modalities
+FLAT = frozenset({"MG", "CR", "DX", "US", "XC", "OP", "ES"})  # whose series are views, and no slices of a volume
 LEAST_SLICES = 4  # of a series that is taken for a volume
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -27,6 +28,13 @@ class Header:
     patient: str
     series: str
     modality: str
+    frames: int = 1
+    placed: bool = False  # whether it says where it lies in the patient
+
+    @property
+    def is_slice(self) -> bool:
+        """Say whether the file can be one slice of a volume, of which others are the rest."""
+        return self.placed and self.frames == 1 and self.modality not in FLAT
 
 
 @dataclass
@@ -65,29 +73,36 @@ def scan(folder: Path, dimensions: int | None) -> Lying:
             others.append(name)
         else:
             (masks if is_mask(name) else found).append(name)
-    series: dict[str, Counter[str]] = defaultdict(Counter)
+    series: dict[str, set[str]] = defaultdict(set)  # by folder
+    slices: dict[str, Counter[str]] = defaultdict(Counter)  # by folder, of each series
     for name, header in headers.items():
-        series[str(PurePosixPath(name).parent)][header.series] += 1
+        series[place_of(name)].add(header.series)
+        slices[place_of(name)][header.series] += header.is_slice
     if dimensions is None:
-        stacked = sum(count >= LEAST_SLICES for held in series.values() for count in held.values())
+        stacked = sum(count >= LEAST_SLICES for held in slices.values() for count in held.values())
+        stacked += sum(header.frames > 1 for header in headers.values())
         volumes = sum(suffix_of(name) in VOLUMES for name in found)
-        dimensions = 3 if stacked + volumes > len(found) - len(headers) - volumes else 2
+        pictures = len(found) - len(headers) - volumes
+        pictures += sum(header.frames == 1 and header.modality in FLAT for header in headers.values())
+        dimensions = 3 if stacked + volumes > pictures else 2
     lying = Lying(dimensions, masks=masks, tables=tables, others=others)
     lying.formats = Counter("DICOM" if name in headers else suffix_of(name) for name in found)
     for name in found:
-        place = str(PurePosixPath(name).parent)
-        if dimensions == 2 or name not in headers or series[place].total() == 1 or place == ".":
+        place = place_of(name)
+        if dimensions == 2 or name not in headers or slices[place].total() < 2:
             lying.images.append(name)
             lying.headers |= {name: headers[name]} if name in headers else {}
-        elif len(series[place]) > 1:
+        elif len(series[place]) > 1 or place == ".":
             lying.mixed[place] = len(series[place])
         elif place not in lying.headers:
             lying.images.append(place)
             lying.headers[place] = headers[name]
-    if dimensions == 3 and len(series.get(".", {})) and series["."].total() > 1:
-        lying.mixed["."] = len(series["."])
-        lying.images = [name for name in lying.images if name not in headers or PurePosixPath(name).parent.name]
     return lying
+
+
+def place_of(name: str) -> str:
+    """Return the folder that a file lies in, "." for the whole."""
+    return str(PurePosixPath(name).parent)
 
 
 def walk(folder: Path) -> list[str]:
@@ -117,12 +132,13 @@ def _begins_dicom(path: Path) -> bool:
 
 def _header(path: Path) -> Header:
     """Return what a DICOM file says; nothing of one that cannot be read, which the check will name."""
-    import pydicom
+    from ..data.formats.dicom import read_header
 
-    wanted = ["PatientID", "SeriesInstanceUID", "Modality"]
+    wanted = ["PatientID", "SeriesInstanceUID", "Modality", "ImagePositionPatient", "NumberOfFrames"]
     try:
-        held = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted, force=True)
-        told = [str(held.get(name) or "").strip() for name in wanted]
+        with open(path, "rb") as file:
+            held = read_header(file, wanted)
+        who, series, modality, position, frames = (str(held.get(name) or "").strip() for name in wanted)
+        return Header(who, series, modality, int(frames or 1), bool(position))
     except Exception:  # which are of as many kinds as there are ways to be broken
         return Header("", "", "")
-    return Header(*told)

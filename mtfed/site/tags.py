@@ -69,10 +69,10 @@ def identifying(content: bytes) -> tuple[str, ...]:
     """Return the names of the attributes of a DICOM file that hold something identifying, sorted; () of other files."""
     if content[128:132] != b"DICM":
         return ()
-    import pydicom
+    from ..data.formats.dicom import read_header
 
     try:
-        return tags_of(pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True))
+        return tags_of(read_header(io.BytesIO(content)))
     except Exception:  # of as many kinds as there are ways to be broken; that it cannot be read is told elsewhere
         return ()
 

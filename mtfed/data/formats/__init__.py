@@ -28,7 +28,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from ...errors import MtfedError
 from ..manifest import SiteData
 from .arrays import read_npy, read_npz
 from .file import File
+from .kept import Kept
 from .picture import MOST_VALUES, Picture
 
 __all__ = ["MOST_VALUES", "SUFFIXES", "Picture", "files_of", "read_picture", "suffix_of"]
@@ -159,9 +159,7 @@ def _inside(file: File) -> list[str]:
     return [name for name in root.list(file.name) if not (root.path / name).is_dir()]
 
 
-# Slices of a volume are asked for one after the other, of an image and its mask in turn.
-_KEPT: dict[Any, Picture] = {}
-_MOST_KEPT, _LARGEST_KEPT = 2, 2**28  # bytes
+_KEPT = Kept()
 
 
 def _kept_volume(file: File) -> Picture:
@@ -170,11 +168,4 @@ def _kept_volume(file: File) -> Picture:
     except (OSError, KeyError):
         return _read(file, 3)  # which says what is wrong
     key = (file.data.root.path, file.name, file.what, stamps)
-    if (found := _KEPT.get(key)) is not None:
-        return found
-    volume = _read(file, 3)
-    if volume.values.nbytes <= _LARGEST_KEPT:
-        for old in list(_KEPT)[: max(len(_KEPT) - _MOST_KEPT + 1, 0)]:
-            _KEPT.pop(old, None)
-        _KEPT[key] = volume
-    return volume
+    return _KEPT.get(key, file.is_label, lambda: _read(file, 3))

@@ -8,10 +8,12 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.filereader import read_dataset, read_preamble
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import _read_file_meta_info, read_dataset, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from .dicom_pixels import check_pixels, extremes, stored_values
@@ -25,6 +27,8 @@ BROKEN = "it is broken, or no DICOM file; mend or remove it"
 SUFFIXES = (".dcm", ".dicom", ".ima")
 OTHERS = re.compile(r"[^.\d]+|.*\.[a-z]+\d?")  # VERSION, notes.txt; but not IM0001, nor 1.2.840.7
 MOST_BYTES = 4 * MOST_VALUES  # of the files of a series together, or of a file's inside
+MOST_HEADER = 2**26  # bytes before the pixels, of what was deflated
+PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # tags
 SEGMENTATIONS = "1.2.840.10008.5.1.4.1.1.66"  # and what follows
 
 
@@ -76,21 +80,42 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def read_header(stream: BinaryIO, keywords: list[str] | None = None) -> Dataset:
+    """Return what a DICOM file holds before its pixels; raise whatever pydicom does if that cannot be read.
+
+    Args:
+        stream: the file, from its start; its mark may be missing.
+        keywords: the elements that are wanted; there may be others.
+    """
+    if _inflatable(stream) is None:
+        stream.seek(0)
+        return dcmread(stream, stop_before_pixels=True, specific_tags=keywords, force=True)  # type: ignore[arg-type]
+    inside = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(MOST_HEADER), MOST_HEADER)
+    return read_dataset(io.BytesIO(inside), False, True, stop_when=lambda tag, vr, length: tag in PIXELS)
+
+
+def _inflatable(stream: BinaryIO) -> FileMetaDataset | None:
+    """Return the first part of a file of which the rest is deflated, and stop there; of others ``None``.
+
+    pydicom would unpack the rest whole, whatever comes out; so this must see what pydicom sees, by its own function.
+    """
+    read_preamble(stream, force=True)
+    meta = _read_file_meta_info(stream)
+    return meta if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian else None
+
+
 def _parse(content: bytes, file: File) -> Dataset:
     if not is_dicom(content):
         raise file.error("it is no DICOM file: its mark 'DICM' is missing; mend or remove it")
     stream = io.BytesIO(content)
-    read_preamble(stream, force=False)
-    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+    if (meta := _inflatable(stream)) is None:
         return dcmread(io.BytesIO(content))
-    # pydicom would unpack it whole, whatever comes out.
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     inside = unpacker.decompress(stream.read(), MOST_BYTES)
     if unpacker.unconsumed_tail or not unpacker.eof:
         raise file.error("what it holds in packed form is broken or too large; save it without deflating")
     dataset = read_dataset(io.BytesIO(inside), False, True)
-    dataset.file_meta = meta  # type: ignore[assignment]
+    dataset.file_meta = meta
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return dataset
 

@@ -6,6 +6,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
+from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     JPEG2000,
     JPEG2000Lossless,
@@ -27,6 +28,8 @@ PLUGINS = {
 }
 LONGEST_RLE = 2**22  # bytes that are unpacked here: broken ones can become 64 times as many
 SLACK = 1024  # bytes of a frame, for its header and for padding
+MOST_FRAMES = 2**14  # of one file: what is said of each is looked up, which takes its time
+LEAST_ITEM = 8  # bytes of a compressed frame: its tag and its length
 
 
 def check_pixels(dataset: Dataset, file: File) -> None:
@@ -35,9 +38,18 @@ def check_pixels(dataset: Dataset, file: File) -> None:
         kind = dataset.file_meta.get("MediaStorageSOPClassUID")
         told = f" ({kind.name})" if kind and kind.name != kind else ""  # else it is whatever the file says
         raise file.error(f"it holds no picture{told}; name a file that does")
-    file.check_size(
+    frames, *rest = shape = (
         int(dataset.get("NumberOfFrames") or 1), dataset.Rows, dataset.Columns, int(dataset.get("SamplesPerPixel", 1))
-    )
+    )  # fmt: skip
+    file.check_size(*shape)
+    packed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    if len(dataset.PixelData) < (LEAST_ITEM * frames if packed else get_expected_length(dataset)):
+        told = f"{frames} frames of {' x '.join(map(str, rest))}" if frames > 1 else " x ".join(map(str, rest))
+        raise file.error(f"it declares {told} values, and holds fewer; copy it again")
+    if frames > MOST_FRAMES:
+        raise file.error(
+            f"it declares {frames} frames, more than the {MOST_FRAMES} that a volume may have; save it as NIfTI or NRRD"
+        )
 
 
 def extremes(dataset: Dataset) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """MetaImage, ``.mha`` and ``.mhd``, by SimpleITK.
 
-SimpleITK reads files, and follows a header to any other; so it is given a copy of what the header may name.
+SimpleITK reads files, and follows a header to any other; so it is given a copy, with a header of what is known alone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from .volume import lay_out
 BROKEN = "it is broken, or no MetaImage; mend or remove it"
 WIDTHS = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 LONGEST_HEADER = 2**16  # bytes
+# What numbers, and where they lie, depend on. Of others one may be a file's name in disguise: "ElementDataFile : =".
+FIELDS = (
+    "ObjectType", "NDims", "DimSize", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "ElementType",
+    "ElementNumberOfChannels", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "TransformMatrix",
+    "Orientation", "Rotation", "CenterOfRotation", "AnatomicalOrientation",
+)  # fmt: skip
+VALUE = re.compile(r"[\w+. \t-]*", re.ASCII)  # without a slash it is no path, without = or : no second field
 
 
 def read_metaimage(file: File, dimensions: int) -> Picture:
@@ -49,9 +56,10 @@ def read_metaimage(file: File, dimensions: int) -> Picture:
         plain = fields.get("BinaryData", "True").lower() == "true" and not int(fields.get("HeaderSize", "0"))
         if not plain or len(rest) < size:
             raise ValueError("not as many bytes as declared")
-        kept = fields | {"CompressedData": "False", "ElementDataFile": "LOCAL"}
-        kept = {key: value for key, value in kept.items() if key not in ("CompressedDataSize", "HeaderSize")}
-        kept["ElementDataFile"] = kept.pop("ElementDataFile")  # which ends a header
+        kept = {key: value for key, value in fields.items() if key in FIELDS}
+        if not all(map(VALUE.fullmatch, kept.values())):
+            raise ValueError("neither numbers nor a word")
+        kept["ElementDataFile"] = "LOCAL"  # which ends a header
         with TemporaryDirectory() as folder:
             copy = Path(folder, "image.mha")
             with open(copy, "wb") as target:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+from dataclasses import replace
 from typing import IO, Any
 
 import numpy as np
@@ -64,7 +65,10 @@ def _read(stream: IO[bytes], most: int, file: File, dimensions: int) -> Picture:
     affine = TO_LPS @ image.affine
     affine[:3] *= UNITS.get(header.get_xyzt_units()[0], 1.0)
     low, high = float(header["cal_min"]), float(header["cal_max"])
-    return lay_out(values, file, dimensions, affine, window=(low, high) if low < high < math.inf else None)
+    found = lay_out(values, file, dimensions, affine, window=(low, high) if low < high < math.inf else None)
+    # The affine is then nibabel's own, and other programs make up another.
+    nowhere = not int(header["qform_code"]) and not int(header["sform_code"])
+    return replace(found, unplaced="its qform_code and sform_code are 0") if nowhere else found
 
 
 def _scaled(image: Any) -> np.ndarray:

@@ -18,12 +18,14 @@ class Picture:
         spacing: millimetres along the spatial axes of ``values``, in their order; None where the file does not say.
         affine: (4, 4) from voxel x, y, z to millimetres in LPS; None where the file does not say. Of a slice, z is 0.
         window: low and high end of what the file asks to be shown.
+        unplaced: why the affine is made up: what the file leaves out; empty where the file says where it lies.
     """
 
     values: np.ndarray
     spacing: tuple[float, ...] | None = None
     affine: np.ndarray | None = None
     window: tuple[float, float] | None = None
+    unplaced: str = ""
 
     def slice(self, index: int) -> Picture:
         """Return one slice along z of a volume, which need not be kept for it."""

@@ -13,6 +13,7 @@ from .file import File
 from .picture import Picture
 from .volume import only_slice
 
+PHOTOMETRIC = 262  # the tag of a TIFF that says what its zero is: white, if it is 0
 # Not all that Pillow knows: some of the others start programs.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 
@@ -65,13 +66,28 @@ def _values(image: Image.Image, file: File) -> np.ndarray:
         image.load()
     except Exception as error:
         raise file.error(f"{str(error).rstrip('.') or 'it is broken'}; mend or remove it") from error
+    white = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # of this page
     if image.format not in ("TIFF", "GIF") or getattr(image, "n_frames", 1) == 1:
         with suppress(Exception):  # a broken EXIF block turns nothing
             ImageOps.exif_transpose(image, in_place=True)  # as viewers show it, and boxes are drawn
+    if white:
+        return _of_white_zero(np.asarray(image), file)
     # Of 16 or more bits, which Pillow's conversion would cut off at 255.
     if file.is_label or image.mode[0] in "IF" or image.mode in ("L", "RGB"):
         return np.asarray(image)
     return np.asarray(image.convert("L" if image.mode in ("1", "LA", "La") else "RGB"))
+
+
+def _of_white_zero(values: np.ndarray, file: File) -> np.ndarray:
+    """Return the values of a TIFF whose zero is white: a label's as they are stored, an image's as they are shown.
+
+    Pillow has inverted those of up to 8 bits, and left others as they are stored.
+    """
+    if values.dtype == np.uint16:
+        return values if file.is_label else 65535 - values
+    if values.dtype == bool:
+        return ~values if file.is_label else values * np.uint8(255)
+    return 255 - values if file.is_label and values.dtype == np.uint8 else values
 
 
 def _other(content: bytes) -> str:

@@ -36,6 +36,7 @@ def site_file(dataset: DataSet) -> str:
     head: dict[str, Setting] = {
         "key": dataset.name,
         "modality": dataset.modality,
+        "dimensions": dataset.dimensions,
         "share-class-counts": False,
         "share-tracebacks": False,
     }

@@ -11,12 +11,15 @@ from PIL import Image
 
 from ...errors import MtfedError
 
+# Modes in which a number is no brightness: an index, a truth value, or how opaque it is.
+SHOWN = dict.fromkeys(("1", "LA", "La"), "L") | dict.fromkeys(("P", "PA", "RGBA", "RGBa", "CMYK"), "RGB")
+
 
 def read_mask(path: Path, above: int = 0) -> np.ndarray:
     """Return where a picture is brighter than a value, (H, W) bool; of colours, where any of them is."""
     try:
         with Image.open(path) as image:
-            values = np.asarray(image.convert("RGB") if image.mode in ("P", "RGBA", "CMYK") else image)
+            values = np.asarray(image.convert(SHOWN.get(image.mode, image.mode)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MtfedError(f"Cannot read the mask {path}: {error}; get it again from the set's owners.") from None
     return np.greater(values, above).reshape(*values.shape[:2], -1).any(axis=2)
