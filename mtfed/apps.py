@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import KEYS, RunConfigValue
+from .config import KEYS, Config, RunConfigValue
 from .errors import MtfedError, unknown
 
 # Where an app is looked for by name: here, beside the package in a clone, and where a wheel puts it.
@@ -61,7 +61,10 @@ def read_app(folder: Path) -> AppFolder:
 
 
 def override(run_config: dict[str, RunConfigValue], pairs: list[str]) -> dict[str, RunConfigValue]:
-    """Return the config with ``key=value`` pairs applied; values are read as TOML, bare words as strings."""
+    """Return the config with ``key=value`` pairs applied; values are read as TOML, bare words as strings.
+
+    What stands for a string stays one, though it looks like a number (``name=2026``).
+    """
     changed = dict(run_config)
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -70,7 +73,9 @@ def override(run_config: dict[str, RunConfigValue], pairs: list[str]) -> dict[st
             raise MtfedError(f"Expected -c key=value, got {pair!r}.")
         if key not in changed and key not in KEYS and not key.startswith("task."):
             raise unknown("config key", key, {*changed, *KEYS})
-        changed[key] = _value(text.strip())
+        value = _value(text.strip())
+        wants_text = key in KEYS and Config.model_fields[KEYS[key]].annotation is str
+        changed[key] = text.strip() if wants_text and not isinstance(value, str) else value
     return changed
 
 

@@ -46,11 +46,15 @@ def write_app(app: AppFolder, run_config: dict[str, RunConfigValue], target: Pat
     shutil.copytree(app.path, target, ignore=shutil.ignore_patterns("runs", "__pycache__", ".*"))
     text = (target / "pyproject.toml").read_text(encoding="utf-8")
     text = re.sub(r"(?ms)^\[tool\.flwr\.app\.config[^\]]*\].*?(?=^\[(?!tool\.flwr\.app\.config)|\Z)", "", text)
-    lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in run_config.items()]
+    lines = [f"{_toml(key)} = {_toml(value)}" for key, value in run_config.items()]
     (target / "pyproject.toml").write_text(
         text + "\n[tool.flwr.app.config]\n" + "\n".join(lines) + "\n", encoding="utf-8"
     )
     return target
+
+
+def _toml(value: RunConfigValue) -> str:
+    return json.dumps(value, ensure_ascii=False)  # TOML knows no pairs of surrogates
 
 
 @contextmanager
@@ -98,9 +102,13 @@ def flwr_run(app: Path, environment: dict[str, str], extra: list[str]) -> int:
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             assert process.stdout is not None
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                run_id = run_id or (found[1] if (found := re.search(r"started run (\d+)", line)) else None)
+            try:
+                for line in process.stdout:
+                    print(line, end="", flush=True)
+                    run_id = run_id or (found[1] if (found := re.search(r"started run (\d+)", line)) else None)
+            except BaseException:
+                process.terminate()  # or it is waited for, and it says nothing until the round is done
+                raise
     except BaseException:  # interrupted: the run would go on without us
         if run_id is not None:
             subprocess.run(

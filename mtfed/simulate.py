@@ -58,7 +58,11 @@ def compare(
 ) -> int:
     """Run every strategy with every seed, from the same initial weights a seed, and write one page about all."""
     from .report import write_report
+    from .runs import Run
     from .server import make_strategy
+
+    def alike(config: Config) -> Config:
+        return config.model_copy(update={"share_tracebacks": True})
 
     variants = [
         run_config | {"strategy": strategy, "seed": seed}
@@ -73,7 +77,9 @@ def compare(
     for variant in variants:
         if code := simulate(app, variant, sites, engine, workers):
             return code
-    runs = sorted(path.parent for path in set(out.glob(f"{config.name}-*/config.json")) - before)
+    made = sorted(path.parent for path in set(out.glob(f"{config.name}-*/config.json")) - before)
+    ours = [alike(read_config(variant)) for variant in variants]
+    runs = [folder for folder in made if alike(Run.open(folder).config()) in ours]  # others may run at the same time
     print(f"comparison: {write_report(runs, out / f'{runs[0].name}-comparison.html')}")
     return 0
 
@@ -90,11 +96,11 @@ def check(config: Config, sites: int | None) -> int:
         raise MtfedError(f"Config key min-sites: {config.min_sites} sites must join, but {sites} are simulated.")
     data = [simulated_site(config, index, sites) for index in range(sites)]
     for task in config.tasks:
-        if not any(site.count(task) for site in data):
-            held = sorted({name for site in data for row in site.rows for name in row.labels})
+        if not any(site.part("train").count(task) for site in data):
+            held = sorted({name for site in data for row in site.part("train").rows for name in row.labels})
             raise MtfedError(
-                f"No site holds task {task!r}; the {sites} sites hold {', '.join(held) or 'no task of the config'}; "
-                "label it in a manifest.csv, or take the task out."
+                f"No site holds task {task!r} to train it on; the {sites} sites hold "
+                f"{', '.join(held) or 'no task of the config'}; label it in a manifest.csv, or take the task out."
             )
     if unseen := [task for task in config.tasks if not any(site.part("val").count(task) for site in data)]:
         print(f"No site holds out an image of {', '.join(unseen)}, so no choice of a round can go by it.", flush=True)

@@ -127,6 +127,8 @@ def test_no_task_is_an_error() -> None:
         ("strategy=fedprox", "fedprox"),
         ("resume=''", ""),
         ("stop-per-task=true", True),
+        ("name=2026", "2026"),  # a text, whatever it looks like
+        ("partition='iid'", "iid"),
     ],
 )
 def test_overrides_are_read_as_toml(pair: str, value: object) -> None:

@@ -23,6 +23,7 @@ from mtfed.data.partition import default_sites as sites_of_set
 from mtfed.data.partition.deal import seat
 from mtfed.data.partition.divide import site_names
 from mtfed.data.partition.flower import partition_with, read_options
+from mtfed.data.partition.hold import hold_out
 from mtfed.data.scheme import PARTITIONS, read_partition
 from mtfed.data.who import draw, holdings, table
 from mtfed.errors import MtfedError
@@ -259,6 +260,11 @@ def test_the_number_of_sites() -> None:
     assert sites_of_set(rows + tiny, CONFIG.tasks, Options("column")) == 5  # the three share a site
     assert partition(rows + tiny, CONFIG.tasks, 5, Options("column")).names[-1] == "other"
     assert sites_of_set(rows + tiny[:1], CONFIG.tasks, Options("column")) == 4  # the one goes to the smallest
+    held = [Row(f"{n}.png", f"h{n}", "train" if n else "val", {"grade": "no"}, 0, {"site": "held"}) for n in range(4)]
+    lone = [Row("l.png", "l", "train", {"grade": "no"}, 0, {"site": "Ost", "modality": "lone"})]
+    for more, scheme in ((held[:2], "column"), (held, "column"), (lone, "column + modality")):
+        sites = sites_of_set(rows + more, CONFIG.tasks, Options(scheme))
+        assert len(partition(rows + more, CONFIG.tasks, sites, Options(scheme)).names) == sites
 
 
 @pytest.mark.parametrize(
@@ -284,7 +290,6 @@ def test_the_number_of_sites() -> None:
             {"site": ""},
             r"160 of 160|Unknown column 'site'; did you mean|the manifest has no column 'site'",
         ),
-        ("column + modality", 3, None, "divides the patients into 6 groups"),
         ("flwr:Dirichlet", 3, None, "Unknown partitioner of flwr-datasets 'Dirichlet'; did you mean"),
         ("flwr:VerticalSizePartitioner", 3, None, "Unknown partitioner of flwr-datasets 'VerticalSize"),
         ("flwr:NaturalIdPartitioner", 3, None, r"makes \d+ sites of these data, but 3 are asked for"),
@@ -310,7 +315,7 @@ def test_a_task_that_no_group_can_serve() -> None:
     with pytest.raises(MtfedError, match=r"patients do not suffice|can serve mask to at most 1 sites"):
         partition(rows, CONFIG.tasks, 2, Options("iid"))
     alone = [Row("x.png", "x", "train", {"grade": "no"}, 0, {"site": "c"}), *rows[:20]]
-    with pytest.raises(MtfedError, match=r"makes a site of 'c' \(patients: 1\), which are too few"):
+    with pytest.raises(MtfedError, match="makes 1 site of 'c', where no task has more than 1 to train it on"):
         partition(alone, read_config(SMALL | GRADE).tasks, 3, Options("column"))
     half = [replace(row, others={}) if row.patient == "p3" else row for row in rows[:20]]
     with pytest.raises(MtfedError, match=r"1 of 20 patients have nothing in column 'site', 'p3' is one"):
@@ -462,6 +467,28 @@ def test_a_set_is_divided_and_its_test_rows_are_the_servers(tmp_path: Path, sche
     other = config.model_copy(update={"partition_seed": 1})
     if scheme != "column":
         assert [p.rows for p in parts] != [simulated_site(other, i, sites).rows for i in range(sites)]
+
+
+def test_who_is_held_out_hardly_changes_with_others() -> None:
+    def held(count: int) -> set[str]:
+        rows = [Row(f"{i}.png", f"p{i}", "train", {"grade": "no"}, 0) for i in range(count)]
+        return {row.patient for row in hold_out(rows, CONFIG.tasks, 0.2, "0/site") if row.split == "val"}
+
+    assert len(held(1000)) == 200
+    assert all(len(held(count) - held(count + 1)) <= 1 for count in (3, 50, 200, 1000))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.75, 0.99])
+def test_a_task_that_can_be_trained_keeps_a_patient_to_train_on(share: float) -> None:
+    rng = random.Random(3)
+    for _ in range(30):
+        rows = [
+            Row(f"{i}.png", f"p{i}", "train", {task: label for task, label in labels.items() if rng.random() < 0.4}, 0)
+            for i, labels in enumerate({"grade": rng.choice(["no", "yes"]), "mask": "m.png"} for _ in range(12))
+        ]
+        kept = hold_out(rows, CONFIG.tasks, share, "0/site")
+        for task in ("grade", "mask"):
+            assert any(task in row.labels for row in rows) == any(task in r.labels for r in kept if r.split == "train")
 
 
 def test_sites_without_validation_hold_some_out(tmp_path: Path) -> None:

@@ -435,6 +435,33 @@ def test_whatever_a_decoder_raises_is_a_fault(
     assert "\n" not in record.getMessage() and record.levelno == logging.WARNING and record.name == "mtfed.data"
 
 
+def test_a_fault_of_the_machine_is_no_fault_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, folder = store.Source.pixels, graded(tmp_path)
+
+    def pixels(source: store.Source, channels: int) -> np.ndarray:
+        if source.image == "3.png":
+            raise OSError(5, "Input/output error")
+        return plain(source, channels)
+
+    some = GRADED.model_copy(update={"max_unreadable": 0.3})
+    monkeypatch.setattr(store.Source, "pixels", pixels)
+    assert len(opened(folder, some)) == 3
+    monkeypatch.setattr(store.Source, "pixels", plain)
+    cache._open.clear()  # as in another process
+    seen = counting(monkeypatch)
+    assert len(opened(folder, some)) == 4 and set(seen) == {"3.png"} and len(stores(folder)) == 1
+
+
+def test_files_of_one_age_and_size_may_be_exchanged(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (1, 1))
+    before = Root(tmp_path).stamp("a")
+    for name, new in (("a", "c"), ("b", "a"), ("c", "b")):
+        (tmp_path / name).rename(tmp_path / new)
+    assert Root(tmp_path).stamp("a") != before
+
+
 def test_an_image_that_is_mended_is_read_again(tmp_path: Path) -> None:
     folder = broken(graded(tmp_path), "1.png")
     with pytest.raises(MtfedError):

@@ -4,10 +4,10 @@ A site's folder keeps them in ``.mtfed-cache``, open to its owner alone; what is
 cache (``$XDG_CACHE_HOME`` or ``~/.cache``, in ``mtfed``). The environment variable ``MTFED_CACHE`` names another folder
 for all, or is ``off``. Where a cache cannot be written, images are decoded into memory.
 
-A cache holds a folder a store, named by what it was decoded from: settings, files (by size and time of change, or CRC),
-cells. Patients and splits are no part of that. All of it can be deleted at any time: who has a store open keeps it, who
-comes later decodes again. Once a store is complete, older ones of the same settings, whose files or cells have changed
-since, are removed, and so are those of other settings that nobody has opened for :data:`DAYS` days.
+A cache holds a folder a store, named by what it was decoded from: settings, files (by size and times of change, or
+CRC), cells. Patients and splits are no part of that. All of it can be deleted at any time: who has a store open keeps
+it, who comes later decodes again. Once a store is complete, older ones of the same settings, whose files or cells have
+changed since, are removed, and so are those of other settings that nobody has opened for :data:`DAYS` days.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from ..startup import quick_imports
 from ..tasks import KINDS
 from .formats import files_of
 from .manifest import Row, SiteData
-from .root import Root
-from .store import Store, decode, write
+from .root import Root, stamp_of
+from .store import Store, decode, decode_row, write
 
 VARIABLE = "MTFED_CACHE"
 FOLDER = ".mtfed-cache"
@@ -46,7 +46,7 @@ DAYS = 30
 UNFINISHED = "unfinished-"
 PART, LOOKERS = 4096, 4  # names that a thread looks at, and threads
 OPEN = 8  # stores that a process remembers
-Stamp = tuple[object, ...] | None  # size and time of change, or CRC; of a name that is several files, theirs
+Stamp = tuple[object, ...] | None  # size and times of change, or CRC; of a name that is several files, theirs
 
 log = logging.getLogger("mtfed.data")
 _open: dict[tuple[str, str], tuple[tuple[Row, ...], Store, Tensor]] = {}
@@ -103,7 +103,9 @@ def _of_pool(folder: Path, data: SiteData, config: Config) -> tuple[Store, Tenso
     with quick_imports():  # or it walks what a manifest has made, which is many objects, and none of them garbage
         sources = sources_of(data, rows, config)
     target = folder / f"{settings}-{_digest(chr(10).join(sources)).hex()}"
-    store = Store.read(target) or _make(target, settings, data, rows, sources, config)
+    store = Store.read(target)
+    if store is None or _mended(store, data, rows, config):
+        store = _make(target, settings, data, rows, sources, config)
     with suppress(OSError):
         os.utime(target)
     positions = torch.full((len(data.pool),), -1)
@@ -123,19 +125,20 @@ def _make(target: Path, settings: str, data: SiteData, rows: list[Row], sources:
     folder = target.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(folder) as alone:
-        if (store := Store.read(target)) is not None:
-            return store
+        there = Store.read(target)
+        if there is not None and not _mended(there, data, rows, config):
+            return there
         for left in folder.glob(f"{UNFINISHED}*"):  # of processes that were killed
             if alone or _age(left) > 1:
                 shutil.rmtree(left, ignore_errors=True)
         before = [path for path in folder.glob(f"{settings}-*") if path != target]
-        old = Store.read(max(before, key=_age_key)) if before else None
+        old = there or (Store.read(max(before, key=_age_key)) if before else None)
         digests = np.frombuffer(b"".join(map(_digest, sources)), np.uint8).reshape(-1, 16)
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))  # 0700
         try:
             write(unfinished, data, rows, config, digests, old)
-            if Store.read(target) is None:
-                shutil.rmtree(target, ignore_errors=True)  # a broken one
+            if there is not None or Store.read(target) is None:
+                shutil.rmtree(target, ignore_errors=True)  # one with faults, or a broken one
             with suppress(OSError):  # where nothing can be locked, another may have been faster
                 unfinished.rename(target)
             if (store := Store.read(target)) is None:
@@ -146,6 +149,14 @@ def _make(target: Path, settings: str, data: SiteData, rows: list[Row], sources:
             if other != target and (other in before or _age(other) > DAYS):
                 shutil.rmtree(other, ignore_errors=True)
         return store
+
+
+def _mended(store: Store, data: SiteData, rows: list[Row], config: Config) -> bool:
+    """Say whether an image that could not be read can be now, though its file is what it was.
+
+    The fault was the machine's then: a disk that failed, a library or a right to read that was missing.
+    """
+    return any(not isinstance(decode_row(data, rows[i], config), str) for i in store.faults)
 
 
 @contextmanager
@@ -242,7 +253,7 @@ class Stamps(dict[str, Stamp]):
             except (OSError, ValueError):
                 continue
             if stat.S_ISREG(told.st_mode) and name[-4:].lower() != ".mhd":  # which has another file beside it
-                found[name] = told.st_size, told.st_mtime_ns
+                found[name] = stamp_of(told)
         return found
 
     def __missing__(self, name: str) -> Stamp:

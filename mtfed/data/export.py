@@ -13,8 +13,9 @@ from .manifest import write_site
 
 def export_sample(config: Config, sites: int, target: Path) -> Iterator[tuple[Path, int]]:
     """Write every simulated site and the test images below a folder; yield each folder and its images."""
-    if target.exists() and any(target.iterdir()):
-        raise MtfedError(f"Expected an empty or new folder to export to, {target} holds files; name another.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "holds files" if target.is_dir() else "is a file"
+        raise MtfedError(f"Expected an empty or new folder to export to, {target} {what}; name another.")
     parts = [simulated_site(config, index, sites) for index in range(sites)]
     test = test_data(config)
     for name, data in [*((part.key, part) for part in parts), *([(TEST_FOLDER, test)] if test is not None else [])]:

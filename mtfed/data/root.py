@@ -26,12 +26,12 @@ class Root:
             return (self.path / name).read_bytes()
         return self._archive.read(name)
 
-    def stamp(self, name: str) -> tuple[int, int]:
-        """Return a file's size in bytes, and a number that changes with what it holds: time of change, or CRC."""
+    def stamp(self, name: str) -> tuple[int, ...]:
+        """Return a file's size in bytes, and what changes with what it holds: times of change, or CRC."""
         _refuse_outside(name, self.path)
         if self._zip is None and self.path.is_dir():
             found = os.stat(self.path / name)
-            return found.st_size, found.st_mtime_ns
+            return stamp_of(found)
         member = self._archive.getinfo(name)
         return member.file_size, member.CRC
 
@@ -56,6 +56,11 @@ class Root:
 
     def __getstate__(self) -> dict[str, object]:
         return {"path": self.path, "_zip": None}
+
+
+def stamp_of(told: os.stat_result) -> tuple[int, int, int]:
+    """Return a file's size and times: of its bytes, and of its name, as two masks of one age may be exchanged."""
+    return told.st_size, told.st_mtime_ns, told.st_ctime_ns
 
 
 def _refuse_outside(name: str, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -67,20 +67,29 @@ class Deal:
         Args:
             cells: by patient.
             what: the column, for errors.
-            join: put the smallest groups together where there are more than sites.
+            join: put the smallest groups, by patients to train on, together where there are more than sites.
         """
         self.groups = {name: (*group, cells[name]) for name, group in self.groups.items()}
-        sizes = Counter(self.groups.values())
+        sizes = self._sizes()
         if join and len(sizes) > self.sites:
-            own = sorted(sizes, key=lambda group: (-sizes[group], group))[: self.sites - 1]
+            labelled = [self.labelled(task) for task in self.tasks]
+            most = {group: max(len(found.get(group, ())) for found in labelled) for group in sizes}
+            own = sorted(sizes, key=lambda group: (-most[group], -sizes[group], group))[: self.sites - 1]
             self.groups = {name: group if group in own else (OTHER,) for name, group in self.groups.items()}
-            sizes = Counter(self.groups.values())
+            sizes = self._sizes()
         if len(sizes) > self.sites:
             raise MtfedError(
                 f"Config key partition: {what} divides the patients into {len(sizes)} groups, each of which needs a "
                 f"site, but {self.sites} sites are asked for; ask for {len(sizes)} or more."
             )
         self.seats = seat(sizes, self.sites)
+
+    def _sizes(self) -> dict[Group, int]:
+        """Return how many patients to train on each group has."""
+        sizes = dict.fromkeys(self.groups.values(), 0)
+        for name, group in self.groups.items():
+            sizes[group] += self.patients[name].split == "train"
+        return sizes
 
     def assign(self, site_of: Mapping[str, int]) -> None:
         """Say of every patient which site it is to be at; of whom this does not say it, no site holds."""

@@ -37,10 +37,12 @@ def serve(deal: Deal, where: str) -> None:
             )
     for group, held in zip(deal.seats, deal.holds, strict=True):
         if not held:
-            amount = sum(other == group for other in deal.groups.values())
+            most = max(len(deal.labelled(task).get(group, ())) for task in deal.tasks)
+            sites = deal.seats.count(group)
             raise MtfedError(
-                f"Config key partition: {where} makes a site of {', '.join(group)!r} (patients: {amount}), which are "
-                f"too few to hold a task ({MIN_PATIENTS} to train it on); ask for fewer sites, or join small groups."
+                f"Config key partition: {where} makes {sites} site{'s' * (sites != 1)} of {', '.join(group)!r}, where "
+                f"no task has more than {most} to train it on, and {MIN_PATIENTS} patients a site are needed; ask for "
+                "fewer sites, or join small groups."
             )
 
 

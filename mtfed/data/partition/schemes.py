@@ -23,8 +23,11 @@ def column(deal: Deal) -> None:
 
 
 def modality(deal: Deal) -> None:
-    """A site holds patients of one value of the column ``modality``, and shares them with other sites."""
-    deal.group(cells_of(deal.patients, "modality"), "column 'modality'")
+    """A site holds patients of one value of the column ``modality``, and shares them with other sites.
+
+    Within another column's values small groups share a site, as there.
+    """
+    deal.group(cells_of(deal.patients, "modality"), "column 'modality'", join=deal.grouped)
 
 
 def tasks(deal: Deal) -> None:
