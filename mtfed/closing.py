@@ -98,8 +98,9 @@ def print_closing(record: Run, config: Config, summary: dict[str, Any], *, teste
 
 
 def mean_figures(figures: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of several models' figures, metric by metric."""
-    return {name: float(np.nanmean([f[name] for f in figures])) for name in (figures[0] if figures else ())}
+    """Return the mean of several models' figures, metric by metric, over those that could be told."""
+    known = {name: [f[name] for f in figures if not math.isnan(f[name])] for name in (figures[0] if figures else ())}
+    return {name: float(np.mean(values)) if values else math.nan for name, values in known.items()}
 
 
 def told_failures(failures: list[dict[str, Any]]) -> str:

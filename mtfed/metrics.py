@@ -94,7 +94,7 @@ def pool(tasks: Iterable[Task], sums: Mapping[str, object]) -> dict[str, TaskMet
         if not sums.get(f"{task.name}.count"):
             continue
         metrics = TaskMetrics(task)
-        if not sums.keys() >= metrics.sums().keys():
+        if any(_form(sums.get(name)) != _form(value) for name, value in metrics.sums().items()):
             continue  # of sites whose version has other metrics
         metrics.count = int(sums[f"{task.name}.count"])  # type: ignore[call-overload]
         for name, metric in metrics.metrics.items():
@@ -105,3 +105,10 @@ def pool(tasks: Iterable[Task], sums: Mapping[str, object]) -> dict[str, TaskMet
             metric._update_count = 1  # torchmetrics warns of a compute without an update
         pooled[task.name] = metrics
     return pooled
+
+
+def _form(value: object) -> int:
+    """Return how many numbers a list holds, plus 1; 0 for a number, -1 for anything else."""
+    if isinstance(value, list):
+        return 1 + len(value)
+    return 0 if isinstance(value, (int, float)) else -1

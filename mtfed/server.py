@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from .balancing import write_history
-from .closing import print_closing, summarise
+from .closing import mean_figures, print_closing, summarise
 from .config import Config, read_config
 from .data.federation import test_data
 from .data.shard import Shard, load_shard
@@ -116,11 +116,11 @@ class Federation:
         trained_seconds = time.perf_counter() - start
 
         validation, test, best = {}, {}, False
+        one_model = list(strategy.models(self.arrays)) == [""]
         if self._due(server_round, config.evaluate_every):
-            validation = self._validate(server_round, progress)
+            validation = self._validate(server_round, progress, one_model)
             best = self.patience.update(server_round, {task: self._score(task, f) for task, f in validation.items()})
-        models = strategy.models(self.arrays)
-        if self._due(server_round, config.test_every) and list(models) == [""]:
+        if self._due(server_round, config.test_every) and one_model:
             test = {task: metrics.compute() for task, metrics in self._tested(self.arrays).items()}
 
         seconds = time.perf_counter() - start
@@ -168,12 +168,19 @@ class Federation:
         loss = {"loss": sum(losses.values()) / len(losses)} if losses else {}
         progress.round_done(server_round, answered, len(messages), seconds, loss | shown)
 
-    def _validate(self, server_round: int, progress: Progress) -> Figures:
+    def _validate(self, server_round: int, progress: Progress, one_model: bool) -> Figures:
+        """Return the figures of the sites' validation images: pooled, or where sites have their own models, means."""
         messages = self.strategy.configure_evaluate(server_round, self.arrays, ConfigRecord(), self.grid)
         replies = self.grid.send_and_receive(messages, timeout=self.config.round_timeout)
         replies = progress.follow(server_round, "validation", replies, len(messages))
         sums = self.strategy.aggregate_evaluate(server_round, replies)
-        return {task: metrics.compute() for task, metrics in pool(self.config.tasks.values(), sums or {}).items()}
+        each = [sums or {}] if one_model else self.strategy.evaluated.values()
+        tested = [pool(self.config.tasks.values(), one) for one in each]
+        return {
+            task: mean_figures([metrics[task].compute() for metrics in tested if task in metrics])
+            for task in self.config.tasks
+            if any(task in metrics for metrics in tested)
+        }
 
     def _tested(self, arrays: ArrayRecord) -> dict[str, TaskMetrics]:
         """Return the metrics, on the test images, of the tasks whose decoders a record holds."""
@@ -311,8 +318,9 @@ def learning_rate(config: Config, server_round: int) -> float:
 
 def mean_losses(trained: Mapping[str, Any]) -> dict[str, float]:
     """Return each task's mean training loss of a round from the sites' sums."""
-    seen = {name.removeprefix("seen."): count for name, count in trained.items() if name.startswith("seen.")}
-    return {task: trained.get(f"loss-sum.{task}", math.nan) / count for task, count in seen.items() if count}
+    numbers = {name: value for name, value in trained.items() if isinstance(value, (int, float))}  # a site may err
+    seen = {name.removeprefix("seen."): count for name, count in numbers.items() if name.startswith("seen.")}
+    return {task: numbers.get(f"loss-sum.{task}", math.nan) / count for task, count in seen.items() if count}
 
 
 def site_record(site: SiteCard) -> dict[str, Any]:

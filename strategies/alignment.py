@@ -38,7 +38,6 @@ def align(
     clients: Sequence[Mapping[str, np.ndarray]],
     *,
     frame: Mapping[str, np.ndarray] | None = None,
-    frame_weight: float = 1.0,
     weights: Sequence[Weights] | None = None,
     inner: Gauge = "none",
     gate: float = 1e-3,
@@ -57,8 +56,7 @@ def align(
     Args:
         graph: the table of axes; frozen ones stay.
         clients: their tensors; each may lack parts that others have.
-        frame: the last global model, where atoms are expected.
-        frame_weight: how many average clients the frame counts as.
+        frame: the last global model, where atoms are expected; it counts as an average client.
         weights: per client the samples behind its tensors, one number or one a tensor; equal if not given. An array of
             a tensor's shape is a precision of every weight, as the samples times a Fisher information. For an axis it
             counts by its mean over the units: a precision a weight fits the data no better and takes L x L x D steps.
@@ -91,7 +89,7 @@ def align(
         columns = comparable(graph, label, _union(graph, label, networks), settled, turns)
         if not any(columns):  # a start has to be made somewhere
             columns = comparable(graph, label, _union(graph, label, networks), set(graph.axes), turns)
-        rows, precisions = _stack(graph, label, networks, [says[j] for j in holders], frame_weight, *columns)
+        rows, precisions = _stack(graph, label, networks, [says[j] for j in holders], *columns)
         prior = (rows.pop(), precisions.pop()) if held else None
         found = match(
             rows, precisions, prior=prior, placed=sweep > 0, groups=axis.groups, gate=gate,
@@ -155,7 +153,6 @@ def _stack(
     label: str,
     networks: Sequence[Tensors],
     weights: Sequence[Weights],
-    frame_weight: float,
     plain: Sequence[Slot],
     turned: Sequence[Slot],
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -170,7 +167,7 @@ def _stack(
         ]
         total = np.sum(said, axis=0).mean() or 1.0
         mean = np.sum(said, axis=0) / (sum(bool(one.any()) for one in said) or 1)
-        said += [frame_weight * (mean if mean.any() else np.ones(shape[1]))] * (len(networks) - len(said))
+        said += [mean if mean.any() else np.ones(shape[1])] * (len(networks) - len(said))
         for k, value in enumerate(values):
             rows[k].append(np.zeros(shape, np.float32) if value is None else value)
             precisions[k].append(np.zeros(shape[1]) if value is None else said[k] / total)

@@ -23,10 +23,14 @@ class TaskFedAvg(TaskStrategy):
     *t*; a part that nobody trained stays as it was. Sums run in float64 in the order of site keys, so a result does
     not depend on arrival.
 
+    A site's metrics tell its samples: ``num-examples``, and ``num-examples.TASK`` of each task. Where it tells none by
+    task, all its parts count by ``num-examples``.
+
     Args:
         weighting: how the encoder counts a site: by ``samples`` (images trained on), ``uniform``, or ``tasks`` (every
             task counts the same in total, however many samples it has: sum over tasks of the site's share of each
-            task's samples). A task's own parts are weighted by its samples, or uniformly.
+            task's samples, of those that the sites told on joining; holders of a task of which none was told count
+            alike). A task's own parts are weighted by its samples, or uniformly.
         task_weights: how much a task counts in the encoder with ``weighting="tasks"``; 1 for those not named.
         settings: see :class:`TaskStrategy`.
     """
@@ -78,13 +82,13 @@ class TaskFedAvg(TaskStrategy):
             yield key, total / self._weights[key] if total.dtype.kind == "f" else total
 
     def _weight(self, update: Update, part: str) -> float:
-        if task := task_of(part):
+        task, samples = task_of(part), update.num_examples
+        if task and update.counts:
             samples = update.counts.get(task, 0.0)
-            return samples if self.weighting != "uniform" else float(samples > 0)
-        if self.weighting == "samples" or not update.counts:
-            return update.num_examples
         if self.weighting == "uniform":
-            return float(update.num_examples > 0)
+            return float(samples > 0)
+        if task or self.weighting == "samples" or not update.counts:
+            return samples
         return sum(
             self.task_weights.get(task, 1.0) * (count / max(self._held[task], count, 1.0))
             for task, count in update.counts.items()
@@ -119,9 +123,9 @@ class Alone(TaskStrategy):
         pass
 
     def add_to_merge(self, update: Update) -> None:
-        own, sent = ArrayRecord(), self._asked[update.site].content["arrays"]
-        assert isinstance(sent, ArrayRecord)
-        for key, array in sent.items():
+        own, site = ArrayRecord(), self.roster.by_node(self._asked[update.site].metadata.dst_node_id)
+        assert site is not None
+        for key, array in self.arrays_for(site, self._arrays, site.tasks).items():  # of tasks that have stopped, too
             own[key] = FlatArray(update.arrays[key].copy()) if key in update.arrays else array
         self.site_arrays[update.site] = own
 
@@ -129,7 +133,7 @@ class Alone(TaskStrategy):
         return {}
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Any) -> ArrayRecord:
-        return self.site_arrays.get(site.key) or super().arrays_for(site, arrays, tasks)
+        return super().arrays_for(site, self.site_arrays.get(site.key, arrays), tasks)
 
     def models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
         return self.site_arrays

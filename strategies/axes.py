@@ -208,16 +208,6 @@ class AxisGraph:
         """Return the axes that a tensor carries."""
         return [part for label in self.tensors[name][1] if label for part in label.split("+")]
 
-    def blocks(self, tensors: Mapping[str, np.ndarray], label: str) -> tuple[np.ndarray, list[Slot]]:
-        """Return the units of an axis as rows (L, D), and the slots whose columns stand side by side in them.
-
-        Other axes stay as they are: two networks' rows compare only where those agree.
-        """
-        slots = self.slots(label, tensors)
-        if not slots:
-            raise AxisError(f"Axis {label!r} appears in none of the tensors {', '.join(tensors) or '(none)'}.")
-        return np.hstack([slot.rows(tensors[slot.name]) for slot in slots]), slots
-
     def permute(self, tensors: Mapping[str, np.ndarray], orders: Mapping[str, np.ndarray]) -> Tensors:
         """Return the network whose unit i on each named axis is unit ``order[i]`` of the given one.
 

@@ -74,6 +74,7 @@ class TaskStrategy(Strategy):
         self.answered = 0  # sites whose answers entered the last merge or sum
         self.roster = Roster(min_sites, join_timeout)
         self.failures: list[Failure] = []
+        self.evaluated: dict[str, MetricRecord] = {}  # the sites' metrics of the last evaluation
         self.memory = Memory(max_norm_ratio)
         self._grid: Grid | None = None
         self._arrays = ArrayRecord()
@@ -135,7 +136,12 @@ class TaskStrategy(Strategy):
         """
         active: Any = config.get("tasks")
         useful = {}
-        for site in self.roster.refresh(grid):
+        if not (sites := self.roster.refresh(grid)):
+            raise FederationError(
+                f"Round {server_round}: expected sites to train, none is connected; start them again, "
+                "and resume the run."
+            )
+        for site in sites:
             tasks = site.tasks if site.tasks is None or active is None else site.tasks.intersection(active)
             if tasks is None or tasks:
                 useful[site.key] = site, tasks
@@ -163,7 +169,7 @@ class TaskStrategy(Strategy):
                 sent = record_in(self._asked[site.key].content, "arrays", ArrayRecord) or ArrayRecord()
                 update = read_update(site, reply, sent)
                 trace = self.memory.check(update, sent)
-                sums.add(record_in(reply.content, "metrics", MetricRecord) or MetricRecord())
+                sums.add(site.key, record_in(reply.content, "metrics", MetricRecord) or MetricRecord())
             except ValueError as error:
                 refused += 1
                 self._fail(Failure(site.key, server_round, "train", f"its update was refused: {error}"))
@@ -172,28 +178,38 @@ class TaskStrategy(Strategy):
             self.add_to_merge(update)
             self.answered += 1
         self._check_quorum(server_round, "train", refused)
+        for key, reason in sums.leave_out().items():  # what it learned does not hang on what it measured
+            log.warning("Round %d: the training metrics of site %s were left out: %s", server_round, key, reason)
         merged = ArrayRecord()
         changed = self.finish_merge() if self.answered else {}
         for key, array in self._arrays.items():
+            if key in changed and not np.isfinite(changed[key]).all():
+                log.error("Round %d: the merge of %r is not finite; it stays as it was.", server_round, key)
+                del changed[key]
             merged[key] = FlatArray(changed[key]) if key in changed else array
-        return merged, MetricRecord({**sums.total, **(self.merge_metrics() if self.answered else {})})
+        return merged, MetricRecord({**sums.total(), **(self.merge_metrics() if self.answered else {})})
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Add up the sites' metrics, which are sums: the figure computed of them is the pooled one (Flower's hook)."""
-        sums, self.answered, refused = Sums(), 0, 0
+        """Add up the sites' metrics, which are sums: the figure computed of them is the pooled one (Flower's hook).
+
+        ``evaluated`` keeps them apart: where sites have models of their own, scores cannot be ranked among each other.
+        """
+        sums, refused = Sums(), 0
         for site, reply in self._answers(server_round, replies):
             try:
                 metrics = record_in(reply.content, "metrics", MetricRecord)
                 if metrics is None:
                     raise ValueError("expected a record 'metrics' in the reply")
-                sums.add(metrics)
+                sums.add(site.key, metrics)
             except ValueError as error:
                 refused += 1
                 self._fail(Failure(site.key, server_round, "evaluate", f"its metrics were refused: {error}"))
-                continue
-            self.answered += 1
+        for key, reason in sums.leave_out().items():
+            refused += 1
+            self._fail(Failure(key, server_round, "evaluate", f"its metrics were refused: {reason}"))
+        self.evaluated, self.answered = sums.records, len(sums.records)
         self._check_quorum(server_round, "evaluate", refused)
-        return MetricRecord(sums.total) if self.answered else None
+        return MetricRecord(sums.total()) if self.answered else None
 
     def summary(self) -> None:
         """Log the settings of the strategy (Flower's hook)."""

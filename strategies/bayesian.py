@@ -9,6 +9,7 @@ network, transformers included, and precision is the curvature that each site me
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from logging import getLogger
 from typing import Any, Literal
 
@@ -24,11 +25,12 @@ from .merging import MEAN, VARIANCE, Merged, Product
 from .said import Said, named, say_in_matching, told_apart
 from .screening import Update
 from .sites import SiteCard
-from .wire import MANIFEST, FlatArray, Tensor, part_of, tensors_in
+from .wire import MANIFEST, FlatArray, Tensor, json_record, part_of, read_json_record, tensors_in
 
 log = getLogger("flwr")
 POSTERIOR = "@posterior"
 CAVITIES = "@cavities"
+TOLD = "@told"
 
 
 class BayesianMatching(TaskFedAvg):
@@ -97,6 +99,7 @@ class BayesianMatching(TaskFedAvg):
         self.gate = gate
         self.cavities = Cavities(cavity)
         self.posterior: dict[str, np.ndarray] = {}  # key -> precision of the global weights, after the last merge
+        self.told: set[str] = set()  # keys of which the posterior holds more than samples
 
     def train_config(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
         return ConfigRecord({**super().train_config(server_round, config), "precision": self.ask})
@@ -140,6 +143,7 @@ class BayesianMatching(TaskFedAvg):
         for site, key in self._counted:  # told in samples; beside sites that know their precision, in its unit
             self._shares[site][key] *= merged.usual.get(key, 1.0)
         self._keep(merged)
+        self._keep_told(merged, merged.usual.keys())
         return merged.arrays
 
     def merge_metrics(self) -> dict[str, float]:
@@ -180,10 +184,10 @@ class BayesianMatching(TaskFedAvg):
             raise ValueError(f"Expected a temperature of 0 or more, got {temperature}.")
         generator, drawn, held = np.random.default_rng(seed), ArrayRecord(), tensors_in(arrays)
         for key, array in arrays.items():
-            precision, values = self.posterior.get(key), array.numpy()
-            if precision is None or precision.shape != values.shape:
+            if key not in self.told:
                 drawn[key] = array
                 continue
+            precision, values = self.posterior[key], array.numpy()
             deviation = np.sqrt(np.divide(temperature, precision, out=np.zeros_like(precision), where=precision > 0))
             noise = generator.standard_normal(values.shape, np.float32)
             for tensor in held[key]:
@@ -196,11 +200,13 @@ class BayesianMatching(TaskFedAvg):
         record = ArrayRecord()
         for key, precision in self.posterior.items():
             record[key] = FlatArray(precision)
-        return super().state() | {POSTERIOR: record, CAVITIES: self.cavities.state()}
+        told = json_record(sorted(self.told))
+        return super().state() | {POSTERIOR: record, CAVITIES: self.cavities.state(), TOLD: told}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)
         self.posterior = {key: array.numpy() for key, array in state.get(POSTERIOR, ArrayRecord()).items()}
+        self.told = set(read_json_record(state[TOLD])) if TOLD in state else set()
         if CAVITIES in state:
             self.cavities.restore(state[CAVITIES])
 
@@ -298,3 +304,8 @@ class BayesianMatching(TaskFedAvg):
         # A merge's precisions lie in one block; what is carried on from an earlier one must not hold all of it.
         carried = {key: told.copy() for key, told in self.posterior.items() if key not in merged.precision}
         self.posterior = carried | merged.precision
+
+    def _keep_told(self, merged: Merged, told: Iterable[str]) -> None:
+        """Note of which keys somebody told precision in this round, or earlier where that still counts."""
+        stays = self.told if self.prior_strength else self.told - merged.precision.keys()
+        self.told = stays | (merged.precision.keys() & told)

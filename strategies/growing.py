@@ -116,6 +116,9 @@ class GrowingMatching(BayesianMatching):
         scaled = {key: np.float32(self.prior_strength) * precision for key, precision in posterior.items()}
         merged = product.finish(previous, scaled if self.prior_strength else None)
         self.posterior = posterior | merged.precision
+        first = {key: tensors[0].name for key, tensors in self._tensors.items()}
+        heard = [(said, key) for said in ready for key, weight in said.weights.items() if weight > 0]
+        self._keep_told(merged, {key for said, key in heard if first[key] in said.precision})
         changed = {key: array.numpy() for key, array in record.items()} if grew else {}
         return changed | merged.arrays
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from .axes import AxisGraph, Gauge, Tensors
 
+HUGE = 1e6  # of weights: products of four that are much larger are beyond single precision
+
 
 def circuit_rows(graph: AxisGraph, label: str, networks: Sequence[Tensors]) -> list[np.ndarray]:
     """Return per network (heads, R) rows whose distances are those of the heads' circuits, whatever the inner basis.
@@ -19,6 +21,8 @@ def circuit_rows(graph: AxisGraph, label: str, networks: Sequence[Tensors]) -> l
     gram: np.ndarray | float = 0.0
     for circuit in graph.axes[label].circuits:
         left, right = ([graph.side(net, label, pieces) for net in networks] for pieces in (circuit.left, circuit.right))
+        if max(np.abs(values).max() for values in (*left, *right)) > HUGE:
+            left, right = ([values.astype(np.float64) for values in side] for side in (left, right))
         heads, inner, _ = left[0].shape
         left, right = ([values.reshape(heads * inner, -1) for values in side] for side in (left, right))
         blocks = np.zeros((len(networks), heads, len(networks), heads))

@@ -18,7 +18,7 @@ from .frame import Placement
 from .matching import match
 from .merging import MEAN, VARIANCE
 from .precision import Precision
-from .rebasin import weight_matching
+from .rebasin import match_many, moving_orders
 from .said import Said, named
 from .screening import Update
 
@@ -95,32 +95,19 @@ class Rebasin(Published):
     """
 
     fixed: ClassVar[Settings] = COUNTING
-    passes = 100  # most of them over the sites, the authors' limit
 
     def _bring(self, said: Said) -> Said:
-        return self._matched(said, named(self._previous, self._tensors), self.seed)
-
-    def _bring_together(self) -> None:
-        members, self._kept = self._kept, []
-        generator = np.random.default_rng(self.seed)
-        for _ in range(self.passes if len(members) > 1 else 0):
-            moved = False
-            for j in generator.permutation(len(members)):
-                target = _mean([said.values for k, said in enumerate(members) if k != j])
-                before, members[j] = members[j], self._matched(members[j], target, int(generator.integers(2**32)))
-                moved |= members[j] is not before
-            if not moved:
-                break
-        for said in members:
-            self._multiply(said)
-
-    def _matched(self, said: Said, target: Mapping[str, np.ndarray], seed: int) -> Said:
         if self.axes is None:
             return said
-        held = {name: values for name, values in said.values.items() if name in target}
-        orders = weight_matching(self.axes, target, held, seed=seed)
-        orders = {label: order for label, order in orders.items() if (order != np.arange(len(order))).any()}
+        orders = moving_orders(self.axes, named(self._previous, self._tensors), said.values, seed=self.seed)
         return said.moved(self.axes, self.axes.permute(said.values, orders), orders) if orders else said
+
+    def _bring_together(self) -> None:
+        assert self.axes is not None
+        networks, orders = match_many(self.axes, [said.values for said in self._kept], seed=self.seed)
+        for said, *told in zip(self._kept, networks, orders, strict=True):
+            self._multiply(said.moved(self.axes, *told))
+        self._kept = []
 
 
 class Pfnm(Published):
@@ -212,9 +199,3 @@ def _comparable(graph: AxisGraph, label: str, tensors: Tensors, settled: set[str
 def _rows(slot: Slot, network: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return (L, width) of a network's units in a slot, 0 where it lacks the tensor."""
     return slot.rows(network[slot.name]) if slot.name in network else np.zeros((slot.stop - slot.start, slot.width))
-
-
-def _mean(networks: Sequence[Mapping[str, np.ndarray]]) -> Tensors:
-    """Return the plain mean of every tensor over those who hold it."""
-    names = dict.fromkeys(name for network in networks for name in network)
-    return {name: np.mean([network[name] for network in networks if name in network], axis=0) for name in names}

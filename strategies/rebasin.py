@@ -58,34 +58,47 @@ def weight_matching(
     return orders
 
 
-def merge_many(
+def moving_orders(
+    graph: AxisGraph, target: Mapping[str, np.ndarray], network: Mapping[str, np.ndarray], *, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return those orders of :func:`weight_matching` that move a unit, matched on the tensors that both have."""
+    held = {name: values for name, values in network.items() if name in target}
+    orders = weight_matching(graph, target, held, seed=seed)
+    return {label: order for label, order in orders.items() if (order != np.arange(len(order))).any()}
+
+
+def match_many(
     graph: AxisGraph, networks: Sequence[Mapping[str, np.ndarray]], *, seed: int = 0, passes: int = 100
-) -> tuple[Tensors, list[Tensors]]:
+) -> tuple[list[Tensors], list[dict[str, np.ndarray]]]:
     """Match each network to the mean of the others until nothing moves (MergeMany, Algorithm 3).
 
     Args:
         graph: the table of axes.
-        networks: two or more, with the same tensors.
+        networks: they may lack tensors.
         seed: of all random orders.
-        passes: most passes over the networks.
+        passes: most passes over the networks; the authors' limit.
 
     Returns:
-        The mean, and the networks as they were averaged.
+        The networks, ready to be averaged, and how each was reordered, by axis.
     """
     members = [dict(network) for network in networks]
+    orders: list[dict[str, np.ndarray]] = [{} for _ in members]
     generator = np.random.default_rng(seed)
-    for _ in range(passes):
+    for _ in range(passes if len(members) > 1 else 0):
         moved = False
         for j in generator.permutation(len(members)):
             others = mean_network([network for k, network in enumerate(members) if k != j])
-            orders = weight_matching(graph, others, members[j], seed=int(generator.integers(2**32)))
-            moved |= any((order != np.arange(len(order))).any() for order in orders.values())
-            members[j] = graph.permute(members[j], orders)
+            found = moving_orders(graph, others, members[j], seed=int(generator.integers(2**32)))
+            members[j] = graph.permute(members[j], found)
+            for label, order in found.items():
+                orders[j][label] = orders[j].get(label, np.arange(len(order)))[order]
+            moved |= bool(found)
         if not moved:
             break
-    return mean_network(members), members
+    return members, orders
 
 
 def mean_network(networks: Sequence[Mapping[str, np.ndarray]]) -> Tensors:
-    """Return the plain mean, tensor by tensor."""
-    return {name: np.mean([network[name] for network in networks], axis=0) for name in networks[0]}
+    """Return the plain mean of every tensor over those who hold it."""
+    names = dict.fromkeys(name for network in networks for name in network)
+    return {name: np.mean([network[name] for network in networks if name in network], axis=0) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,12 +11,13 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from .precision import Precision, read_precision
-from .sites import SiteCard
+from .sites import MOST_SAMPLES, SiteCard
 from .wire import MANIFEST, is_packed, json_record, part_of, read_json_record, record_in, values_of
 
 REMEMBERED = 16  # updates of a site that a later one is held against
 RECENT = 3  # rounds, beside the current one, whose distances say what is usual
 MOST = 256  # distances kept a part, so that a round does not cost the square of its sites
+LARGEST = 1e10  # of a value: a variance of 16-bit pixels is 1e9; squares of more, and their products, are no floats
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def _read_counts(site: SiteCard, metrics: MetricRecord) -> tuple[float, dict[str
 
 
 def _count(name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or not np.isfinite(value) or value < 0:
-        raise ValueError(f"{name} should be a number of samples, it is {value!r}")
+    if not isinstance(value, (int, float)) or not 0 <= value <= MOST_SAMPLES:
+        raise ValueError(f"{name} should be a number of samples up to {MOST_SAMPLES:g}, it is {value!r}")
     return float(value)
 
 
@@ -117,9 +119,9 @@ def _read_arrays(trained: ArrayRecord, sent: ArrayRecord) -> dict[str, np.ndarra
             raise ValueError(
                 f"{key!r} should be {reference.dtype}{list(reference.shape)}, it is {values.dtype}{list(values.shape)}"
             )
-        # A sum is finite only if its terms are; float64 cannot overflow on finite float32 terms.
-        if values.dtype.kind == "f" and not (np.isfinite(values.sum(dtype=np.float64)) or np.isfinite(values).all()):
-            raise ValueError(f"{key!r} holds values that are not finite; its training diverged")
+        if not is_sound(values):
+            wrong = f"beyond {LARGEST:g}" if np.isfinite(values).all() else "that are not finite"
+            raise ValueError(f"{key!r} holds values {wrong}; its training diverged")
         arrays[key] = values
     if not arrays:
         raise ValueError("it holds no arrays")
@@ -129,6 +131,13 @@ def _read_arrays(trained: ArrayRecord, sent: ArrayRecord) -> dict[str, np.ndarra
             if key != MANIFEST and key not in arrays and part_of(key) in begun:
                 raise ValueError(f"it holds {part_of(key)!r} without {key!r}; a part must be whole or left out")
     return arrays
+
+
+def is_sound(values: np.ndarray) -> bool:
+    """Say whether all floats of an array are finite, and none is so large that squares of it overflow."""
+    if values.dtype.kind != "f" or not values.size:
+        return True
+    return float(values.min()) >= -LARGEST and float(values.max()) <= LARGEST  # NaN fails either
 
 
 @dataclass(frozen=True)
@@ -242,29 +251,52 @@ def distances(arrays: Mapping[str, np.ndarray], sent: ArrayRecord, chunk: int = 
 
 
 class Sums:
-    """Metrics of several sites, added number by number and list by list.
+    """Metrics of several sites, added number by number and list by list when all are there.
 
-    A site's record goes in whole or is refused: one with another version of a metric must not end everybody's run.
+    A record goes in whole or not at all. Which form a metric has, number or list of so many, most sites decide, and
+    of as many the first by key: one with another version must not keep the others out.
     """
 
     def __init__(self) -> None:
-        self.total: dict[str, int | float | list[int] | list[float]] = {}
+        self.records: dict[str, MetricRecord] = {}  # by site
 
-    def add(self, record: MetricRecord) -> None:
-        """Add a record; raise ``ValueError`` if its values are not finite or do not match what is there."""
+    def add(self, site: str, record: MetricRecord) -> None:
+        """Take in a site's record; raise ``ValueError`` if its values are not finite."""
         for name, value in record.items():
-            size = len(value) if isinstance(value, list) else None
             if not np.isfinite(value).all():
                 raise ValueError(f"its metric {name} is not finite")
-            if name in self.total:
-                own = self.total[name]
-                if size != (len(own) if isinstance(own, list) else None):
-                    raise ValueError(f"its metric {name} has another form than that of the sites before it")
-        for name, value in record.items():
-            before = self.total.get(name)
-            if isinstance(value, list) and isinstance(before, list):
-                self.total[name] = [a + b for a, b in zip(before, value, strict=True)]
-            elif isinstance(value, list):
-                self.total[name] = list(value)
-            else:
-                self.total[name] = value + (before if isinstance(before, (int, float)) else 0)
+        self.records[site] = record
+
+    def leave_out(self) -> dict[str, str]:
+        """Drop the records of which a metric has another form than most; return why, by site."""
+        forms: dict[str, Counter[int]] = {}
+        for record in self.records.values():
+            for name, value in record.items():
+                forms.setdefault(name, Counter())[_form(value)] += 1
+        usual = {name: found.most_common(1)[0][0] for name, found in forms.items()}
+        left = {
+            site: f"its metric {name} has another form than that of most sites"
+            for site, record in self.records.items()
+            for name, value in record.items()
+            if _form(value) != usual[name]
+        }
+        self.records = {site: record for site, record in self.records.items() if site not in left}
+        return left
+
+    def total(self) -> dict[str, int | float | list[int] | list[float]]:
+        """Return the sums, added in the order in which the records came."""
+        total: dict[str, int | float | list[int] | list[float]] = {}
+        for record in self.records.values():
+            for name, value in record.items():
+                before = total.get(name)
+                if isinstance(value, list) and isinstance(before, list):
+                    total[name] = [a + b for a, b in zip(before, value, strict=True)]
+                elif isinstance(value, list):
+                    total[name] = list(value)
+                else:
+                    total[name] = value + (before if isinstance(before, (int, float)) else 0)
+        return total
+
+
+def _form(value: object) -> int:
+    return len(value) if isinstance(value, list) else -1

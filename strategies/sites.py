@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
 from typing import Any
@@ -18,7 +18,8 @@ log = getLogger("flwr")
 
 
 KEY = re.compile(r"[\w.-]{1,64}")  # of a site; it names entries of checkpoints
-DESCRIBE_SECONDS = 60.0  # what a node that joins later may take to describe itself
+DESCRIBE_SECONDS = 60.0  # what a node may take to describe itself; at the start twice as long each time it was silent
+MOST_SAMPLES = 1e15  # that a site may count: more is a mistake, and its products with weights are no numbers any more
 
 
 class FederationError(RuntimeError):
@@ -57,9 +58,19 @@ def read_card(reply: Message) -> SiteCard:
     key, tasks = str(about.pop("key", "")), about.pop("tasks", None)
     if not KEY.fullmatch(key):
         raise ValueError(f"expected a key of letters, digits, '.', '_' and '-' in its record 'site', got {key!r}")
+    if tasks is not None and not (isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)):
+        raise ValueError(f"expected tasks to be a list of names, got {tasks!r}")
+    nodes = about.get("num-partitions", 1)
+    if not isinstance(nodes, int) or nodes < 1:
+        raise ValueError(f"expected num-partitions to be an integer of 1 or more, got {nodes!r}")
     told = record_in(reply.content, "counts", MetricRecord) or MetricRecord()
-    counts = {name: float(value) for name, value in told.items() if isinstance(value, (int, float))}
-    return SiteCard(key, node_id, None if tasks is None else frozenset(map(str, tasks)), counts, about)
+    counts = {name: value for name, value in told.items() if isinstance(value, (int, float))}
+    for name, value in counts.items():
+        if not 0 <= value <= MOST_SAMPLES:
+            raise ValueError(f"expected {name} to be a number of samples up to {MOST_SAMPLES:g}, got {value!r}")
+    return SiteCard(
+        key, node_id, None if tasks is None else frozenset(tasks), {name: float(n) for name, n in counts.items()}, about
+    )
 
 
 class Roster:
@@ -72,14 +83,16 @@ class Roster:
         self.min_sites = min_sites
         self.join_timeout = join_timeout
         self.refused: dict[int, str] = {}  # node id -> why it cannot take part
+        self._silent: dict[int, tuple[int, float]] = {}  # node id -> how often it gave no answer, and when to ask again
         self._cards: dict[int, SiteCard] = {}
         self._complete = False  # min_sites have joined once; from then on quorum says how many must answer
 
     def refresh(self, grid: Grid) -> list[SiteCard]:
         """Describe nodes that are new, forget nodes that left, and return the sites by key.
 
-        At first waits until ``min_sites`` are there, and in a simulation (whose nodes say how many there will be) for
-        all. Raises :class:`FederationError` after ``join_timeout`` seconds.
+        At first waits until ``min_sites`` are there, and in a simulation (whose nodes all say how many there will be)
+        for all. Raises :class:`FederationError` after ``join_timeout`` seconds. A node that gives no answer is asked
+        again after pauses that double.
         """
         deadline = time.monotonic() + self.join_timeout
         while True:
@@ -89,11 +102,13 @@ class Roster:
                 log.warning("Site %s left the federation.", self._cards.pop(node).key)
             if gone:  # a node that was refused for its key may be a site that came back before its old node was gone
                 self.refused.clear()
-            timeout = DESCRIBE_SECONDS if self._complete else max(deadline - time.monotonic(), 1.0)
-            self._describe(grid, sorted(node_ids - self._cards.keys() - self.refused.keys()), timeout)
+            self._silent = {node: silence for node, silence in self._silent.items() if node in node_ids}
+            self._describe(grid, sorted(node_ids - self._cards.keys() - self.refused.keys()), deadline)
             sites = self.sites
-            simulated = max([int(str(s.about.get("num-partitions", 1))) for s in sites], default=1)
-            if self._complete or len(sites) >= max(self.min_sites, simulated - len(self.refused)):
+            # The least: a site's word alone must not keep the others waiting.
+            simulated = min([int(str(site.about.get("num-partitions", 1))) for site in sites], default=1)
+            expected = max(self.min_sites, simulated - len(self.refused))
+            if self._complete or len(sites) >= expected:
                 self._complete = True
                 return sites
             if not sites and len(self.refused) >= self.min_sites:
@@ -101,9 +116,10 @@ class Roster:
                 raise FederationError(f"No site can take part. The first to say why: {reason}")
             if time.monotonic() > deadline:
                 here = ", ".join(site.key for site in sites) or "none"
+                wanted = "min-sites" if expected == self.min_sites else "the num-partitions that the sites say"
                 raise FederationError(
-                    f"Expected at least {self.min_sites} sites within {self.join_timeout:g} s, found {here}; "
-                    "start the missing sites, or lower min-sites."
+                    f"Expected at least {expected} sites within {self.join_timeout:g} s, found {here}; "
+                    f"start the missing sites, or lower {wanted}."
                 )
             time.sleep(0.05)
 
@@ -116,13 +132,23 @@ class Roster:
         """Return the card of a node, if it is known."""
         return self._cards.get(node_id)
 
-    def _describe(self, grid: Grid, node_ids: Iterable[int], timeout: float) -> None:
+    def _describe(self, grid: Grid, node_ids: Sequence[int], deadline: float) -> None:
+        now, timeout = time.monotonic(), DESCRIBE_SECONDS
+        if self._complete:  # others wait for the round to begin
+            node_ids = [node for node in node_ids if self._silent.get(node, (0, now))[1] <= now]
+        else:  # it may be that the first look at its data takes long
+            times = max([self._silent.get(node, (0, now))[0] for node in node_ids], default=0)
+            timeout = min(DESCRIBE_SECONDS * 2**times, max(deadline - now, 1.0))
         content = RecordDict({"config": ConfigRecord()})
         messages = [Message(content, dst_node_id=node, message_type="query.describe") for node in node_ids]
         if not messages:
             return
         taken = {card.key: card.node_id for card in self._cards.values()}
         replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda m: m.metadata.src_node_id)
+        now = time.monotonic()
+        for node in {message.metadata.dst_node_id for message in messages} - {r.metadata.src_node_id for r in replies}:
+            times = min(self._silent.get(node, (0, now))[0] + 1, 10)
+            self._silent[node] = times, now + DESCRIBE_SECONDS * 2**times
         for reply in replies:
             node = reply.metadata.src_node_id
             try:

@@ -176,7 +176,10 @@ def repack(record: ArrayRecord, parts: Mapping[str, Mapping[str, np.ndarray]]) -
 def values_of(key: str, array: Array) -> np.ndarray:
     """Return an array's values; raise ``ValueError`` where a site sent bytes that are none."""
     try:
-        return array.numpy()
+        values = array.numpy()
+        if not isinstance(values, np.ndarray):
+            raise TypeError(f"expected one array, got {type(values).__name__}")  # NumPy reads archives too
+        return values
     except Exception as error:  # NumPy's reader raises whatever its formats raise
         raise ValueError(f"{key!r} cannot be read as an array: {type(error).__name__}: {error}") from None
 

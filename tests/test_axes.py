@@ -116,21 +116,6 @@ def test_random_orders_are_permutations_of_the_group() -> None:
     assert all(GRAPH.axes["g"].check(np.array(order)) is None for order in seen)
 
 
-def test_blocks_hold_every_slice_of_a_unit_and_move_with_it() -> None:
-    net = network()
-    rows, slots = GRAPH.blocks(net, "a")
-    heads, out = net["heads.weight"].reshape(2, 3, 2, 4), net["heads.out"]
-    for unit in range(4):
-        slices = [net["a.weight"][unit], net["join.weight"][:, unit], heads[..., unit].ravel(), out[unit]]
-        np.testing.assert_array_equal(rows[unit], np.concatenate(slices))
-    assert [slot.width for slot in slots] == [2, 3, 12, 6]
-    np.testing.assert_array_equal(GRAPH.blocks(net, "b")[0][:, 2:], net["join.weight"][:, 4:].T)
-    order = RNG(2).permutation(4)
-    np.testing.assert_array_equal(GRAPH.blocks(GRAPH.permute(net, {"a": order}), "a")[0], rows[order])
-    with pytest.raises(AxisError, match="appears in none of the tensors other"):
-        GRAPH.blocks({"other": net["other"]}, "a")
-
-
 @pytest.mark.parametrize("gauge", ["none", "orth", "gl"])
 def test_a_gauge_keeps_the_product_of_a_circuit(gauge: Any) -> None:
     net = network()
@@ -179,6 +164,44 @@ def convolutions(groups: int = 4) -> nn.Module:
 
 def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 2))
+
+
+CHAINS = {  # layers, shape of the input, axis -> its kind
+    "flattened, units last": (
+        lambda: [nn.Linear(8, 6), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)], (2, 8, 8), {"0": "perm"},
+    ),
+    "partly flattened": (
+        lambda: [nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.Linear(36, 5), nn.Flatten(), nn.Linear(20, 3)], (2, 1, 8, 8),
+        {"0": "frozen", "2": "perm"},
+    ),
+    "a norm of pixels": (
+        lambda: [nn.Conv2d(1, 4, 3), nn.Flatten(), nn.BatchNorm1d(144), nn.Linear(144, 3)], (2, 1, 8, 8),
+        {"0": "frozen"},
+    ),
+    "slopes of pixels": (
+        lambda: [nn.Conv2d(1, 4, 3), nn.Flatten(), nn.PReLU(144), nn.Linear(144, 3)], (2, 1, 8, 8), {"0": "frozen"},
+    ),
+    "a norm of one pixel": (
+        lambda: [nn.Conv2d(1, 4, 8), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)], (2, 1, 8, 8), {"0": "perm"},
+    ),
+    "a norm along rows": (
+        lambda: [nn.Conv2d(1, 8, 3, padding=1), nn.LayerNorm(8), nn.Conv2d(8, 3, 1)], (2, 1, 8, 8), {"0": "frozen"},
+    ),
+    "a linear layer along rows": (
+        lambda: [nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 5), nn.ReLU(), nn.Flatten(), nn.Linear(320, 3)],
+        (2, 1, 8, 8), {"0": "frozen"},
+    ),
+    "pooled units": (lambda: [nn.Linear(8, 6), nn.MaxPool1d(2), nn.Linear(3, 2)], (2, 8), {"0": "frozen"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_where_the_units_of_a_chain_lie(name: str) -> None:
+    layers, shape, kinds = CHAINS[name]
+    model = nn.Sequential(*layers())
+    graph = derive_axes(model)
+    assert {label: axis.kind for label, axis in graph.axes.items()} == kinds
+    check_symmetry(model, graph, (torch.randn(shape),))
 
 
 def image(size: int, channels: int = 3) -> Tensor:

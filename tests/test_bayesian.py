@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from mtfed.strategies import BayesianMatching, TaskFedAvg, wire
+from mtfed.strategies import BayesianMatching, GrowingMatching, Pfnm, TaskFedAvg, wire
 from mtfed.strategies.axes import AxisError, AxisGraph
 from mtfed.strategies.frame import Frame
 from mtfed.strategies.precision import write_precision
@@ -258,7 +258,7 @@ def test_samples_have_the_posteriors_mean_and_spread() -> None:
     key = "encoder:float32"
     values = arrays[key].numpy()
     precision = np.where(np.arange(values.size) % 5, RNG(0).uniform(4, 400, values.size), 0.0).astype("f")
-    strategy.posterior = {key: precision, "decoder.y:float32": np.array(25.0, "f")}
+    strategy.posterior, strategy.told = {key: precision, "decoder.y:float32": np.array(25.0, "f")}, {key}
     for temperature in (1.0, 0.25):
         draws = [strategy.sample(arrays, seed, temperature) for seed in range(400)]
         drawn = np.stack([draw[key].numpy() for draw in draws])
@@ -276,6 +276,46 @@ def test_samples_have_the_posteriors_mean_and_spread() -> None:
     assert drawn.dtype == values.dtype
     with pytest.raises(ValueError, match="Expected a temperature of 0 or more, got -1"):
         strategy.sample(arrays, 3, temperature=-1)
+
+
+@pytest.mark.parametrize("prior", [0.0, 0.5])
+@pytest.mark.parametrize("kind", [BayesianMatching, GrowingMatching, Pfnm])
+def test_what_counts_by_samples_is_not_drawn(kind: type[BayesianMatching], prior: float) -> None:
+    plain, tells = ArrayRecord(), False
+    for name, values in {"w": np.ones((4, 4), "f"), "scale": np.array(1.0, "f")}.items():
+        plain[name] = wire.FlatArray(values)
+
+    def answer(key: str, message: Message) -> RecordDict:
+        content = drift(key, message)
+        if tells:
+            content["precision"] = write_precision({"w": np.full((4, 4), 9.0)})
+        return content
+
+    strategy = kind() if kind is Pfnm else kind(prior_strength=prior)
+    for number, tells in enumerate((False, True, False), start=1):
+        plain, _, _ = one_round(strategy, answer, arrays=plain, number=number)
+        drawn = strategy.sample(plain, 0)
+        assert same(drawn, plain) == (kind is Pfnm or not (tells or (prior and number == 3)))
+        assert drawn["scale"] is plain["scale"]
+        again = kind()
+        again.restore(strategy.state())
+        assert same(again.sample(plain, 0), drawn)
+
+
+@pytest.mark.parametrize("gauge", ["none", "orth", "gl"])
+def test_a_site_of_huge_weights_ends_no_round(gauge: Any) -> None:
+    graph, network = frame()
+
+    def answer(key: str, message: Message) -> RecordDict:
+        content = sites(True, "", "")(key, message)
+        for name, array in content["arrays"].items() if key == "b" else ():
+            if name.endswith("float32"):
+                content["arrays"][name] = wire.FlatArray(np.full(array.shape, 9e9, "f"))
+        return content
+
+    strategy = BayesianMatching(graph, start="apart", inner=gauge)
+    got, _, _ = one_round(strategy, answer, arrays=record(network, True))
+    assert not strategy.failures and all(np.isfinite(values).all() for values in tensors_of(got).values())
 
 
 def test_metrics_tell_distances_and_shares() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mtfed.strategies.axes import Axis, AxisGraph
-from mtfed.strategies.rebasin import mean_network, merge_many, weight_matching
+from mtfed.strategies.rebasin import match_many, mean_network, weight_matching
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
@@ -118,8 +118,8 @@ def test_the_midpoint_of_trained_models_recovers(hidden: tuple[int, ...]) -> Non
     order = weight_matching(graph, networks[0], networks[1])
     midpoint = mean_network([networks[0], graph.permute(networks[1], order)])
     matched = accuracy(models[0], midpoint, *test)
-    merged, _ = merge_many(graph, networks)
-    many = accuracy(models[0], merged, *test)
+    members, _ = match_many(graph, networks)
+    many = accuracy(models[0], mean_network(members), *test)
     assert min(ends) > 0.8
     assert matched > naive + 0.05 and matched > min(ends) - 0.05
     assert many > accuracy(models[0], mean_network(networks), *test) + 0.05
@@ -135,11 +135,14 @@ def test_many_networks_of_one_frame_are_merged_into_it() -> None:
     ]
     orders = [{label: axis.random_order(RNG(seed)) for label, axis in graph.axes.items()} for seed in range(4)]
     moved = [graph.permute(client, order) for client, order in zip(clients, orders, strict=True)]
-    merged, members = merge_many(graph, moved)
+    members, found_orders = match_many(graph, moved)
+    merged = mean_network(members)
     back = weight_matching(graph, frame, merged)
     expected, found = mean_network(clients), graph.permute(merged, back)
     assert max(abs(expected[name] - found[name]).max() for name in expected) < 1e-12
-    assert len(members) == 4
+    for network, order, member in zip(moved, found_orders, members, strict=True):
+        again = graph.permute(network, order)
+        assert all(np.array_equal(again[name], member[name]) for name in again)
     lone = AxisGraph({"w": (None, ("x", None))}, {"x": Axis(3)})
     only = {"w": RNG(0).standard_normal((3, 2))}
-    assert np.array_equal(merge_many(lone, [only, only])[0]["w"], only["w"])
+    assert np.array_equal(mean_network(match_many(lone, [only, only])[0])["w"], only["w"])

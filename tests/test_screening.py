@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from mtfed.strategies import Alone, BayesianMatching, FederationError, TaskFedAdam, TaskFedAvg, TaskFedBN, Update, wire
 from mtfed.strategies.screening import MOST, RECENT, REMEMBERED, Memory, distances
 from test_strategies import drift, one_round, parts, same, update
+
+from mtfed.metrics import TaskMetrics, pool
+from mtfed.server import mean_losses
+from mtfed.tasks import Task
 
 Answer = Callable[[str, Message], RecordDict | Error | None]
 
@@ -38,6 +43,18 @@ def told(**metrics: float) -> Answer:
     return answer
 
 
+def filled(value: float) -> Answer:
+    """Return an answer in which site c gives an encoder of one number."""
+
+    def answer(key: str, message: Message) -> RecordDict:
+        content = drift(key, message)
+        if key == "c":
+            content["arrays"]["encoder:float32"] = wire.FlatArray(np.full(13, value, "f"))
+        return content
+
+    return answer
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -48,8 +65,12 @@ def told(**metrics: float) -> Answer:
             "it holds no arrays",
         ),
         (told(num_examples=0), "it was trained on no samples: its num-examples is 0"),
-        (told(num_examples=-3), "num-examples should be a number of samples, it is -3"),
-        (told(num_examples=float("nan")), "num-examples should be a number of samples, it is nan"),
+        (told(num_examples=-3), "num-examples should be a number of samples up to 1e+15, it is -3"),
+        (told(num_examples=float("nan")), "num-examples should be a number of samples up to 1e+15, it is nan"),
+        (told(num_examples=1e16), "num-examples should be a number of samples up to 1e+15, it is 1e+16"),
+        (filled(-2e10), "'encoder:float32' holds values beyond 1e+10; its training diverged"),
+        (filled(float("nan")), "'encoder:float32' holds values that are not finite; its training diverged"),
+        (filled(1e10), None),
         (without("decoder.x:float32"), None),
         (without("encoder:float32", "encoder:int64"), None),
         (without("manifest"), None),
@@ -63,23 +84,33 @@ def test_a_part_is_whole_or_left_out_and_somebody_was_counted(answer: Answer, re
     assert [(failure.site, failure.reason) for failure in strategy.failures] == expected
 
 
-@pytest.mark.parametrize("record", ["arrays", "precision"])
+def archive() -> bytes:
+    buffer = BytesIO()
+    np.savez(buffer, a=np.zeros(19, "f"))
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04K\x01."], ids=["nothing", "zip", "torn", "pickle"]
+    ("record", "name"), [("arrays", "encoder:float32"), ("arrays", "manifest"), ("precision", "encoder:float32")]
 )
-def test_bytes_that_are_no_array_are_refused_alone(record: str, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04K\x01.", archive()],
+    ids=["nothing", "zip", "torn", "pickle", "archive"],
+)
+def test_bytes_that_are_no_array_are_refused_alone(record: str, name: str, content: bytes) -> None:
     def answer(key: str, message: Message) -> RecordDict:
         given = drift(key, message)
         if key == "c":
             told = ArrayRecord(dict(given["arrays"].items()) if record == "arrays" else {})
-            told["encoder:float32"] = Array("float32", (19,), "numpy.ndarray", content)
+            told[name] = Array("float32", (19,), "numpy.ndarray", content)
             given[record] = told
         return given
 
     strategy = BayesianMatching()
     one_round(strategy, answer)
     assert [failure.site for failure in strategy.failures] == ["c"]
-    assert "'encoder:float32' cannot be read as an array" in strategy.failures[0].reason
+    assert f"{name!r} cannot be read as an array" in strategy.failures[0].reason
 
 
 def test_a_part_left_out_is_averaged_over_those_who_gave_it() -> None:
@@ -89,6 +120,47 @@ def test_a_part_left_out_is_averaged_over_those_who_gave_it() -> None:
     np.testing.assert_array_equal(
         merged["decoder.x:float32"].numpy(), given["a"]["arrays"]["decoder.x:float32"].numpy()
     )
+
+
+# Metrics.
+
+
+@pytest.mark.parametrize(
+    ("forms", "left"),  # of the metric of sites a, b and c
+    [
+        ([[1.0], 1.0, 1.0], "a"),
+        ([1.0, [1.0], [1.0, 2.0]], "bc"),
+        ([[1.0], [1.0, 2.0], [1.0, 2.0]], "a"),
+        ([1.0, 1.0, 1.0], ""),
+        ([None, 1.0, 1.0], ""),
+    ],
+)
+def test_metrics_of_another_form_than_most_are_left_out(forms: list, left: str) -> None:
+    def answer(key: str, message: Message) -> RecordDict:
+        given, form = drift(key, message), forms["abc".index(key)]
+        if form is not None:
+            given["metrics"]["loss-sum.x"] = form
+        return given
+
+    strategy, samples = TaskFedAvg(), {"a": 10, "b": 3, "c": 45}
+    merged, metrics, grid = one_round(strategy, answer)
+    assert same(merged, one_round(TaskFedAvg(), drift)[0]) and not strategy.failures  # nobody lost its weights
+    assert metrics["num-examples"] == sum(n for key, n in samples.items() if key not in left)
+    messages = strategy.configure_evaluate(1, merged, ConfigRecord(), grid)
+    assert strategy.aggregate_evaluate(1, grid.send_and_receive(messages)) == metrics
+    assert "".join(failure.site for failure in strategy.failures) == left
+    assert strategy.answered == 3 - len(left) and strategy.evaluated.keys() == set("abc") - set(left)
+
+
+def test_sums_of_another_form_are_no_figures() -> None:
+    task = Task(name="x", kind="classification", classes=("a", "b"))
+    sums = TaskMetrics(task).sums() | {"x.count": 3}
+    (name, *_) = [name for name, value in sums.items() if isinstance(value, list) and len(value) > 1]
+    assert pool([task], sums).keys() == {"x"}
+    for wrong in ({name: [1.0]}, {name: 1.0}, {"x.count": [3.0]}):
+        assert not pool([task], sums | wrong)
+    assert mean_losses({"seen.x": 2, "loss-sum.x": 3.0, "seen.y": [2], "loss-sum.y": 3.0}) == {"x": 1.5}
+    assert np.isnan(mean_losses({"seen.x": 2, "loss-sum.x": [3.0]})["x"])
 
 
 # A replay.
@@ -272,6 +344,17 @@ def test_a_round_that_was_all_refused_keeps_the_model(
     assert len(strategy.failures) == 3
     after, metrics, _ = one_round(strategy, drift, arrays=merged, number=3)  # and the run goes on
     assert metrics["num-examples"] == 58 and (kind is Alone or not same(after, merged))
+
+
+def test_a_merge_that_is_not_finite_keeps_the_array(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(TaskFedAvg):
+        def finish_merge(self) -> dict[str, np.ndarray]:
+            return super().finish_merge() | {"decoder.x:float32": np.full(5, np.inf, "f")}
+
+    merged, _, _ = one_round(Broken(), drift, arrays=FIRST)
+    sound, _, _ = one_round(TaskFedAvg(), drift, arrays=FIRST)
+    sound["decoder.x:float32"] = FIRST["decoder.x:float32"]
+    assert same(merged, sound) and "the merge of 'decoder.x:float32' is not finite" in caplog.messages[-1]
 
 
 @pytest.mark.parametrize(
