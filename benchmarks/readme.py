@@ -55,7 +55,9 @@ def rewrite(file: Path, texts: dict[str, str]) -> None:
     text = file.read_text()
     for mark, new in texts.items():
         pattern = rf"(<!-- figures: {mark} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda m, new=new: m[1] + new + m[2], text, flags=re.S)
+        text, count = re.subn(pattern, lambda m, new=new: m[1] + new + m[2], text, flags=re.S)
+        if not count:
+            raise LookupError(f"{file.name} has no place for the figures {mark!r}.")
     file.write_text(text)
 
 

@@ -9,8 +9,8 @@ RATES for each model and set, by the validation figures of the first seed; nothi
 validation images after the last round, so no round is chosen either. Delta_MTL compares with the single-task model on
 the same backbone, seed by seed. What is reached without looking at an image (benchmarks.blind) stands beside. Runs that
 are there already are not run again. CHANGES tell what an order of models hangs on: the same runs, with one setting
-changed for all of them, at the rates of the unchanged ones. Figures go to experiments/models.json, from which `python
--m benchmarks.readme` makes the tables.
+changed for all of them, at the rates of the unchanged ones. Figures go to experiments/models.json, in the
+place of older ones of the same sets and systems; `python -m benchmarks.readme` makes the tables.
 """
 
 from __future__ import annotations
@@ -131,10 +131,17 @@ def main() -> None:
         for cell in cells
         if cell in best
     )
-    unseen = {one: blind.figures(read_config(settings_of(one, data))) for one in given.sets}
-    RESULTS.write_text(
-        json.dumps({"blind": unseen, "tuning": tried, "runs": found, "changed": changed}, indent=1) + "\n"
-    )
+    results = json.loads(RESULTS.read_text())
+    results["blind"] |= {one: blind.figures(read_config(settings_of(one, data))) for one in given.sets}
+    for name, new in (("tuning", tried), ("runs", found), ("changed", changed)):
+        others = [told for told in results[name] if (told["set"], told["system"]) not in cells]
+        results[name] = sorted(others + new, key=_order)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _order(told: dict[str, Any]) -> tuple[int, int, str, float, int]:
+    place = list(SETS).index(told["set"]), list(SYSTEMS).index(told["system"])
+    return *place, told["change"], told["rate"], told["seed"]
 
 
 def settings_of(name: str, data: Path) -> dict[str, RunConfigValue]:

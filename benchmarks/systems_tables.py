@@ -23,7 +23,7 @@ def tables(results: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     for one in sets:
         yield one, of_set(one, results)
     found = {
-        system: [deltas(system, one, runs, results) for one in sets]
+        system: [deltas(system, one, results) for one in sets]
         for system in SHARED
         if any(run["system"] == system for run in runs)
     }
@@ -47,7 +47,7 @@ def of_set(one: str, results: dict[str, Any]) -> list[str]:
         own = [run for run in runs if run["set"] == one and run["system"] == system]
         if own:
             columns = [[run["validation"][name][task.metric] for run in own] for name, task in tasks.items()]
-            cells = [*map(spread, columns), spread(deltas(system, one, runs, results), 1)]
+            cells = [*map(spread, columns), spread(deltas(system, one, results), 1)]
             cells += [f"{own[0]['parameters'] / 1e6:.2f}", f"{own[0]['rate']:g}", str(len(own))]
             lines.append(f"| {system} | {' | '.join(cells)} |")
     unseen = [blind(name, one, results) for name in tasks]
@@ -62,41 +62,43 @@ def of_set(one: str, results: dict[str, Any]) -> list[str]:
 
 
 def changes(results: dict[str, Any]) -> list[str]:
-    """Return the table of what one setting, changed for all models of a set, does to Delta_MTL."""
-    by_change = {"as above": results["runs"]} | {
-        change: [run for run in results["changed"] if run["change"] == change] for change in list(CHANGES)[1:]
-    }
-    lines = [f"| Δ_MTL, % | | {' | '.join(by_change)} |", "| --- " * (len(by_change) + 2) + "|"]
+    """Return the table of what one setting, changed for all models of a set, does to Delta_MTL, over the same seeds."""
+    changed = {name: [run for run in results["changed"] if run["change"] == name] for name in list(CHANGES)[1:]}
+    lines = [f"| Δ_MTL, % | | as above | {' | '.join(changed)} |", "| --- " * (len(changed) + 3) + "|"]
     for one in SETS:
         for system in SHARED:
-            found = [deltas(system, one, runs, results) for runs in by_change.values()]
-            if any(found[1:]):
-                lines.append(f"| {one} | {system} | {' | '.join(spread(values, 1) for values in found)} |")
+            found = [by_seed(system, one, runs, results) for runs in (results["runs"], *changed.values())]
+            if not any(found[1:]):
+                continue
+            seeds = set.intersection(*(set(values) for values in found if values))
+            cells = [spread([value for seed, value in values.items() if seed in seeds], 1) for values in found]
+            lines.append(f"| {one} | {system} | {' | '.join(cells)} |")
     return lines
 
 
-def deltas(system: str, one: str, runs: Runs, results: dict[str, Any]) -> list[float]:
-    """Return a system's Delta_MTL in percent on a set, a figure a seed that its single-task counterpart has, too.
+def deltas(system: str, one: str, results: dict[str, Any]) -> list[float]:
+    """Return a system's Delta_MTL in percent on a set, a figure a seed that its single-task counterpart has, too."""
+    return list(by_seed(system, one, results["runs"], results).values())
+
+
+def by_seed(system: str, one: str, runs: Runs, results: dict[str, Any]) -> dict[int, float]:
+    """Return Delta_MTL by seed.
 
     Over the tasks that the counterpart has learned, on the mean of its seeds without changes: others are no yardstick.
     """
     single = single_of(system)
     tasks, counted = tasks_of(one), learned(single, one, results)
-    by_seed = {
-        name: {run["seed"]: run["validation"] for run in runs if (run["set"], run["system"]) == (one, name)}
+    own, other = (
+        {
+            run["seed"]: {name: {tasks[name].metric: run["validation"][name][tasks[name].metric]} for name in counted}
+            for run in runs
+            if (run["set"], run["system"]) == (one, name)
+        }
         for name in (system, single)
-    }
+    )
     if not counted:
-        return []
-    return [
-        delta_mtl(
-            {name: {tasks[name].metric: own[name][tasks[name].metric]} for name in counted},
-            {name: {tasks[name].metric: other[name][tasks[name].metric]} for name in counted},
-            LOWER_IS_BETTER,
-        )
-        for seed, own in by_seed[system].items()
-        if (other := by_seed[single].get(seed)) is not None
-    ]
+        return {}
+    return {seed: delta_mtl(own[seed], other[seed], LOWER_IS_BETTER) for seed in sorted(own.keys() & other.keys())}
 
 
 def single_of(system: str) -> str:
