@@ -185,7 +185,7 @@ def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Con
     seed = fixed_seed(config.seed, site.key, "apart")
     own = numpy_parts(build_model(config.model_copy(update={"seed": seed})))
     load_parts(model, {part: own[part] for part in parts})
-    alone = config.model_copy(update={"local_epochs": config.apart_epochs})
+    alone = config.model_copy(update={"local_epochs": config.apart_epochs, "local_steps": 0})
     train(model, site.shard("train"), tasks, alone, seed=seed, learning_rate=config.learning_rate)
 
 

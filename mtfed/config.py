@@ -243,15 +243,20 @@ def flatten(config: Config) -> dict[str, RunConfigValue]:
     return flat
 
 
+def defaults() -> dict[str, RunConfigValue]:
+    """Return what each key is if nobody sets it, flat."""
+    found = {alias: Config.model_fields[name].default for alias, name in KEYS.items()}
+    return {alias: "" if default == {} else default for alias, default in found.items()}
+
+
 def describe_keys() -> str:
     """Return a line a key: name, default, and the comment that stands beside it in this file."""
     lines = []
     for line in inspect.getsource(Config).splitlines():
         found = re.match(r"    (\w+): .*?(?:  # (.*))?$", line)
         if found and found[1] in Config.model_fields and found[1] != "tasks":
-            field = Config.model_fields[found[1]]
-            default = json.dumps("" if field.default == {} else field.default)
-            lines.append(f"{field.alias:20} {default:16} {found[2] or ''}".rstrip())
+            key = str(Config.model_fields[found[1]].alias)
+            lines.append(f"{key:20} {json.dumps(defaults()[key]):16} {found[2] or ''}".rstrip())
         elif re.fullmatch(r"    # [A-Z][a-z ]+", line):
             lines.append(f"\n{line.strip(' #')}")
     lines += ["\nPartitions, of which one set's is a sum", describe_partitions()]

@@ -5,19 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 from .errors import MtfedError
 from .tasks import LOWER_IS_BETTER
 
 Record = Mapping[str, Mapping[str, float]]  # task -> metric -> value
-
-
-class Gain(NamedTuple):
-    """A gain over several seeds, in percent: its mean, and its standard deviation, NaN for a single seed."""
-
-    mean: float
-    deviation: float
 
 
 def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] = LOWER_IS_BETTER) -> float:
@@ -71,22 +63,3 @@ def _change(task: str, metric: str, value: float, single: Mapping[str, float]) -
             f"after {before:g}; leave this metric out."
         )
     return (value - before) / before
-
-
-def delta_over_seeds(
-    multi: Mapping[int, Record], single: Mapping[int, Record], lower_is_better: Collection[str] = LOWER_IS_BETTER
-) -> Gain:
-    """Return mean and standard deviation (of a sample, n - 1) of :func:`delta_mtl` over seeds, each with its own pair.
-
-    What a seed decides for both, such as who gets which patients, then falls out of the comparison.
-
-    Raises:
-        MtfedError: where a seed has no pair, and as :func:`delta_mtl`.
-    """
-    if not multi or multi.keys() != single.keys():
-        raise MtfedError(
-            f"Delta_MTL: expected the same seeds of both models, got {', '.join(map(str, sorted(multi))) or 'none'} "
-            f"together and {', '.join(map(str, sorted(single))) or 'none'} by themselves."
-        )
-    gains = [delta_mtl(multi[seed], single[seed], lower_is_better) for seed in sorted(multi)]
-    return Gain(statistics.fmean(gains), statistics.stdev(gains) if len(gains) > 1 else math.nan)

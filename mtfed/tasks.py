@@ -12,6 +12,7 @@ An app declares its tasks in its config, one table a task::
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,10 +209,11 @@ class Task(BaseModel):
     def score(self, value: float, metric: str = "") -> float:
         """Return a metric's value so that up is better, on about the same scale for all tasks.
 
-        Metrics that go up are shares anyway; an error becomes one minus its share of the widest possible.
+        Metrics that go up are at most 1, and below -1 no worse than there, as R² has no end; an error becomes one minus
+        its share of the widest possible.
         """
         if (metric or self.metric) not in LOWER_IS_BETTER:
-            return value
+            return value if math.isnan(value) else max(value, -1.0)
         width = self.range[1] - self.range[0] if self.range else len(self.classes) - 1
         return 1 - value / width
 

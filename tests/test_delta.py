@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mtfed.delta import delta_mtl, delta_over_seeds
+from mtfed.delta import delta_mtl
 from mtfed.errors import MtfedError
 from mtfed.tasks import KINDS, LOWER_IS_BETTER
 
@@ -53,15 +53,3 @@ def test_directions_can_be_told() -> None:
 def test_what_cannot_be_compared_is_refused(multi: dict, single: dict, sentence: str) -> None:
     with pytest.raises(MtfedError, match=sentence):
         delta_mtl(multi, single)
-
-
-def test_seeds_are_compared_with_themselves() -> None:
-    single = {seed: {"lungs": {"dice": value}} for seed, value in enumerate([0.5, 0.8, 0.4])}
-    multi = {seed: {"lungs": {"dice": value}} for seed, value in ((2, 0.44), (0, 0.6), (1, 0.8))}
-    gain = delta_over_seeds(multi, single)  # 20, 0 and 10 percent
-    assert gain.mean == pytest.approx(10) and gain.deviation == pytest.approx(10)
-    alone = delta_over_seeds({1: multi[1]}, {1: single[1]})
-    assert alone.mean == pytest.approx(0) and math.isnan(alone.deviation)
-    for some, others in (({}, {}), (multi, {0: single[0]}), ({7: multi[0]}, {8: single[0]})):
-        with pytest.raises(MtfedError, match="expected the same seeds of both models, got"):
-            delta_over_seeds(some, others)

@@ -40,6 +40,16 @@ def pooled(task: Task, *sites: TaskMetrics) -> dict[str, float]:
 # Area under the ROC curve.
 
 
+@pytest.mark.parametrize("scale", [0.05, 0.2, 1.0, 4.0])
+def test_the_area_hardly_hangs_on_how_sure_a_model_is(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2, 2000)
+    logits = scale * (rng.normal(size=2000) + 1.7 * values)
+    outputs = torch.from_numpy(np.stack([-logits / 2, logits / 2], 1))
+    found = filled(task_of("classification", 2), (outputs, torch.from_numpy(values))).compute()["auc"]
+    assert found == pytest.approx(slow_auc(outputs.numpy(), values), abs=0.003)
+
+
 def slow_auc(scores: np.ndarray, values: np.ndarray) -> float:
     """Return the mean, over classes with positives and negatives, of how many pairs are in order; ties count half.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,11 @@ from .kind import Kind, Loss, Measure, softmax_signs
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-# AUC from a curve at fixed thresholds, evenly spaced in logits: even spacing in probabilities would lose the order
-# among confident scores, and without 0 and 1 a curve would end before its corners. The finer the grid, the more single
-# scores a small site's counts would tell.
-THRESHOLDS = torch.cat([torch.zeros(1), torch.sigmoid(torch.linspace(-16, 16, 129)), torch.ones(1)])
+# AUC from a curve at fixed thresholds, spaced by the size of the logit: a model that is hardly trained has all its
+# scores close to 0.5, a confident one tells scores apart that are all but 0 or 1. Without 0 and 1 a curve would end
+# before its corners. The more thresholds, the more single scores a small site's counts would tell.
+LOGITS = torch.sinh(torch.linspace(-6, 6, 129)) * (16 / math.sinh(6))  # 0.007 apart at 0, 0.3 at 3, 1.5 at 16
+THRESHOLDS = torch.cat([torch.zeros(1), torch.sigmoid(LOGITS), torch.ones(1)])
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 BELOW_ONE = 1 - 2**-24  # the next number of float32: a score of 1 itself would leave no threshold above it
 

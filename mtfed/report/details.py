@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ..config import KEYS, Config, flatten
+from ..config import defaults, flatten
 from ..tasks import KINDS, Task
 from .charts import stacked_bar
 from .html import Html, chip, escape, fold, join, listed, number, table, tag, task_title
@@ -162,9 +162,9 @@ def settings(groups: Sequence[Group]) -> Html:
     records = [record for g in groups for record in g.records]
     flat = [flatten(record.config) for record in records]
     names = [_run_name(g, record) for g in groups for record in g.records]
-    defaults = {alias: Config.model_fields[name].default for alias, name in KEYS.items()}
+    default = defaults()
     keys = list(dict.fromkeys(key for config in flat for key in config))
-    changed = [key for key in keys if any(config.get(key) != defaults.get(key) for config in flat)]
+    changed = [key for key in keys if any(config.get(key) != default.get(key) for config in flat)]
     changed.sort(key=lambda key: len({config.get(key) for config in flat}) == 1)  # what tells the runs apart, first
     folders = [
         [name, record.folder.name, record.environment.get("started", ""), _command(record)]

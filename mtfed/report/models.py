@@ -21,7 +21,7 @@ def models(groups: Sequence[Group]) -> Html:
     rows = [group for group in groups if not group.alone]
     if "model" not in compared(group.records[0] for group in rows):
         return escape("")
-    tasks = [task for task in all_tasks(rows).values() if any(split_of(task, [group]) for group in rows)]
+    tasks = list(all_tasks(rows).values())
     splits = {task.name: split_of(task, rows) for task in tasks}
     figures = {
         (group.label, task.name): group.values(task.name, splits[task.name], task.metric)

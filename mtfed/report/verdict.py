@@ -22,11 +22,12 @@ def headline_group(groups: Sequence[Group]) -> Group:
     Validation, as in the choice of a round: a choice that went by the test images would flatter its figures.
     """
 
-    def rank(group: Group) -> tuple[bool, bool, bool, int, float]:
+    def rank(group: Group) -> tuple[bool, bool, bool, int, int, float]:
         tasks = group.records[0].config.tasks
         scores = [task.score(mean(group.values(name, "validation", task.metric))) for name, task in tasks.items()]
         known = [score for score in scores if math.isfinite(score)]
-        return group.finished, not group.alone, not _apart(group), len(tasks), mean(known) if known else -math.inf
+        best = mean(known) if known else -math.inf
+        return group.finished, not group.alone, not _apart(group), len(tasks), len(known), best
 
     return max(groups, key=rank)
 
