@@ -140,7 +140,7 @@ def _positive(text: str) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     # What a federation costs must not depend on how many threads a library thinks it may start in each worker.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["OMP_NUM_THREADS"] = "1"  # torch-threads says how many a site's own work has
     from .apps import find_app, override
     from .simulate import compare, simulate
 

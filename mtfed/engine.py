@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count, islice
 from typing import Any
 
@@ -27,6 +30,7 @@ from .workers import CRASHED, Worker, ready
 
 FIRST_NODE = 1000
 SHORT_JOB = 0.5  # seconds
+SMALL = 32 * 1024  # bytes that a pipe takes while nobody reads
 LOOK_AHEAD = 32  # jobs among which a worker looks for one of a node that it has served before
 
 
@@ -37,6 +41,11 @@ class Job:
     message: Message
     flat: Flat
     batch: Batch
+
+    @cached_property
+    def packed(self) -> bytes:
+        """Return what goes through the pipe, once made: many jobs may be queued before one is looked at."""
+        return pickle.dumps((self.message.metadata, self.flat), pickle.HIGHEST_PROTOCOL)
 
 
 class Batch:
@@ -159,24 +168,25 @@ class LocalGrid(Grid):
                     near = islice(enumerate(self._queue), LOOK_AHEAD)
                     at_home = (i for i, job in near if job.message.metadata.dst_node_id in worker.homes)
                     index = next(at_home, 0)
-                    metadata = self._queue[index].message.metadata
-                    node = metadata.dst_node_id
-                    if in_hand and not self._may_wait(self._queue[index].message):
+                    node = self._queue[index].message.metadata.dst_node_id
+                    if in_hand and not self._may_wait(self._queue[index]):
                         continue
                     job = self._queue.pop(index)
                     try:
-                        worker.give(job, self._nodes[node], metadata, job.flat, self._states[node], job.batch.buffer)
+                        worker.give(job, node, self._nodes[node], job.packed, self._states[node], job.batch.buffer)
                     except OSError:  # it died while it had nothing to do
                         self._drop(worker)
                         return self._dispatch()
 
-    def _may_wait(self, message: Message) -> bool:
-        """Say whether a message may be sent to a worker that is still busy: it must be short, and fit into the pipe.
+    def _may_wait(self, job: Job) -> bool:
+        """Say whether a job may be sent to a worker that is still busy: it must be short, and fit into the pipe.
 
         Sending more than a pipe holds would wait for the worker, which may itself wait for us to take its reply.
         """
         return (
-            self._seconds.get(_kind(message), math.inf) < SHORT_JOB and not self._states[message.metadata.dst_node_id]
+            self._seconds.get(_kind(job.message), math.inf) < SHORT_JOB
+            and not self._states[job.message.metadata.dst_node_id]
+            and len(job.packed) < SMALL
         )
 
     def _collect(self, timeout: float | None) -> None:
@@ -247,9 +257,17 @@ def run_local(
     """Run an app with simulated sites on this machine; whatever happens, no process is left behind."""
     # Flower's messages ask this process-wide identity who sends them; its own engines set it the same way.
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
+    threads = 0
+    if (torch := sys.modules.get("torch")) is not None:
+        # Before any tensor work: a worker forked from a process that has computed with several threads hangs when it
+        # computes with several itself, as torch-threads may ask it to.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
     nodes: list[Any] = [{"partition-id": i, "num-partitions": sites} for i in range(sites)]
     grid = LocalGrid(client_app, nodes, run_config, workers)
     try:
         server_app(grid, Context(1, SUPERLINK_NODE_ID, {}, RecordDict(), run_config))
     finally:
         grid.close()
+        if torch is not None:
+            torch.set_num_threads(threads)

@@ -7,6 +7,7 @@ polls, and ends when the process that forked it does.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -20,11 +21,10 @@ from weakref import finalize
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 
-from .shared import Buffer, Flat, Writer, restore
+from .shared import Buffer, Writer, restore
 
 CRASHED = 8  # flwr's ErrorCode.CLIENT_APP_CRASHED
 RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
@@ -50,17 +50,18 @@ class Worker:
         self._freed: list[int] = []  # reply buffers that nobody looks at any more
 
     def give(
-        self, job: Any, node_config: UserConfig, metadata: Metadata, flat: Flat, state: RecordDict, buffer: Buffer
+        self, job: Any, node: int, node_config: UserConfig, packed: bytes, state: RecordDict, buffer: Buffer
     ) -> None:
-        """Hand over a message whose arrays lie in a buffer."""
+        """Hand over a message to a node: its metadata and records, pickled, and the buffer that its arrays lie in."""
         self.jobs.append(job)
-        self.homes.add(metadata.dst_node_id)
+        self.homes.add(node)
         if buffer is not self._sent:
             self.pipe.send(("buffer", buffer.size))
             buffer.send(self.pipe, self.process.pid or 0)
             self._sent = buffer
         freed, self._freed = self._freed, []
-        self.pipe.send(("message", node_config, metadata, flat, state, freed))
+        self.pipe.send(("message", node_config, state, freed))
+        self.pipe.send_bytes(packed)
 
     def take(self) -> tuple[Any, Message, RecordDict, float]:
         """Return the oldest job, its reply, the node's state and the seconds it took.
@@ -138,7 +139,8 @@ def _serve(
                 received.close()
             received = Buffer.receive(pipe, rest[0])
             continue
-        node_config, metadata, flat, state, freed = rest
+        node_config, state, freed = rest
+        metadata, flat = pickle.loads(pipe.recv_bytes())
         free.extend(freed)
         start = time.perf_counter()
         context = Context(metadata.run_id, metadata.dst_node_id, node_config, state, run_config)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -325,14 +327,46 @@ def test_a_file_of_a_whole_model_with_a_classifier_serves(tmp_path: Path) -> Non
 
 
 @torch.no_grad()
-def test_what_a_file_lacks_keeps_its_initial_weights(tmp_path: Path) -> None:
+def test_what_a_file_lacks_is_told_and_keeps_its_initial_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tensors = encoder("resnet_nano").body.state_dict()
-    save_file({k: v for k, v in tensors.items() if not k.startswith("layer4")}, tmp_path / "part.safetensors")
+    save_file({k: v for k, v in tensors.items() if not k.startswith("layer4.0.bn1")}, tmp_path / "part.safetensors")
     torch.manual_seed(7)
     fresh = Encoder("resnet_nano", 32, 1).body.state_dict()
     made = encoder("resnet_nano", seed=7, weights=str(tmp_path / "part.safetensors")).body.state_dict()
     for key in made:
-        assert torch.equal(made[key], (fresh if key.startswith("layer4") else tensors)[key])
+        assert torch.equal(made[key], (fresh if key.startswith("layer4.0.bn1") else tensors)[key])
+    assert "66 of the 70 tensors of encoder 'resnet_nano'; first missing: layer4.0.bn1.weight" in caplog.text
+
+
+@torch.no_grad()
+def test_a_file_whose_names_are_the_bodys_is_not_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swin = timm.models.swin_transformer
+    convert = swin.checkpoint_filter_fn
+
+    def of_an_original(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:  # as timm 1.0.16 has it
+        found = convert(tensors, body)
+        pattern = r"layers.(\d).downsample"
+        return {re.sub(pattern, lambda m: f"layers.{int(m[1]) + 1}.downsample", key): found[key] for key in found}
+
+    monkeypatch.setattr(swin, "checkpoint_filter_fn", of_an_original)
+    source = encoder("swin_mini", 1, 64)
+    save_file(source.body.state_dict(), tmp_path / "swin.safetensors")
+    for size in (64, 128):
+        made = encoder("swin_mini", 1, size, seed=7, weights=str(tmp_path / "swin.safetensors")).body.state_dict()
+        for key, value in source.body.state_dict().items():
+            assert torch.equal(made[key], value) or (size == 128 and key.endswith("bias_table"))
+
+
+def test_a_file_of_a_shallower_body_is_refused(tmp_path: Path) -> None:
+    shallow, deep = (
+        timm.models.ResNet(timm.models.resnet.BasicBlock, layers, channels=(4, 4, 4, 4), num_classes=0)
+        for layers in ((1, 1, 1, 1), (1, 1, 2, 1))
+    )
+    save_file(shallow.state_dict(), tmp_path / "shallow.safetensors")
+    with pytest.raises(MtfedError, match=r"has 65 of the 75 .* encoder 'deep', .*first missing: layer3\.1\.conv1"):
+        pretrained.load_weights(deep, "deep", str(tmp_path / "shallow.safetensors"), None)
 
 
 def test_channels_as_timm_adapts_them() -> None:
@@ -358,6 +392,9 @@ def write_files(folder: Path) -> None:
     save_file({"head.weight": torch.ones(3, 4)}, folder / "other.safetensors")
     body = Encoder("resnet_nano", 32, 1).body.state_dict()
     save_file({k: v for k, v in body.items() if k.startswith("layer4")}, folder / "little.safetensors")
+    save_file(Encoder("resnet_mini", 32, 1).body.state_dict(), folder / "mini.safetensors")
+    tensors = {f"encoder.own.{task}.body.{k}": v for task in ("lungs", "kind") for k, v in body.items()}
+    torch.save(tensors, folder / "own.pth")
 
 
 BAD_FILES = [
@@ -372,8 +409,12 @@ BAD_FILES = [
     ("broken.pt", "Cannot read weights file .*broken.pt"),
     ("empty.pth", "Cannot read weights file .*empty.pth"),
     ("list.pth", "holds no tensors by name but a list; save a state dict"),
-    ("other.safetensors", "has 0 of the 70 tensors of encoder 'resnet_nano'; expected at least half"),
-    ("little.safetensors", "has 15 of the 70 tensors of encoder 'resnet_nano'"),
+    ("other.safetensors", "has 0 of the 70 tensors of encoder 'resnet_nano', expected at least 90%; name the encoder"),
+    ("little.safetensors", r"has 15 of the 70 .*first missing: conv1\.0\.weight"),
+    (
+        "own.pth",
+        r"for each of the tasks lungs, kind, expected one; save .*, each tensor encoder\.own\.lungs\.body\.NAME",
+    ),
 ]
 
 
@@ -457,7 +498,13 @@ def test_a_volume_that_patches_do_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "transformer"), [("lcnet_035", 32, False), ("eva02_tiny_patch14_224", 28, True)]
+    ("name", "size", "transformer"),
+    [
+        ("lcnet_035", 32, False),
+        ("eva02_tiny_patch14_224", 28, True),
+        ("twins_pcpvt_small", 32, True),
+        ("cait_xxs24_224", 32, True),
+    ],
 )
 @torch.no_grad()
 def test_other_models_of_timm_give_maps_but_no_stages(name: str, size: int, transformer: bool) -> None:
@@ -584,6 +631,17 @@ def test_axes_of_a_residual_network_alone_are_symmetries(name: str) -> None:
     changes = check_symmetry(model, graph, (image(2, 32, batch=1),))
     streams = [axis.kind for label, axis in graph.axes.items() if "." not in label]
     assert (len(changes), streams) == (count, kinds)
+
+
+@pytest.mark.parametrize(("name", "count"), [("vgg", 0), ("convnext_atto", 12)])
+def test_a_body_that_is_not_understood_shows_the_inside_of_its_mlps_alone(name: str, count: int) -> None:
+    if name == "vgg":  # one long sequence, maps of which are read in its middle
+        body = timm.models.VGG([4, 4, "M", 8, "M", 8, "M", 8, "M"], num_classes=0, in_chans=1, mlp_ratio=0.001)
+    else:
+        body = Encoder(name, 32, 1).body
+    sketch = Sketch(body)
+    assert body_axes(sketch, "", SimpleNamespace(body=body, channels=[4] * 4), read=True) == ([None] * 4, None)
+    assert [label.rpartition(".")[2] for label in sketch.graph().axes] == ["hidden"] * count
 
 
 def test_inner_channels_may_grow_and_streams_may_not() -> None:

@@ -235,3 +235,43 @@ def test_our_strategy_runs_an_app_that_knows_nothing_of_it() -> None:
         np.testing.assert_allclose(result.arrays["a"].numpy(), sum((i + 1) * (i + 1) for i in range(4)) / 10 * 2)
 
     run(main)
+
+
+def test_large_messages_do_not_block() -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return Message(message.content, reply_to=message)
+
+    def main(grid: Grid) -> None:
+        for _ in (1, 2):  # a worker that is known to be quick has the next message in hand
+            content = RecordDict({"config": ConfigRecord({"blob": b"x" * 1_000_000})})
+            out = [Message(content, dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
+            assert len(by_node(grid.send_and_receive(out))) == 4
+
+    run(main, workers=1, client=app)
+
+
+def test_workers_compute_with_several_threads() -> None:
+    import torch
+
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        torch.set_num_threads(2)
+        torch.ones(200_000).exp()
+        return Message(RecordDict(), reply_to=message)
+
+    def main(grid: Grid) -> None:
+        torch.ones(200_000).exp()
+        assert len(by_node(grid.send_and_receive(messages(grid), timeout=10))) == 1
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(main, sites=1, client=app)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

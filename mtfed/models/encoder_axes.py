@@ -18,7 +18,7 @@ from ..strategies.axes import Axis
 from .chain_axes import chain
 from .encoders import Encoder
 from .sketch import Label, Sketch, describe, describes, join
-from .transformer_axes import FUSED, attention, plain_transformer
+from .transformer_axes import ATTENTIONS, FUSED, MLPS, attention, plain_transformer
 from .volumes import VolumeResNet, VolumeSwin, VolumeTransformer
 
 timm = import_timm()
@@ -32,6 +32,8 @@ BRANCHES = {
     "monai.networks.nets.resnet.ResNetBlock": ("conv1", "bn1", "act", "conv2", "bn2"),
     "monai.networks.nets.resnet.ResNetBottleneck": ("conv1", "bn1", "act", "conv2", "bn2", "act", "conv3", "bn3"),
 }  # fmt: skip
+# What keeps to itself whatever body it is in.
+INSIDES: tuple[type[nn.Module], ...] = (*MLPS, *ATTENTIONS, VolumeSwin)
 
 
 def body_axes(sketch: Sketch, path: str, encoder: Encoder, read: bool) -> Read:
@@ -60,7 +62,10 @@ def _residual_network(sketch: Sketch, path: str, encoder: Encoder, read: bool) -
 
 
 def _unread(sketch: Sketch, path: str, encoder: Encoder, read: bool) -> Read:
-    describe(sketch, path, encoder.body)
+    # What else looks like a chain may not be one: maps may be read from the middle of it, as they are of VGG.
+    for name, module in encoder.body.named_modules():
+        if type(module) in INSIDES:
+            describe(sketch, join(path, name) if name else path, module)
     return [None] * len(encoder.channels), None
 
 

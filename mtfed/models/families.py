@@ -17,6 +17,8 @@ from ..startup import import_timm
 from .volumes import VolumeResNet, VolumeSwin, VolumeTransformer
 
 timm = import_timm()
+# Attention between tokens that does not say so in full: of Twins and CaiT. What only weights channels ends alike.
+ATTENTIONS = ("LocallyGroupedAttn", "GlobalSubSampleAttn", "TalkingHeadAttn", "ClassAttn")
 NAMES = "a ResNet, ConvNeXt, plain ViT, Swin, PVT v2 or CoAtNet"  # those of FAMILIES, for people
 
 
@@ -81,8 +83,10 @@ def family_of(body: nn.Module) -> Family | None:
 def is_transformer(body: nn.Module) -> bool:
     """Say whether a body is a transformer: as its family is, or else by whether it has attention between tokens."""
     family = family_of(body)
-    names = [type(module).__name__ for module in body.modules()] if family is None else []
-    return family.transformer if family else any("Attention" in name and "Pool" not in name for name in names)
+    if family is not None:
+        return family.transformer
+    names = {type(module).__name__ for module in body.modules()}
+    return any(name in ATTENTIONS or ("Attention" in name and "Pool" not in name) for name in names)
 
 
 def run_stages(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from logging import getLogger
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,9 +17,12 @@ from ..errors import MtfedError
 from ..startup import import_timm
 
 timm = import_timm()
+log = getLogger("mtfed.models")
+MOST = 0.1  # share of a body's tensors that a file may lack, or have in other shapes, and still be that body's
 PICKLED = (".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # what files keep a state dict under
 _PREFIXES = ("", "body.", "encoder.body.", "encoder.", "backbone.")  # where files keep a body: our own runs' too
+_OWN = re.compile(r"(?:encoder\.)?own\.([^.]+)\.body\.")  # where our own runs keep a body a task
 
 
 def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, Any] | None) -> None:
@@ -34,22 +39,31 @@ def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, A
         settings: with which timm builds the body; ``None`` if timm does not.
 
     Raises:
-        MtfedError: where there are none, they cannot be read, or fill less than half of the body's tensors.
+        MtfedError: where there are none, they cannot be read, or have too few of the body's tensors.
     """
     if weights == "timm":
         body.load_state_dict(_published(name, settings).state_dict())
         return
     path = Path(weights).expanduser()
-    tensors = adapt(read(path), body)
+    found = read(path)
+    tensors = adapt(found, body)
     own = body.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in own and value.shape == own[key].shape}
     counted = [key for key in own if not key.endswith("num_batches_tracked")]
-    filled = sum(key in fitting for key in counted)
-    if 2 * filled < len(counted):
+    missing = [key for key in counted if key not in fitting]
+    filled = f"{len(counted) - len(missing)} of the {len(counted)} tensors of encoder {name!r}"
+    if len(missing) > MOST * len(counted):
+        if tasks := list(dict.fromkeys(match[1] for key in found if (match := _OWN.match(key)))):
+            raise MtfedError(
+                f"Weights file {path} holds an encoder for each of the tasks {', '.join(tasks)}, expected one; save a "
+                f"task's alone, each tensor encoder.own.{tasks[0]}.body.NAME as NAME."
+            )
         raise MtfedError(
-            f"Weights file {path} has {filled} of the {len(counted)} tensors of encoder {name!r}; expected at least "
-            "half; name the encoder that it was trained as."
+            f"Weights file {path} has {filled}, expected at least {1 - MOST:.0%}; name the encoder that it was trained "
+            f"as (first missing: {missing[0]})."
         )
+    if missing:
+        log.warning("Weights file %s has %s; first missing: %s.", path, filled, missing[0])
     body.load_state_dict(fitting, strict=False)
 
 
@@ -102,10 +116,14 @@ def adapt(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     tensors = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
     convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)  # a convention of timm's
     try:
-        tensors = convert(tensors, body) if convert else tensors
+        converted = convert(tensors, body) if convert else tensors
     except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError, AssertionError):
         return {}  # made for names and shapes that this file does not have
-    return {name: _of_channels(value, own[name].shape) for name, value in tensors.items() if name in own}
+    if own.keys() <= tensors.keys() and not own.keys() <= converted.keys():
+        # timm 1.0.16 takes a Swin without a classifier for an original's, and renames what has the right name.
+        resized = {name for name in own.keys() & converted.keys() if tensors[name].shape != own[name].shape}
+        converted = tensors | {name: converted[name] for name in resized}
+    return {name: _of_channels(value, own[name].shape) for name, value in converted.items() if name in own}
 
 
 def _of_channels(weight: Tensor, shape: torch.Size) -> Tensor:
