@@ -174,8 +174,8 @@ class Federation:
         replies = self.grid.send_and_receive(messages, timeout=self.config.round_timeout)
         replies = progress.follow(server_round, "validation", replies, len(messages))
         sums = self.strategy.aggregate_evaluate(server_round, replies)
-        each = [sums or {}] if one_model else self.strategy.evaluated.values()
-        tested = [pool(self.config.tasks.values(), one) for one in each]
+        each = [sums] if one_model else list(self.strategy.evaluated.values())
+        tested = [pool(self.config.tasks.values(), one or {}) for one in each]
         return {
             task: mean_figures([metrics[task].compute() for metrics in tested if task in metrics])
             for task in self.config.tasks
