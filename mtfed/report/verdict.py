@@ -148,9 +148,12 @@ def _untrained(task: str, metric: str, chosen: Group, groups: Sequence[Group]) -
 
 
 def _gain(task: Task, chosen: Group, groups: Sequence[Group]) -> float:
-    """Return by how much the chosen group is better than the average site on its own; NaN if none trained alone."""
+    """Return by how much the chosen group is better than the average site on its own; NaN if none trained alone.
+
+    NaN without test images too: sites that train alone are validated each by its own images, which is easier.
+    """
     alone, split = _alone(chosen, groups), split_of(task, groups)
-    if alone is None or chosen.alone:
+    if alone is None or chosen.alone or split != "test":
         return math.nan
     together, by_itself = (mean(group.values(task.name, split, task.metric)) for group in (chosen, alone))
     return gain(together, by_itself, task.metric)
