@@ -136,7 +136,15 @@ def main() -> None:
     for name, new in (("tuning", tried), ("runs", found), ("changed", changed)):
         others = [told for told in results[name] if (told["set"], told["system"]) not in cells]
         results[name] = sorted(others + new, key=_order)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(to_text(results))
+
+
+def to_text(results: dict[str, Any]) -> str:
+    """Return results as JSON, a line a run."""
+    parts = [f'"blind": {json.dumps(results["blind"])}']
+    for name in ("tuning", "runs", "changed"):
+        parts.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, results[name])) + "\n]")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _order(told: dict[str, Any]) -> tuple[int, int, str, float, int]:
