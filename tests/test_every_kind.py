@@ -153,7 +153,9 @@ def test_a_label_that_cannot_be(task: str, cell: str, message: str, tmp_path: Pa
 
 def test_a_task_that_no_site_holds_is_told_before_any_work(tmp_path: Path) -> None:
     write_site(tmp_path / "data" / "a", ["grade"], 4)
-    with pytest.raises(MtfedError, match=r"No site holds task 'blobs'; .*; label it in a manifest\.csv, or take "):
+    with pytest.raises(
+        MtfedError, match=r"No site holds task 'blobs' to train it on; .*; label it in a manifest\.csv, or take "
+    ):
         check(read_config({"data": str(tmp_path / "data"), **keys("grade", "blobs")}), None)
 
 

@@ -47,7 +47,7 @@ def test_the_area_hardly_hangs_on_how_sure_a_model_is(scale: float) -> None:
     logits = scale * (rng.normal(size=2000) + 1.7 * values)
     outputs = torch.from_numpy(np.stack([-logits / 2, logits / 2], 1))
     found = filled(task_of("classification", 2), (outputs, torch.from_numpy(values))).compute()["auc"]
-    assert found == pytest.approx(slow_auc(outputs.numpy(), values), abs=0.003)
+    assert found == pytest.approx(slow_auc(outputs.numpy(), values), abs=0.01)
 
 
 def slow_auc(scores: np.ndarray, values: np.ndarray) -> float:

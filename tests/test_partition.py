@@ -34,7 +34,7 @@ STAGE = {"task.stage.kind": "ordinal", "task.stage.classes": "low, high"}
 KEYS: dict[str, Any] = SMALL | GRADE | MASK | STAGE
 CONFIG = read_config(KEYS)
 SAMPLE = read_config(TASKS | SMALL)
-SHORT = ("suffice", "can serve", "needs a site", "too few", "cannot divide", "would hold task 'stage'")
+SHORT = ("suffice", "can serve", "needs a site", "a site are needed", "cannot divide", "would hold task 'stage'")
 SCHEMES = [
     "iid",
     "tasks",

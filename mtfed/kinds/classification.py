@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # AUC from a curve at fixed thresholds, spaced by the size of the logit: a model that is hardly trained has all its
 # scores close to 0.5, a confident one tells scores apart that are all but 0 or 1. Without 0 and 1 a curve would end
 # before its corners. The more thresholds, the more single scores a small site's counts would tell.
-LOGITS = torch.sinh(torch.linspace(-6, 6, 129)) * (16 / math.sinh(6))  # 0.007 apart at 0, 0.3 at 3, 1.5 at 16
+LOGITS = torch.sinh(torch.linspace(-4.5, 4.5, 129)) * (16 / math.sinh(4.5))  # 0.025 apart at 0, 0.2 at 3, 1.1 at 16
 THRESHOLDS = torch.cat([torch.zeros(1), torch.sigmoid(LOGITS), torch.ones(1)])
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 BELOW_ONE = 1 - 2**-24  # the next number of float32: a score of 1 itself would leave no threshold above it
