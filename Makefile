@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: demo test bench lint
 
 demo: $(STAMP)
-	$(BIN)/mtfed simulate pneumonia --strategies bayesian fedavg alone -c rounds=10
+	$(BIN)/mtfed simulate pneumonia --strategies bayesian fedavg alone -c rounds=8
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -70,7 +70,7 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
             marked = [tick for tick in MaxNLocator(nbins=6).tick_values(bottom, top) if bottom <= tick <= top]
             axes.set_yticks(marked, ticks(marked))
             axes.set_ylim(bottom, top)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         axes.set_xlabel("round")
         axes.margins(x=0.03)
         written = io.StringIO()
