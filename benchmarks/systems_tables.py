@@ -63,16 +63,16 @@ def of_set(one: str, results: dict[str, Any]) -> list[str]:
 
 def changes(results: dict[str, Any]) -> list[str]:
     """Return the table of what one setting, changed for all models of a set, does to Delta_MTL, over the same seeds."""
-    changed = {name: [run for run in results["changed"] if run["change"] == name] for name in list(CHANGES)[1:]}
-    lines = [f"| Δ_MTL, % | | as above | {' | '.join(changed)} |", "| --- " * (len(changed) + 3) + "|"]
+    lines = ["| Δ_MTL, % | | changed | as above | changed | seeds |", "| --- " * 6 + "|"]
     for one in SETS:
         for system in SHARED:
-            found = [by_seed(system, one, runs, results) for runs in (results["runs"], *changed.values())]
-            if not any(found[1:]):
-                continue
-            seeds = set.intersection(*(set(values) for values in found if values))
-            cells = [spread([value for seed, value in values.items() if seed in seeds], 1) for values in found]
-            lines.append(f"| {one} | {system} | {' | '.join(cells)} |")
+            before = by_seed(system, one, results["runs"], results)
+            for change in list(CHANGES)[1:]:
+                runs = [run for run in results["changed"] if run["change"] == change]
+                after = by_seed(system, one, runs, results)
+                if seeds := sorted(before.keys() & after.keys()):
+                    cells = [spread([values[seed] for seed in seeds], 1) for values in (before, after)]
+                    lines.append(f"| {one} | {system} | {change} | {' | '.join(cells)} | {len(seeds)} |")
     return lines
 
 

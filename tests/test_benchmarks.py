@@ -44,7 +44,7 @@ def test_models_are_compared_with_their_single_task_seed_by_seed() -> None:
     assert systems_tables.deltas("CTAN", "skin", results) == pytest.approx([(10 + 20) / 2, (0 - 20) / 2])
     tables = dict(systems_tables.tables(results))
     assert tables["delta"][-1] == "| CTAN | 2.5 ± 17.7 | +2.5 |"
-    assert tables["changes"][-1] == "| skin | CTAN | 15.0 | – | -12.5 |"  # of one seed, as what it is compared with
+    assert tables["changes"][-1] == "| skin | CTAN | equal weights | 15.0 | -12.5 | 1 |"  # over the same seeds
     assert "| the mean label, no image looked at | 11.000 | 0.500 | | | | |" in tables["skin"]
     results["blind"]["skin"]["age"]["mae"] = 10.0  # what single-task models reach on the mean is 10.33
     assert systems_tables.deltas("CTAN", "skin", results) == pytest.approx([20, -20])
