@@ -76,6 +76,8 @@ def test_what_cannot_be_declared(kind: str, more: dict[str, str], message: str) 
         ("classification", {}, 0.9, 0.9),
         ("ordinal", {}, 0.4, 0.4),
         ("regression", {"range": "10, 30"}, 5.0, 0.75),
+        ("regression", {"range": "10, 30", "metrics": "r2"}, 0.5, 0.5),
+        ("regression", {"range": "10, 30", "metrics": "r2"}, -157.3, -1.0),  # which has no lowest value
         ("dose", {}, 2.0, 0.975),
     ],
 )
