@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtfed.data.augment import CONTRAST, SHIFT, ZOOM, augment
 from mtfed.data.shard import Batch, Labels
-from mtfed.data.strong import move
 from mtfed.lean import lean_import
+from mtfed.learning.augment import CONTRAST, SHIFT, ZOOM, augment
+from mtfed.learning.strong_augment import move
 from mtfed.startup import import_torchvision
-from mtfed.tasks import Task
+from mtfed.tasks.task import Task
 
 SIZES = ((2, 64, 16), (2, 224, 16), (3, 64, 16), (3, 224, 2))  # dimensions, side, batch size
 TURNS = 7

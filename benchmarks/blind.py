@@ -14,10 +14,10 @@ from torch import Tensor
 from mtfed.config import Config
 from mtfed.data.federation import simulated_site
 from mtfed.data.shard import Shard, load_shard
-from mtfed.kinds.dose import STEPS
-from mtfed.kinds.regression import to_units
-from mtfed.metrics import TaskMetrics
-from mtfed.tasks import Task
+from mtfed.learning.metrics import TaskMetrics
+from mtfed.tasks.dose import STEPS
+from mtfed.tasks.regression import to_units
+from mtfed.tasks.task import Task
 
 LEAST = 1e-6  # of a share, so that its logit is finite
 

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from mtfed.config import read_config
-from mtfed.engine import usable_cores
+from mtfed.federation.local.grid import usable_cores
 
 from .work import APP, CONFIG, write_sites
 
@@ -99,7 +99,7 @@ def simulate(
     with tempfile.TemporaryDirectory() as out:
         config = CONFIG | {"data": str(data), "rounds": rounds, "out": out} | (extra or {})
         script = (
-            "import json, sys; from mtfed.simulate import simulate; from benchmarks.work import APP; "
+            "import json, sys; from mtfed.federation.simulate import simulate; from benchmarks.work import APP; "
             "sys.exit(simulate(APP, json.loads(sys.argv[1]), int(sys.argv[2]), 'local', None))"
         )
         start, first = time.perf_counter(), 0.0

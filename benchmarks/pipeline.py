@@ -121,7 +121,7 @@ def warm(config: Config, folder: Path) -> dict[str, float]:
     import torch
     from mtfed.clients.site import _folder
 
-    from mtfed.kinds import kind_of
+    from mtfed.tasks.kind import kind_of
 
     kind_of(config.tasks["finding"])
     clock = [(time.process_time(), time.perf_counter())]
@@ -143,8 +143,8 @@ def steps(config: Config, folder: Path) -> float:
     """Return steps a second from the cache over those from memory."""
     from mtfed.data.federation import site_folder
     from mtfed.data.shard import Labels, Shard, load_shard
+    from mtfed.learning.train import train
     from mtfed.models import build_model
-    from mtfed.training import train
 
     config = config.model_copy(update={"local_steps": 40})
     mapped = load_shard(site_folder(folder, "site", config), config, "train")
@@ -166,8 +166,8 @@ def memory(config: Config, folder: Path) -> dict[str, float]:
     from mtfed.clients.site import _folder
 
     from mtfed.data.shard import Labels, Shard
+    from mtfed.learning.train import train
     from mtfed.models import build_model
-    from mtfed.training import train
 
     model, size = build_model(config), config.image_size
     few = torch.randint(0, 255, (20, 1, *(size,) * config.dimensions), dtype=torch.uint8)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mtfed.runs import Run
+from mtfed.record.run import Run
 
 from . import comparison, systems, systems_cost, systems_tables
 from .systems_tables import spread

@@ -25,9 +25,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from mtfed.apps import find_app
 from mtfed.config import RunConfigValue, read_config
-from mtfed.tasks import Task
+from mtfed.federation.app_folder import find_app
+from mtfed.tasks.task import Task
 
 from . import blind
 from .trials import HOME, run_of

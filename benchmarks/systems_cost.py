@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from mtfed.engine import usable_cores
+from mtfed.federation.local.grid import usable_cores
 
 TASKS = {
     "grade": {"kind": "classification", "classes": "no, yes"},
@@ -129,7 +129,7 @@ class Step:
 
         from mtfed.config import read_config
         from mtfed.data.shard import Labels
-        from mtfed.losses import task_losses
+        from mtfed.learning.losses import task_losses
         from mtfed.models import build_model
 
         self.dimensions, size, batch = SIZES[encoder]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from statistics import mean, stdev
 from typing import Any
 
-from mtfed.delta import delta_mtl
-from mtfed.tasks import LOWER_IS_BETTER
+from mtfed.report.delta_mtl import delta_mtl
+from mtfed.tasks.specs import LOWER_IS_BETTER
 
 from .systems import CHANGES, SETS, SYSTEMS, tasks_of
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtfed.apps import find_app
 from mtfed.config import RunConfigValue, read_config
-from mtfed.runs import Run
+from mtfed.federation.app_folder import find_app
+from mtfed.record.run import Run
 
 HOME = Path(__file__).parents[1] / "experiments"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mtfed.apps import AppFolder
 from mtfed.config import RunConfigValue
+from mtfed.federation.app_folder import AppFolder
 
 CONFIG: dict[str, RunConfigValue] = {
     "name": "bench",

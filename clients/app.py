@@ -10,7 +10,7 @@ A reply tells:
   class counts if its node config says ``share-class-counts``;
 * ``train``: the trained parts of the model, sample counts, summed losses, steps, seconds; if the strategy asks for it,
   the curvature of the site's loss in every weight, which is a sum over its images of squared gradients;
-* ``evaluate``: the sums of :mod:`mtfed.metrics` over the site's held-out images; of a handful of images sums tell about
+* ``evaluate``: the sums of :mod:`mtfed.learning.metrics` over the site's held-out images; of a handful of images sums tell about
   each, a mean error over one image how far off its label the model is;
 * a failure: the kind of the error, and all of it if the node config says ``share-tracebacks``.
 
@@ -45,13 +45,13 @@ from mtfed.strategies import wire
 from mtfed.strategies.precision import write_precision
 from mtfed.strategies.wire import record_in
 
-from mtfed.balancing import read_history
 from mtfed.config import Config, RunConfigValue, read_config
-from mtfed.curvature import curvature
-from mtfed.kinds import kind_of
+from mtfed.learning.acceleration import lay_out
+from mtfed.learning.balancing import read_history
+from mtfed.learning.curvature import curvature
+from mtfed.learning.train import evaluate, fixed_seed, load_parts, load_weights, numpy_parts, pick_device, train
 from mtfed.models import MultiTaskModel, build_model
-from mtfed.speed import lay_out
-from mtfed.training import evaluate, fixed_seed, load_parts, load_weights, numpy_parts, pick_device, train
+from mtfed.tasks.kind import kind_of
 
 from .site import Site, open_site
 

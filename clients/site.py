@@ -12,7 +12,7 @@ from mtfed.data.federation import simulated_site, site_folder
 from mtfed.data.manifest import SiteData
 from mtfed.data.shard import Shard, load_shard
 from mtfed.errors import MtfedError
-from mtfed.site.sitefile import SITE_FILE, SiteFile, read_site_file
+from mtfed.site.site_file import SITE_FILE, SiteFile, read_site_file
 from mtfed.startup import quick_imports
 
 

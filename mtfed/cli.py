@@ -141,13 +141,13 @@ def _positive(text: str) -> int:
 def _simulate(arguments: argparse.Namespace) -> int:
     # What a federation costs must not depend on how many threads a library thinks it may start in each worker.
     os.environ["OMP_NUM_THREADS"] = "1"  # torch-threads says how many a site's own work has
-    from .apps import find_app, override
-    from .simulate import compare, simulate
+    from .federation.app_folder import find_app, override
+    from .federation.simulate import compare, simulate
 
     app, sites = find_app(arguments.app), arguments.num_supernodes
     run_config = app.run_config
     if arguments.resume:
-        from .runs import Run
+        from .record.run import Run
 
         run = Run.open(arguments.resume)
         run_config = run.read_json("config.json")  # what it was begun with, whatever the app says today
@@ -172,9 +172,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .apps import find_app
     from .config import read_config
     from .data.export import export_sample
+    from .federation.app_folder import find_app
 
     config = read_config(find_app("pneumonia").run_config)
     for folder, rows in export_sample(config, arguments.num_supernodes, arguments.folder):

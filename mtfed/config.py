@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from .data.scheme import describe_partitions, is_flower, read_partition
+from .data.partition_names import describe_partitions, is_flower, read_partition
 from .errors import MtfedError, unknown
-from .tasks import KINDS, Task
+from .tasks.specs import KIND_SPECS
+from .tasks.task import Task
 
 RunConfigValue = bool | int | float | str
 MODELS = {  # what mtfed.models builds
@@ -281,7 +282,7 @@ def describe_kinds() -> str:
         "task.NAME.range      lowest and highest value of a regression or a dose, as in '0, 80'; all quantities of a",
         "                     regression share it, and so one unit",
     ]
-    for name, kind in KINDS.items():
+    for name, kind in KIND_SPECS.items():
         default = "" if kind.loss in kind.losses else f" (default {kind.loss})"
         lines += [
             f"\n{name}: a cell holds {kind.label}",

@@ -91,7 +91,7 @@ def counted(items: Iterable[T], total: int, title: str, quiet: float = 2.0) -> I
             bar.stop()
 
 
-def closing_table(title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:
+def print_table(title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:
     """Print a run's figures as a table, and what there is to note beneath it."""
     if sys.stdout.isatty():
         from rich.console import Console

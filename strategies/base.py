@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from .screening import Failure, Memory, Sums, Update, read_failure, read_update
+from .screening import Failure, Memory, MetricSums, Update, read_failure, read_update
 from .sites import FederationError, Roster, SiteCard
 from .wire import MANIFEST, FlatArray, is_packed, part_of, record_in, select
 
@@ -161,7 +161,7 @@ class TaskStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Merge the sites' updates and add up their metrics (Flower's hook)."""
-        sums, self.answered, refused = Sums(), 0, 0
+        sums, self.answered, refused = MetricSums(), 0, 0
         self.memory.begin_round(server_round, self._arrays)
         self.begin_merge(self._arrays)
         for site, reply in self._answers(server_round, replies):
@@ -194,7 +194,7 @@ class TaskStrategy(Strategy):
 
         ``evaluated`` keeps them apart: where sites have models of their own, scores cannot be ranked among each other.
         """
-        sums, refused = Sums(), 0
+        sums, refused = MetricSums(), 0
         for site, reply in self._answers(server_round, replies):
             try:
                 metrics = record_in(reply.content, "metrics", MetricRecord)

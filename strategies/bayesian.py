@@ -20,12 +20,12 @@ from .alignment import align
 from .averaging import TaskFedAvg
 from .axes import AxisGraph, Gauge, Tensors
 from .cavity import Cavities
+from .contribution import Contribution, matching_weights, tensors_by_name, unique_names
 from .frame import Frame, Placement
 from .merging import MEAN, VARIANCE, Merged, Product
-from .said import Said, named, say_in_matching, told_apart
 from .screening import Update
 from .sites import SiteCard
-from .wire import MANIFEST, FlatArray, Tensor, json_record, part_of, read_json_record, tensors_in
+from .wire import MANIFEST, FlatArray, TensorEntry, json_record, part_of, read_json_record, tensors_in
 
 log = getLogger("flwr")
 POSTERIOR = "@posterior"
@@ -115,9 +115,9 @@ class BayesianMatching(TaskFedAvg):
         self._steps: Tensors = {}  # tensor -> sum over pulled sites of c (S - P_j) times their step
         self._stepped: dict[str, float] = {}  # tensor -> sum of c (S - P_j)
         self._previous = {key: array.numpy() for key, array in arrays.items() if key != MANIFEST}
-        self._tensors = told_apart(tensors_in(arrays), self.axes)
+        self._tensors = unique_names(tensors_in(arrays), self.axes)
         self._product = Product(self._tensors, self.precision_floor)
-        self._kept: list[Said] = []
+        self._kept: list[Contribution] = []
         self._shares: dict[str, dict[str, float]] = {}  # site -> key -> its precision in the product
         self._counted: set[tuple[str, str]] = set()  # site and key, where it told none
         self._placements: dict[str, list[Placement]] = {}  # axis -> the sites' ways to the frame
@@ -223,27 +223,29 @@ class BayesianMatching(TaskFedAvg):
         """Say whether a round's updates are kept until it ends."""
         return self.axes is not None and self.start_from == "apart" and not self.posterior
 
-    def _bring(self, said: Said) -> Said:
+    def _bring(self, said: Contribution) -> Contribution:
         """Return what a site says with the units in the global model's order."""
         if self.axes is None:
             return said
         if self._frame is None:
-            self._frame = Frame(self.axes, named(self._previous, self._tensors), gate=self.gate, seed=self.seed)
+            self._frame = Frame(
+                self.axes, tensors_by_name(self._previous, self._tensors), gate=self.gate, seed=self.seed
+            )
         aligned = self._frame.bring(said.values)
         for label, placement in aligned.log.items():
             self._placements.setdefault(label, []).append(placement)
         return said.moved(self._frame.graph, aligned.tensors, aligned.orders) if aligned.orders else said
 
-    def _layout(self, update: Update) -> dict[str, list[Tensor]]:
+    def _layout(self, update: Update) -> dict[str, list[TensorEntry]]:
         """Return where the tensors of an update lie, by key."""
         return self._tensors
 
-    def _read(self, update: Update) -> Said:
+    def _read(self, update: Update) -> Contribution:
         layout = self._layout(update)
         tensors = {key: layout[key] for key in update.arrays}
-        return Said(
+        return Contribution(
             update.site,
-            named(update.arrays, tensors),
+            tensors_by_name(update.arrays, tensors),
             {key: self._weight(update, part_of(key)) for key in update.arrays},
             {
                 tensor.name: precision.at(tensor.place, tensor.shape)
@@ -251,7 +253,7 @@ class BayesianMatching(TaskFedAvg):
             },
         )  # fmt: skip
 
-    def _multiply(self, said: Said) -> None:
+    def _multiply(self, said: Contribution) -> None:
         told = self._shares[said.site] = self._product.add(said.values, said.weights, said.precision)
         self._counted |= {(said.site, key) for key in told if self._tensors[key][0].name not in said.precision}
         if not self.cavities.strength:
@@ -259,7 +261,7 @@ class BayesianMatching(TaskFedAvg):
         factors = {name: mean for name, mean in self._product.told.items() if not name.endswith((MEAN, VARIANCE))}
         self.cavities.note(said.site, factors, self._samples[said.site])
         others = self.cavities.others(said.site) if said.site in self._pulled else {}
-        places = named(self._previous, self._tensors)
+        places = tensors_by_name(self._previous, self._tensors)
         for name in [name for name in factors if others.get(name, 0.0) > 0]:
             step = np.subtract(said.values[name], places[name], dtype=np.float64)
             step *= others[name]
@@ -286,7 +288,7 @@ class BayesianMatching(TaskFedAvg):
         assert self.axes is not None
         aligned = align(
             self.axes, [said.values for said in self._kept], inner=self.inner, gate=self.gate, seed=self.seed,
-            weights=say_in_matching(self._kept, self._tensors, self.axes),
+            weights=matching_weights(self._kept, self._tensors, self.axes),
         )  # fmt: skip
         for said, tensors, orders in zip(self._kept, aligned.clients, aligned.orders, strict=True):
             for label, order in orders.items():

@@ -17,7 +17,7 @@ from .alignment import comparable, count_columns
 from .axes import AxisError, AxisGraph, Gauge, Slot, Tensors
 from .heads import circuit_rows, turn
 from .matching import FloatDtype, assign
-from .sums import UnitSums
+from .unit_sums import UnitSums
 
 ROUNDING = 1e-5  # share of squared lengths by which a squared distance from float32 products may be off
 STRANGE = 9.0  # squared distance, in the frame's mean square, that no reordering explains: it gives at most 4

@@ -19,15 +19,15 @@ from flwr.serverapp import Grid
 
 from .axes import AxisError, AxisGraph, Tensors
 from .bayesian import BayesianMatching
+from .contribution import Contribution, tensors_by_name
 from .frame import Frame, Placement
 from .growth import Grown, expand, grow
 from .merging import Product
 from .precision import Precision, floored, inflation
-from .said import Said, named
 from .screening import Update
 from .sites import SiteCard
 from .widths import sizes_of, submodel
-from .wire import FlatArray, Tensor, is_packed, pack, tensors_in, unpack
+from .wire import FlatArray, TensorEntry, is_packed, pack, tensors_in, unpack
 
 log = getLogger("flwr")
 UNITS = "@units"  # group of a checkpoint
@@ -71,7 +71,7 @@ class GrowingMatching(BayesianMatching):
         self.grows = [label for label, axis in free.items() if axis.growable]
         self.units: dict[str, dict[str, np.ndarray]] = {}  # site -> axis -> (L_j,) the global unit of each of its own
         self._widths: dict[str, int] = {}
-        self._ready: list[Said] = []
+        self._ready: list[Contribution] = []
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -91,7 +91,7 @@ class GrowingMatching(BayesianMatching):
         return relaid(record, submodel(self.graph.resize(sizes), tensors, units))
 
     def finish_merge(self) -> dict[str, np.ndarray]:
-        frame, apart = named(self._previous, self._tensors), super()._waits()
+        frame, apart = tensors_by_name(self._previous, self._tensors), super()._waits()
         if apart:
             self._bring_together()
         else:
@@ -149,7 +149,7 @@ class GrowingMatching(BayesianMatching):
     def _waits(self) -> bool:
         return True
 
-    def _layout(self, update: Update) -> dict[str, list[Tensor]]:
+    def _layout(self, update: Update) -> dict[str, list[TensorEntry]]:
         return tensors_in(self._sent(update.site))
 
     def _sent(self, site: str) -> ArrayRecord:
@@ -157,7 +157,7 @@ class GrowingMatching(BayesianMatching):
         assert isinstance(sent, ArrayRecord)
         return sent
 
-    def _bring(self, said: Said) -> Said:
+    def _bring(self, said: Contribution) -> Contribution:
         """Return what a site says, in the order of what it was sent on the axes that do not grow."""
         fixed = [label for label, axis in self.graph.axes.items() if label not in self.grows and axis.kind != "frozen"]
         if not fixed:
@@ -169,15 +169,15 @@ class GrowingMatching(BayesianMatching):
             self._placements.setdefault(label, []).append(placement)
         return said.moved(graph, aligned.tensors, aligned.orders) if aligned.orders else said
 
-    def _multiply(self, said: Said) -> None:
+    def _multiply(self, said: Contribution) -> None:
         self._ready.append(said)  # what it is multiplied into has its width only when all are there
 
-    def _heard(self, said: Said) -> Said:
+    def _heard(self, said: Contribution) -> Contribution:
         """Return a site's word without the arrays in which it does not count: they must not open units."""
         names = {tensor.name for key, weight in said.weights.items() if weight > 0 for tensor in self._tensors[key]}
         return replace(said, values={name: values for name, values in said.values.items() if name in names})
 
-    def _place(self, ready: Sequence[Said], grown: Grown, sizes: Mapping[str, int]) -> None:
+    def _place(self, ready: Sequence[Contribution], grown: Grown, sizes: Mapping[str, int]) -> None:
         """Note where the sites' units are, and how many of them moved."""
         for said, units in zip(ready, grown.units, strict=True):
             for label, own in units.items():
@@ -205,7 +205,9 @@ class GrowingMatching(BayesianMatching):
             for key, values in precision.items() for tensor in self._tensors[key]
         }  # fmt: skip
 
-    def _merge(self, ready: Sequence[Said], grown: Grown, layout: Mapping[str, Sequence[Tensor]]) -> Product:
+    def _merge(
+        self, ready: Sequence[Contribution], grown: Grown, layout: Mapping[str, Sequence[TensorEntry]]
+    ) -> Product:
         """Return the product of the sites at the global width."""
         product = Product(layout, floor=0.0)  # each site's own floor is in its precision by then: 0 has to stay 0
         usual = self._usual(ready)
@@ -222,7 +224,7 @@ class GrowingMatching(BayesianMatching):
             self._shares[said.site] = product.add(wide, said.weights, whole)
         return product
 
-    def _usual(self, ready: Sequence[Said]) -> dict[str, float]:
+    def _usual(self, ready: Sequence[Contribution]) -> dict[str, float]:
         """Return by tensor what a sample comes to in the unit of the sites that tell their precision.
 
         Where those know nothing of a tensor, the mean over tensors stands in; where no site tells, all count.
@@ -251,10 +253,12 @@ def relaid(like: ArrayRecord, tensors: Mapping[str, np.ndarray]) -> ArrayRecord:
 
 def _tensors(record: ArrayRecord) -> Tensors:
     layout = tensors_in(record)
-    return named({key: record[key].numpy() for key in layout}, layout)
+    return tensors_by_name({key: record[key].numpy() for key in layout}, layout)
 
 
-def _flat(tensors: Sequence[Tensor], values: Mapping[str, float | np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+def _flat(
+    tensors: Sequence[TensorEntry], values: Mapping[str, float | np.ndarray], shape: tuple[int, ...]
+) -> np.ndarray:
     """Return the single-precision array of a key of which the tensors have these values."""
     flat = np.zeros(int(np.prod(shape)), np.float32)
     for tensor in tensors:

@@ -13,7 +13,7 @@ from .averaging import TaskFedAvg
 from .base import DECODER
 from .screening import Update
 from .sites import KEY, SiteCard
-from .wire import MANIFEST, FlatArray, Tensor, part_of, tensors_in
+from .wire import MANIFEST, FlatArray, TensorEntry, part_of, tensors_in
 
 # The last word of a module's name: norm, norm1, bn2, ln_1, fc_norm, norm_pre, LayerNorm, layernorm_before, batchnorm1.
 NORMS = r"(\w+_)?(layer|batch|group|instance|rms)?_?(norm|bn|ln)(_?\d+|_\w+)?"
@@ -96,7 +96,7 @@ class TaskFedBN(TaskFedAvg):
         return self._known[model]
 
 
-def norm_places(tensors: dict[str, list[Tensor]], pattern: re.Pattern[str]) -> dict[str, np.ndarray]:
+def norm_places(tensors: dict[str, list[TensorEntry]], pattern: re.Pattern[str]) -> dict[str, np.ndarray]:
     """Return the indices, in every flattened array, of the elements of normalisation tensors."""
     modules = norm_modules([tensor for held in tensors.values() for tensor in held], pattern)
     places = {}
@@ -107,7 +107,7 @@ def norm_places(tensors: dict[str, list[Tensor]], pattern: re.Pattern[str]) -> d
     return places
 
 
-def norm_modules(tensors: Iterable[Tensor], pattern: re.Pattern[str]) -> set[str]:
+def norm_modules(tensors: Iterable[TensorEntry], pattern: re.Pattern[str]) -> set[str]:
     """Return the names of the modules that normalise: by the last word of the name, or by what they hold.
 
     In an ``nn.Sequential`` a name is but a number. A module with a ``running_mean`` is a BatchNorm; one whose weight

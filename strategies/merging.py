@@ -19,7 +19,7 @@ from math import prod
 import numpy as np
 
 from .precision import Precision, floored, mean_of
-from .wire import Tensor
+from .wire import TensorEntry
 
 CHUNK = 1 << 16  # numbers worked on at a time, so that they stay in the processor's cache
 MEAN, VARIANCE = "running_mean", "running_var"
@@ -52,7 +52,7 @@ def add_product(
 
 
 @dataclass
-class _Sums:
+class _Accumulator:
     """What has been added up of one array: from sites that count samples, and from sites that know their precision."""
 
     counted: np.ndarray | None = None
@@ -81,10 +81,10 @@ class Product:
         floor: least precision of a weight, as a share of its row's mean, :func:`.precision.floored`.
     """
 
-    tensors: Mapping[str, Sequence[Tensor]]
+    tensors: Mapping[str, Sequence[TensorEntry]]
     floor: float = 0.2
     told: dict[str, float] = field(default_factory=dict)  # tensor -> mean precision that the last site told
-    _sums: dict[str, _Sums] = field(default_factory=dict)
+    _sums: dict[str, _Accumulator] = field(default_factory=dict)
     _blocks: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(
@@ -106,7 +106,7 @@ class Product:
         for key, weight in weights.items():
             if weight <= 0 or not self._beside(key) <= values.keys():  # nothing is a variance without its mean
                 continue
-            sums = self._sums.setdefault(key, _Sums())
+            sums = self._sums.setdefault(key, _Accumulator())
             size = sum(prod(tensor.shape) for tensor in self.tensors[key])
             known = precision is not None and self.tensors[key][0].name in precision
             added = 0.0
@@ -180,7 +180,7 @@ class Product:
             moments, weight = sums.counted[tensor.place], _at(sums.weight, tensor)
             np.maximum(moments - weight * np.square(around), 0, out=moments)
 
-    def _join(self, key: str, sums: _Sums) -> None:
+    def _join(self, key: str, sums: _Accumulator) -> None:
         """Put the sums of both kinds of sites together.
 
         A site that only counts is taken to know as much a sample as the others do, on average over a tensor; where
@@ -230,7 +230,7 @@ class Product:
         return values
 
     @cached_property
-    def _variances(self) -> list[tuple[str, Tensor, str, Tensor]]:
+    def _variances(self) -> list[tuple[str, TensorEntry, str, TensorEntry]]:
         """Return every running variance with the running mean beside it, and their keys."""
         return [
             (key, tensor, *self._homes[mean.name])
@@ -241,14 +241,14 @@ class Product:
         """Return the running means that go with an array's variances."""
         return {mean.name for tensor in self.tensors[key] if (mean := self._mean_beside(tensor))}
 
-    def _mean_beside(self, tensor: Tensor) -> Tensor | None:
+    def _mean_beside(self, tensor: TensorEntry) -> TensorEntry | None:
         if not tensor.name.endswith(VARIANCE):
             return None
         home = self._homes.get(tensor.name.removesuffix(VARIANCE) + MEAN)
         return home[1] if home and home[1].shape == tensor.shape else None
 
     @cached_property
-    def _homes(self) -> dict[str, tuple[str, Tensor]]:
+    def _homes(self) -> dict[str, tuple[str, TensorEntry]]:
         return {tensor.name: (key, tensor) for key, tensors in self.tensors.items() for tensor in tensors}
 
 
@@ -268,5 +268,5 @@ def quotient(weighted: np.ndarray, weight: float | np.ndarray, last: np.ndarray)
     return flat.reshape(last.shape)
 
 
-def _at(weight: float | np.ndarray, tensor: Tensor) -> float | np.ndarray:
+def _at(weight: float | np.ndarray, tensor: TensorEntry) -> float | np.ndarray:
     return weight[tensor.place] if isinstance(weight, np.ndarray) and weight.ndim else weight

@@ -14,12 +14,12 @@ import numpy as np
 from .alignment import comparable, count_columns
 from .axes import AxisGraph, Slot, Tensors
 from .bayesian import BayesianMatching
+from .contribution import Contribution, tensors_by_name
 from .frame import Placement
 from .matching import match
 from .merging import MEAN, VARIANCE
 from .precision import Precision
 from .rebasin import match_many, moving_orders
-from .said import Said, named
 from .screening import Update
 
 ROUNDING = 1e-12  # least relative gain of an order: none of these methods has a gate, but sums have last bits
@@ -64,7 +64,7 @@ class FisherMerging(Published):
             raise ValueError(f"Expected least_fisher of 0 or more, got {least_fisher}.")
         self.least_fisher = least_fisher
 
-    def _multiply(self, said: Said) -> None:
+    def _multiply(self, said: Contribution) -> None:
         count = said.counts(self._tensors)
         raised = {
             name: Precision(np.maximum(told.decode(), np.float32(self.least_fisher * count[name])).reshape(
@@ -96,10 +96,10 @@ class Rebasin(Published):
 
     fixed: ClassVar[Settings] = COUNTING
 
-    def _bring(self, said: Said) -> Said:
+    def _bring(self, said: Contribution) -> Contribution:
         if self.axes is None:
             return said
-        orders = moving_orders(self.axes, named(self._previous, self._tensors), said.values, seed=self.seed)
+        orders = moving_orders(self.axes, tensors_by_name(self._previous, self._tensors), said.values, seed=self.seed)
         return said.moved(self.axes, self.axes.permute(said.values, orders), orders) if orders else said
 
     def _bring_together(self) -> None:
@@ -160,7 +160,7 @@ class Pfnm(Published):
                     prior[key].reshape(-1)[tensor.place] = 0
         return prior
 
-    def _placed(self, graph: AxisGraph, members: Sequence[Said]) -> list[Said]:
+    def _placed(self, graph: AxisGraph, members: Sequence[Contribution]) -> list[Contribution]:
         """Return the sites' words with their units at the atoms, axis by axis."""
         networks = [said.values for said in members]
         orders: list[dict[str, np.ndarray]] = [{} for _ in members]

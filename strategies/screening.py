@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from .precision import Precision, read_precision
-from .sites import MOST_SAMPLES, SiteCard
+from .sites import MAX_SAMPLES, SiteCard
 from .wire import MANIFEST, is_packed, json_record, part_of, read_json_record, record_in, values_of
 
 REMEMBERED = 16  # updates of a site that a later one is held against
@@ -100,8 +100,8 @@ def _read_counts(site: SiteCard, metrics: MetricRecord) -> tuple[float, dict[str
 
 
 def _count(name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or not 0 <= value <= MOST_SAMPLES:
-        raise ValueError(f"{name} should be a number of samples up to {MOST_SAMPLES:g}, it is {value!r}")
+    if not isinstance(value, (int, float)) or not 0 <= value <= MAX_SAMPLES:
+        raise ValueError(f"{name} should be a number of samples up to {MAX_SAMPLES:g}, it is {value!r}")
     return float(value)
 
 
@@ -250,7 +250,7 @@ def distances(arrays: Mapping[str, np.ndarray], sent: ArrayRecord, chunk: int = 
     return {part: total**0.5 for part, total in squares.items()}
 
 
-class Sums:
+class MetricSums:
     """Metrics of several sites, added number by number and list by list when all are there.
 
     A record goes in whole or not at all. Which form a metric has, number or list of so many, most sites decide, and

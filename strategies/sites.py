@@ -19,7 +19,7 @@ log = getLogger("flwr")
 
 KEY = re.compile(r"[\w.-]{1,64}")  # of a site; it names entries of checkpoints
 DESCRIBE_SECONDS = 60.0  # what a node may take to describe itself; at the start twice as long each time it was silent
-MOST_SAMPLES = 1e15  # that a site may count: more is a mistake, and its products with weights are no numbers any more
+MAX_SAMPLES = 1e15  # that a site may count: more is a mistake, and its products with weights are no numbers any more
 
 
 class FederationError(RuntimeError):
@@ -66,8 +66,8 @@ def read_card(reply: Message) -> SiteCard:
     told = record_in(reply.content, "counts", MetricRecord) or MetricRecord()
     counts = {name: value for name, value in told.items() if isinstance(value, (int, float))}
     for name, value in counts.items():
-        if not 0 <= value <= MOST_SAMPLES:
-            raise ValueError(f"expected {name} to be a number of samples up to {MOST_SAMPLES:g}, got {value!r}")
+        if not 0 <= value <= MAX_SAMPLES:
+            raise ValueError(f"expected {name} to be a number of samples up to {MAX_SAMPLES:g}, got {value!r}")
     return SiteCard(
         key, node_id, None if tasks is None else frozenset(tasks), {name: float(n) for name, n in counts.items()}, about
     )

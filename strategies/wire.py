@@ -114,7 +114,7 @@ def unpack(record: ArrayRecord) -> dict[str, Tensors]:
     return parts
 
 
-class Tensor(NamedTuple):
+class TensorEntry(NamedTuple):
     """A tensor of a model, and its place in the array that holds it."""
 
     name: str
@@ -122,15 +122,15 @@ class Tensor(NamedTuple):
     place: slice | EllipsisType
 
 
-def tensors_in(arrays: ArrayRecord) -> dict[str, list[Tensor]]:
+def tensors_in(arrays: ArrayRecord) -> dict[str, list[TensorEntry]]:
     """Return the tensors of every array by its key: those of a packed array, or the array itself."""
     if not is_packed(arrays):
-        return {key: [Tensor(key, tuple(array.shape), ...)] for key, array in arrays.items()}
-    found: dict[str, list[Tensor]] = {key: [] for key in arrays if key != MANIFEST}
+        return {key: [TensorEntry(key, tuple(array.shape), ...)] for key, array in arrays.items()}
+    found: dict[str, list[TensorEntry]] = {key: [] for key in arrays if key != MANIFEST}
     for part, tensors in _layout(arrays[MANIFEST].numpy().tobytes()).items():
         for name, shape, dtype, offset in tensors:
             if (key := f"{part}:{dtype}") in found:
-                found[key].append(Tensor(name, shape, slice(offset, offset + prod(shape))))
+                found[key].append(TensorEntry(name, shape, slice(offset, offset + prod(shape))))
     return found
 
 

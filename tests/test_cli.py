@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, mtfed, pairs
+from helpers import ROOT, mtfed, pairs
 from safetensors.numpy import load_file
 
-from mtfed.apps import find_app
 from mtfed.config import read_config
 from mtfed.data.export import export_sample
-from mtfed.runs import Run
-from mtfed.simulate import simulate
+from mtfed.federation.app_folder import find_app
+from mtfed.federation.simulate import simulate
+from mtfed.record.run import Run
 
 
 def the_run(out: str | Path) -> Run:

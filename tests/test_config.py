@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from conftest import TASKS
+from helpers import TASKS
 from mtfed.strategies import TaskFedYogi
 
-from mtfed.apps import find_app, override
 from mtfed.config import KEYS, describe_keys, flatten, read_config
 from mtfed.errors import MtfedError
-from mtfed.server import make_strategy
+from mtfed.federation.app_folder import find_app, override
+from mtfed.federation.rounds import make_strategy
 
 
 def test_flat_config_reads_back() -> None:

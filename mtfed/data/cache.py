@@ -33,7 +33,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import MtfedError
 from ..startup import quick_imports
-from ..tasks import KINDS
+from ..tasks.specs import KIND_SPECS
 from .formats import files_of
 from .manifest import Row, SiteData
 from .root import Root, stamp_of
@@ -208,14 +208,14 @@ def _code() -> bytes:
     """Return a digest of the modules that read, so that no store outlives a change of how."""
     home = Path(__file__).parent
     files = [home / name for name in READERS]
-    files += [*(home / "formats").glob("*.py"), *(home.parent / "kinds").glob("*.py")]
+    files += [*(home / "formats").glob("*.py"), *(home.parent / "tasks").glob("*.py")]
     return b"".join(_digest(path.read_text("utf-8")) for path in sorted(files))
 
 
 def sources_of(data: SiteData, rows: Sequence[Row], config: Config) -> list[str]:
     """Return for each row all that its image and labels are read from: names, stamps, cells."""
     stamps = Stamps(data)
-    in_files = [name for name, task in config.tasks.items() if KINDS[task.kind].in_files]
+    in_files = [name for name, task in config.tasks.items() if KIND_SPECS[task.kind].in_files]
     stamps.look([row.image for row in rows])
     found = [f"{row.image!r} {stamps[row.image]} {row.labels}" for row in rows]
     if not in_files:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import MtfedError
-from ..tasks import KINDS, Task
+from ..tasks.specs import KIND_SPECS
+from ..tasks.task import Task
+from .feature_shift import Scanner, Scanners, site_shift
 from .manifest import Row, SiteData, has_manifest, read_site
+from .manifest_table import NAMES
 from .partition import Division, Options, hold_out, partition
 from .partition import default_sites as sites_of_set
 from .root import Root
-from .shift import Scanner, Scanners, site_shift
-from .table import NAMES
 
 SAMPLE = "sample"  # the set inside the package
 TEST_FOLDER = "test"  # of a folder of site folders: the server's own test images
@@ -100,7 +101,7 @@ def _pooled_site(config: Config) -> SiteData:
         scanner = site_shift(config, data.key)
         for row in data.rows:
             labels = {
-                task: within + label if KINDS[config.tasks[task].kind].in_files else label
+                task: within + label if KIND_SPECS[config.tasks[task].kind].in_files else label
                 for task, label in row.labels.items()
             }
             patient, number = f"{data.key}/{row.patient}", row.number if place else len(rows)

@@ -18,12 +18,13 @@ from posixpath import dirname, normpath
 from typing import TYPE_CHECKING
 
 from ..errors import MtfedError
-from ..tasks import KINDS, Task
+from ..tasks.specs import KIND_SPECS
+from ..tasks.task import Task
+from .manifest_table import MANIFEST, PARQUET, ManifestTable, has_manifest, read_manifest_table
 from .root import Root
-from .table import MANIFEST, PARQUET, Table, has_manifest, read_table
 
 if TYPE_CHECKING:
-    from .shift import Scanners
+    from .feature_shift import Scanners
 
 __all__ = ["MANIFEST", "PARQUET", "Row", "SiteData", "check_patients", "has_manifest", "read_site", "write_site"]
 COLUMNS = ("image", "patient", "split")
@@ -82,13 +83,13 @@ class SiteData:
 def read_site(path: Path, key: str, tasks: list[str]) -> SiteData:
     """Read a site's manifest; raise :class:`MtfedError` naming file, line and column of the first fault."""
     root = Root(path)
-    table = read_table(root)
+    table = read_manifest_table(root)
     rows = tuple(_rows(table, tasks))
     check_patients(rows, str(table.path))
     return SiteData(key, root, rows, rows)
 
 
-def _rows(table: Table, tasks: list[str]) -> Iterator[Row]:
+def _rows(table: ManifestTable, tasks: list[str]) -> Iterator[Row]:
     """Yield what the rows of a manifest say."""
     place = {name: i for i, name in enumerate(table.columns)}
     image, patient, split = place["image"], place["patient"], place.get("split")
@@ -161,7 +162,7 @@ def write_site(data: SiteData, folder: Path, tasks: Mapping[str, Task]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     held = sorted({task for row in data.rows for task in row.labels})
     others = list(dict.fromkeys(name for row in data.rows for name in row.others))
-    in_files = [task for task in held if KINDS[tasks[task].kind].in_files]
+    in_files = [task for task in held if KIND_SPECS[tasks[task].kind].in_files]
     written: set[str] = set()
     with open(folder / MANIFEST, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import MtfedError
 
-MOST_BYTES = 4 * 2**30  # of one file; of a zip's member, unpacked
+MAX_BYTES = 4 * 2**30  # of one file; of a zip's member, unpacked
 
 
 class Root:
@@ -20,8 +20,8 @@ class Root:
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes; raise ``OSError`` or ``KeyError`` if there is none, or if it is far too large."""
-        if (size := self.stamp(name)[0]) > MOST_BYTES:
-            raise OSError(f"it has {size / 2**30:.1f} GiB, more than {MOST_BYTES / 2**30:.0f}")
+        if (size := self.stamp(name)[0]) > MAX_BYTES:
+            raise OSError(f"it has {size / 2**30:.1f} GiB, more than {MAX_BYTES / 2**30:.0f}")
         if self.path.is_dir():
             return (self.path / name).read_bytes()
         return self._archive.read(name)

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..config import Config
 from ..errors import MtfedError
 from .cache import open_store
+from .feature_shift import shift
 from .manifest import Row, SiteData, check_patients
-from .shift import shift
 from .store import SITE, Store, sums_of
 
 PIECE = 16  # images that are shifted at once
@@ -23,7 +23,7 @@ log = logging.getLogger("mtfed.data")
 class Labels:
     """The labels of one task: ``rows`` (M,) says which images carry one, ``values`` (M, ...) holds them.
 
-    What ``values`` are is for the task's kind to say: :mod:`mtfed.kinds`. Integers are kept small, and are int64 in a
+    What ``values`` are is for the task's kind to say: :mod:`mtfed.tasks`. Integers are kept small, and are int64 in a
     batch.
 
     Args:

@@ -16,18 +16,18 @@ from PIL import Image
 from ..errors import MtfedError
 from .formats import Picture, read_picture, split_slice, suffix_of
 from .formats.arrays import Npz
-from .formats.file import File
 from .formats.folder import Folder
+from .formats.source_file import SourceFile
 from .manifest import SiteData, file_of
 
 LEAST = 4  # voxels along an axis of a volume in its frame, where the volume itself has more
 PART = 2**22  # values that are scaled at once
 Proportions = Literal["millimetres", "pixels"]
-MOST_AWAY = 0.1  # voxels by which a label may lie away from its image
+MAX_AWAY = 0.1  # voxels by which a label may lie away from its image
 
 
 @dataclass(frozen=True)
-class Frame:
+class Letterbox:
     """Where an image lies in the square or cube of side ``size``: resized as a whole, centred, zeros around it.
 
     It keeps its true proportions: millimetres count, or where they are unknown, pixels as squares and voxels as cubes.
@@ -131,10 +131,10 @@ class Source:
         return self._picture.spacing
 
     @cached_property
-    def frame(self) -> Frame:
+    def frame(self) -> Letterbox:
         """Return where the image lies in what the model sees."""
         spacing = self.spacing if self._proportions == "millimetres" else None
-        frame = Frame(self._picture.values.shape[: self.dimensions], self._size, spacing)
+        frame = Letterbox(self._picture.values.shape[: self.dimensions], self._size, spacing)
         if self.dimensions == 3 and any(
             inner < LEAST < side for inner, side in zip(frame.inner, frame.shape, strict=True)
         ):
@@ -217,7 +217,7 @@ class Source:
         """
         if name not in self._kept:
             if suffix_of(name) == ".npz":
-                self._kept[name] = Npz(File(self.data, name, what))
+                self._kept[name] = Npz(SourceFile(self.data, name, what))
             else:
                 self._kept[name] = Folder(self.data, name, what, self.array)
         return self._kept[name]
@@ -238,7 +238,7 @@ class Source:
         corners = np.array([[*corner, 1.0] for corner in product(*((0, side - 1) for side in sides))])
         away = (theirs - ours) @ corners.T
         voxels = np.linalg.solve(ours, np.vstack([away[:3], np.zeros((1, len(corners)))]))
-        if abs(voxels).max() > MOST_AWAY:
+        if abs(voxels).max() > MAX_AWAY:
             if len(unplaced) == 1:
                 ((nowhere, reason),) = unplaced
                 raise MtfedError(

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import MtfedError
-from ..kinds import kind_of
 from ..progress import counted
+from ..tasks.kind import kind_of
 from .manifest import Row, SiteData, file_of
 from .source import Source
 
@@ -210,7 +210,7 @@ def decoded(
     data: SiteData, rows: Sequence[Row], config: Config, digests: np.ndarray, old: Store | None
 ) -> Iterator[Decoded | str]:
     """Yield what becomes of each row, in order: image and labels, or why they cannot be read."""
-    from ..engine import usable_cores
+    from ..federation.local.grid import usable_cores
 
     data = replace(data, key=SITE)
     known = {} if old is None else {d.tobytes(): i for i, d in enumerate(old.digests.numpy()) if i not in old.faults}

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from ..balancing import INITIAL
 from ..config import Config
 from ..errors import MtfedError, unknown
-from ..tasks import Task
+from ..learning.balancing import INITIAL
+from ..tasks.task import Task
 from .ctan import CrossTaskAttention
 from .encoders import Encoder
 from .mtan import TaskAttention
@@ -23,7 +23,7 @@ __all__ = ["MODELS", "MultiTaskModel", "assemble", "build_model"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelSpec:
     """How a model shares features between its tasks, and what it wants of its encoder."""
 
     share: Callable[[Callable[[], Encoder], list[str]], Any]
@@ -39,13 +39,13 @@ def _over_one(scheme: Callable[..., Any], **options: bool) -> Callable[[Callable
 
 
 MODELS = {
-    "mtmedformer": Row(_over_one(HardSharing), transformer=True),
-    "hard-sharing": Row(_over_one(HardSharing)),
-    "single-task": Row(SeparateEncoders),
-    "mtan": Row(_over_one(TaskAttention)),
-    "ctan": Row(_over_one(CrossTaskAttention)),
-    "ctan-encoder": Row(_over_one(CrossTaskAttention, at_bottleneck=False)),
-    "ctan-bottleneck": Row(_over_one(CrossTaskAttention, in_encoder=False)),
+    "mtmedformer": ModelSpec(_over_one(HardSharing), transformer=True),
+    "hard-sharing": ModelSpec(_over_one(HardSharing)),
+    "single-task": ModelSpec(SeparateEncoders),
+    "mtan": ModelSpec(_over_one(TaskAttention)),
+    "ctan": ModelSpec(_over_one(CrossTaskAttention)),
+    "ctan-encoder": ModelSpec(_over_one(CrossTaskAttention, at_bottleneck=False)),
+    "ctan-bottleneck": ModelSpec(_over_one(CrossTaskAttention, in_encoder=False)),
 }
 
 

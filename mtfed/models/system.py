@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..tasks import Task
+from ..tasks.task import Task
 from .decoders import DECODERS
 from .encoders import Encoder
 
@@ -18,7 +18,7 @@ class MultiTaskModel(nn.Module):
 
     ``encoder`` is what all tasks share, ``decoder.TASK`` what a task has for itself, ``cross.TASK`` what makes a task's
     features but is evaluated for the others' too (CTAN). ``balance[t]`` is a learned number of task t, for balancing
-    that learns (:mod:`mtfed.balancing`); it travels with the task's decoder.
+    that learns (:mod:`mtfed.learning.balancing`); it travels with the task's decoder.
     """
 
     def __init__(

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..errors import MtfedError
 from .charts import curves
 from .details import rounds, settings, sites
-from .examples import examples
 from .figures import METRICS, titled
+from .galleries import examples
 from .html import Html, chip, count, escape, fold, join, page, tag, task_title
 from .records import Group, Record, all_tasks, group, read
 from .verdict import headline_group, verdict

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..tasks import LOWER_IS_BETTER
+from ..tasks.specs import LOWER_IS_BETTER
 from .html import Html, escape, number, tag, with_minus
 from .records import Group, mean
 

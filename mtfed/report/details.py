@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from ..config import defaults, flatten
-from ..tasks import KINDS, Task
+from ..tasks.specs import KIND_SPECS
+from ..tasks.task import Task
 from .charts import stacked_bar
 from .html import Html, chip, escape, fold, join, listed, number, table, tag, task_title
 from .records import Group, Record
@@ -69,7 +70,7 @@ def _holding(counts: Mapping[str, float], task: Task, longest: float) -> Html:
 
 def _classes(counts: Mapping[str, float], task: Task) -> dict[str, float]:
     """Return how many training images a site has of each class, where an image has one and the site tells."""
-    if not KINDS[task.kind].by_class:
+    if not KIND_SPECS[task.kind].by_class:
         return {}
     return {k: counts[f"class.{task.name}.{k}"] for k in task.classes if f"class.{task.name}.{k}" in counts}
 

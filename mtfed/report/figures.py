@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from ..tasks import LOWER_IS_BETTER, Task
+from ..tasks.specs import LOWER_IS_BETTER
+from ..tasks.task import Task
 from .html import Html, join, number, tag
 
 

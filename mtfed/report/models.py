@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ..delta import delta_mtl
 from ..errors import MtfedError
-from ..tasks import LOWER_IS_BETTER
+from ..tasks.specs import LOWER_IS_BETTER
+from .delta_mtl import delta_mtl
 from .figures import gain, heading, written
 from .html import Html, chip, count, escape, join, number, table, tag, task_title
 from .records import Group, Record, all_tasks, compared, deviation, differing, mean, split_of

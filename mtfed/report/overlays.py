@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..tasks import Task
+from ..tasks.task import Task
 from .figures import written
 from .html import Html, escape, join, number, tag
 from .pictures import BRIGHT, PREDICTED, TRUE, border, colour_bar, key, picture, pictures, step_of, wash

@@ -12,9 +12,9 @@ from typing import Any
 
 from ..config import Config, flatten
 from ..errors import MtfedError
-from ..runs import Run
+from ..record.run import Run
 from ..strategies import STRATEGIES
-from ..tasks import Task
+from ..tasks.task import Task
 
 # Okabe and Ito's colours, then some of Tol's, which stay apart for the colour-blind; grey is for what is not federated.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#882255", "#999933", "#44aa99")

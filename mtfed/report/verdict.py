@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..tasks import LOWER_IS_BETTER, Task
+from ..tasks.specs import LOWER_IS_BETTER
+from ..tasks.task import Task
 from .charts import strip
 from .figures import digits, direction, gain, heading, metric_title, same, scale, unit, written
 from .html import Html, chip, count, escape, join, listed, table, tag, task_title, with_minus

@@ -44,8 +44,8 @@ def _positive(text: str) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from .draft import draft
-    from .initialise import refuse_existing, summary, write_draft
+    from .draft.draft import draft
+    from .draft.write import refuse_existing, summary, write_draft
 
     refuse_existing(arguments.folder, arguments.force)  # before minutes are spent on reading
     found = draft(arguments.folder, arguments.dimensions)
@@ -54,6 +54,6 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from .check import check
+    from .check.check import check
 
     return check(arguments.site, arguments.app, arguments.out, arguments.json, arguments.jobs)

@@ -34,18 +34,18 @@ import numpy as np
 from ...errors import MtfedError
 from ..manifest import SiteData
 from .arrays import read_npy, read_npz
-from .file import File
-from .kept import Kept
-from .picture import MOST_VALUES, Picture
+from .picture import MAX_VALUES, Picture
+from .source_file import SourceFile
+from .volume_cache import VolumeCache
 
-__all__ = ["MOST_VALUES", "SUFFIXES", "Picture", "files_of", "read_picture", "suffix_of"]
-Reader = Callable[[File, int], Picture]
+__all__ = ["MAX_VALUES", "SUFFIXES", "Picture", "files_of", "read_picture", "suffix_of"]
+Reader = Callable[[SourceFile, int], Picture]
 
 
 def _later(module: str, function: str) -> Reader:
     """Return a reader of a library that is imported when it is first needed."""
 
-    def read(file: File, dimensions: int) -> Picture:
+    def read(file: SourceFile, dimensions: int) -> Picture:
         from importlib import import_module
 
         return getattr(import_module(f"{__name__}.{module}"), function)(file, dimensions)
@@ -90,7 +90,7 @@ def read_picture(
         MtfedError: naming the file, if there is no such picture in it.
     """
     path, index = split_slice(name)
-    file = File(data, path, what)
+    file = SourceFile(data, path, what)
     if index is None:
         picture = _read(file, dimensions, opened)
     else:
@@ -103,7 +103,7 @@ def read_picture(
     return _checked(picture, name, file, dimensions)
 
 
-def _read(file: File, dimensions: int, opened: Mapping[str, np.ndarray] | None = None) -> Picture:
+def _read(file: SourceFile, dimensions: int, opened: Mapping[str, np.ndarray] | None = None) -> Picture:
     suffix = suffix_of(file.name)
     if suffix == ".npz":
         return read_npz(file, dimensions, opened)
@@ -119,7 +119,7 @@ def _read(file: File, dimensions: int, opened: Mapping[str, np.ndarray] | None =
     return read_dicom(file, dimensions, content) if is_dicom(content) else _PICTURES(file, dimensions)
 
 
-def _checked(picture: Picture, name: str, file: File, dimensions: int) -> Picture:
+def _checked(picture: Picture, name: str, file: SourceFile, dimensions: int) -> Picture:
     """Refuse values that are no numbers or have other axes than they should."""
     values, spacing = picture.values, picture.spacing
     where = f"{file.what[:1].upper()}{file.what[1:]} {name} of site {file.data.key}"
@@ -145,7 +145,7 @@ def split_slice(name: str) -> tuple[str, int | None]:
 def files_of(data: SiteData, name: str) -> tuple[str, ...]:
     """Return the paths of all files that a name stands for: of a folder, those right in it; FILE#k is of FILE."""
     path, _ = split_slice(name)
-    file = File(data, path, "image")
+    file = SourceFile(data, path, "image")
     if suffix_of(path) == ".mhd":
         from .metaimage import data_file
 
@@ -154,15 +154,15 @@ def files_of(data: SiteData, name: str) -> tuple[str, ...]:
     return (path,) if suffix_of(path) else tuple(_inside(file)) or (path,)
 
 
-def _inside(file: File) -> list[str]:
+def _inside(file: SourceFile) -> list[str]:
     root = file.data.root
     return [name for name in root.list(file.name) if not (root.path / name).is_dir()]
 
 
-_KEPT = Kept()
+_KEPT = VolumeCache()
 
 
-def _kept_volume(file: File) -> Picture:
+def _kept_volume(file: SourceFile) -> Picture:
     try:
         stamps = tuple(file.data.root.stamp(name) for name in files_of(file.data, file.name))
     except (OSError, KeyError):

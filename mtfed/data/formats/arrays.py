@@ -11,8 +11,8 @@ from typing import IO
 import numpy as np
 
 from ...errors import MtfedError
-from .file import File
 from .picture import Picture
+from .source_file import SourceFile
 
 # In our own words: numpy's advice would be to run what the file holds.
 BROKEN = "it is broken, or holds something else than arrays of numbers; mend or remove it"
@@ -22,7 +22,7 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 class Npz(Mapping[str, np.ndarray]):
     """The arrays of an ``.npz`` by name, each read when it is first asked for."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: SourceFile) -> None:
         self._file = file
         content = file.read()
         with file.reading(BROKEN):
@@ -53,7 +53,7 @@ class Npz(Mapping[str, np.ndarray]):
         return len(self._members)
 
 
-def check_header(stream: IO[bytes], size: int, file: File) -> None:
+def check_header(stream: IO[bytes], size: int, file: SourceFile) -> None:
     """Refuse an array of which the header declares too much, or more than the ``size`` bytes of the stream hold."""
     shape, _, dtype = HEADERS[np.lib.format.read_magic(stream)](stream)
     if all(shape):  # an empty array is refused where it is seen what it was to be
@@ -62,7 +62,7 @@ def check_header(stream: IO[bytes], size: int, file: File) -> None:
         raise ValueError("no numbers, or fewer than declared")
 
 
-def read_npy(file: File, dimensions: int) -> Picture:
+def read_npy(file: SourceFile, dimensions: int) -> Picture:
     """Read an ``.npy``."""
     content = file.read()
     with file.reading(BROKEN):
@@ -72,7 +72,7 @@ def read_npy(file: File, dimensions: int) -> Picture:
         return Picture(np.lib.format.read_array(stream, allow_pickle=False))
 
 
-def read_npz(file: File, dimensions: int, opened: Mapping[str, np.ndarray] | None = None) -> Picture:
+def read_npz(file: SourceFile, dimensions: int, opened: Mapping[str, np.ndarray] | None = None) -> Picture:
     """Read the array of an ``.npz`` that is called as the file is meant: "image", "mask"."""
     arrays = Npz(file) if opened is None else opened
     if file.what not in arrays:
@@ -83,7 +83,7 @@ def read_npz(file: File, dimensions: int, opened: Mapping[str, np.ndarray] | Non
     return Picture(arrays[file.what], _spacing(arrays["spacing"], file, dimensions) if "spacing" in arrays else None)
 
 
-def _spacing(spacing: np.ndarray, file: File, dimensions: int) -> tuple[float, ...]:
+def _spacing(spacing: np.ndarray, file: SourceFile, dimensions: int) -> tuple[float, ...]:
     """Return as many steps as there are dimensions; of a slice the first of three is its thickness."""
     good = spacing.dtype.kind in "uif" and spacing.shape in ((dimensions,), (3,))
     if not good or not (np.isfinite(spacing) & (spacing > 0)).all():

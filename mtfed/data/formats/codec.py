@@ -16,8 +16,8 @@ from typing import IO
 
 import numpy as np
 
-MOST_MEMORY = 6 * 2**30  # bytes of address space of the process
-MOST_SECONDS = 120  # of computing for one file
+MAX_MEMORY = 6 * 2**30  # bytes of address space of the process
+MAX_SECONDS = 120  # of computing for one file
 LENGTH = struct.Struct("<Q")
 
 
@@ -79,9 +79,9 @@ def _limit() -> None:
     except ImportError:  # not on Windows
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + MOST_SECONDS, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + MAX_SECONDS, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
 
 
 def main() -> None:

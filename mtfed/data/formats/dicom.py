@@ -18,16 +18,16 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 
 from .dicom_pixels import check_pixels, extremes, stored_values
 from .dicom_planes import Plane, arrange, planes_of
-from .file import File
-from .picture import MOST_VALUES, Picture
+from .picture import MAX_VALUES, Picture
+from .source_file import SourceFile
 from .volume import lay_out
 
 MARK = b"DICM"  # after 128 bytes of anything
 BROKEN = "it is broken, or no DICOM file; mend or remove it"
 SUFFIXES = (".dcm", ".dicom", ".ima")
 OTHERS = re.compile(r"[^.\d]+|.*\.[a-z]+\d?")  # VERSION, notes.txt; but not IM0001, nor 1.2.840.7
-MOST_BYTES = 4 * MOST_VALUES  # of the files of a series together, or of a file's inside
-MOST_HEADER = 2**26  # bytes before the pixels, of what was deflated
+MAX_BYTES = 4 * MAX_VALUES  # of the files of a series together, or of a file's inside
+MAX_HEADER = 2**26  # bytes before the pixels, of what was deflated
 PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # tags
 SEGMENTATIONS = "1.2.840.10008.5.1.4.1.1.66"  # and what follows
 
@@ -37,22 +37,22 @@ def is_dicom(content: bytes) -> bool:
     return content[128:132] == MARK
 
 
-def read_dicom(file: File, dimensions: int, content: bytes = b"") -> Picture:
+def read_dicom(file: SourceFile, dimensions: int, content: bytes = b"") -> Picture:
     """Read one file, of which the content may have been read already."""
     with _quiet(), file.reading(BROKEN):
         content = content or file.read()
         return _compose([(file, _parse(content, file), content)], file, dimensions)
 
 
-def read_series(file: File, names: list[str], dimensions: int) -> Picture:
+def read_series(file: SourceFile, names: list[str], dimensions: int) -> Picture:
     """Read the files of a folder as the slices of one volume.
 
     Files that are no DICOM, and not called as images are, are left alone: what archives put beside.
     """
     root = file.data.root
-    if sum(root.stamp(name)[0] for name in names) > MOST_BYTES:
+    if sum(root.stamp(name)[0] for name in names) > MAX_BYTES:
         raise file.error(
-            f"its files have more than {MOST_BYTES / 2**30:.0f} GiB together; put each series into a folder of its own"
+            f"its files have more than {MAX_BYTES / 2**30:.0f} GiB together; put each series into a folder of its own"
         )
     with _quiet(), file.reading(BROKEN):
         found = []
@@ -90,7 +90,7 @@ def read_header(stream: BinaryIO, keywords: list[str] | None = None) -> Dataset:
     if _inflatable(stream) is None:
         stream.seek(0)
         return dcmread(stream, stop_before_pixels=True, specific_tags=keywords, force=True)  # type: ignore[arg-type]
-    inside = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(MOST_HEADER), MOST_HEADER)
+    inside = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(MAX_HEADER), MAX_HEADER)
     return read_dataset(io.BytesIO(inside), False, True, stop_when=lambda tag, vr, length: tag in PIXELS)
 
 
@@ -104,14 +104,14 @@ def _inflatable(stream: BinaryIO) -> FileMetaDataset | None:
     return meta if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian else None
 
 
-def _parse(content: bytes, file: File) -> Dataset:
+def _parse(content: bytes, file: SourceFile) -> Dataset:
     if not is_dicom(content):
         raise file.error("it is no DICOM file: its mark 'DICM' is missing; mend or remove it")
     stream = io.BytesIO(content)
     if (meta := _inflatable(stream)) is None:
         return dcmread(io.BytesIO(content))
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-    inside = unpacker.decompress(stream.read(), MOST_BYTES)
+    inside = unpacker.decompress(stream.read(), MAX_BYTES)
     if unpacker.unconsumed_tail or not unpacker.eof:
         raise file.error("what it holds in packed form is broken or too large; save it without deflating")
     dataset = read_dataset(io.BytesIO(inside), False, True)
@@ -120,7 +120,7 @@ def _parse(content: bytes, file: File) -> Dataset:
     return dataset
 
 
-def _compose(found: list[tuple[File, Dataset, bytes]], file: File, dimensions: int) -> Picture:
+def _compose(found: list[tuple[SourceFile, Dataset, bytes]], file: SourceFile, dimensions: int) -> Picture:
     """Return the planes of one or more files as a picture."""
     for part, dataset, _ in found:
         if str(dataset.get("SOPClassUID", "")).startswith(SEGMENTATIONS) and dataset.get("SegmentSequence"):
@@ -141,7 +141,7 @@ def _compose(found: list[tuple[File, Dataset, bytes]], file: File, dimensions: i
 
 
 def _fill(
-    found: list[tuple[File, Dataset, bytes]], order: list[Plane], file: File
+    found: list[tuple[SourceFile, Dataset, bytes]], order: list[Plane], file: SourceFile
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Return the planes' values (K, J, I[, 3]) in their order, and the window to show them in."""
     ends = [extremes(dataset) for _, dataset, _ in found]

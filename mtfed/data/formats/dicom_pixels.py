@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from .codec import DECODER
-from .file import File
+from .source_file import SourceFile
 
 # What is safe to decode here, by which of pydicom's plugins; GDCM ends the process on some broken files.
 PLUGINS = {
@@ -26,13 +26,13 @@ PLUGINS = {
     JPEG2000: "pillow",
     RLELossless: "pydicom",
 }
-LONGEST_RLE = 2**22  # bytes that are unpacked here: broken ones can become 64 times as many
+MAX_LENGTH_RLE = 2**22  # bytes that are unpacked here: broken ones can become 64 times as many
 SLACK = 1024  # bytes of a frame, for its header and for padding
-MOST_FRAMES = 2**14  # of one file: what is said of each is looked up, which takes its time
-LEAST_ITEM = 8  # bytes of a compressed frame: its tag and its length
+MAX_FRAMES = 2**14  # of one file: what is said of each is looked up, which takes its time
+MIN_ITEM = 8  # bytes of a compressed frame: its tag and its length
 
 
-def check_pixels(dataset: Dataset, file: File) -> None:
+def check_pixels(dataset: Dataset, file: SourceFile) -> None:
     """Refuse a file without pixels, or with more than an image may have."""
     if "PixelData" not in dataset:
         kind = dataset.file_meta.get("MediaStorageSOPClassUID")
@@ -43,12 +43,12 @@ def check_pixels(dataset: Dataset, file: File) -> None:
     )  # fmt: skip
     file.check_size(*shape)
     packed = dataset.file_meta.TransferSyntaxUID.is_compressed
-    if len(dataset.PixelData) < (LEAST_ITEM * frames if packed else get_expected_length(dataset)):
+    if len(dataset.PixelData) < (MIN_ITEM * frames if packed else get_expected_length(dataset)):
         told = f"{frames} frames of {' x '.join(map(str, rest))}" if frames > 1 else " x ".join(map(str, rest))
         raise file.error(f"it declares {told} values, and holds fewer; copy it again")
-    if frames > MOST_FRAMES:
+    if frames > MAX_FRAMES:
         raise file.error(
-            f"it declares {frames} frames, more than the {MOST_FRAMES} that a volume may have; save it as NIfTI or NRRD"
+            f"it declares {frames} frames, more than the {MAX_FRAMES} that a volume may have; save it as NIfTI or NRRD"
         )
 
 
@@ -60,7 +60,7 @@ def extremes(dataset: Dataset) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
 
 
-def stored_values(dataset: Dataset, content: bytes, file: File) -> np.ndarray:
+def stored_values(dataset: Dataset, content: bytes, file: SourceFile) -> np.ndarray:
     """Return the values as they are stored, (F, H, W), or colours, (F, H, W, 3) uint8.
 
     Args:
@@ -75,7 +75,7 @@ def stored_values(dataset: Dataset, content: bytes, file: File) -> np.ndarray:
         elsewhere = syntax.is_compressed and syntax not in PLUGINS
         if syntax == RLELossless:
             _check_runs(dataset, frames)
-        if elsewhere or (syntax == RLELossless and len(dataset.PixelData) > LONGEST_RLE):
+        if elsewhere or (syntax == RLELossless and len(dataset.PixelData) > MAX_LENGTH_RLE):
             values = DECODER.decode(content)
         else:
             values, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=PLUGINS.get(syntax, ""))

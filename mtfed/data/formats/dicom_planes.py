@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from .file import File
+from .source_file import SourceFile
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 MEASURES, TRANSFORM = "PixelMeasuresSequence", "PixelValueTransformationSequence"
@@ -118,7 +118,7 @@ def _window(dataset: Dataset, frame: int) -> tuple[float, float] | None:
     return (low, high) if low < high else None
 
 
-def arrange(planes: list[Plane], file: File) -> tuple[list[Plane], np.ndarray | None, tuple[float, ...] | None]:
+def arrange(planes: list[Plane], file: SourceFile) -> tuple[list[Plane], np.ndarray | None, tuple[float, ...] | None]:
     """Return the planes in their order, the affine of their stack (columns, rows, planes), and its spacing (z, y, x).
 
     Raises:
@@ -145,7 +145,7 @@ def arrange(planes: list[Plane], file: File) -> tuple[list[Plane], np.ndarray | 
     return order, affine, (float(np.linalg.norm(step)), *first.pixel)
 
 
-def _check_alike(planes: list[Plane], file: File) -> None:
+def _check_alike(planes: list[Plane], file: SourceFile) -> None:
     series = Counter(plane.series for plane in planes)
     if len(series) > 1:
         counts = ", ".join(str(count) for _, count in series.most_common(8))
@@ -160,7 +160,7 @@ def _check_alike(planes: list[Plane], file: File) -> None:
         raise file.error("its images have several pixel spacings; put each stack into a folder of its own")
 
 
-def _by_number(planes: list[Plane], file: File) -> list[Plane]:
+def _by_number(planes: list[Plane], file: SourceFile) -> list[Plane]:
     """Return planes of which the places are unknown in the order that they were numbered in."""
     if all(plane.file == planes[0].file for plane in planes):
         return planes
@@ -170,7 +170,7 @@ def _by_number(planes: list[Plane], file: File) -> list[Plane]:
     return sorted(planes, key=lambda plane: plane.number or 0)
 
 
-def _step(order: list[Plane], corners: np.ndarray, normal: np.ndarray, file: File) -> np.ndarray:
+def _step(order: list[Plane], corners: np.ndarray, normal: np.ndarray, file: SourceFile) -> np.ndarray:
     """Return the way (3,) from a plane to the next; refuse planes that lie unevenly."""
     if len(order) == 1:
         thickness = order[0].thickness

@@ -14,14 +14,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ...errors import MtfedError
-from .file import File
 from .inflate import inflate
 from .picture import Picture
+from .source_file import SourceFile
 from .volume import lay_out
 
 BROKEN = "it is broken, or no MetaImage; mend or remove it"
 WIDTHS = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
-LONGEST_HEADER = 2**16  # bytes
+MAX_LENGTH_HEADER = 2**16  # bytes
 # What numbers, and where they lie, depend on. Of others one may be a file's name in disguise: "ElementDataFile : =".
 FIELDS = (
     "ObjectType", "NDims", "DimSize", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "ElementType",
@@ -31,7 +31,7 @@ FIELDS = (
 VALUE = re.compile(r"[\w+. \t-]*", re.ASCII)  # without a slash it is no path, without = or : no second field
 
 
-def read_metaimage(file: File, dimensions: int) -> Picture:
+def read_metaimage(file: SourceFile, dimensions: int) -> Picture:
     """Read a volume."""
     try:
         import SimpleITK as sitk
@@ -75,7 +75,7 @@ def read_metaimage(file: File, dimensions: int) -> Picture:
         return lay_out(values, file, dimensions, affine)
 
 
-def data_file(file: File) -> str | None:
+def data_file(file: SourceFile) -> str | None:
     """Return the name of the file that holds the values of a header's, None if it holds them itself."""
     with file.reading(BROKEN):
         place = _header(file.read())[0]["ElementDataFile"]
@@ -84,7 +84,7 @@ def data_file(file: File) -> str | None:
 
 def _header(content: bytes) -> tuple[dict[str, str], bytes]:
     """Return the fields of a header, and what follows it."""
-    found = re.search(rb"^ElementDataFile\s*=[^\n]*\n?", content[:LONGEST_HEADER], re.MULTILINE)
+    found = re.search(rb"^ElementDataFile\s*=[^\n]*\n?", content[:MAX_LENGTH_HEADER], re.MULTILINE)
     if not found:
         raise ValueError("no end of the header")
     lines = content[: found.end()].decode("ascii").splitlines()
@@ -92,7 +92,7 @@ def _header(content: bytes) -> tuple[dict[str, str], bytes]:
     return {key.strip(): value.strip() for key, value in pairs}, content[found.end() :]
 
 
-def _beside(file: File, place: str) -> str:
+def _beside(file: SourceFile, place: str) -> str:
     """Return the path of a file that a header names; it must lie beside the header."""
     if not re.fullmatch(r"[\w][\w .()-]*", place) or place.upper().startswith("LIST"):
         raise file.error(f"its values should be in one file beside it, not in {place!r}; save both as one .mha")

@@ -10,17 +10,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from .file import File
 from .picture import Picture
+from .source_file import SourceFile
 from .volume import TO_LPS, lay_out
 
 BROKEN = "it is broken, or no NIfTI file; mend or remove it"
 UNITS = {"meter": 1000.0, "micron": 0.001}  # in mm, which all others are taken for
-MOST_EXTENSIONS = 2**24  # bytes between header and values
+MAX_EXTENSIONS = 2**24  # bytes between header and values
 DENSEST = 1032  # bytes that gzip can pack into one
 
 
-def read_nifti(file: File, dimensions: int) -> Picture:
+def read_nifti(file: SourceFile, dimensions: int) -> Picture:
     """Read a volume, its values scaled as its header says."""
     content = file.read()
     from nibabel.imageglobals import LoggingOutputSuppressor
@@ -33,7 +33,7 @@ def read_nifti(file: File, dimensions: int) -> Picture:
         return _read(stream, len(content), file, dimensions)
 
 
-def _read(stream: IO[bytes], most: int, file: File, dimensions: int) -> Picture:
+def _read(stream: IO[bytes], most: int, file: SourceFile, dimensions: int) -> Picture:
     from nibabel.nifti1 import Nifti1Header, Nifti1Image
     from nibabel.nifti2 import Nifti2Header, Nifti2Image
 
@@ -52,7 +52,7 @@ def _read(stream: IO[bytes], most: int, file: File, dimensions: int) -> Picture:
             f"{header.get_data_dtype()}; save each volume as a file"
         )
     offset = header.get_data_offset()
-    if not header.sizeof_hdr <= offset <= MOST_EXTENSIONS:
+    if not header.sizeof_hdr <= offset <= MAX_EXTENSIONS:
         raise file.error(BROKEN)
     size = offset + math.prod(shape) * header.get_data_dtype().itemsize
     if size > most:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .file import File
 from .inflate import inflate, unpack_bz2
 from .picture import Picture
+from .source_file import SourceFile
 from .volume import lay_out
 
 BROKEN = "it is broken, or no NRRD file; mend or remove it"
@@ -41,7 +41,7 @@ WIDTHS = {name: int(code[1]) for code, names in TYPES.items() for name in names}
 LONGEST = 64  # characters of a value in a file of text
 
 
-def read_nrrd(file: File, dimensions: int) -> Picture:
+def read_nrrd(file: SourceFile, dimensions: int) -> Picture:
     """Read a volume."""
     content = file.read()
     with file.reading(BROKEN):
@@ -66,7 +66,7 @@ def read_nrrd(file: File, dimensions: int) -> Picture:
         return _lay_out(values, header, file, dimensions)
 
 
-def _lay_out(values: np.ndarray, header: dict[str, Any], file: File, dimensions: int) -> Picture:
+def _lay_out(values: np.ndarray, header: dict[str, Any], file: SourceFile, dimensions: int) -> Picture:
     rows = np.asarray(header.get("space directions", np.empty((0, 3))), np.float64)
     # An axis of the header that is none of space must be of one value, as of one channel or time.
     told = len(rows) == values.ndim

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-MOST_VALUES = 2**28  # of one image, as its file declares them: 512 x 512 x 1024; more is refused before it is unpacked
+MAX_VALUES = 2**28  # of one image, as its file declares them: 512 x 512 x 1024; more is refused before it is unpacked
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from .file import File
 from .picture import Picture
+from .source_file import SourceFile
 
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from RAS, in which NIfTI tells where voxels lie
 
 
 def lay_out(
     values: np.ndarray,
-    file: File,
+    file: SourceFile,
     dimensions: int,
     affine: np.ndarray | None = None,
     spacing: tuple[float, ...] | None = None,
@@ -38,7 +38,7 @@ def lay_out(
     return picture if dimensions == 3 else _single(picture, file)
 
 
-def _turn(values: np.ndarray, affine: np.ndarray, file: File) -> tuple[np.ndarray, np.ndarray]:
+def _turn(values: np.ndarray, affine: np.ndarray, file: SourceFile) -> tuple[np.ndarray, np.ndarray]:
     from nibabel import orientations
 
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
@@ -50,7 +50,7 @@ def _turn(values: np.ndarray, affine: np.ndarray, file: File) -> tuple[np.ndarra
     return turned, affine @ orientations.inv_ornt_aff(change, values.shape[:3])
 
 
-def _single(picture: Picture, file: File) -> Picture:
+def _single(picture: Picture, file: SourceFile) -> Picture:
     """Return the only slice of a volume: across z, or across another axis, the head then up."""
     depths = picture.values.shape[:3]
     if depths[0] == 1 or depths.count(1) != 1:
@@ -68,7 +68,7 @@ def _single(picture: Picture, file: File) -> Picture:
     return Picture(values, spacing, affine, picture.window).slice(0)
 
 
-def only_slice(picture: Picture, file: File) -> Picture:
+def only_slice(picture: Picture, file: SourceFile) -> Picture:
     """Return the slice of a volume that has but one."""
     depth = len(picture.values)
     if depth != 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .deal import MIN_PATIENTS, Division, Options
 from .divide import default_sites, partition
 from .hold import hold_out
-from .patients import kind_of
+from .patients import stratum_of
 from .schemes import held_tasks
 
 __all__ = [
@@ -19,6 +19,6 @@ __all__ = [
     "default_sites",
     "held_tasks",
     "hold_out",
-    "kind_of",
     "partition",
+    "stratum_of",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...errors import MtfedError
-from ...tasks import Task
+from ...tasks.task import Task
 from ..manifest import Row
 from .patients import Patient
 

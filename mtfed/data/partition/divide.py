@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...tasks import Task
+from ...tasks.task import Task
 from ..manifest import Row
-from ..scheme import is_flower, read_partition
+from ..partition_names import is_flower, read_partition
 from . import schemes
 from .deal import MIN_PATIENTS, Deal, Division, Group, Options
 from .fill import fill_up, serve
@@ -35,7 +35,7 @@ def partition(rows: Sequence[Row], tasks: dict[str, Task], sites: int, options: 
     names = read_partition(options.scheme)
     for name in names:
         if is_flower([name]):
-            from .flower import assign
+            from .flwr_datasets import assign
 
             assign(deal, name)
         else:
@@ -69,7 +69,7 @@ def default_sites(rows: Sequence[Row], tasks: dict[str, Task], options: Options)
     """
     names = read_partition(options.scheme)
     if is_flower(names):
-        from .flower import own_number
+        from .flwr_datasets import own_number
 
         return own_number(names[0], _deal(rows, tasks, SITES, options)) or SITES
     columns = [options.column] * ("column" in names) + ["modality"] * ("modality" in names)

@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...tasks import Task
+from ...tasks.task import Task
 from ..manifest import Row
-from .patients import Kind, kind_of
+from .patients import Stratum, stratum_of
 
 
 def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: str) -> tuple[Row, ...]:
@@ -20,13 +20,13 @@ def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: st
     """
     if any(row.split == "val" for row in rows):
         return tuple(rows)
-    kinds: dict[Kind, list[str]] = defaultdict(list)
+    kinds: dict[Stratum, list[str]] = defaultdict(list)
     by_patient: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.split == "train":
             by_patient[row.patient].append(row)
     for patient, images in by_patient.items():
-        kinds[kind_of(images, tasks)].append(patient)
+        kinds[stratum_of(images, tasks)].append(patient)
     training = Counter(task for images in by_patient.values() for task in {t for row in images for t in row.labels})
     held: set[str] = set()
     alone: list[str] = []

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...tasks import KINDS, Task
+from ...tasks.specs import KIND_SPECS
+from ...tasks.task import Task
 from ..manifest import Row
 
-Kind = tuple[tuple[str, str], ...]  # (task, class) pairs of a patient
+Stratum = tuple[tuple[str, str], ...]  # (task, class) pairs of a patient
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Patient:
     name: str
     rows: tuple[Row, ...]  # those with a label
     split: str
-    kind: Kind
+    kind: Stratum
     tasks: frozenset[str]  # that have a label
 
 
@@ -32,12 +33,14 @@ def patients_of(rows: Iterable[Row], tasks: dict[str, Task]) -> dict[str, Patien
     patients = {}
     for name in sorted(found):
         labelled = frozenset(task for row in found[name] for task in row.labels)
-        patients[name] = Patient(name, tuple(found[name]), found[name][0].split, kind_of(found[name], tasks), labelled)
+        patients[name] = Patient(
+            name, tuple(found[name]), found[name][0].split, stratum_of(found[name], tasks), labelled
+        )
     return patients
 
 
-def kind_of(images: Sequence[Row], tasks: dict[str, Task]) -> Kind:
+def stratum_of(images: Sequence[Row], tasks: dict[str, Task]) -> Stratum:
     """Return a patient's tasks and classes; masks and the like count as one class."""
     return tuple(
-        sorted({(t, v if KINDS[tasks[t].kind].by_class else "") for row in images for t, v in row.labels.items()})
+        sorted({(t, v if KIND_SPECS[tasks[t].kind].by_class else "") for row in images for t, v in row.labels.items()})
     )

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, Item
+from .dataset import DataSet, RemoteFile, Sample
 from .masks import read_mask, save_mask
 
 CLASSES = ("normal", "benign", "malignant")
 FOLDER = "Dataset_BUSI_with_GT"
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images; the masks of an image's several lesions become one."""
     base = folder / FOLDER if (folder / FOLDER).is_dir() else folder
     for kind in CLASSES:
@@ -31,7 +31,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
             cell = save_mask(labels, image.stem.replace(" ", ""), np.logical_or.reduce(outlines))
             name = image.relative_to(folder).as_posix()
             # The set does not say whose an image is: each stands for a patient.
-            yield Item(name, image.stem, {"lesion": kind, "outline": cell})
+            yield Sample(name, image.stem, {"lesion": kind, "outline": cell})
 
 
 def _number(path: Path) -> int:
@@ -65,7 +65,7 @@ Dataset_BUSI_with_GT/
         },
         read=read,
         # The owners give no checksum.
-        files=(File("Dataset_BUSI.zip", "https://scholar.cu.edu.eg/Dataset_BUSI.zip", unpack=""),),
+        files=(RemoteFile("Dataset_BUSI.zip", "https://scholar.cu.edu.eg/Dataset_BUSI.zip", unpack=""),),
         note="It does not say whose an image is (600 women, 780 images) and holds near-duplicates, some under both "
         "benign and malignant (Pawlowska et al., Data in Brief 48:109247, 2023): every image stands for a patient of "
         "its own, and scores on it come out too high.",

@@ -12,9 +12,9 @@ from ...errors import MtfedError
 from ..formats import read_picture
 from ..manifest import SiteData
 from ..root import Root
-from .dataset import DataSet, Item
+from .dataset import DataSet, Sample
 from .masks import save_mask
-from .tables import read_table
+from .tables import read_csv
 
 TABLES = {
     f"{kind}_case_description_{split}_set.csv": (kind, split)
@@ -25,7 +25,7 @@ KINDS = {"mass": "mass", "calc": "calcification"}
 COLUMNS = ("patient_id", "left or right breast", "image view", "pathology", "image file path", "ROI mask file path")
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the mammograms, each with the outlines of all its abnormalities as one mask.
 
     The tables' paths are of an older download; files are found by the first folder of those. The masks of the set may
@@ -34,7 +34,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
     """
     films: dict[tuple[str, str], list[dict[str, str]]] = {}
     for name, (kind, split) in TABLES.items():
-        for row in read_table(folder / name, COLUMNS):
+        for row in read_csv(folder / name, COLUMNS):
             films.setdefault((kind, _first(row["image file path"])), []).append(row | {"kind": kind, "split": split})
     held_out = {row["patient_id"] for rows in films.values() for row in rows if row["split"] == "test"}
     bases = [base for pattern in ("CBIS-DDSM", "manifest-*/CBIS-DDSM") for base in sorted(folder.glob(pattern))]
@@ -56,7 +56,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
             "abnormality": KINDS[kind],
         }
         path = image.relative_to(folder).as_posix()
-        yield Item(path, first["patient_id"], cells, first["split"], others=others)
+        yield Sample(path, first["patient_id"], cells, first["split"], others=others)
 
 
 def _first(path: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import MtfedError
-from ..who import add_parser as add_partition
+from ..holdings import add_parser as add_partition
 
 if TYPE_CHECKING:
     from .dataset import DataSet

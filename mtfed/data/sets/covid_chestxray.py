@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, Item
-from .tables import read_table
+from .dataset import DataSet, RemoteFile, Sample
+from .tables import read_csv
 
 TOP = "covid-chestxray-dataset-master"
 SCORES = "annotations/covid-severity-scores.csv"
@@ -16,17 +16,15 @@ VIEWS = ("PA", "AP", "AP Supine", "AP Erect")  # from the front; the others are 
 COLUMNS = ("patientid", "finding", "view", "modality", "location", "folder", "filename", "license")
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the X-rays from the front whose files are there."""
     base = folder / TOP if (folder / TOP).is_dir() else folder
     scores: dict[str, str] = {}
     if (base / SCORES).exists():
         columns = ("filename", "geographic_mean", "opacity_mean")
-        scores = {
-            row["filename"]: f"{row[columns[1]]}; {row[columns[2]]}" for row in read_table(base / SCORES, columns)
-        }
+        scores = {row["filename"]: f"{row[columns[1]]}; {row[columns[2]]}" for row in read_csv(base / SCORES, columns)}
     seen = set()
-    for row in read_table(base / "metadata.csv", COLUMNS):
+    for row in read_csv(base / "metadata.csv", COLUMNS):
         name = row["filename"]
         if row["modality"] != "X-ray" or row["view"] not in VIEWS or row["folder"] != "images" or name in seen:
             continue
@@ -37,7 +35,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
         cells = {"finding": _class(row["finding"]), "severity": scores.get(name, ""), "age": _age(row.get("age", ""))}
         others = {"view": row["view"], "location": row["location"], "licence": row["license"]}
         site = row["location"].rsplit(",", 1)[-1].strip()  # the country, as hospitals have a few images each
-        yield Item(path.relative_to(folder).as_posix(), row["patientid"], cells, site=site, others=others)
+        yield Sample(path.relative_to(folder).as_posix(), row["patientid"], cells, site=site, others=others)
 
 
 def _class(finding: str) -> str:
@@ -87,7 +85,7 @@ covid-chestxray-dataset-master/
         read=read,
         # An archive of a repository's last state has no lasting checksum.
         files=(
-            File(
+            RemoteFile(
                 "covid-chestxray-dataset.zip",
                 "https://github.com/ieee8023/covid-chestxray-dataset/archive/refs/heads/master.zip",
                 unpack="",

@@ -12,7 +12,7 @@ Setting = bool | int | float | str
 
 
 @dataclass(frozen=True)
-class File:
+class RemoteFile:
     """A file of a set as its owners give it.
 
     With ``unpack`` it is an archive that is unpacked into that folder within the set's ("" is the set's folder itself)
@@ -28,7 +28,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Item:
+class Sample:
     """One row of the manifest: paths are within the set's folder, labels are cells as ``mtfed config`` says."""
 
     image: str
@@ -42,7 +42,7 @@ class Item:
 
 # (the set's folder, the folder for converted labels) -> rows. Converted labels are written below the second, and named
 # by their path within the first: "labels/...".
-Reader = Callable[[Path, Path], Iterable[Item]]
+Reader = Callable[[Path, Path], Iterable[Sample]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class DataSet:
     needs: tuple[str, ...]  # what must be there before it can be read: glob patterns within the folder; "a|b": either
     tasks: Mapping[str, Mapping[str, str]]  # as in a run config: kind, classes, range, ...
     read: Reader
-    files: tuple[File, ...] = ()
+    files: tuple[RemoteFile, ...] = ()
     access: str = ""  # sentences: what to do by hand, where files may not be fetched by a program
     settings: Mapping[str, Setting] = field(default_factory=dict)  # of the app, beside those that follow from the above
     note: str = ""  # sentences: what to know of it before trusting figures, and what is done with it here

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, Item
+from .dataset import DataSet, RemoteFile, Sample
 
 SERVER = "https://msd-for-monai.s3-us-west-2.amazonaws.com"
 WINDOWS = {"abdominal CT": "40, 400", "chest CT": "-600, 1500"}  # level and width in HU, as radiologists look
@@ -42,7 +42,7 @@ class Part:
         """Return the name of its task."""
         return self.folder.split("_")[1].lower()
 
-    def read(self, folder: Path, labels: Path) -> Iterator[Item]:
+    def read(self, folder: Path, labels: Path) -> Iterator[Sample]:
         """Yield the images that have masks."""
         base = folder / self.folder if (folder / self.folder).is_dir() else folder
         table = base / "dataset.json"
@@ -64,7 +64,7 @@ class Part:
             path = self._channel(image, labels / f"{name}_{self.channel}.nii.gz") if self.channel else image
             root = labels.parent if self.channel else folder
             cells = {self.task: mask.relative_to(folder).as_posix()}
-            yield Item(path.relative_to(root).as_posix(), name, cells)
+            yield Sample(path.relative_to(root).as_posix(), name, cells)
 
     def _channel(self, image: Path, path: Path) -> Path:
         """Write the channel that is taken as an image of its own, and return its path."""
@@ -191,7 +191,7 @@ SETS = tuple(
         note="Test images come without masks and are left out."
         + (f" Of the channels {', '.join(part.channels)} it is {part.channel} that is taken." if part.channel else ""),
         settings={"window": WINDOWS[part.modality]} if part.modality in WINDOWS else {},
-        files=(File(f"{part.folder}.tar", f"{SERVER}/{part.folder}.tar", md5=part.md5, unpack=""),),
+        files=(RemoteFile(f"{part.folder}.tar", f"{SERVER}/{part.folder}.tar", md5=part.md5, unpack=""),),
     )
     for part in PARTS
 )

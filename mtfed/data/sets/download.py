@@ -23,13 +23,13 @@ from urllib.request import (
 )
 
 from ...errors import MtfedError
-from .dataset import File
+from .dataset import RemoteFile
 
 TRIES = 5  # in a row that bring no byte
 WAIT = 1.0  # seconds before the second try; doubled for every further one
 TIMEOUT = 60.0  # seconds without a byte
 BLOCK = 2**18  # bytes
-MOST_BYTES = 2**40  # of a file whose size is not known
+MAX_BYTES = 2**40  # of a file whose size is not known
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be others next time
 Tell = Callable[[int, int], None]  # bytes that are here, of how many (0: not known)
 
@@ -46,7 +46,7 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def download(file: File, folder: Path, tell: Tell = lambda done, of: None) -> Path:
+def download(file: RemoteFile, folder: Path, tell: Tell = lambda done, of: None) -> Path:
     """Fetch a file into a folder, unless it is there and right; return its path.
 
     What has come lies in ``NAME.part`` until it is whole and checked; a later call goes on from there.
@@ -76,13 +76,13 @@ def download(file: File, folder: Path, tell: Tell = lambda done, of: None) -> Pa
     return path
 
 
-def check_placed(file: File, path: Path) -> None:
+def check_placed(file: RemoteFile, path: Path) -> None:
     """Refuse a file that somebody has placed, if it is not what its owners give; it is theirs, and stays."""
     if wrong := _fault(file, path):
         raise MtfedError(f"{path} {wrong}; it is not the file that its owners give, replace or remove it.")
 
 
-def _fault(file: File, path: Path) -> str:
+def _fault(file: RemoteFile, path: Path) -> str:
     """Say how a file differs in size or checksum from what its owners give; nothing if it does not."""
     size = path.stat().st_size
     if file.size and size != file.size:
@@ -96,7 +96,7 @@ def _fault(file: File, path: Path) -> str:
     return ""
 
 
-def _fetch(file: File, part: Path, tell: Tell) -> None:
+def _fetch(file: RemoteFile, part: Path, tell: Tell) -> None:
     """Fill ``part`` until it is whole, over as many tries as bring something."""
     if urlsplit(file.url).scheme not in ("http", "https"):
         raise MtfedError(f"Expected an address that begins with https:// for {file.name}, got {file.url!r}.")
@@ -124,7 +124,7 @@ def _fetch(file: File, part: Path, tell: Tell) -> None:
     raise _cannot(file, reason)
 
 
-def _try(file: File, part: Path, start: int, tell: Tell) -> bool:
+def _try(file: RemoteFile, part: Path, start: int, tell: Tell) -> bool:
     """Fetch what is missing after ``start`` bytes, and say whether that was all."""
     # Some servers turn away what names no agent; a packed answer could not be gone on with.
     headers = {"User-Agent": "mtfed", "Accept-Encoding": "identity"}
@@ -137,7 +137,7 @@ def _try(file: File, part: Path, start: int, tell: Tell) -> bool:
             raise _cannot(file, "its server sends a page instead of the file")
         done = start if answer.status == 206 else 0  # it may not know of parts, and begins again
         whole = _whole(answer, done)
-        most = file.size or whole or MOST_BYTES
+        most = file.size or whole or MAX_BYTES
         with open(part, "ab" if done else "wb") as out:
             while block := answer.read(BLOCK):
                 done += len(block)
@@ -171,5 +171,5 @@ def _opener() -> OpenerDirector:
     return opener
 
 
-def _cannot(file: File, reason: str) -> MtfedError:
+def _cannot(file: RemoteFile, reason: str) -> MtfedError:
     return MtfedError(f"Cannot fetch {file.name} from {file.url}: {reason}.")

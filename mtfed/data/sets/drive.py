@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .dataset import DataSet, Item
+from .dataset import DataSet, Sample
 from .masks import read_mask, save_mask
 
 PARTS = {"training": "train", "test": "test"}
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the photographs that have a mask by the first observer; newer releases keep those of the test images."""
     for part, split in PARTS.items():
         for image in sorted(folder.glob(f"{part}/images/*_{part}.tif")):
@@ -20,7 +20,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
             if part == "test" and not mask.exists():
                 continue
             vessels = save_mask(labels, f"{number}_vessels", read_mask(mask, above=127))
-            yield Item(image.relative_to(folder).as_posix(), number, {"vessels": vessels}, split)
+            yield Sample(image.relative_to(folder).as_posix(), number, {"vessels": vessels}, split)
 
 
 SETS = (

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, wrong_layout
+from .dataset import DataSet, RemoteFile, wrong_layout
 from .download import check_placed, download
 from .unpack import unpack
 
@@ -15,7 +15,7 @@ from .unpack import unpack
 Show = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
 
-def to_fetch(dataset: DataSet, folder: Path) -> list[File]:
+def to_fetch(dataset: DataSet, folder: Path) -> list[RemoteFile]:
     """Return the files that are to be downloaded: none where the set lies there, or may not be fetched."""
     if not dataset.fetched or not _lacks(dataset, folder):
         return []

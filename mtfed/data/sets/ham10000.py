@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, Item
+from .dataset import DataSet, RemoteFile, Sample
 from .found import by_stem
 from .masks import read_mask, save_mask
-from .tables import read_table
+from .tables import read_csv
 
 DIAGNOSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MASKS = "HAM10000_segmentations_lesion_tschandl"
@@ -22,7 +22,7 @@ TEST = "ISIC2018_Task3_Test"
 DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile/"
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images of both tables."""
     images, masks = by_stem(folder, "HAM10000_images*", ".jpg"), by_stem(folder, MASKS, "_segmentation.png")
     for row, table in _rows(folder, "HAM10000_metadata"):
@@ -42,19 +42,19 @@ def _rows(folder: Path, name: str) -> Iterator[tuple[dict[str, str], Path]]:
     for table in (folder / f"{name}.csv", folder / f"{name}.tab", folder / name):
         if table.is_file():
             columns = ("lesion_id", "image_id", "dx", "age", "sex", "localization")
-            for row in read_table(table, columns, "\t" if table.suffix == ".tab" else ","):
+            for row in read_csv(table, columns, "\t" if table.suffix == ".tab" else ","):
                 yield row, table
             return
     raise MtfedError(f"Expected {name}.csv or {name}.tab in {folder}, found neither; get it from the set's owners.")
 
 
-def _item(row: dict[str, str], table: Path, images: dict[str, Path], folder: Path, split: str) -> Item:
+def _item(row: dict[str, str], table: Path, images: dict[str, Path], folder: Path, split: str) -> Sample:
     name, diagnosis = row["image_id"], row["dx"].lower()
     if diagnosis not in DIAGNOSES:
         raise MtfedError(f"{table}: image {name} has the diagnosis {row['dx']!r}, expected {', '.join(DIAGNOSES)}.")
     if name not in images:
         raise MtfedError(f"{table} names the image {name}.jpg, which is in no folder of images; unpack all archives.")
-    return Item(
+    return Sample(
         images[name].relative_to(folder).as_posix(),
         row["lesion_id"],
         {"diagnosis": diagnosis, "age": row["age"] if row["age"].replace(".", "", 1).isdecimal() else ""},
@@ -96,22 +96,22 @@ ISIC2018_Task3_Test_Images/              ISIC_0034524.jpg, ... (1511)
         read=read,
         files=(
             # As the owners wrote them, and not as the archive serves tables by default: with tabs.
-            File("HAM10000_metadata.csv", f"{DATAVERSE}4338392?format=original"),
-            File(
+            RemoteFile("HAM10000_metadata.csv", f"{DATAVERSE}4338392?format=original"),
+            RemoteFile(
                 "HAM10000_images_part_1.zip",
                 f"{DATAVERSE}3172585",
                 md5="4639bfa73ab251610530a97c898e6e46",
                 unpack="HAM10000_images_part_1",
             ),
-            File(
+            RemoteFile(
                 "HAM10000_images_part_2.zip",
                 f"{DATAVERSE}3172584",
                 md5="da43d6cc50f6613013be07e8986b384b",
                 unpack="HAM10000_images_part_2",
             ),
-            File(f"{MASKS}.zip", f"{DATAVERSE}3838943", md5="6e8d252e09cfdb0189199f15985a5b84", unpack=MASKS),
-            File(f"{TEST}_GroundTruth.csv", f"{DATAVERSE}6924466?format=original"),
-            File(f"{TEST}_Images.zip", f"{DATAVERSE}3855824", unpack=f"{TEST}_Images"),
+            RemoteFile(f"{MASKS}.zip", f"{DATAVERSE}3838943", md5="6e8d252e09cfdb0189199f15985a5b84", unpack=MASKS),
+            RemoteFile(f"{TEST}_GroundTruth.csv", f"{DATAVERSE}6924466?format=original"),
+            RemoteFile(f"{TEST}_Images.zip", f"{DATAVERSE}3855824", unpack=f"{TEST}_Images"),
         ),
         note="A lesion stands for a patient, as it is not told who has several. The test split is that of ISIC 2018, "
         "task 3, and has no masks. The column site says which of four archives an image is from.",

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...errors import MtfedError
-from .dataset import DataSet, Item
+from .dataset import DataSet, Sample
 from .masks import save_arrays
-from .tables import read_table
+from .tables import read_csv
 
 RELEASE = "INbreast Release 1.0"
 BIRADS = ("1", "2", "3", "4a", "4b", "4c", "5", "6")
@@ -25,11 +25,11 @@ POINT = re.compile(r"\(?\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*\)?")
 COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the mammograms; contours become masks of their size, and those of masses boxes, too."""
     base = folder / RELEASE if (folder / RELEASE).is_dir() else folder
     files = {path.name.split("_")[0]: path for path in sorted(base.glob("AllDICOMs/*.dcm"))}
-    for row in read_table(base / "INbreast.csv", COLUMNS, ";"):
+    for row in read_csv(base / "INbreast.csv", COLUMNS, ";"):
         number = row["File Name"].removesuffix(".dcm")
         if not number.isdecimal():  # the last lines of the sheet are remarks
             continue
@@ -48,7 +48,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
         # 20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm: what stands second is the same for all images of a woman.
         patient = path.name.split("_")[1]
         others = {"laterality": {"L": "left", "R": "right"}.get(row["Laterality"], ""), "view": row["View"]}
-        yield Item(path.relative_to(folder).as_posix(), patient, cells, others=others)
+        yield Sample(path.relative_to(folder).as_posix(), patient, cells, others=others)
 
 
 def _contours(path: Path) -> list[tuple[str, list[tuple[float, float]]]]:

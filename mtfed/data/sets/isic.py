@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, Item
+from .dataset import DataSet, RemoteFile, Sample
 from .found import by_stem
 from .masks import read_mask, save_arrays, save_mask
-from .tables import read_table
+from .tables import read_csv
 
 S3 = "https://isic-challenge-data.s3.amazonaws.com"
 SPLITS_2017 = {"Training": "train", "Validation": "val", "Test_v2": "test"}
@@ -26,7 +26,7 @@ CITATION_2018 = (
 )
 
 
-def read_2017(folder: Path, labels: Path) -> Iterator[Item]:
+def read_2017(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images of the splits that are there: outline, melanoma, keratosis and age."""
     for part, split in SPLITS_2017.items():
         images = by_stem(folder, f"ISIC-2017_{part}_Data", ".jpg")
@@ -36,8 +36,8 @@ def read_2017(folder: Path, labels: Path) -> Iterator[Item]:
         masks = by_stem(folder, f"ISIC-2017_{part}_Part1_GroundTruth", "_segmentation.png")
         tables = by_stem(folder, f"ISIC-2017_{part}_Data", "_metadata.csv").values()
         columns = ("image_id", "age_approximate", "sex")
-        known = {row["image_id"]: row for table in tables for row in read_table(table, columns)}
-        for row in read_table(truth, ("image_id", "melanoma", "seborrheic_keratosis")):
+        known = {row["image_id"]: row for table in tables for row in read_csv(table, columns)}
+        for row in read_csv(truth, ("image_id", "melanoma", "seborrheic_keratosis")):
             name = row["image_id"]
             about = known.get(name, {})
             cells = {
@@ -47,10 +47,10 @@ def read_2017(folder: Path, labels: Path) -> Iterator[Item]:
                 "outline": _outline(name, masks, labels),
             }
             path = _path(name, images, folder, truth)
-            yield Item(path, name, cells, split, others={"sex": about.get("sex", "")})
+            yield Sample(path, name, cells, split, others={"sex": about.get("sex", "")})
 
 
-def read_2018(folder: Path, labels: Path) -> Iterator[Item]:
+def read_2018(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images of tasks 1 and 2 of the splits that are there: outlines, and masks of five attributes."""
     for part, split in SPLITS_2018.items():
         masks = by_stem(folder, f"ISIC2018_Task1_{part}_GroundTruth", "_segmentation.png")
@@ -62,27 +62,27 @@ def read_2018(folder: Path, labels: Path) -> Iterator[Item]:
                 "outline": _outline(name, masks, labels),
                 "attributes": save_arrays(labels, f"{name}_attributes", held) if held else "",
             }
-            yield Item(path.relative_to(folder).as_posix(), name, cells, split)
+            yield Sample(path.relative_to(folder).as_posix(), name, cells, split)
 
 
-def read_2018_diagnosis(folder: Path, labels: Path) -> Iterator[Item]:
+def read_2018_diagnosis(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images of task 3 of the splits that are there, with their diagnoses."""
     groups = folder / "ISIC2018_Task3_Training_LesionGroupings.csv"
-    lesions = {row["image"]: row["lesion_id"] for row in read_table(groups, ("image", "lesion_id"))}
+    lesions = {row["image"]: row["lesion_id"] for row in read_csv(groups, ("image", "lesion_id"))}
     for part, split in SPLITS_2018.items():
         images = by_stem(folder, f"ISIC2018_Task3_{part}_Input", ".jpg")
         if not images:
             continue
         name = f"ISIC2018_Task3_{part}_GroundTruth"
         truth = by_stem(folder, name, ".csv").get(name, folder / f"{name}.csv")
-        for row in read_table(truth, ("image", *DIAGNOSES)):
+        for row in read_csv(truth, ("image", *DIAGNOSES)):
             held = [diagnosis for diagnosis in DIAGNOSES if _yes(row[diagnosis], truth) == "yes"]
             if len(held) != 1:
                 raise MtfedError(f"{truth}: image {row['image']} should have one diagnosis, it has {len(held)}.")
             if split == "train" and row["image"] not in lesions:
                 raise MtfedError(f"{groups} does not say which lesion {row['image']} shows; get it again.")
             patient = lesions.get(row["image"], row["image"])
-            yield Item(_path(row["image"], images, folder, truth), patient, {"diagnosis": held[0]}, split)
+            yield Sample(_path(row["image"], images, folder, truth), patient, {"diagnosis": held[0]}, split)
 
 
 def _path(name: str, images: dict[str, Path], folder: Path, table: Path) -> str:
@@ -105,10 +105,10 @@ def _number(cell: str) -> str:
     return cell if cell.replace(".", "", 1).isdecimal() else ""  # "unknown" where it is not
 
 
-def _files(year: int, archives: tuple[str, ...], tables: tuple[str, ...] = ()) -> tuple[File, ...]:
+def _files(year: int, archives: tuple[str, ...], tables: tuple[str, ...] = ()) -> tuple[RemoteFile, ...]:
     # Each archive is unpacked into a folder of its name, whether it holds such a folder or not.
-    return tuple(File(f"{name}.zip", f"{S3}/{year}/{name}.zip", unpack=name) for name in archives) + tuple(
-        File(f"{name}.csv", f"{S3}/{year}/{name}.csv") for name in tables
+    return tuple(RemoteFile(f"{name}.zip", f"{S3}/{year}/{name}.zip", unpack=name) for name in archives) + tuple(
+        RemoteFile(f"{name}.csv", f"{S3}/{year}/{name}.csv") for name in tables
     )
 
 

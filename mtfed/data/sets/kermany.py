@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, Item
+from .dataset import DataSet, RemoteFile, Sample
 
 # Kaggle's copy takes sixteen images of training for a folder "val", beside others of the same children: not a split.
 SPLITS = {"train": "train", "val": "train", "test": "test"}
@@ -22,14 +22,14 @@ NAMES = (
 KINDS = {"bacteria": "bacterial", "virus": "viral"}
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images; who they are of is in their names. Of children of the test set none is in training."""
     items = [*_items(folder)]
     held_out = {item.patient for item in items if item.split == "test"}
     yield from (item for item in items if item.split == "test" or item.patient not in held_out)
 
 
-def _items(folder: Path) -> Iterator[Item]:
+def _items(folder: Path) -> Iterator[Sample]:
     base = next(found for found in (folder / "chest_xray", folder) if (found / "train").is_dir())
     for split, taken in SPLITS.items():
         for kind in FOLDERS:
@@ -42,7 +42,7 @@ def _items(folder: Path) -> Iterator[Item]:
                     cells["cause"] = KINDS.get(found["kind"].lower(), "")
                 # In version 2, children are numbered anew in the test set: person1 there is another than in training.
                 patient = found["patient"] if found["patient"].isdecimal() else f"{taken}/{found['patient']}"
-                yield Item(path.relative_to(folder).as_posix(), patient, cells, taken)
+                yield Sample(path.relative_to(folder).as_posix(), patient, cells, taken)
 
 
 SETS = (
@@ -74,7 +74,7 @@ chest_xray/
         read=read,
         # Size and checksum are those that people tell who have downloaded it; the owners give none.
         files=(
-            File(
+            RemoteFile(
                 "ChestXRay2017.zip",
                 "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
                 "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, Item
+from .dataset import DataSet, RemoteFile, Sample
 
 SPLITS = ("train", "val", "test")
 SIZES = ("_224", "_128", "_64", "")  # copies of a set that may lie there, the largest is taken
@@ -109,7 +109,7 @@ CLASSES = {
 }
 
 
-def read(name: str, folder: Path, labels: Path) -> Iterator[Item]:
+def read(name: str, folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images of a set, unpacked into ``images/``."""
     task, dimensions = TABLE[name].task, _dimensions(name)
     path = next(found for size in SIZES if (found := folder / f"{name}{size}.npz").exists())
@@ -126,7 +126,9 @@ def read(name: str, folder: Path, labels: Path) -> Iterator[Item]:
                     else:
                         np.save(image, pixels)
                     # The sets do not say whose an image is, but their splits are by patient where the source's are.
-                    yield Item(image.relative_to(labels.parent).as_posix(), f"{split}-{i:06d}", {task: cells[i]}, split)
+                    yield Sample(
+                        image.relative_to(labels.parent).as_posix(), f"{split}-{i:06d}", {task: cells[i]}, split
+                    )
     except (KeyError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise MtfedError(f"{path} is not the file that MedMNIST gives: {error}; remove it and get it again.") from None
 
@@ -179,7 +181,7 @@ def _set(name: str) -> DataSet:
         tasks={subset.task: {"kind": KINDS.get(name, "classification"), "classes": CLASSES[name]}},
         read=partial(read, name),
         # The record does not tell sizes in bytes where these facts are from; the checksum does.
-        files=(File(f"{name}.npz", f"{RECORD}/files/{name}.npz?download=1", md5=subset.md5),),
+        files=(RemoteFile(f"{name}.npz", f"{RECORD}/files/{name}.npz?download=1", md5=subset.md5),),
         settings={"image-size": 32} if dimensions == 2 else {},
         note="28 pixels a side. Every image stands for a patient of its own, as the set does not say whose it is; the "
         f"copies of more pixels are at {RECORD} and are read instead where they are placed.",

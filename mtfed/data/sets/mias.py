@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, Item
+from .dataset import DataSet, RemoteFile, Sample
 
 DENSITIES = {"F": "fatty", "G": "glandular", "D": "dense"}
 SEVERITIES = {"B": "benign", "M": "malignant"}
@@ -25,7 +25,7 @@ TEXT = "Info.txt"
 LINE = re.compile(r"(mdb(\d{3}))[a-z]*\s+([FGD])\s+([A-Z]{4})(.*)")
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the films; those of one breast pair are of one patient."""
     base = folder if (folder / TEXT).exists() else folder / "all-mias"
     text = (base / TEXT).read_text(encoding="latin-1")
@@ -50,7 +50,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
         # Films are listed in pairs: even numbers are left breasts, odd ones right.
         side = "right" if number % 2 else "left"
         patient = f"{(number + 1) // 2:03d}"
-        yield Item(path.relative_to(folder).as_posix(), patient, cells, others={"laterality": side})
+        yield Sample(path.relative_to(folder).as_posix(), patient, cells, others={"laterality": side})
 
 
 def _boxes(lines: list[re.Match[str]], path: Path) -> str:
@@ -96,7 +96,7 @@ mdb001.pgm, mdb002.pgm, ... mdb322.pgm
         },
         read=read,
         # The owners give no checksum, and no address that begins with https.
-        files=(File("all-mias.tar.gz", "http://peipa.essex.ac.uk/pix/mias/all-mias.tar.gz", unpack=""),),
+        files=(RemoteFile("all-mias.tar.gz", "http://peipa.essex.ac.uk/pix/mias/all-mias.tar.gz", unpack=""),),
         note="Films of abnormalities that are spread over the breast have no place in the list, and here no box: not "
         "'none', but no label.",
     ),

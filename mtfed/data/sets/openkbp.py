@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import MtfedError
 from .copies import STRUCTURES
-from .dataset import DataSet, File, Item
+from .dataset import DataSet, RemoteFile, Sample
 from .masks import save_arrays
 
 SHAPE = (128, 128, 128)
@@ -26,13 +26,13 @@ TASKS = {
 }
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the patients of the splits that are there, each converted to one file."""
     base = next(path.parent for part in PARTS for path in _bases(folder, part))
     for part, split in PARTS.items():
         for patient in sorted((base / part).glob("pt_*"), key=_number):
             cell = save_arrays(labels, patient.name, read_patient(patient))
-            yield Item(cell, patient.name, {"structures": cell, "dose": cell}, split)
+            yield Sample(cell, patient.name, {"structures": cell, "dose": cell}, split)
 
 
 def read_patient(folder: Path) -> dict[str, np.ndarray]:
@@ -105,7 +105,9 @@ provided-data/
         read=read,
         settings={"window": "40, 400"},
         # The repository as a whole, of which the tables are the most; GitHub packs it anew, so it has no checksum.
-        files=(File("open-kbp.zip", "https://github.com/ababier/open-kbp/archive/refs/heads/master.zip", unpack=""),),
+        files=(
+            RemoteFile("open-kbp.zip", "https://github.com/ababier/open-kbp/archive/refs/heads/master.zip", unpack=""),
+        ),
         note="CT is given in HU, and every patient becomes one file with the head up. Where a structure was not "
         "contoured, it is not marked.",
     ),

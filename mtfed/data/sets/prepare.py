@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...errors import MtfedError
-from ...tasks import KINDS
+from ...tasks.specs import KIND_SPECS
 from ..manifest import MANIFEST
 from .app import app_file, site_file
-from .dataset import DataSet, Item, wrong_layout
+from .dataset import DataSet, Sample, wrong_layout
 
 SITE_FILE = "site.toml"
 LABELS = "labels"  # folder within a set's folder, of labels that had to be converted
@@ -89,16 +89,16 @@ def _prepare(dataset: DataSet, source: Path, folder: Path, tell: Callable[[int, 
     )
 
 
-def _checked(item: Item, dataset: DataSet) -> Item:
+def _checked(item: Sample, dataset: DataSet) -> Sample:
     """Refuse what would be a fault of the set's own module."""
     assert item.split in SPLITS and item.labels.keys() <= dataset.tasks.keys(), item
     assert not item.others.keys() & {*OWN, *dataset.tasks}, item
     return item
 
 
-def _files(dataset: DataSet, items: list[Item]) -> list[str]:
+def _files(dataset: DataSet, items: list[Sample]) -> list[str]:
     """Return what the rows name, files or folders."""
-    in_files = [name for name, task in dataset.tasks.items() if KINDS[task["kind"]].in_files]
+    in_files = [name for name, task in dataset.tasks.items() if KIND_SPECS[task["kind"]].in_files]
     named = {item.image for item in items}
     named |= {item.labels[task] for item in items for task in in_files if item.labels.get(task)}
     if outside := [name for name in named if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
@@ -115,7 +115,7 @@ def _link(files: list[str], source: Path, folder: Path) -> None:
             (folder / name).symlink_to((source / name).resolve())
 
 
-def _check_patients(dataset: DataSet, items: list[Item]) -> None:
+def _check_patients(dataset: DataSet, items: list[Sample]) -> None:
     """Refuse a set whose split is not by patient: no manifest may hold that."""
     splits: dict[str, str] = {}
     for item in items:
@@ -126,7 +126,7 @@ def _check_patients(dataset: DataSet, items: list[Item]) -> None:
             )
 
 
-def _row(item: Item, dataset: DataSet) -> dict[str, str]:
+def _row(item: Sample, dataset: DataSet) -> dict[str, str]:
     own = {"image": item.image, "patient": item.patient, "split": item.split, "site": item.site}
     return own | {"modality": item.modality or dataset.modality} | dict(item.labels) | dict(item.others)
 

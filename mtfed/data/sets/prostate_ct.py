@@ -15,9 +15,9 @@ import numpy as np
 from ...errors import MtfedError
 from ..manifest import SiteData
 from ..root import Root
-from .dataset import DataSet, Item
+from .dataset import DataSet, Sample
 from .masks import save_arrays
-from .tables import read_table
+from .tables import read_csv
 
 STRUCTURES = ("CTV", "PTV", "Bladder", "Rectum", "LeftFemur", "RightFemur")  # targets first
 BODY = "Body"  # where there can be dose
@@ -25,11 +25,11 @@ TABLE = "patients.csv"
 SIDE = 512  # of a frame that is not used
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the patients; what was contoured and planned of one becomes one file."""
     data = SiteData("prostate-ct", Root(folder), ())
     table = folder / TABLE
-    known = {row["patient"]: row for row in read_table(table, ("patient",))} if table.exists() else {}
+    known = {row["patient"]: row for row in read_csv(table, ("patient",))} if table.exists() else {}
     for patient in sorted(path for path in folder.iterdir() if (path / "structures").is_dir()):
         about = known.get(patient.name, {})
         split = about.get("split", "").lower()
@@ -39,7 +39,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
         arrays = _arrays(data, patient, f"{patient.name}/{image}")
         cell = save_arrays(labels, patient.name, arrays)
         cells = {"structures": cell, "dose": cell if "dose" in arrays else ""}
-        yield Item(f"{patient.name}/{image}", patient.name, cells, split, about.get("site", ""))
+        yield Sample(f"{patient.name}/{image}", patient.name, cells, split, about.get("site", ""))
 
 
 def _arrays(data: SiteData, patient: Path, image: str) -> dict[str, np.ndarray]:

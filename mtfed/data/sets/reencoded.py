@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from ...errors import MtfedError
-from ...tasks import KINDS
-from .dataset import Item, Reader
-from .tables import read_table
+from ...tasks.specs import KIND_SPECS
+from .dataset import Reader, Sample
+from .tables import read_csv
 
 INDEX = "index.csv"
 IMAGES = "images"  # folder of what was unpacked, within the set's folder
@@ -32,7 +32,7 @@ Files = Callable[[Path, Iterable[Row], Place], Iterator[tuple[Row, str]]]  # wri
 
 def read_index(source: Path) -> list[Row]:
     """Return the rows of a copy's index."""
-    rows = read_table(source / INDEX, ("id", "file", "split"))
+    rows = read_csv(source / INDEX, ("id", "file", "split"))
     for row in rows:
         if row["id"] != Path(row["id"]).name:
             raise MtfedError(f"{source / INDEX}: id {row['id']!r} should be a plain name, as files are called by it.")
@@ -96,16 +96,16 @@ class Copy:
 
     def reader(self, tasks: Mapping[str, Mapping[str, str]]) -> Reader:
         """Return what reads the copy as a data set with these tasks."""
-        in_files = {name for name, task in tasks.items() if KINDS[task["kind"]].in_files}
+        in_files = {name for name, task in tasks.items() if KIND_SPECS[task["kind"]].in_files}
 
-        def read(folder: Path, labels: Path) -> Iterator[Item]:
+        def read(folder: Path, labels: Path) -> Iterator[Sample]:
             root = labels.parent
             images = root / IMAGES if self.files is pictures else labels
             for row, name in self.files(folder, self.rows(folder), lambda row: (images, labels)):
                 found = {task: cell(row) for task, cell in self.cells.items()}
                 paths = {task: _within(labels, cell) for task, cell in found.items() if cell and task in in_files}
                 image, patient = _within(images, name), row[self.patient]
-                yield Item(image, patient, found | paths, self.split(row), self.site(row))
+                yield Sample(image, patient, found | paths, self.split(row), self.site(row))
 
         return read
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import MtfedError
-from .dataset import DataSet, File, Item
-from .tables import read_table
+from .dataset import DataSet, RemoteFile, Sample
+from .tables import read_csv
 
 BOXES, CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
@@ -16,11 +16,11 @@ NAMES = {"Normal": "normal", "No Lung Opacity / Not Normal": "other abnormality"
 SIDES = ("x", "y", "width", "height")
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images of the challenge's training; those of its test have no labels."""
-    kinds = {row["patientId"]: row["class"] for row in read_table(folder / CLASSES, ("patientId", "class"))}
+    kinds = {row["patientId"]: row["class"] for row in read_csv(folder / CLASSES, ("patientId", "class"))}
     boxes: dict[str, list[str]] = {}
-    for row in read_table(folder / BOXES, ("patientId", *SIDES, "Target")):
+    for row in read_csv(folder / BOXES, ("patientId", *SIDES, "Target")):
         found = boxes.setdefault(row["patientId"], [])
         if row["Target"] == "1":
             found.append(",".join(row[side].removesuffix(".0") for side in SIDES))
@@ -29,7 +29,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
         if kinds.get(name) not in NAMES:
             raise MtfedError(f"{folder / CLASSES} says of {name}: {kinds.get(name)!r}; get the table again.")
         cells = {"finding": NAMES[kinds[name]], "opacities": "; ".join(found) or "none"}
-        yield Item(f"stage_2_train_images/{name}.dcm", patients.get(name, name), cells)
+        yield Sample(f"stage_2_train_images/{name}.dcm", patients.get(name, name), cells)
 
 
 def _patients(path: Path) -> dict[str, str]:
@@ -71,7 +71,7 @@ stage_2_train_images/  0004cfab-14fd-4e49-80ba-63a80b6bddd6.dcm, ...
             "opacities": {"kind": "detection", "classes": "opacity"},
         },
         read=read,
-        files=(File("rsna-pneumonia-detection-challenge.zip", unpack=""),),
+        files=(RemoteFile("rsna-pneumonia-detection-challenge.zip", unpack=""),),
         access="Accept the rules at https://www.kaggle.com/c/rsna-pneumonia-detection-challenge and download the set; "
         "rsna-pneumonia-detection-challenge.zip may be placed as it is, and is unpacked. The mapping is on RSNA's "
         "page.",

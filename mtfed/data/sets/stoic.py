@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import MtfedError
-from .dataset import DataSet, Item
-from .tables import read_table
+from .dataset import DataSet, Sample
+from .tables import read_csv
 
 TABLE = "metadata/reference.csv"
 ANSWERS = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes"}
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the scans; as in the challenge, severity counts among those with COVID-19 only."""
-    for row in read_table(folder / TABLE, ("PatientID", "probCOVID", "probSevere")):
+    for row in read_csv(folder / TABLE, ("PatientID", "probCOVID", "probSevere")):
         for column in ("probCOVID", "probSevere"):
             if row[column] not in ANSWERS:
                 raise MtfedError(
@@ -23,7 +23,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
                 )
         covid, severe = ANSWERS[row["probCOVID"]], ANSWERS[row["probSevere"]]
         cells = {"covid": covid, "severe": severe if covid == "yes" else ""}
-        yield Item(f"data/mha/{row['PatientID']}.mha", row["PatientID"], cells)
+        yield Sample(f"data/mha/{row['PatientID']}.mha", row["PatientID"], cells)
 
 
 SETS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import MtfedError
 
 
-def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[dict[str, str]]:
+def read_csv(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[dict[str, str]]:
     """Return the rows of a CSV file by column, cells and column names stripped; lines of remarks (#) are passed over.
 
     Args:

@@ -17,9 +17,9 @@ from typing import IO
 
 from ...errors import MtfedError
 
-MOST_FILES = 2_000_000
-MOST_TIMES = 200  # an archive's unpacked size in times of its own; images and masks do not pack that well
-LEAST_LIMIT = 64 * 2**20  # bytes that may be unpacked however small the archive is
+MAX_FILES = 2_000_000
+MAX_TIMES = 200  # an archive's unpacked size in times of its own; images and masks do not pack that well
+MIN_LIMIT = 64 * 2**20  # bytes that may be unpacked however small the archive is
 BLOCK = 2**20  # bytes
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 Member = tuple[str, int, Callable[[], IO[bytes]]]  # name, size, and what opens it
@@ -53,13 +53,13 @@ def unpack(archive: Path, folder: Path, tell: Callable[[int, int], None] = lambd
 def _unpack(archive: Path, folder: Path, work: Path, tell: Callable[[int, int], None]) -> int:
     is_zip = archive.name.lower().endswith(".zip")
     # A tar must be read from front to back: its list of members would have to be unpacked to be known.
-    limit = max(MOST_TIMES * archive.stat().st_size, LEAST_LIMIT)
+    limit = max(MAX_TIMES * archive.stat().st_size, MIN_LIMIT)
     limit = min(limit, shutil.disk_usage(_first_that_is(folder)).free)
     names: list[str] = []
     done = 0
     for name, size, open_member in _of_zip(archive) if is_zip else _of_tar(archive):
         _check_name(name, archive)
-        if done + size > limit or len(names) >= MOST_FILES:
+        if done + size > limit or len(names) >= MAX_FILES:
             raise _too_much(archive, limit)
         target = work / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _link(name: str, archive: Path) -> MtfedError:
 
 def _too_much(archive: Path, limit: int) -> MtfedError:
     return MtfedError(
-        f"{archive} unpacks to more than {limit / 2**30:.2f} GiB or {MOST_FILES} files, too much for its size or for "
+        f"{archive} unpacks to more than {limit / 2**30:.2f} GiB or {MAX_FILES} files, too much for its size or for "
         "this disk; it is not unpacked."
     )
 

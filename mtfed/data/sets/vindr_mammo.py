@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import MtfedError
-from .dataset import DataSet, Item
-from .tables import read_table
+from .dataset import DataSet, Sample
+from .tables import read_csv
 
 FINDINGS = (
     "Mass",
@@ -28,12 +28,12 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 COLUMNS = ("study_id", "image_id", "laterality", "view_position", "breast_birads", "breast_density", "split")
 
 
-def read(folder: Path, labels: Path) -> Iterator[Item]:
+def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the mammograms; a finding of several kinds becomes a box of each."""
     boxes: dict[str, list[str]] = {}
-    for row in read_table(folder / BOXES, ("image_id", "finding_categories", *CORNERS)):
+    for row in read_csv(folder / BOXES, ("image_id", "finding_categories", *CORNERS)):
         boxes.setdefault(row["image_id"], []).extend(_boxes(row, folder / BOXES))
-    for row in read_table(folder / BREASTS, COLUMNS):
+    for row in read_csv(folder / BREASTS, COLUMNS):
         cells = {
             "birads": row["breast_birads"],
             "density": row["breast_density"].removeprefix("DENSITY "),
@@ -45,7 +45,7 @@ def read(folder: Path, labels: Path) -> Iterator[Item]:
             raise MtfedError(f"{folder / BREASTS}: split should be training or test, it is {row['split']!r}.")
         # A study is one visit of one woman, who has but one in the set.
         path = f"images/{row['study_id']}/{row['image_id']}.dicom"
-        yield Item(path, row["study_id"], cells, split, others=others)
+        yield Sample(path, row["study_id"], cells, split, others=others)
 
 
 def _boxes(row: dict[str, str], path: Path) -> list[str]:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...tasks import Task
+from ...tasks.task import Task
 from ..encoders import Encoder, Features
 from .layers import CONVOLUTIONS, block
 from .trunk import projections, steps_up, trunk
@@ -16,7 +16,7 @@ PRIOR = 0.1  # probability of a centre at every cell of an untrained map (Zhou e
 
 
 class CentreDecoder(nn.Module):
-    """Outputs (B, K + 2d, *s) of :mod:`mtfed.kinds.detection`, from all feature maps and the image itself.
+    """Outputs (B, K + 2d, *s) of :mod:`mtfed.tasks.detection`, from all feature maps and the image itself.
 
     Our design, after the heads of Zhou et al. (Objects as Points, 2019): a :mod:`.trunk` to stride 4 (from a plain
     ViT's patches of 8 in one step, of 16 in two), where it meets two strided convolutions of the image. Two heads of a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...tasks import Task
+from ...tasks.task import Task
 from ..encoders import Encoder, Features
 
 

@@ -1,0 +1,129 @@
+"""Messages between processes of one machine: arrays in shared memory, the rest pickled over a pipe.
+
+Both ends are forks of one process, so nothing here is ever read from outside.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from ...strategies.wire import FlatArray
+
+ALIGN = 64
+RECORDS = {"array": ArrayRecord, "metric": MetricRecord, "config": ConfigRecord}
+ArrayLocation = tuple[str, tuple[int, ...], str, int, int]  # dtype, shape, serialisation ("" = raw), offset, bytes
+Flat = list[tuple[str, str, dict[str, Any]]]  # of each record: name, kind, and its values or slots
+
+
+class Buffer:
+    """Shared memory behind a file without a name: it vanishes with the last process that maps it, however that ends."""
+
+    def __init__(self, size: int, fd: int | None = None) -> None:
+        self.fd = _nameless_file(size) if fd is None else fd
+        self.size = size
+        self.memory = mmap.mmap(self.fd, size)
+
+    def send(self, pipe: Connection, pid: int) -> None:
+        """Give the other end of a pipe access to this memory."""
+        send_handle(pipe, self.fd, pid)
+
+    @classmethod
+    def receive(cls, pipe: Connection, size: int) -> Buffer:
+        """Take what :meth:`send` gave."""
+        return cls(size, recv_handle(pipe))
+
+    def array(self) -> np.ndarray:
+        """Return the memory as bytes; every view of the array keeps it, and so the mapping, alive."""
+        return np.frombuffer(self.memory, np.uint8)
+
+    def close(self) -> None:
+        """Let go of the file; the mapping goes when the last view of it does."""
+        os.close(self.fd)
+
+
+def _nameless_file(size: int) -> int:
+    if hasattr(os, "memfd_create"):  # bound by the machine's memory, not by the size of /dev/shm
+        fd = os.memfd_create("mtfed")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
+
+
+class Writer:
+    """Lay out the arrays of several messages one after the other, each array once however often it is sent."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._slots: dict[int, ArrayLocation] = {}
+        self._pending: list[tuple[int, Any]] = []
+        self._kept: list[Array] = []  # an id is only good while its object lives
+
+    def flatten(self, content: RecordDict) -> Flat:
+        """Return the records of a message with slots in place of arrays."""
+        flat: Flat = []
+        for name, record in content.items():
+            if isinstance(record, ArrayRecord):
+                flat.append((name, "array", {key: self._slot(array) for key, array in record.items()}))
+            else:
+                flat.append((name, "metric" if isinstance(record, MetricRecord) else "config", dict(record)))
+        return flat
+
+    def _slot(self, array: Array) -> ArrayLocation:
+        slot = self._slots.get(id(array))
+        if slot is None:
+            raw = isinstance(array, FlatArray)
+            data = array.numpy().reshape(-1).view(np.uint8) if raw else array.data
+            offset = -(-self.size // ALIGN) * ALIGN
+            slot = (array.dtype, tuple(array.shape), "" if raw else array.stype, offset, len(data))
+            self._slots[id(array)] = slot
+            self._pending.append((offset, data))
+            self._kept.append(array)
+            self.size = offset + len(data)
+        return slot
+
+    def write(self, buffer: Buffer) -> None:
+        """Copy every array to its place."""
+        view = memoryview(buffer.memory)
+        for offset, data in self._pending:
+            view[offset : offset + len(data)] = data
+        view.release()
+
+
+def restore(flat: Flat, memory: np.ndarray | None) -> RecordDict:
+    """Rebuild a message's records; raw arrays are views of ``memory`` (bytes), which lives as long as one of them."""
+    content = RecordDict()
+    for name, kind, values in flat:
+        if kind != "array":
+            content[name] = RECORDS[kind](values)
+            continue
+        record = ArrayRecord()
+        for key, (dtype, shape, stype, offset, size) in values.items():
+            assert memory is not None
+            data = memory[offset : offset + size]
+            record[key] = (
+                Array(dtype, shape, stype, data.tobytes()) if stype else FlatArray(data.view(dtype).reshape(shape))
+            )
+        content[name] = record
+    return content
+
+
+def array_bytes(content: RecordDict) -> int:
+    """Return how many bytes of arrays a message carries."""
+    return sum(array.numpy().nbytes if isinstance(array, FlatArray) else len(array.data) for array in _arrays(content))
+
+
+def _arrays(content: RecordDict) -> Iterator[Array]:
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            yield from record.values()

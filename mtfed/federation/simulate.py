@@ -1,0 +1,109 @@
+"""Run an app folder with simulated sites, on either engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..config import Config, RunConfigValue, read_config
+from ..errors import MtfedError
+from .app_folder import AppFolder
+
+RunConfig = dict[str, RunConfigValue]
+
+
+def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: str, workers: int | None) -> int:
+    """Check config and data, then run; return the exit code.
+
+    An app with a ServerApp of its own is run as well; its config is its own to check.
+    """
+    if app.components["serverapp"] == "mtfed.server:app":
+        # All simulated sites are on this machine, so their tracebacks tell nobody anything new.
+        run_config = {**run_config, "share-tracebacks": True}
+        sites = check(read_config(run_config), sites)
+    elif sites is None:
+        raise MtfedError(
+            f"{app.path} has a ServerApp of its own; say how many sites it is to have with --num-supernodes."
+        )
+    if engine == "ray":
+        from ..models import build_model
+
+        build_model(read_config(run_config), pretrained=True)  # a mistake in it is told here, not in Flower's log
+        from .flower_simulation import run_on_ray
+
+        return run_on_ray(app, run_config, sites)
+    from ..startup import quick_imports
+
+    with quick_imports():
+        from ..learning.train import pick_device
+        from .local.grid import run_local
+
+        server_app, client_app = app.load("serverapp"), app.load("clientapp")
+    if run_config.get("device", "auto") != "auto":
+        # By the driver's list of GPUs: a look through CUDA itself could not be followed by forking workers.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        pick_device(str(run_config["device"]))
+    run_local(server_app, client_app, run_config, sites, workers)
+    return 0
+
+
+def compare(
+    app: AppFolder,
+    run_config: RunConfig,
+    strategies: list[str],
+    seeds: list[int],
+    sites: int | None,
+    engine: str,
+    workers: int | None,
+) -> int:
+    """Run every strategy with every seed, from the same initial weights a seed, and write one page about all."""
+    from ..record.run import Run
+    from ..report import write_report
+    from .rounds import make_strategy
+
+    def alike(config: Config) -> Config:
+        return config.model_copy(update={"share_tracebacks": True})
+
+    variants = [
+        run_config | {"strategy": strategy, "seed": seed}
+        for seed in seeds or (run_config.get("seed", 0),)
+        for strategy in strategies or (run_config.get("strategy", "fedavg"),)
+    ]
+    for variant in variants:  # a typing error in the last one must not cost the runs before it
+        make_strategy(read_config(variant))
+    config = read_config(variants[0])
+    out = Path(config.out).expanduser().resolve()
+    before = set(out.glob(f"{config.name}-*/config.json"))
+    for variant in variants:
+        if code := simulate(app, variant, sites, engine, workers):
+            return code
+    made = sorted(path.parent for path in set(out.glob(f"{config.name}-*/config.json")) - before)
+    ours = [alike(read_config(variant)) for variant in variants]
+    runs = [folder for folder in made if alike(Run.open(folder).config()) in ours]  # others may run at the same time
+    print(f"comparison: {write_report(runs, out / f'{runs[0].name}-comparison.html')}")
+    return 0
+
+
+def check(config: Config, sites: int | None) -> int:
+    """Return how many sites to simulate; raise :class:`MtfedError` where the data cannot serve the config.
+
+    Tasks that no site can validate are printed, and how many patients have no site.
+    """
+    from ..data.federation import default_sites, division, simulated_site
+
+    sites = sites or default_sites(config)
+    if config.min_sites > sites:
+        raise MtfedError(f"Config key min-sites: {config.min_sites} sites must join, but {sites} are simulated.")
+    data = [simulated_site(config, index, sites) for index in range(sites)]
+    for task in config.tasks:
+        if not any(site.part("train").count(task) for site in data):
+            held = sorted({name for site in data for row in site.part("train").rows for name in row.labels})
+            raise MtfedError(
+                f"No site holds task {task!r} to train it on; the {sites} sites hold "
+                f"{', '.join(held) or 'no task of the config'}; label it in a manifest.csv, or take the task out."
+            )
+    if unseen := [task for task in config.tasks if not any(site.part("val").count(task) for site in data)]:
+        print(f"No site holds out an image of {', '.join(unseen)}, so no choice of a round can go by it.", flush=True)
+    if not config.pooled and (divided := division(config, sites)) and (left := len(divided.left_out)):
+        print(f"{left} patient{'s' * (left != 1)} went to no site; see mtfed data partition.", flush=True)
+    return sites

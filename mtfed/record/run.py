@@ -1,0 +1,210 @@
+"""What a run leaves: a folder with its config, figures, weights and report, from which it can also be continued.
+
+``config.json`` (resolved), ``environment.json`` (versions, machine), ``sites.json`` (who holds what),
+``metrics.jsonl`` (a line a round and task), ``rounds.jsonl`` (a line a round), ``checkpoints/last.safetensors`` and
+``best.safetensors``, ``summary.json`` and ``report.html`` when it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..config import Config, flatten, read_config
+from ..errors import MtfedError
+from ..strategies import wire
+
+PACKAGES = (
+    "mtfed",
+    "flwr",
+    "torch",
+    "torchvision",
+    "timm",
+    "monai",
+    "torchmetrics",
+    "numpy",
+    "scipy",
+    "pydantic",
+    "ray",
+)
+# What a resumed run may have otherwise than the run it continues; the rest would change its result.
+FREE_KEYS = {
+    "resume",
+    "out",
+    "device",
+    "round-timeout",
+    "join-timeout",
+    "on-failure",
+    "retries",
+    "quorum",
+    "min-sites",
+    "share-tracebacks",
+}
+
+
+class Run:
+    """A run folder that is being written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, config: Config) -> Run:
+        """Make a new folder ``NAME-TIME`` under the config's ``out``."""
+        out = Path(config.out).expanduser().resolve()
+        stamp = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
+            folder = out / (stamp + suffix)
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise MtfedError(f"Config key out: cannot make a run folder in {out}: {error.strerror}.") from None
+        (folder / "checkpoints").mkdir()
+        run = cls(folder)
+        run.write_json("config.json", flatten(config))
+        run.write_json("environment.json", environment(config))
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open an existing run folder; raise :class:`MtfedError` if it is not one."""
+        folder = Path(path).expanduser().resolve()
+        run = cls(folder)
+        if not (folder / "config.json").is_file() or "strategy" not in (run.read_json("config.json") or ()):
+            raise MtfedError(f"Expected a run folder (with config.json), {folder} is not one; runs/NAME-TIME is.")
+        return run
+
+    def config(self) -> Config:
+        """Return the config of the run."""
+        return read_config(self.read_json("config.json"))
+
+    def check_resumable(self, config: Config) -> None:
+        """Refuse to continue a run under settings that would change its result."""
+        then, now = flatten(self.config()), flatten(config)
+        # More rounds stretch a cosine schedule, and so change the rounds that are done.
+        free = FREE_KEYS | ({"rounds"} if config.schedule == "constant" else set())
+        for key in sorted(then.keys() | now.keys()):
+            if key not in free and then.get(key) != now.get(key):
+                raise MtfedError(
+                    f"Config key {key}: the run to resume has {then.get(key)!r}, the config has {now.get(key)!r}; "
+                    "a resumed run keeps its settings."
+                )
+
+    # Figures.
+
+    def append(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Append lines to a ``.jsonl`` file."""
+        with open(self.folder / name, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(finite(record)) + "\n" for record in records)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Return the whole lines of a ``.jsonl`` file; a torn last one (after a crash) is left out."""
+        path = self.folder / name
+        records = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def forget_after(self, server_round: int) -> None:
+        """Drop the lines of rounds after the last checkpoint: they will be run again."""
+        for name in ("metrics.jsonl", "rounds.jsonl"):
+            kept = [record for record in self.lines(name) if record["round"] <= server_round]
+            self._replace(self.folder / name, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file, whole or not at all."""
+        self._replace(self.folder / name, (json.dumps(finite(content), indent=2) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        """Return the content of a JSON file of the run, or ``{}`` if there is none."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError:
+            raise MtfedError(f"{path} is not valid JSON; the run folder is damaged.") from None
+
+    # Weights.
+
+    def save(self, name: str, arrays: ArrayRecord, state: Mapping[str, ArrayRecord], progress: dict[str, Any]) -> None:
+        """Write a checkpoint, whole or not at all: model tensors by name, the strategy's state, the run's progress."""
+        tensors = {name: value for part in wire.unpack(arrays).values() for name, value in part.items()}
+        for group, record in state.items():
+            tensors |= {f"strategy/{group}/{key}": array.numpy() for key, array in record.items()}
+        path = self.folder / "checkpoints" / f"{name}.safetensors"
+        part = path.with_suffix(".part")
+        save_file(
+            {key: np.asarray(value, order="C") for key, value in tensors.items()},
+            part,
+            {"progress": json.dumps(progress)},
+        )
+        os.replace(part, path)
+
+    def load(self, name: str, like: ArrayRecord) -> tuple[ArrayRecord, dict[str, ArrayRecord], dict[str, Any]] | None:
+        """Return arrays, strategy state and progress of a checkpoint, or ``None`` if there is none yet."""
+        path = self.folder / "checkpoints" / f"{name}.safetensors"
+        if not path.exists():
+            return None
+        state: dict[str, ArrayRecord] = {}
+        try:
+            with safe_open(path, framework="numpy") as file:
+                parts = {part: {n: file.get_tensor(n) for n in tensors} for part, tensors in wire.unpack(like).items()}
+                for key in file.keys():  # noqa: SIM118 - it is no dict
+                    if key.startswith("strategy/"):
+                        _, group, name = key.split("/", 2)
+                        state.setdefault(group, ArrayRecord())[name] = wire.FlatArray(file.get_tensor(key))
+                return wire.pack(parts), state, json.loads(file.metadata()["progress"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise MtfedError(f"{path} is not a checkpoint of this config's model: {error}.") from None
+
+    @staticmethod
+    def _replace(path: Path, content: bytes) -> None:
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(content)
+        os.replace(part, path)
+
+
+def environment(config: Config) -> dict[str, Any]:
+    """Return what a figure depends on beside the config."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seed": config.seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "versions": versions,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def finite(content: Any) -> Any:
+    """Return JSON content with NaN and infinities as null: JSON knows neither."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not np.isfinite(content) else content

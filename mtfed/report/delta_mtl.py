@@ -1,0 +1,65 @@
+"""Delta_MTL: what training tasks together gains over training each by itself, in percent."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Mapping
+
+from ..errors import MtfedError
+from ..tasks.specs import LOWER_IS_BETTER
+
+Record = Mapping[str, Mapping[str, float]]  # task -> metric -> value
+
+
+def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] = LOWER_IS_BETTER) -> float:
+    """Return the mean relative gain of a multi-task model over single-task models, in percent; above 0 is better.
+
+    ``100 / T sum_t 1 / M_t sum_m (-1)^l (multi_tm - single_tm) / single_tm`` over T tasks with M_t metrics each, where
+    l is 1 for a metric that is better when lower (Maninis, Radosavovic, Kokkinos, CVPR 2019, Eq. 4; over the metrics of
+    a task first, as Vandenhende et al., TPAMI 2021, Eq. 10).
+
+    Args:
+        multi: of the multi-task model; all of its tasks and metrics count.
+        single: of the models that were trained on one task each, with at least these tasks and metrics.
+        lower_is_better: names of metrics that are errors.
+
+    Raises:
+        MtfedError: where there is nothing to compare, a task or metric has no single-task value, or a relative change
+            means nothing: values that are not finite, single-task values that are not above 0.
+
+    >>> delta_mtl({"lungs": {"dice": 0.75}, "age": {"mae": 9.0}}, {"lungs": {"dice": 0.5}, "age": {"mae": 12.0}})
+    37.5
+    """
+    if not multi or not all(multi.values()):
+        raise MtfedError("Delta_MTL: expected one metric or more of every task, got none; compare finished runs.")
+    gains = []
+    for task, metrics in multi.items():
+        if task not in single:
+            raise MtfedError(
+                f"Delta_MTL: there is no single-task figure of {task!r}, only of {', '.join(single) or 'nothing'}; "
+                "train it by itself too."
+            )
+        gains.append(
+            statistics.fmean(
+                (-1 if metric in lower_is_better else 1) * _change(task, metric, value, single[task])
+                for metric, value in metrics.items()
+            )
+        )
+    return 100 * statistics.fmean(gains)
+
+
+def _change(task: str, metric: str, value: float, single: Mapping[str, float]) -> float:
+    """Return the relative change of a metric."""
+    if metric not in single:
+        raise MtfedError(
+            f"Delta_MTL: there is no single-task {metric!r} of {task!r}, only {', '.join(single) or 'nothing'}; "
+            "measure both models alike."
+        )
+    before = single[metric]
+    if not (math.isfinite(value) and math.isfinite(before) and before > 0):
+        raise MtfedError(
+            f"Delta_MTL: expected finite values of {metric!r} of {task!r}, the single-task one above 0, got {value:g} "
+            f"after {before:g}; leave this metric out."
+        )
+    return (value - before) / before

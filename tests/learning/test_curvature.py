@@ -1,0 +1,274 @@
+"""The curvature that a site measures, against all labels, samples and pixels one by one."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from helpers import SMALL, TASKS
+from mtfed.clients import app as clients
+from mtfed.strategies import wire
+from mtfed.strategies.precision import read_precision
+from torch import Tensor, nn
+
+from mtfed.config import Config, read_config
+from mtfed.data.shard import Labels, Shard, standardise
+from mtfed.learning.balancing import BALANCING
+from mtfed.learning.curvature import MICRO_BATCH, curvature
+from mtfed.learning.train import fixed_seed, numpy_parts
+from mtfed.models import MultiTaskModel, build_model
+
+TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+torch.set_num_threads(1)
+SIDE, SEEDS = 4, 300
+COUNTS = {"pneumonia": 7, "lungs": 5}
+
+
+def config(**changes: object) -> Config:
+    return read_config(TASKS | SMALL | {key.replace("_", "-"): value for key, value in changes.items()})
+
+
+class Tiny(nn.Module):
+    """An encoder and two decoders of a few weights, in double precision, with parts that no output depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.ModuleDict({"used": nn.Conv2d(1, 3, 3, padding=1), "unused": nn.Linear(2, 2)})
+        self.decoders = nn.ModuleDict({
+            "lungs": nn.ModuleDict({"head": nn.Conv2d(3, 2, 1), "spare": nn.Linear(2, 2)}),
+            "pneumonia": nn.ModuleDict({"norm": nn.BatchNorm1d(3), "head": nn.Linear(3, 2)}),
+        })  # fmt: skip
+        self.balance = nn.ParameterDict({"lungs": torch.tensor(0.4), "pneumonia": torch.tensor(-0.7)})
+        self.double()
+        for weight in self.parameters():
+            if weight.ndim:
+                nn.init.normal_(weight, std=0.8)
+        self.encoder["unused"].bias.requires_grad_(False)
+
+    def forward(self, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        features = self.encoder["used"](images.double()).tanh()
+        own = {task: features[index] for task, index in rows.items()}
+        outputs = {}
+        if "lungs" in own:
+            outputs["lungs"] = self.decoders["lungs"]["head"](own["lungs"])
+        if "pneumonia" in own:
+            decoder = self.decoders["pneumonia"]
+            outputs["pneumonia"] = decoder["head"](decoder["norm"](own["pneumonia"].mean((2, 3))))
+        return outputs
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder.lungs": {}, "decoder.pneumonia": {}}
+        for name, tensor in self.state_dict().items():
+            kind, _, rest = name.partition(".")
+            parts["encoder" if kind == "encoder" else "decoder." + rest.partition(".")[0]][name] = tensor
+        return parts
+
+
+def tiny() -> MultiTaskModel:
+    return cast(MultiTaskModel, Tiny())
+
+
+def shard() -> Shard:
+    g = torch.Generator().manual_seed(0)
+    n = sum(COUNTS.values())
+    lungs = torch.arange(COUNTS["pneumonia"] - 2, n - 2)  # three images carry both labels, the last two none
+    labels = {
+        "pneumonia": Labels(torch.arange(COUNTS["pneumonia"]), torch.zeros(COUNTS["pneumonia"], dtype=torch.long)),
+        "lungs": Labels(lungs, torch.zeros(len(lungs), SIDE, SIDE, dtype=torch.uint8)),
+    }
+    return Shard(torch.randint(0, 255, (n, 1, SIDE, SIDE), generator=g, dtype=torch.uint8), labels)
+
+
+@cache
+def exact(task: str) -> dict[str, Tensor]:
+    """Return sum over samples, mean over pixels, of E[(d log p_c)^2] over the classes c that the model expects."""
+    model, data = tiny().eval(), shard()
+    weights = {
+        name: weight for name, weight in model.named_parameters()
+        if weight.requires_grad and name.startswith(("encoder.", f"decoders.{task}."))
+    }  # fmt: skip
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for row in data.labels[task].rows:
+        images = standardise(data.images[row : row + 1])
+        logs = model(images, {task: torch.tensor([0])})[task][0].log_softmax(0).reshape(2, -1)  # (K, pixels)
+        for pixel in range(logs.shape[1]):
+            for log_p in logs[:, pixel]:
+                gradients = torch.autograd.grad(log_p, list(weights.values()), retain_graph=True, allow_unused=True)
+                for name, gradient in zip(weights, gradients, strict=True):
+                    if gradient is not None:
+                        total[name] += log_p.detach().exp() * gradient.square() / logs.shape[1]
+    return total
+
+
+def scale(task: str, balancing: str) -> float:
+    s = float(Tiny().balance[task].detach())
+    return 1 / (2 * math.exp(s)) if balancing == "uncertainty" else 1.0
+
+
+@pytest.mark.parametrize(
+    ("tasks", "balancing", "samples"),
+    [
+        (["pneumonia"], "equal", 0),
+        (["lungs"], "uncertainty", 0),
+        (["lungs", "pneumonia"], "uncertainty", 0),
+        (["lungs", "pneumonia"], "equal", 0),
+        (["pneumonia"], "uncertainty", 3),
+        (["lungs", "pneumonia"], "equal", 3),
+    ],
+)
+def test_the_mean_over_draws_is_the_exact_curvature(tasks: list[str], balancing: str, samples: int) -> None:
+    model, data, settings = tiny(), shard(), config(balancing=balancing)
+    draws = [curvature(model, data, tasks, settings, seed=seed, samples=samples) for seed in range(SEEDS)]
+    expected: dict[str, Tensor] = {}
+    for task in tasks:
+        for name, value in exact(task).items():
+            expected[name] = expected.get(name, torch.zeros_like(value)) + value * scale(task, balancing)
+    found = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+    if balancing == "uncertainty":
+        expected |= {f"balance.{task}": torch.tensor(COUNTS[task] / 2).double() for task in tasks}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        error = found[name].std(0) / SEEDS**0.5
+        assert ((found[name].mean(0) - value).abs() <= 5 * error + 1e-12).all(), name
+        assert found[name].dtype == value.dtype
+    off, error, size = (
+        float(torch.cat([value.flatten() for value in values]).norm())
+        for values in (
+            [found[name].mean(0) - value for name, value in expected.items()],
+            [found[name].std(0) / SEEDS**0.5 for name in expected],
+            list(expected.values()),
+        )
+    )
+    assert off <= 3 * error + 1e-9 and error < 0.2 * size
+
+
+@pytest.mark.parametrize("balancing", ["uncertainty", "dwa", "gradnorm", "pcgrad"])
+def test_a_task_counts_as_its_loss_does(balancing: str) -> None:
+    history = {"lungs": [1.0, 0.9, 0.8], "pneumonia": [1.0, 0.9, 0.2]}
+    rule = BALANCING[balancing](tiny().balance, history)
+    weights = rule.weights(["lungs", "pneumonia"])
+    assert (len({*weights.values(), 1.0}) == 3) == (balancing != "pcgrad")
+
+    def measured(name: str) -> dict[str, Tensor]:
+        return curvature(tiny(), shard(), ["lungs", "pneumonia"], config(balancing=name), seed=0, history=history)
+
+    found, plain = measured(balancing), measured("equal")
+    for task, weight in weights.items():
+        for name in (name for name in plain if name.startswith(f"decoders.{task}.")):
+            torch.testing.assert_close(found[name], weight * plain[name])
+    told = {f"balance.{task}": count / 2 for task, count in COUNTS.items()} if rule.learns else {}
+    assert {name: float(value) for name, value in found.items() if name.startswith("balance")} == told
+
+
+def test_what_no_output_depends_on_is_exactly_0() -> None:
+    found = curvature(tiny(), shard(), ["lungs", "pneumonia"], config(), seed=0)
+    zero = {name for name, value in found.items() if not value.any()}
+    assert zero == {"encoder.unused.weight", "decoders.lungs.spare.weight", "decoders.lungs.spare.bias"}
+    assert not any(name.startswith("decoders.lungs") for name in curvature(tiny(), shard(), ["pneumonia"], config(),
+                                                                           seed=0))  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same() -> None:
+    def drawn(seed: int, samples: int = 0) -> dict[str, Tensor]:
+        return curvature(tiny(), shard(), ["lungs", "pneumonia"], config(), seed=seed, samples=samples)
+
+    first = drawn(1)
+    for other, equal in ((drawn(1), True), (drawn(1, 99), True), (drawn(2), False), (drawn(1, 3), False)):
+        assert all(torch.equal(first[name], other[name]) for name in first) == equal
+
+
+@pytest.mark.parametrize("count", [MICRO_BATCH - 1, 2 * MICRO_BATCH + 1])
+def test_every_sample_counts_once_however_they_are_batched(count: int) -> None:
+    data = shard()
+    images = data.images[:1].expand(count, 1, SIDE, SIDE)
+    many = Shard(images, {"pneumonia": Labels(torch.arange(count), torch.zeros(count, dtype=torch.long))})
+    one = Shard(images[:1], {"pneumonia": Labels(torch.arange(1), torch.zeros(1, dtype=torch.long))})
+    found, single = (
+        torch.stack([
+            curvature(tiny(), own, ["pneumonia"], config(), seed=seed)["decoders.pneumonia.head.weight"]
+            for seed in range(150)
+        ]).mean(0)
+        for own in (many, one)
+    )  # fmt: skip
+    assert float(found.sum() / (count * single).sum()) == pytest.approx(1, abs=0.3)
+
+
+def test_the_model_is_left_as_trained() -> None:
+    model, settings = build_model(config()).train(), config()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (9, 1, 32, 32), generator=g, dtype=torch.uint8)
+    labels = {
+        "pneumonia": Labels(torch.arange(0, 9, 2), torch.zeros(5, dtype=torch.long)),
+        "lungs": Labels(torch.arange(1, 9, 2), torch.zeros(4, 32, 32, dtype=torch.uint8)),
+    }
+    found = curvature(model, Shard(images, labels), ["pneumonia", "lungs"], settings, seed=0)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
+    assert not model.training and not any(value.requires_grad for value in found.values())
+    assert {name: value.shape for name, value in found.items()} == {n: p.shape for n, p in model.named_parameters()}
+    assert all(bool((value >= 0).all()) and bool(value.isfinite().all()) for value in found.values())
+
+
+def reply(run_config: dict[str, Any], partition: int, server_round: int, precision: str | None) -> RecordDict:
+    """Return what a simulated site answers when it is asked to train the initial model."""
+    settings = read_config(run_config)
+    arrays = wire.pack(numpy_parts(build_model(settings)))
+    asked: dict[str, Any] = {"server-round": server_round} | ({"precision": precision} if precision else {})
+    content = RecordDict({"arrays": arrays, "config": ConfigRecord(asked)})
+    message = Message(content, dst_node_id=1, message_type="train")
+    context = Context(1, 1, {"partition-id": partition, "num-partitions": 8}, RecordDict(), run_config)
+    return cast(Message, clients.train_round(message, context)).content
+
+
+def trained(content: RecordDict) -> dict[str, bytes]:
+    arrays = content["arrays"]
+    assert isinstance(arrays, ArrayRecord), content["failure"]
+    return {key: array.numpy().tobytes() for key, array in arrays.items()}
+
+
+def test_training_does_not_depend_on_whether_curvature_is_asked_for(small: dict) -> None:
+    rounds = [(partition, number) for number in (1, 2) for partition in (0, 1)]
+    plain = {at: reply(small, *at, None) for at in rounds}
+    told = {at: reply(small, *at, "fisher") for at in rounds}
+    silent = {at: reply(small, *at, "none") for at in rounds}
+    for at in rounds:
+        assert trained(plain[at]) == trained(told[at]) == trained(silent[at])
+        assert "precision" not in plain[at] and "precision" not in silent[at]
+        metrics = {key: value for key, value in told[at]["metrics"].items() if key != "curvature-seconds"}
+        assert {**metrics, "seconds": 0} == {**plain[at]["metrics"], "seconds": 0}
+    assert trained(plain[0, 1]) != trained(plain[0, 2]) != trained(plain[1, 2])
+
+
+def test_the_reply_tells_the_curvature_of_the_trained_model(small: dict) -> None:
+    content = reply(small, 0, 1, "fisher")
+    arrays, said = content["arrays"], content["precision"]
+    assert isinstance(arrays, ArrayRecord) and isinstance(said, ArrayRecord)
+    sent = {key: array.numpy() for key, array in arrays.items() if key != wire.MANIFEST}
+    found = read_precision(said, sent)
+    assert found.keys() == sent.keys()
+    settings = read_config(small)
+    site = clients.open_site(
+        Context(1, 1, {"partition-id": 0, "num-partitions": 8}, RecordDict(), small), settings
+    )  # fmt: skip
+    model = build_model(settings)
+    clients.load_parts(model, wire.unpack(arrays))
+    expected = curvature(
+        model, site.shard("train"), site.tasks(), settings, seed=fixed_seed(settings.seed, site.key, 1, "curvature"),
+        samples=settings.curvature_samples,
+    )  # fmt: skip
+    for key, tensors in wire.tensors_in(arrays).items():
+        own_task = {tensor.name: expected.get(tensor.name, torch.zeros(tensor.shape)) for tensor in tensors}
+        largest = max(float(value.max()) for value in own_task.values())
+        for tensor in tensors:  # of a decoder whose task the site does not hold it knows nothing
+            own, decoded = own_task[tensor.name].numpy().ravel(), found[key].decode()[tensor.place]
+            known = own > 1e-15 * largest
+            assert np.abs(np.log2(decoded[known] / own[known])).max(initial=0) <= 0.126
+            assert (decoded[own == 0] == 0).all()

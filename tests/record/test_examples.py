@@ -1,0 +1,124 @@
+"""What is kept of test images: which ones, which slices of volumes, and what of labels and predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.pictured import KINDS, pictured
+from torch import Tensor
+
+from mtfed.config import Config, read_config
+from mtfed.data.shard import Shard
+from mtfed.record.examples import boxes_depth, choose, cut_boxes, cut_maps, examples, save_examples
+from mtfed.record.run import Run
+from mtfed.tasks.dose import plans
+from mtfed.tasks.regression import from_units
+
+
+def config(dimensions: int) -> Config:
+    return read_config(KINDS | {"dimensions": dimensions, "image-size": {2: 64, 3: 24}[dimensions], "batch-size": 3})
+
+
+def held(*groups: tuple[str, int]) -> Tensor:
+    """Return what images show, one letter a thing: ("ab", 3) is three images that show two things."""
+    return torch.tensor([[k in things for k in "abc"] for things, count in groups for _ in range(count)])
+
+
+CHOSEN = [  # what images show, how many to choose, which are chosen
+    (held(("a", 2), ("b", 1)), 8, [0, 1, 2]),
+    (held(("a", 90), ("b", 10)), 4, [0, 89, 90, 99]),
+    (held(("a", 90), ("b", 2)), 6, [0, 30, 59, 89, 90, 91]),
+    (held(("a", 50), ("ab", 3)), 4, [0, 49, 50, 52]),
+    (held(("", 50), ("a", 5)), 4, [50, 52, 54, 0]),
+    (held(("", 50), ("a", 5)), 8, [50, 51, 52, 53, 54, 0, 24, 49]),
+    (held(("", 3)), 2, [0, 2]),
+    (held(("a", 5), ("b", 5), ("c", 5)), 2, [0, 10]),
+]
+
+
+@pytest.mark.parametrize(("holds", "count", "expected"), CHOSEN)
+def test_every_class_has_its_share(holds: Tensor, count: int, expected: list[int]) -> None:
+    assert choose(holds, count).tolist() == expected
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_what_is_kept_belongs_together(tmp_path: Path, dimensions: int) -> None:
+    settings = config(dimensions)
+    shard, seer = pictured(settings)
+    save_examples(Run(tmp_path), seer, shard, settings)  # type: ignore[arg-type]
+    with np.load(tmp_path / "examples.npz") as file:
+        kept = dict(file)
+    size = settings.image_size
+    for name in settings.tasks:
+        images = kept[f"{name}.images"]
+        assert images.shape == ({2: 8, 3: 4}[dimensions], 1, size, size) and images.dtype == np.uint8
+        assert len(kept[f"{name}.labels"]) == len(kept[f"{name}.shown"]) == len(images)
+        assert (f"{name}.slices" in kept) == (dimensions == 3)
+    # A model that sees almost what is there: a prediction is of its own image and slice.
+    assert np.mean(kept["lesion.shown"] == kept["lesion.labels"]) > 0.95
+    marked = kept["organs.labels"] < 255
+    assert np.mean((kept["organs.shown"] == kept["organs.labels"])[marked]) > 0.95
+    assert np.nanmean(np.abs(kept["dose.shown"] - kept["dose.labels"])) < 4
+    assert np.abs(kept["age.shown"] - kept["age.labels"]).mean() < 20
+    assert set(kept["finding.labels"]) == {0, 1, 2} and set(kept["grade.labels"]) == {0, 1, 2, 3}
+    for true, found in zip(kept["spots.labels"], kept["spots.shown"], strict=True):
+        for box in true[true[:, -1] >= 0]:
+            best = np.abs(found[found[:, 4] == box[4], :4] - box[:4]).sum(1).min()
+            assert best < 0.15 * size
+
+
+def test_dose_is_kept_in_gray() -> None:
+    settings = config(2)
+    shard, seer = pictured(settings)
+    task = settings.tasks["dose"]
+    kept = examples(seer, shard, task, settings)  # type: ignore[arg-type]
+    labels = shard.labels["dose"]
+    which = [int((shard.images == torch.from_numpy(image)).flatten(1).all(1).nonzero()) for image in kept["images"]]
+    index = [int((labels.rows == row).nonzero()) for row in which]
+    for plan, dose in zip(plans(labels.values[index], task), kept["labels"], strict=True):
+        assert np.array_equal(np.isfinite(dose), plan.possible.numpy())
+        expected = from_units(plan.dose, task)[plan.possible].numpy()
+        assert np.allclose(dose[plan.possible.numpy()], expected, atol=0.05)
+
+
+def test_slices_of_maps_and_boxes() -> None:
+    maps = np.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6)
+    assert np.array_equal(cut_maps(maps, np.array([1, 3])), np.stack([maps[0, :, 1], maps[1, :, 3]]))
+    box = [1.0, 2.0, 3.0, 4.0, 5.0, 2.0]  # in slices 3 and 4
+    boxes = np.array([[[*box, 0, 0.9], [0, 0, 0, 9, 9, 9, 1, 0.5]]] * 3)
+    cut = cut_boxes(boxes, np.array([2, 4, 5]))
+    assert cut[:, 0, 4].tolist() == [-1, 0, -1] and cut[:, 1, 4].tolist() == [1, 1, 1]
+    assert cut[1, 0].tolist() == [1, 2, 4, 5, 0, 0.9]
+
+
+DEEPEST = [  # boxes x y z w h d class, the slice that holds most of them
+    ([[0, 0, 2, 1, 1, 5, 0]], 4),
+    ([[0, 0, 0, 1, 1, 3, 0], [0, 0, 9, 1, 1, 1, -1]], 1),
+    ([[0, 0, 1, 1, 1, 3, 0], [0, 0, 6, 1, 1, 5, 0], [4, 4, 7, 1, 1, 3, 1]], 8),
+]
+
+
+@pytest.mark.parametrize(("boxes", "expected"), DEEPEST)
+def test_a_slice_through_the_middle_of_boxes(boxes: list[list[float]], expected: int) -> None:
+    assert int(boxes_depth(torch.tensor([boxes]).float()).argmax()) == expected
+
+
+def test_slices_without_a_label_are_the_middle_ones() -> None:
+    settings = config(3)
+    shard, seer = pictured(settings)
+    shard.labels["lesion"].values.zero_()
+    shard.labels["spots"].values[..., -1] = -1
+    for name in ("lesion", "spots", "finding"):
+        kept = examples(seer, shard, settings.tasks[name], settings)  # type: ignore[arg-type]
+        assert kept["slices"].tolist() == [12] * 4
+
+
+def test_nothing_is_kept_without_test_images(tmp_path: Path) -> None:
+    settings = config(2)
+    _, seer = pictured(settings)
+    save_examples(Run(tmp_path), seer, Shard.empty(), settings)  # type: ignore[arg-type]
+    with np.load(tmp_path / "examples.npz") as file:
+        assert not file.files

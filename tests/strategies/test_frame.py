@@ -1,0 +1,247 @@
+"""Planted reorderings of one update at a time, and the bounds that spare the search."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.planted import NETWORKS, RNG, Network, difference, joined, multitask, perceptron, plant, shaken
+from mtfed.strategies.alignment import align
+from mtfed.strategies.axes import Axis, AxisError, AxisGraph
+from mtfed.strategies.frame import Aligned, Frame
+from mtfed.strategies.matching import assign
+from scipy.spatial.distance import cdist
+
+PLANTED = [
+    *((name, noise, "none") for name in NETWORKS for noise in (0.0, 0.1, 0.5)),
+    *(("multi-task", noise, gauge) for noise in (0.0, 0.1, 0.5) for gauge in ("orth", "gl")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "noise", "gauge"), PLANTED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_frame_finds_planted_orders(name: str, noise: float, gauge: Any, dtype: Any) -> None:
+    graph, network = NETWORKS[name]()
+    clients, moved, orders = plant(graph, network, noise, gauge)
+    frame = Frame(graph, {key: values.astype(dtype) for key, values in network.items()}, inner=gauge)
+    for client, update, planted in zip(clients[:2], moved[:2], orders[:2], strict=True):
+        update = {key: values.astype(dtype) for key, values in update.items()}
+        found = frame.bring(update)
+        assert list(found.tensors) == list(network)
+        for label, order in planted.items():
+            own = found.orders.get(label, np.arange(len(order)))
+            np.testing.assert_array_equal(order[own], np.arange(len(order)), err_msg=label)
+            assert found.log[label].moved == (own != np.arange(len(own))).mean()
+            assert found.log[label].gain >= 0 and found.log[label].after < 0.01 + 1.5 * noise**2
+        assert all(values.dtype == dtype for values in found.tensors.values())
+        if gauge == "none":
+            again = graph.permute(update, found.orders)
+            assert all(np.array_equal(found.tensors[key], again[key]) for key in network)
+            assert found.turned == ()
+        else:
+            assert len(found.turned) == 4
+        if noise == 0:
+            assert difference([found.tensors], [client]) < (1e-3 if dtype == np.float32 else 1e-8)
+
+
+def test_circuits_tell_heads_where_the_frame_has_no_biases_yet() -> None:
+    graph, network = multitask()
+    network = {name: 0 * values if name.endswith("qkv.bias") else values for name, values in network.items()}
+    clients, moved, orders = plant(graph, network, 0.1, "orth")
+    found = Frame(graph, network, inner="orth").bring(moved[0])
+    for label, order in orders[0].items():
+        np.testing.assert_array_equal(order[found.orders.get(label, np.arange(len(order)))], np.arange(len(order)))
+    assert len(found.turned) == 4 and difference([found.tensors], clients[:1]) < 0.1
+
+
+def nothing_moved(found: Aligned, update: Network) -> bool:
+    return not found.orders and not found.turned and all(found.tensors[key] is update[key] for key in update)
+
+
+@pytest.mark.parametrize("gauge", ["none", "orth", "gl"])
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.02])
+def test_updates_near_the_frame_come_back_as_they_are(noise: float, gauge: Any) -> None:
+    graph, network = multitask()
+    frame = Frame(graph, network, inner=gauge)
+    update = shaken(network, noise, RNG(1))
+    found = frame.bring(dict(reversed(update.items())))
+    assert nothing_moved(found, update) and list(found.tensors) == list(network)
+    assert found.log.keys() == graph.axes.keys()
+    assert all(fit.moved == 0 and fit.gain == 0 for fit in found.log.values())
+
+
+def test_the_log_tells_the_distance_in_the_frames_scale() -> None:
+    graph, network = joined()
+    update = shaken(network, 0.3, RNG(1))
+    swapped = graph.permute(update, {"b": np.array([1, 0, 2, 4, 3])})
+    found = Frame(graph, network).bring(swapped)
+    parts = {"b": network["b"].T, "join": network["join"][:, 6:]}
+
+    def distance(values: Network) -> float:
+        own = {"b": values["b"].T, "join": values["join"][:, 6:]}
+        total = sum(np.square(own[name] - part).sum() / np.square(part).mean() for name, part in parts.items())
+        return float(total / sum(part.size for part in parts.values()))
+
+    assert found.log["b"].moved == 0.8 and found.log["a"].moved == 0.0
+    assert found.log["b"].before == pytest.approx(distance(swapped), rel=1e-5)
+    assert found.log["b"].after == pytest.approx(distance(update), rel=1e-5)
+    assert found.log["a"].before == found.log["a"].after
+
+
+def test_a_part_of_an_update_is_brought_by_what_it_holds() -> None:
+    graph, network = multitask()
+    frame = Frame(graph, network)
+    _, moved, orders = plant(graph, network, 0.3, "none")
+    for kept in ("encoder", "decoders.kind", "decoders.lungs"):
+        update = {name: values for name, values in moved[0].items() if name.startswith(kept)}
+        found = frame.bring(update)
+        held = {label for label in graph.axes if graph.slots(label, update)}
+        assert found.tensors.keys() == update.keys() and found.log.keys() == held
+        for label in held:
+            np.testing.assert_array_equal(orders[0][label][found.orders[label]], np.arange(len(orders[0][label])))
+    assert nothing_moved(frame.bring({}), {})
+
+
+def test_a_frozen_axis_stays_in_a_frame() -> None:
+    graph, network = multitask()
+    frozen = graph.freeze("encoder.body.residual", "encoder.body.blocks.1.mlp.hidden")
+    _, _, orders = plant(graph, network, 0.1, "none")
+    planted = {label: order for label, order in orders[0].items() if frozen.axes[label].kind != "frozen"}
+    found = Frame(frozen, network).bring(graph.permute(shaken(network, 0.1, RNG(5)), planted))
+    assert found.orders.keys() == planted.keys() == found.log.keys()
+    everything = Frame(graph.freeze(*graph.axes), network).bring(graph.permute(network, orders[0]))
+    assert everything.orders == {} and everything.log == {}
+
+
+def test_the_gate_keeps_what_gains_little() -> None:
+    network = {"w": RNG(0).standard_normal((20, 10))}
+    network["w"][1] = network["w"][0] + 0.01 * RNG(1).standard_normal(10)  # two units that any noise may exchange
+    graph = AxisGraph({"w": (None, ("x", None))}, {"x": Axis(20)})
+    update = graph.permute(network, {"x": np.array([1, 0, *range(2, 20)])})
+    assert nothing_moved(Frame(graph, network).bring(update), update)
+    assert Frame(graph, network, gate=0.0).bring(update).orders["x"][:2].tolist() == [1, 0]
+    far = graph.permute(network, {"x": np.array([0, 1, 3, 2, *range(4, 20)])})
+    assert Frame(graph, network).bring(far).orders["x"][2:4].tolist() == [3, 2]
+    assert nothing_moved(Frame(graph, network, gate=0.5).bring(far), far)
+
+
+def plain_identity_is_best(graph: AxisGraph, network: Network, update: Network, label: str) -> bool:
+    """Say whether every unit's own atom is its nearest, by explicit distances in the frame's scale."""
+    rows = [
+        [slot.rows(tensors[slot.name]) / (np.sqrt(np.square(slot.rows(network[slot.name])).mean()) or 1.0)
+         for slot in graph.slots(label, network)]
+        for tensors in (update, network)
+    ]  # fmt: skip
+    own, atoms = (np.hstack(parts).astype(float) for parts in rows)
+    distances = cdist(own, atoms)
+    return bool((distances.diagonal() <= distances.min(axis=1) * (1 + 1e-4)).all())
+
+
+@pytest.mark.parametrize("name", ["perceptron", "chain", "multi-task"])
+@pytest.mark.parametrize("noise", [0.05, 0.3, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bound_never_lets_a_wrong_identity_pass(
+    name: str, noise: float, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, network = NETWORKS[name]()
+    network = {key: values.astype(np.float32) for key, values in network.items()}
+    for key in ("0.weight", "0.bias", "2.weight"):  # units so near each other that noise exchanges them
+        if name == "perceptron" and seed:
+            network[key] = network[key].copy()
+            rows = network[key].T if key == "2.weight" else network[key]
+            rows[:10] = rows[10:20] + np.float32(0.1 * rows.std() * seed) * RNG(9).standard_normal(rows[:10].shape)
+    update = {key: values.astype(np.float32) for key, values in shaken(network, noise, RNG(seed)).items()}
+    frame = Frame(graph, network, gate=0.0)
+    assigned = []
+    monkeypatch.setattr(
+        "mtfed.strategies.frame.assign", lambda gains, groups: assigned.append(1) or assign(gains, groups)
+    )
+    found = frame.bring(update)
+    settled = set(graph.axes) if not assigned else near_enough(frame, update)
+    assert assigned or nothing_moved(found, update)
+    for label in settled:
+        assert plain_identity_is_best(graph, network, update, label)
+    if noise <= 0.05 and not (name == "perceptron" and seed):
+        assert not assigned and near_enough(frame, update) == set(graph.axes)
+
+
+def near_enough(frame: Frame, update: Network) -> set[str]:
+    """Return the axes on which the half ways alone prove the identity."""
+    found = set()
+    for label, slots in frame.slots.items():
+        distances = sum(
+            np.square(slot.rows(update[slot.name]).astype(float) - slot.rows(frame.tensors[slot.name])).sum(axis=1)
+            / frame.scale[slot]
+            for slot in slots
+        )
+        if (distances <= np.square(frame.half_ways(slots))).all():
+            found.add(label)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_frame_agrees_with_a_full_assignment(seed: int) -> None:
+    """On one axis the search is exact: nothing moves if and only if no order gains beyond the gate."""
+    generator = RNG(seed)
+    graph = AxisGraph({"w": (None, ("x", None)), "v": (None, (None, "x"))}, {"x": Axis(15)})
+    network = {"w": generator.standard_normal((15, 4)), "v": 3 * generator.standard_normal((2, 15))}
+    frame = Frame(graph, network, gate=0.0, dtype=np.float64)
+    for noise in (0.1, 0.3, 1.0):
+        update = shaken(network, noise, generator)
+        found = frame.bring(update).orders.get("x", np.arange(15))
+        whole = align(graph, [update], frame=network, gate=0.0, dtype=np.float64)
+        scale = {name: np.square(values).mean() for name, values in network.items()}
+        gain = network["w"] @ update["w"].T / scale["w"] + network["v"].T @ update["v"] / scale["v"]
+        best = max(
+            [
+                np.arange(15),
+                found,
+                whole.orders[0]["x"],
+                *(found[swap(15, a, b)] for a, b in permutations(range(15), 2)),
+            ],
+            key=lambda order: gain[np.arange(15), order].sum(),
+        )
+        np.testing.assert_array_equal(best, found)
+
+
+def swap(size: int, a: int, b: int) -> np.ndarray:
+    order = np.arange(size)
+    order[[a, b]] = order[[b, a]]
+    return order
+
+
+def test_where_the_frame_has_nothing_it_has_no_say() -> None:
+    graph, network = perceptron()
+    network["0.bias"] = np.full(40, 1e-9) * RNG(0).standard_normal(40)  # as a class token before the first round
+    network["2.bias"] = np.zeros(30)
+    update = shaken(network, 0.05, RNG(1))
+    update["0.bias"], update["2.bias"] = RNG(2).standard_normal(40), RNG(3).standard_normal(30)
+    assert nothing_moved(Frame(graph, network).bring(update), update)
+    planted = {label: axis.random_order(RNG(4)) for label, axis in graph.axes.items()}
+    found = Frame(graph, network).bring(graph.permute(update, planted))
+    assert all((planted[label][order] == np.arange(len(order))).all() for label, order in found.orders.items())
+    assert found.orders.keys() == planted.keys()
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [({"w": np.zeros((4, 3))}, r"w: expected the frame's shape \(3, 4\)"), ({"z": np.zeros(3)}, "z: the frame has no")],
+)
+def test_an_update_of_another_network_is_refused(update: Network, message: str) -> None:
+    frame = Frame(AxisGraph({"w": (None, ("x", None))}, {"x": Axis(3)}), {"w": np.ones((3, 4))})
+    with pytest.raises(AxisError, match=message):
+        frame.bring(update)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numbers_whose_squares_overflow_have_no_say(dtype: Any) -> None:
+    graph, network = perceptron()
+    frame = {name: values.astype(dtype) for name, values in network.items()}
+    name = next(iter(graph.tensors))
+    largest = float(np.finfo(dtype).max) / 4
+    for place in (frame, update := {key: values.copy() for key, values in frame.items()}):
+        place[name] = np.full_like(place[name], largest)
+    found = Frame(graph, frame).bring(update)
+    assert not found.orders and all(found.tensors[key] is update[key] for key in update)
