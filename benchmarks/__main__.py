@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from mtfed.federation.local.grid import usable_cores
+from mtfed.cores import usable_cores
 
 SUITES = ("federation", "merging", "digits", "systems_cost", "pipeline")
 RESULTS = Path(__file__).with_name("results.json")

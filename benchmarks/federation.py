@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from mtfed.config import read_config
-from mtfed.federation.local.grid import usable_cores
+from mtfed.cores import usable_cores
 
 from .work import APP, CONFIG, write_sites
 

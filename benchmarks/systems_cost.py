@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from mtfed.federation.local.grid import usable_cores
+from mtfed.cores import usable_cores
 
 TASKS = {
     "grade": {"kind": "classification", "classes": "no, yes"},

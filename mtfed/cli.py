@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .data.sets.command import add_commands as data_commands
 from .errors import MtfedError
+from .federation.holdings import add_parser as add_partition
 from .site.command import add_commands as site_commands
 
 EXAMPLES = """\
@@ -125,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     add.set_defaults(command=_export)
 
     site_commands(commands)
-    data_commands(commands)
+    add_partition(data_commands(commands))
 
     add = commands.add_parser("config", help="list the config keys")
     add.set_defaults(command=_config)

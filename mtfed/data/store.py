@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..cores import usable_cores
 from ..errors import MtfedError
 from ..progress import counted
 from ..tasks.kind import kind_of
@@ -210,8 +211,6 @@ def decoded(
     data: SiteData, rows: Sequence[Row], config: Config, digests: np.ndarray, old: Store | None
 ) -> Iterator[Decoded | str]:
     """Yield what becomes of each row, in order: image and labels, or why they cannot be read."""
-    from ..federation.local.grid import usable_cores
-
     data = replace(data, key=SITE)
     known = {} if old is None else {d.tobytes(): i for i, d in enumerate(old.digests.numpy()) if i not in old.faults}
 

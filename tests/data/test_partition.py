@@ -17,7 +17,6 @@ from helpers import ROOT, SMALL, TASKS, mtfed
 from mtfed.config import describe_keys, flatten, read_config
 from mtfed.data.federation import default_sites, division, simulated_site
 from mtfed.data.federation import test_data as server_test_data
-from mtfed.data.holdings import draw, holdings, table
 from mtfed.data.manifest import Row, read_site
 from mtfed.data.partition import MIN_PATIENTS, Division, Options, held_tasks, partition, schemes, stratum_of
 from mtfed.data.partition import default_sites as sites_of_set
@@ -27,6 +26,7 @@ from mtfed.data.partition.flwr_datasets import partition_with, read_options
 from mtfed.data.partition.hold import hold_out
 from mtfed.data.partition_names import PARTITIONS, read_partition
 from mtfed.errors import MtfedError
+from mtfed.federation.holdings import draw, holdings, table
 
 GRADE = {"task.grade.kind": "classification", "task.grade.classes": "no, yes, maybe"}
 MASK = {"task.mask.kind": "segmentation", "task.mask.classes": "background, blob"}

@@ -84,7 +84,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_store_holds_what_decoding_gives(
     tmp_path: Path, dimensions: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mtfed.federation.local.grid.usable_cores", lambda: threads)
+    monkeypatch.setattr("mtfed.data.store.usable_cores", lambda: threads)
     monkeypatch.setattr(store, "CHUNK", 1)
     folder = write_site(tmp_path / "s", list(TASKS), 9, dimensions)
     config = read_config({"image-size": 16, "dimensions": dimensions, **keys()})

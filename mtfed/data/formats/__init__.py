@@ -53,7 +53,7 @@ def _later(module: str, function: str) -> Reader:
     return read
 
 
-_PICTURES, _DICOM = _later("pictures", "read_picture_file"), _later("dicom", "read_dicom")
+_PICTURES, _DICOM = _later("pillow", "read_picture_file"), _later("dicom", "read_dicom")
 _METAIMAGE = _later("metaimage", "read_metaimage")
 SUFFIXES: dict[str, Reader] = {  # what is taken for an image
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2"), _PICTURES),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import MtfedError
-from ..holdings import add_parser as add_partition
 
 if TYPE_CHECKING:
     from .dataset import DataSet
@@ -30,8 +29,11 @@ examples:
 """
 
 
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``mtfed data`` to the command line; what it needs is imported when it runs."""
+Subparsers = argparse._SubParsersAction  # of ArgumentParser
+
+
+def add_commands(commands: Subparsers) -> Subparsers:
+    """Add ``mtfed data`` to the command line and return its actions; what they need is imported when they run."""
     data = commands.add_parser(
         "data",
         help="public data sets by name: list them, get them, prepare them",
@@ -42,7 +44,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = data.add_subparsers(required=True, metavar="ACTION")
     _add_list(actions)
     _add_get(actions)
-    add_partition(actions)
+    return actions
 
 
 def _add_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

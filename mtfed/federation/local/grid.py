@@ -25,6 +25,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from ...cores import usable_cores
 from .shared_memory import Buffer, Flat, Writer
 from .worker import CRASHED, Worker, ready
 
@@ -244,11 +245,6 @@ class LocalGrid(Grid):
 
 def _job_key(message: Message) -> tuple[int, str]:
     return message.metadata.dst_node_id, message.metadata.message_type
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_local(

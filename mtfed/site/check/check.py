@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ...config import Config, read_config
+from ...cores import usable_cores
 from ...data.manifest_table import has_manifest
 from ...errors import MtfedError
 from ...federation.app_folder import find_app
 from ...progress import print_table
 from ..site_file import SITE_FILE, SiteFile, read_site_file
 from .findings import CHECKS, Finding, findings
-from .isolated_pool import cores
 from .page import write_page
 from .survey import Survey, survey
 
@@ -38,7 +38,7 @@ def check(place: Path, app: str | None, out: Path | None, record: Path | None, j
     key = site.key or folder.resolve().stem
     target = out or (folder / "check.html" if folder.is_dir() else folder.with_suffix(".check.html"))
     start = time.perf_counter()
-    held = survey(folder, key, config, jobs or cores())
+    held = survey(folder, key, config, jobs or usable_cores())
     found = findings(held)
     _write(target, write_page(held, found, app))
     if record:

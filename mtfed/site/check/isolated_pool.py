@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import signal
 from collections import deque
@@ -35,11 +34,6 @@ class IsolatedWorker:
 
     process: BaseProcess
     left: deque[int]
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def outcomes(work: Callable[[int], T], count: int, jobs: int) -> Iterator[tuple[int, T | Died]]:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.partition_names import describe_partitions
 from ..errors import MtfedError
-from .partition_names import describe_partitions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..config import Config
+    from ..data.manifest import SiteData
     from ..tasks.task import Task
-    from .manifest import SiteData
 
 FORMATS = (".png", ".svg", ".pdf")
 ROW, PANEL = 0.19, 1.75  # inches of a site and of a task in the drawing
@@ -57,8 +57,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _command(arguments: argparse.Namespace) -> int:
     from ..config import read_config
-    from ..federation.app_folder import find_app, override
-    from .federation import default_sites, division
+    from ..data.federation import default_sites, division
+    from .app_folder import find_app, override
 
     if arguments.out and arguments.out.suffix.lower() not in FORMATS:
         raise MtfedError(f"Expected --out to end with {', '.join(FORMATS)}, got {str(arguments.out)!r}.")
@@ -79,7 +79,7 @@ def _command(arguments: argparse.Namespace) -> int:
 
 def holdings(config: Config, sites: int) -> tuple[list[Holding], Holding | None]:
     """Return what every simulated site holds, and what the server tests on."""
-    from .federation import simulated_site, test_data
+    from ..data.federation import simulated_site, test_data
 
     found = [_holding(simulated_site(config, index, sites), config.tasks) for index in range(sites)]
     test = test_data(config)
