@@ -113,7 +113,7 @@ def _read_parquet(content: bytes, path: Path) -> ManifestTable:
             f"{path} needs pyarrow to be read; install it (pip install pyarrow), or save the manifest as {MANIFEST}."
         ) from None
     try:
-        found = parquet.read_manifest_table(pyarrow.BufferReader(content))
+        found = parquet.read_table(pyarrow.BufferReader(content))
         columns = [_texts(found.column(i), f"{path}: column {name!r}") for i, name in enumerate(found.column_names)]
     except (pyarrow.ArrowException, OSError) as error:
         raise MtfedError(f"{path} is no Parquet file that can be read: {error}; write it again.") from None

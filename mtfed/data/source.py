@@ -121,9 +121,20 @@ class Source:
         self._kept: dict[str, Mapping[str, np.ndarray]] = {}
 
     @property
+    def site(self) -> str:
+        """Return the site's key."""
+        return self.data.key
+
+    @property
     def where(self) -> str:
-        """Say for errors which image of which site this is."""
-        return f"{self.image} of site {self.data.key}"
+        """Return the image and its site, for errors."""
+        return f"{self.image} of site {self.site}"
+
+    @staticmethod
+    def container(name: str) -> Literal["archive", "folder", ""]:
+        """Return whether a label's path names an archive of arrays (``.npz``) or a folder, "" if a single file."""
+        suffix = suffix_of(name)
+        return "archive" if suffix == ".npz" else "" if suffix else "folder"
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
@@ -131,29 +142,28 @@ class Source:
         return self._picture.spacing
 
     @cached_property
-    def frame(self) -> Letterbox:
+    def letterbox(self) -> Letterbox:
         """Return where the image lies in what the model sees."""
         spacing = self.spacing if self._proportions == "millimetres" else None
-        frame = Letterbox(self._picture.values.shape[: self.dimensions], self._size, spacing)
-        if self.dimensions == 3 and any(
-            inner < LEAST < side for inner, side in zip(frame.inner, frame.shape, strict=True)
-        ):
+        letterbox = Letterbox(self._picture.values.shape[: self.dimensions], self._size, spacing)
+        sides = zip(letterbox.inner, letterbox.shape, strict=True)
+        if self.dimensions == 3 and any(inner < LEAST < side for inner, side in sides):
             advice = "crop it, or raise image-size" if spacing else "resample it to even voxels first"
             if not self.spacing and self.image.endswith(".npz"):
                 advice += ", or say how large they are in an array 'spacing' beside it"
             raise MtfedError(
-                f"Image {self.where} has {_times(frame.shape)} voxels, of which the model would see but "
-                f"{_times(frame.inner)}; {advice}."
+                f"Image {self.where} has {_times(letterbox.shape)} voxels, of which the model would see but "
+                f"{_times(letterbox.inner)}; {advice}."
             )
-        return frame
+        return letterbox
 
     def pixels(self, channels: int) -> np.ndarray:
         """Return the image as (C, S, S) or (C, S, S, S) uint8."""
         values = self._picture.values
         if self.dimensions == 3:
-            return np.repeat(self.frame.place(values)[None], channels, axis=0)
+            return np.repeat(self.letterbox.place(values)[None], channels, axis=0)
         image = Image.fromarray(values).convert("L" if channels == 1 else "RGB")
-        array = np.asarray(self.frame.place_picture(image))
+        array = np.asarray(self.letterbox.place_picture(image))
         return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
     @cached_property
@@ -188,9 +198,9 @@ class Source:
 
     def fit(self, array: np.ndarray, what: str, *, nearest: bool) -> np.ndarray:
         """Return an array that lies over the image, in the frame; refuse one of another shape."""
-        if array.shape == self.frame.shape:
-            return self.frame.place(array, nearest=nearest)
-        expected, found = self.frame.shape, array.shape
+        if array.shape == self.letterbox.shape:
+            return self.letterbox.place(array, nearest=nearest)
+        expected, found = self.letterbox.shape, array.shape
         if self.dimensions == 2:  # pictures are told by their width first, volumes as arrays have them
             expected, found = expected[::-1], found[::-1]
         raise MtfedError(
@@ -228,7 +238,7 @@ class Source:
 
     def _check_place(self, label: Picture, name: str, what: str) -> None:
         """Refuse a label that says that it lies elsewhere than its image; of another shape, it is refused anyway."""
-        ours, theirs, shape = self._picture.affine, label.affine, self.frame.shape
+        ours, theirs, shape = self._picture.affine, label.affine, self.letterbox.shape
         if ours is None or theirs is None or label.values.shape != shape:
             return
         unplaced = [(name, of.unplaced) for name, of in ((self.image, self._picture), (name, label)) if of.unplaced]

@@ -41,8 +41,8 @@ def read_boxes(cell: str, task: Task, source: Source) -> np.ndarray:
     found = found.reshape(-1, 2 * dims + 1)
     if not len(found):
         return found.astype(np.float32)
-    inside = boxes.clip(torch.from_numpy(found[:, :-1]), source.frame.shape[::-1]).numpy()
-    return np.concatenate([source.frame.move(inside), found[:, -1:]], axis=1).astype(np.float32)
+    inside = boxes.clip(torch.from_numpy(found[:, :-1]), source.letterbox.shape[::-1]).numpy()
+    return np.concatenate([source.letterbox.move(inside), found[:, -1:]], axis=1).astype(np.float32)
 
 
 def _split(cell: str, task: Task, source: Source) -> list[list[str]]:
@@ -74,7 +74,7 @@ def _read_box(fields: list[str], task: Task, source: Source) -> list[float]:
         box = [float(number) for number in numbers]
     except ValueError:
         raise _wrong(text, f"{form} in numbers", task, source) from None
-    corner, size, sides = box[:dims], box[dims:], source.frame.shape[::-1]
+    corner, size, sides = box[:dims], box[dims:], source.letterbox.shape[::-1]
     if not all(np.isfinite(box)):
         raise _wrong(text, f"{form} in finite numbers", task, source)
     if min(size) <= 0:

@@ -79,7 +79,7 @@ def _voxel(spacing: np.ndarray | tuple[float, ...], cell: str, source: Source) -
             f"Spacing in {cell} of site {source.data.key} should be three numbers above 0, in mm; it is "
             f"{spacing.tolist()}."
         )
-    return float(spacing.prod() / source.frame.scale.prod())
+    return float(spacing.prod() / source.letterbox.scale.prod())
 
 
 @dataclass(frozen=True)

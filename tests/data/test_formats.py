@@ -706,10 +706,10 @@ def test_real_volumes_and_their_labels(
     image: str, label: str, shape: tuple[int, ...], spacing: tuple[float, ...]
 ) -> None:
     source = Source(site(SHARED), image, 32, 3)
-    assert source.frame.shape == shape and source.spacing == pytest.approx(spacing)
+    assert source.letterbox.shape == shape and source.spacing == pytest.approx(spacing)
     assert source.fit(source.array(label, "mask"), label, nearest=True).any()
     extents = np.multiply(shape, spacing)
-    np.testing.assert_allclose(source.frame.inner, extents / extents.max() * 32, atol=0.5)
+    np.testing.assert_allclose(source.letterbox.inner, extents / extents.max() * 32, atol=0.5)
 
 
 @real

@@ -178,7 +178,7 @@ def test_a_picture_lies_as_viewers_show_it(orientation: int, tmp_path: Path) -> 
     stored = np.ascontiguousarray(STORED[orientation](upright))
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
     source = Source(SiteData("site", Root(tmp_path), ()), "a.png", 16)
-    assert source.frame.shape == (12, 16)
+    assert source.letterbox.shape == (12, 16)
     np.testing.assert_array_equal(source.pixels(1)[0, 2:14], upright)
     np.testing.assert_array_equal(source.array("a.png", "mask"), upright)
 
@@ -255,4 +255,4 @@ def test_proportions_are_those_of_the_config(
 ) -> None:
     np.savez(tmp_path / "a.npz", image=np.zeros((10, 10, 10), np.uint8), spacing=[5.0, 2.0, 5.0])
     source = Source(SiteData("site", Root(tmp_path), ()), "a.npz", 20, 3, proportions=proportions)
-    assert source.frame.inner == inner and source.spacing == (5.0, 2.0, 5.0)
+    assert source.letterbox.inner == inner and source.spacing == (5.0, 2.0, 5.0)

@@ -51,9 +51,9 @@ def _arrays(data: SiteData, patient: Path, image: str) -> dict[str, np.ndarray]:
     def over(name: str, what: str) -> np.ndarray:
         """Read what lies over the CT, voxel by voxel."""
         found = ct.array(name, what)
-        if found.shape != ct.frame.shape:
+        if found.shape != ct.letterbox.shape:
             raise MtfedError(
-                f"{what.capitalize()} {name} should have the voxels of {image}, {list(ct.frame.shape)}, it has "
+                f"{what.capitalize()} {name} should have the voxels of {image}, {list(ct.letterbox.shape)}, it has "
                 f"{list(found.shape)}; resample it to the CT."
             )
         return found

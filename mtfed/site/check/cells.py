@@ -74,12 +74,12 @@ def _file_fault(cell: str, task: Task, source: RecordingSource) -> str:
             held = [arrays[name] for name in (*task.classes, "dose", "possible") if name in arrays]
         except MtfedError:
             return "unreadable"
-        fits = all(array.shape == source.frame.shape for array in held)
+        fits = all(array.shape == source.letterbox.shape for array in held)
         return "wrong" if not held else "values" if fits and task.kind != "dose" else "range" if fits else "misfit"
     if source.label_read is None:
         return "unreadable"
     values = source.label_read.values
-    return "values" if values.shape == source.frame.shape and _beyond(values, task) else "misfit"
+    return "values" if values.shape == source.letterbox.shape and _beyond(values, task) else "misfit"
 
 
 def _is_number(text: str) -> bool:
