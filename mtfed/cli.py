@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         if self.prog.endswith("simulate"):
-            from .config import describe_strategies
+            from .config.help import describe_strategies
 
             self.formatter_class = argparse.RawDescriptionHelpFormatter
             self.epilog = f"strategies (-c strategy=NAME):\n{describe_strategies()}"
@@ -184,7 +184,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _config(_: argparse.Namespace) -> int:
-    from .config import describe_keys
+    from .config.help import describe_keys
 
     print(describe_keys())
     return 0

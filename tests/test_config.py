@@ -6,7 +6,8 @@ import pytest
 from helpers import TASKS
 from mtfed.strategies import TaskFedYogi
 
-from mtfed.config import KEYS, describe_keys, flatten, read_config
+from mtfed.config import KEYS, flatten, read_config
+from mtfed.config.help import describe_keys
 from mtfed.errors import MtfedError
 from mtfed.federation.app_folder import find_app, override
 from mtfed.federation.rounds import make_strategy
@@ -47,18 +48,21 @@ def test_task_weights_read_back(text: str, weights: dict[str, float]) -> None:
         *[
             ({"weighting": "tasks", "task-weights": text}, sentence)
             for text, sentence in [
-                ("lung=4", "key task-weights: expected weights of the tasks lungs, pneumonia, there is no task 'lung'"),
+                ("lung=4", "key task-weights: expected weights of the tasks lungs, pneumonia; there is no task 'lung'"),
                 ("lungs=0", "Config key task-weights.lungs: expected greater than 0, got '0'"),
                 ("lungs=-1", "Config key task-weights.lungs: expected greater than 0, got '-1'"),
                 ("lungs=many", "Config key task-weights.lungs: expected a valid number"),
                 ("lungs=nan", "Config key task-weights.lungs: expected a finite number, got 'nan'"),
                 ("lungs=1=2", "Config key task-weights.lungs: expected a valid number"),
-                ("lungs", "Config key task-weights: expected TASK=NUMBER once a task, as in 'lungs=4, pneumonia=1'"),
-                ("lungs=1, lungs=2", "Config key task-weights: expected TASK=NUMBER once a task"),
+                (
+                    "lungs",
+                    "Config key task-weights: expected TASK=NUMBER once for each task, such as 'lungs=4, ",
+                ),
+                ("lungs=1, lungs=2", "Config key task-weights: expected TASK=NUMBER once for each task"),
                 (4, "Config key task-weights: "),
             ]
         ],
-        ({"task-weights": "lungs=4"}, 'Config key task-weights: expected weighting = "tasks" beside it'),
+        ({"task-weights": "lungs=4"}, 'Config key task-weights: expected weighting = "tasks" with it'),
         ({"server-learning-rate": 0}, "Config key server-learning-rate: expected greater than 0, got 0"),
         ({"server-beta1": 1}, "Config key server-beta1: expected less than 1, got 1"),
         ({"server-tau": 0}, "Config key server-tau: expected greater than 0, got 0"),
@@ -91,7 +95,7 @@ def test_task_weights_read_back(text: str, weights: dict[str, float]) -> None:
         ),
         (
             {"start": "apart", "weights": "timm"},
-            "Config key start: expected 'common' beside weights, which sites that start apart would not read, got",
+            "Config key start: expected 'common' with pretrained weights, because sites that start apart ignore",
         ),
         (
             {"task.lungs.loss": "hinge"},

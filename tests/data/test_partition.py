@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from helpers import ROOT, SMALL, TASKS, mtfed
 
-from mtfed.config import describe_keys, flatten, read_config
+from mtfed.config import flatten, read_config
+from mtfed.config.help import describe_keys
 from mtfed.data.federation import default_sites, division, simulated_site
 from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import Row, read_site
@@ -348,7 +349,7 @@ def test_schemes_are_read(scheme: str, names: tuple[str, ...]) -> None:
         ({"partition": "flwr:os.system"}, "expected the name of a partitioner"),
         ({"partition": "flwr:IidPartitioner + iid"}, "expected nothing but 'tasks' beside"),
         ({"partition": "flwr:A + flwr:B"}, "expected nothing but 'tasks' beside"),
-        ({"partition-options": "alpha=1"}, "Config key partition-options: expected partition = 'flwr:NAME' beside it"),
+        ({"partition-options": "alpha=1"}, "Config key partition-options: expected partition = 'flwr:NAME' with it"),
         ({"partition-column": ""}, "Config key partition-column: "),
         ({"partition-alpha": 0}, "Config key partition-alpha: expected greater than 0"),
         ({"feature-shift": 1.5}, "Config key feature-shift: expected less than or equal to 1"),
@@ -364,7 +365,8 @@ def test_every_scheme_is_told() -> None:
     for name in PARTITIONS:
         assert callable(getattr(schemes, name)) and f"\n{name} " in told
     assert (
-        "\nflwr:NAME " in told and max(map(len, told.split("Partitions")[1].split("Strategies")[0].splitlines())) < 120
+        "\nflwr:NAME " in told
+        and max(map(len, told.split("Partition schemes")[1].split("Strategies")[0].splitlines())) < 120
     )
 
 

@@ -160,6 +160,6 @@ def test_a_task_that_no_site_holds_is_told_before_any_work(tmp_path: Path) -> No
 
 
 def test_every_model_of_the_table_is_described() -> None:
-    from mtfed.config import MODELS as DESCRIBED
+    from mtfed.config.help import MODELS as DESCRIBED
 
     assert list(DESCRIBED) == list(MODELS)

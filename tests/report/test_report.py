@@ -16,7 +16,8 @@ from helpers import TASKS
 from helpers.pictured import KINDS as EVERY_KIND
 from helpers.pictured import pictured
 
-from mtfed.config import MODELS, flatten, read_config
+from mtfed.config import flatten, read_config
+from mtfed.config.help import MODELS
 from mtfed.errors import MtfedError
 from mtfed.learning.metrics import TaskMetrics
 from mtfed.record.examples import save_examples

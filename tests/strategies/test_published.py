@@ -20,7 +20,8 @@ from mtfed.strategies.screening import Memory
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from mtfed.config import describe_keys, describe_strategies, read_config
+from mtfed.config import read_config
+from mtfed.config.help import describe_keys, describe_strategies
 from mtfed.errors import MtfedError
 from mtfed.federation.rounds import make_strategy
 from mtfed.models.symmetry import derive_axes

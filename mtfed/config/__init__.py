@@ -1,0 +1,10 @@
+"""The settings of a run: one typed config, read from Flower's flat run config.
+
+Keys are in kebab case, and every error names its key. The server and the sites read the same keys; what only a site
+knows, such as its folder, is in its node config instead.
+"""
+
+from .run_config import KEYS, RunConfigValue, defaults, flatten, read_config
+from .settings import Augment, Config
+
+__all__ = ["KEYS", "Augment", "Config", "RunConfigValue", "defaults", "flatten", "read_config"]

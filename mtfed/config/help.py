@@ -1,0 +1,71 @@
+"""What ``mtfed config`` prints: every key with its default and meaning, and every name that a key may hold."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Literal, get_args, get_origin
+
+from ..data.partition_names import describe_partitions
+from ..strategies import STRATEGIES
+from ..tasks.specs import KIND_SPECS
+from .run_config import KEYS, defaults
+from .settings import Config
+
+MODELS = {  # what mtfed.models builds
+    "mtmedformer": "shared transformer encoder, a decoder a task (Nath, Shukla, Gupta, 2025)",
+    "hard-sharing": "shared encoder of any kind, a decoder a task",
+    "single-task": "an encoder and a decoder a task, nothing shared",
+    "mtan": "shared encoder, a mask on its features for each task (Liu, Johns, Davison, 2019)",
+    "ctan": "tasks attend to each other in the encoder and at the bottleneck (Kim, Purdie, McIntosh, 2023)",
+    "ctan-encoder": "ctan without the bottleneck's attention",
+    "ctan-bottleneck": "ctan without the encoder's attention",
+}
+
+
+def describe_keys() -> str:
+    """Return the whole page: the keys by section, then partition schemes, strategies, models and task kinds."""
+    values, lines = defaults(), []
+    for key, name in KEYS.items():
+        field = Config.model_fields[name]
+        if isinstance(extra := field.json_schema_extra, dict):
+            lines.append(f"\n{extra['section']}")
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        meaning = f"{field.description} [{'|'.join(map(str, choices))}]" if choices else field.description
+        lines.append(f"{key:20} {json.dumps(values[key]):16} {meaning}")
+    lines += ["\nPartition schemes; partition is a sum of them", describe_partitions()]
+    lines += ["\nStrategies", describe_strategies()]
+    lines += ["\nModels", describe_models(), "\nTasks", describe_kinds()]
+    return "\n".join(lines)
+
+
+def describe_models() -> str:
+    """Return one line for each model."""
+    return "\n".join(f"{name:20} {description}" for name, description in MODELS.items())
+
+
+def describe_strategies() -> str:
+    """Return one line for each strategy: its name and the first line of its class's docstring."""
+    return "\n".join(f"{name:20} {(inspect.getdoc(kind) or name).splitlines()[0]}" for name, kind in STRATEGIES.items())
+
+
+def describe_kinds() -> str:
+    """Return the keys that declare a task, and for each task kind the names that they may hold."""
+    lines = [
+        "task.NAME.kind       one of the kinds below",
+        "task.NAME.classes    class names, separated by commas; quantities of a regression; structures of a dose",
+        "task.NAME.loss       a sum of terms, such as 'dice + 0.5*cross-entropy'; empty: the default of the kind",
+        "task.NAME.metrics    names, separated by commas; the first chooses the best round; empty: those of the kind",
+        "task.NAME.decoder    empty: the first decoder of the kind",
+        "task.NAME.range      lowest and highest value of a regression or a dose, such as '0, 80'; all quantities of a",
+        "                     regression share it, and therefore one unit",
+    ]
+    for name, kind in KIND_SPECS.items():
+        default = "" if kind.loss in kind.losses else f" (default {kind.loss})"
+        lines += [
+            f"\n{name}: a cell contains {kind.label}",
+            f"  loss     {', '.join(kind.losses)}{default}",
+            f"  decoder  {', '.join(kind.decoders)}",
+            f"  metrics  {', '.join(kind.metrics)}",
+        ]
+    return "\n".join(lines)

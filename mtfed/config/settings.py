@@ -1,0 +1,222 @@
+"""Every setting of a run with its default, its limits and its meaning; ``mtfed config`` prints them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from ..data.partition_names import is_flower, read_partition
+from ..tasks.task import Task
+
+Weight = Annotated[float, Field(gt=0)]
+Augment = Literal["none", "shift", "mirror", "strong"]
+
+
+def _setting(default: Any, description: str, section: str = "", **limits: Any) -> Any:
+    """Return a field with a description, and its limits in pydantic's words; ``section`` starts a new one there."""
+    extra: Any = {"section": section} if section else None
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+class Config(BaseModel):
+    """The settings of a run. The defaults are those of a small model that trains on two cores."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+        allow_inf_nan=False,
+    )
+
+    name: str = _setting("run", "name of the run; its folder is NAME-TIME", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    tasks: dict[str, Task] = Field(min_length=1, description="the task.NAME.* keys")
+    seed: int = _setting(0, "seed of the initial weights, the batches and the choice of sites", ge=0, lt=2**63)
+
+    data: str = _setting(
+        "sample", '"sample" (the built-in chest X-rays), a folder of site folders, or one set to be divided', "Data"
+    )
+    dimensions: Literal[2, 3] = _setting(2, "2 for images, 3 for volumes")
+    image_size: int = _setting(64, "side in pixels of the square or cube that images are resized to", ge=8, le=4096)
+    channels: Literal[1, 3] = _setting(1, "1 for grey, 3 for RGB")
+    proportions: Literal["millimetres", "pixels"] = _setting(
+        "millimetres", "unit in which resizing keeps an image's proportions, if its file contains a spacing"
+    )
+    window: str = _setting(
+        "", 'level and width of images of more than 8 bits, such as "40, 400"; empty: those of the file, or its range'
+    )
+    normalise: Literal["image", "site"] = _setting("image", "scale each image, or each site, to mean 0 and deviation 1")
+    max_unreadable: float = _setting(0.0, "largest share of a site's images that may be unreadable", ge=0, lt=1)
+    validation_share: float = _setting(
+        0.2, "share of a site's patients used for validation, if its manifest has no such split", gt=0, lt=1
+    )
+    partition: str = _setting("tasks + dirichlet", "how one set is divided among simulated sites; schemes are below")
+    partition_alpha: float = _setting(1.0, "Dirichlet concentration of class shares or quantities among sites", gt=0)
+    partition_column: str = _setting("site", 'column of the manifest that the scheme "column" divides by', min_length=1)
+    partition_options: str = _setting(
+        "", 'arguments of the partitioner in "flwr:NAME", such as "alpha=0.5, partition_by=site"'
+    )
+    partition_seed: int = _setting(0, "seed of the partition; apart from seed, so that seeds can be compared", ge=0)
+    feature_shift: float = _setting(
+        0.0, "how far the images of simulated sites differ, as those of scanners do; 0: not at all", ge=0, le=1
+    )
+    pooled: bool = _setting(False, "put all images at one site, as an upper bound for federations")
+
+    model: str = _setting("mtmedformer", "one of the models below", "Model")
+    encoder: str = _setting("vit_mini_patch8", "any timm encoder by name; for volumes, one of mtfed's own")
+    weights: str = _setting(
+        "", 'pretrained weights of the encoder: a file, or "timm" for those that timm publishes; empty: none'
+    )
+    decoder_width: int = _setting(48, "channels of decoders that predict maps", ge=4)
+    balancing: Literal["uncertainty", "equal", "dwa", "gradnorm", "pcgrad"] = _setting(
+        "uncertainty", "how the losses of tasks are balanced"
+    )
+    focal_gamma: float = _setting(2.0, 'focusing parameter of the loss term "focal"; detection has its own', ge=0)
+
+    augment: Augment = _setting(
+        "none", "shift also zooms and changes contrast, mirror also flips, strong also rotates, blurs and adds noise",
+        "Local training",
+    )  # fmt: skip
+    local_epochs: int = _setting(1, "passes over a site's training images per round", ge=1)
+    local_steps: int = _setting(0, "steps per round, instead of epochs; 0: use local-epochs", ge=0)
+    min_steps: int = _setting(0, "at least this many steps per round, so that small sites repeat their images", ge=0)
+    batch_size: int = _setting(32, "images per step", ge=1)
+    accumulate: int = _setting(1, "parts that a batch is computed in, to save memory", ge=1)
+    learning_rate: float = _setting(1e-3, "learning rate of AdamW at the sites", gt=0)
+    schedule: Literal["constant", "cosine"] = _setting("cosine", "of the learning rate; cosine falls to a tenth of it")
+    warmup: int = _setting(0, "steps of a site's first round over which the learning rate rises from 0", ge=0)
+    clip_norm: float = _setting(0.0, "largest norm of a step's gradient; 0: no limit", ge=0)
+    weight_decay: float = _setting(0.01, "weight decay of AdamW at the sites", ge=0)
+
+    strategy: str = _setting("fedavg", "one of the strategies below", "Strategy")
+    weighting: Literal["samples", "uniform", "tasks"] = _setting("samples", "weight of a site in the encoder's average")
+    task_weights: dict[str, Weight] = _setting(
+        {}, 'with weighting = "tasks", such as "lungs=4, pneumonia=1"; a task that is not named has weight 1'
+    )
+    proximal_mu: float = _setting(0.01, "strength of the pull towards the global weights (fedprox)", ge=0)
+    server_learning_rate: float = _setting(0.01, "step size of the server's optimiser (fedadam, fedyogi)", gt=0)
+    server_beta1: float = _setting(0.9, "momentum of the server's optimiser", ge=0, lt=1)
+    server_beta2: float = _setting(0.99, "decay of the server's mean of squared steps", ge=0, lt=1)
+    server_tau: float = _setting(
+        1e-3, "adaptivity of the server's optimiser: smaller moves of a weight stay in proportion", gt=0
+    )
+    precision: Literal["fisher", "none"] = _setting("fisher", "what sites send about the precision of their weights")
+    curvature_samples: int = _setting(256, "images per task on which a site measures its curvature; 0: all", ge=0)
+    precision_floor: float = _setting(0.2, "lowest precision of a weight, as a share of the mean of its row", ge=0)
+    prior_strength: float = _setting(0.0, "share of earlier rounds' precision that still counts", ge=0, le=1)
+    cavity: float = _setting(1.0, "share of the other sites' posterior that a site trains under; 0: none", ge=0)
+    matching: bool = _setting(True, "reorder units to match those of the global model before a merge")
+    start: Literal["common", "apart"] = _setting("common", "apart: each site brings a model of its own to round 1")
+    apart_epochs: int = _setting(10, "passes for which a simulated site has trained the model that it brings", ge=1)
+    inner: Literal["none", "orth", "gl"] = _setting(
+        "orth", "transformations inside attention heads when models from different starts are matched"
+    )
+    gate: float = _setting(1e-3, "smallest relative gain for which units are reordered", ge=0)
+    gamma: float = _setting(1.0, "how readily a unit without a match is added to the global model (growing)", gt=0)
+    width_cap: float = _setting(1.5, "largest width of the global model, in widths of the sites' (growing)", ge=1)
+    sigma0: float = _setting(1.0, "prior variance of a global weight, in variances of a site's weight (pfnm)", gt=0)
+
+    rounds: int = _setting(10, "rounds of training and merging", "Federation", ge=1)
+    fraction_train: float = _setting(1.0, "share of the sites that train in a round", gt=0, le=1)
+    min_sites: int = _setting(1, "sites that must have joined before round 1", ge=1)
+    join_timeout: float = _setting(600.0, "seconds to wait for these sites", gt=0)
+    round_timeout: float = _setting(3600.0, "seconds to wait for the replies of a round", gt=0)
+    on_failure: Literal["skip", "retry", "fail"] = _setting(
+        "skip", "leave out a site that fails in a round, ask it again, or end the run"
+    )
+    retries: int = _setting(1, 'how often a site that failed is asked again, with on-failure = "retry"', ge=0)
+    quorum: float = _setting(0.0, "share of the asked sites that must send a usable reply", ge=0, le=1)
+    max_norm_ratio: float = _setting(
+        0.0, "refuse an update that is this many times larger than the median of the other sites; 0: never", ge=0
+    )
+
+    evaluate_every: int = _setting(
+        1, "rounds between evaluations at the sites; 0: only after the last round", "Evaluation", ge=0
+    )
+    test_every: int = _setting(
+        1, "rounds between evaluations on the server's test images; nothing is chosen by these", ge=0
+    )
+    patience: int = _setting(0, "evaluations without improvement before training stops; 0: never stop early", ge=0)
+    stop_per_task: bool = _setting(False, "count patience for each task separately")
+
+    out: str = _setting("runs", "folder in which run folders are created", "Record")
+    resume: str = _setting("", "a run folder to continue")
+    share_class_counts: bool = _setting(
+        False, "simulated sites report class counts; for a real site, its node config decides"
+    )
+    share_tracebacks: bool = _setting(False, "the same for the traceback of a failure, which may contain file names")
+
+    autocast: Literal["auto", "none", "bfloat16", "float16"] = _setting(
+        "auto", "half precision; auto: bfloat16 on CUDA GPUs that support it", "Machine"
+    )
+    compile: Literal["auto", "on", "off"] = _setting("auto", "torch.compile; auto: for long trainings on a CUDA GPU")
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    torch_threads: int = _setting(1, "threads per site; results are bit-equal only for the same number", ge=1)
+
+    @field_validator("task_weights", mode="before")
+    @classmethod
+    def _read_task_weights(cls, value: object, info: ValidationInfo) -> object:
+        """Read ``TASK=NUMBER`` pairs: Flower's run config contains no tables except those of tasks."""
+        if isinstance(value, str):
+            pairs = [[word.strip() for word in pair.split("=", 1)] for pair in value.split(",") if pair.strip()]
+            if not all(len(pair) == 2 for pair in pairs) or len(dict(pairs)) < len(pairs):
+                raise ValueError("expected TASK=NUMBER once for each task, such as 'lungs=4, pneumonia=1'")
+            value = dict(pairs)
+        if value and info.data.get("weighting") != "tasks":
+            raise ValueError('expected weighting = "tasks" with it, because nothing else reads task weights')
+        tasks = info.data.get("tasks", {})
+        if isinstance(value, dict) and (extra := sorted(value.keys() - tasks.keys())):
+            raise ValueError(f"expected weights of the tasks {', '.join(tasks)}; there is no task {extra[0]!r}")
+        return value
+
+    @field_validator("partition")
+    @classmethod
+    def _check_partition(cls, value: str) -> str:
+        read_partition(value)
+        return value
+
+    @field_validator("partition_options")
+    @classmethod
+    def _check_partition_options(cls, value: str, info: ValidationInfo) -> str:
+        if value and "partition" in info.data and not is_flower(read_partition(info.data["partition"])):
+            raise ValueError("expected partition = 'flwr:NAME' with it, because no other scheme reads options")
+        return value
+
+    @field_validator("window")
+    @classmethod
+    def _check_window(cls, value: str) -> str:
+        if value:
+            _window_ends(value)
+        return value
+
+    @field_validator("start")
+    @classmethod
+    def _check_start(cls, value: str, info: ValidationInfo) -> str:
+        if value == "apart" and info.data.get("weights"):
+            raise ValueError("expected 'common' with pretrained weights, because sites that start apart ignore them")
+        return value
+
+    @property
+    def window_ends(self) -> tuple[float, float] | None:
+        """Return the lower and the upper end of the window, or None if each image sets its own."""
+        return _window_ends(self.window) if self.window else None
+
+    @cached_property
+    def key(self) -> str:
+        """Return a string that is the same for equal configs only, as a key of caches."""
+        return self.model_dump_json()
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def _window_ends(window: str) -> tuple[float, float]:
+    try:
+        level, width = (float(word) for word in window.split(","))
+    except ValueError:
+        level, width = 0.0, 0.0
+    if not (width > 0 and abs(level) + width < float("inf")):
+        raise ValueError("expected a level and a width above 0, such as '40, 400'")
+    return level - width / 2, level + width / 2
