@@ -10,8 +10,8 @@ A reply tells:
   class counts if its node config says ``share-class-counts``;
 * ``train``: the trained parts of the model, sample counts, summed losses, steps, seconds; if the strategy asks for it,
   the curvature of the site's loss in every weight, which is a sum over its images of squared gradients;
-* ``evaluate``: the sums of :mod:`mtfed.learning.metrics` over the site's held-out images; of a handful of images sums tell about
-  each, a mean error over one image how far off its label the model is;
+* ``evaluate``: the sums of :mod:`mtfed.learning.metrics` over the site's held-out images; sums over a handful of images
+  reveal something about each, and a mean error over one image reveals how far the model is from its label;
 * a failure: the kind of the error, and all of it if the node config says ``share-tracebacks``.
 
 Images, masks, labels of single images and patient identifiers stay.
@@ -241,4 +241,4 @@ def _receive(message: Message, config: Config, site: Site) -> tuple[ArrayRecord,
     parts = wire.unpack(arrays)
     model = _resident_model(config)
     load_parts(model, parts)
-    return arrays, model, [task for task in site.tasks() if f"decoder.{task}" in parts]
+    return arrays, model, [task for task in site.tasks() if wire.decoder_part(task) in parts]

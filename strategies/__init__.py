@@ -1,6 +1,6 @@
-"""Strategies for Flower: task-aware merging of models whose sites hold different tasks.
+"""Strategies for Flower: task-aware merging of models whose sites have different tasks.
 
-Needs flwr, numpy and scipy only; nothing here imports torch or the rest of mtfed.
+Needs only flwr, numpy and scipy; nothing in this package imports torch or the rest of mtfed.
 """
 
 from .adaptive import TaskFedAdam, TaskFedYogi
@@ -10,23 +10,9 @@ from .bayesian import BayesianMatching
 from .growing import GrowingMatching
 from .local_norms import TaskFedBN
 from .published import FisherMerging, Fola, Pfnm, Rebasin
+from .registry import STRATEGIES, register_strategy
 from .screening import Failure, Update
 from .sites import FederationError, SiteCard
-
-STRATEGIES: dict[str, type[TaskStrategy]] = {
-    "bayesian": BayesianMatching,
-    "growing": GrowingMatching,
-    "fedavg": TaskFedAvg,
-    "fedprox": TaskFedProx,
-    "fedadam": TaskFedAdam,
-    "fedyogi": TaskFedYogi,
-    "fedbn": TaskFedBN,
-    "fisher": FisherMerging,
-    "fola": Fola,
-    "rebasin": Rebasin,
-    "pfnm": Pfnm,
-    "alone": Alone,
-}
 
 __all__ = [
     "STRATEGIES",
@@ -47,4 +33,5 @@ __all__ = [
     "TaskFedYogi",
     "TaskStrategy",
     "Update",
+    "register_strategy",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from .averaging import TaskFedAvg
+from .settings import check_settings
 from .wire import FlatArray, tensors_in
 
 STATISTICS = ("running_mean", "running_var")  # of BatchNorm: measured, so averaged; a step of an optimiser has no sense
@@ -48,12 +49,12 @@ class TaskFedOpt(TaskFedAvg):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        for name, value in (("server_learning_rate", server_learning_rate), ("server_tau", server_tau)):
-            if not 0 < value < np.inf:
-                raise ValueError(f"Expected {name} above 0, got {value}.")
-        for name, value in (("server_beta1", server_beta1), ("server_beta2", server_beta2)):
-            if not 0 <= value < 1:
-                raise ValueError(f"Expected {name} of 0 or more and below 1, got {value}.")
+        check_settings(
+            server_learning_rate=server_learning_rate,
+            server_beta1=server_beta1,
+            server_beta2=server_beta2,
+            server_tau=server_tau,
+        )
         self.server_learning_rate = server_learning_rate
         self.server_beta1 = server_beta1
         self.server_beta2 = server_beta2

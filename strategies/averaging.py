@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from .base import TaskStrategy
 from .merging import add_scaled
 from .screening import Update
+from .settings import Weighting, check_settings
 from .sites import KEY, SiteCard
 from .wire import FlatArray, part_of, task_of
 
@@ -38,11 +39,12 @@ class TaskFedAvg(TaskStrategy):
     def __init__(
         self,
         *,
-        weighting: Literal["samples", "uniform", "tasks"] = "samples",
+        weighting: Weighting = "samples",
         task_weights: Mapping[str, float] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
+        check_settings(weighting=weighting)
         self.weighting = weighting
         self.task_weights = dict(task_weights or {})
         for task, weight in self.task_weights.items():
@@ -103,6 +105,7 @@ class TaskFedProx(TaskFedAvg):
 
     def __init__(self, *, proximal_mu: float = 0.01, **settings: Any) -> None:
         super().__init__(**settings)
+        check_settings(proximal_mu=proximal_mu)
         self.proximal_mu = proximal_mu
 
     def train_config(self, server_round: int, config: ConfigRecord) -> ConfigRecord:

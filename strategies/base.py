@@ -10,7 +10,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from logging import getLogger
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -18,11 +18,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from .screening import Failure, Memory, MetricSums, Update, read_failure, read_update
+from .settings import OnFailure, check_settings
 from .sites import FederationError, Roster, SiteCard
-from .wire import MANIFEST, FlatArray, is_packed, part_of, record_in, select
+from .wire import MANIFEST, FlatArray, decoder_part, is_decoder, is_packed, part_of, record_in, select
 
 log = getLogger("flwr")
-DECODER = "decoder."
 MEMORY = "@memory"  # group of a checkpoint; no site's key holds an @
 
 
@@ -50,7 +50,7 @@ class TaskStrategy(Strategy):
         *,
         fraction_train: float = 1.0,
         seed: int = 0,
-        on_failure: Literal["skip", "retry", "fail"] = "skip",
+        on_failure: OnFailure = "skip",
         retries: int = 1,
         quorum: float = 0.0,
         max_norm_ratio: float = 0.0,
@@ -59,11 +59,14 @@ class TaskStrategy(Strategy):
         retry_timeout: float | None = None,
         evaluate: bool = True,
     ) -> None:
-        for name, value, least in (("fraction_train", fraction_train, np.nextafter(0, 1)), ("quorum", quorum, 0.0)):
-            if not least <= value <= 1:
-                raise ValueError(f"Expected {name} {'above 0 and' if least else 'from 0'} up to 1, got {value}.")
-        if on_failure not in ("skip", "retry", "fail"):
-            raise ValueError(f"Expected on_failure to be skip, retry or fail, got {on_failure!r}.")
+        check_settings(
+            fraction_train=fraction_train,
+            on_failure=on_failure,
+            retries=retries,
+            quorum=quorum,
+            max_norm_ratio=max_norm_ratio,
+            min_sites=min_sites,
+        )
         self.fraction_train = fraction_train
         self.seed = seed
         self.on_failure = on_failure
@@ -221,9 +224,9 @@ class TaskStrategy(Strategy):
     @staticmethod
     def parts_for(arrays: ArrayRecord, tasks: Iterable[str]) -> list[str]:
         """Return the decoders of the given tasks, and every other part: of other tasks' too, what all features need."""
-        wanted = {DECODER + task for task in tasks}
+        wanted = {decoder_part(task) for task in tasks}
         parts = dict.fromkeys(part_of(key) for key in arrays if key != MANIFEST)
-        return [part for part in parts if not part.startswith(DECODER) or part in wanted]
+        return [part for part in parts if not is_decoder(part) or part in wanted]
 
     def _choose(self, server_round: int, sites: list[SiteCard]) -> list[SiteCard]:
         count = max(1, round(self.fraction_train * len(sites)))

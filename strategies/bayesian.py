@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from logging import getLogger
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
@@ -24,6 +24,7 @@ from .contribution import Contribution, matching_weights, tensors_by_name, uniqu
 from .frame import Frame, Placement
 from .merging import MEAN, VARIANCE, Merged, Product
 from .screening import Update
+from .settings import PrecisionKind, Start, check_settings
 from .sites import SiteCard
 from .wire import MANIFEST, FlatArray, TensorEntry, json_record, part_of, read_json_record, tensors_in
 
@@ -63,33 +64,25 @@ class BayesianMatching(TaskFedAvg):
         self,
         axes: AxisGraph | None = None,
         *,
-        precision: Literal["fisher", "none"] = "fisher",
+        precision: PrecisionKind = "fisher",
         precision_floor: float = 0.2,
         prior_strength: float = 0.0,
         cavity: float = 1.0,
-        start: Literal["common", "apart"] = "common",
+        start: Start = "common",
         inner: Gauge = "orth",
         gate: float = 1e-3,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        limits = {
-            "precision_floor": (precision_floor, np.inf),
-            "prior_strength": (prior_strength, 1.0),
-            "cavity": (cavity, np.inf),
-            "gate": (gate, np.inf),
-        }
-        for name, (value, most) in limits.items():
-            if not (0 <= value <= most and np.isfinite(value)):
-                raise ValueError(f"Expected {name} between 0 and {most:g}, got {value}.")
-        choices = {
-            "precision": (precision, ("fisher", "none")),
-            "start": (start, ("common", "apart")),
-            "inner": (inner, ("none", "orth", "gl")),
-        }
-        for name, (chosen, known) in choices.items():
-            if chosen not in known:
-                raise ValueError(f"Expected {name} to be one of {', '.join(known)}, got {chosen!r}.")
+        check_settings(
+            precision=precision,
+            precision_floor=precision_floor,
+            prior_strength=prior_strength,
+            cavity=cavity,
+            start=start,
+            inner=inner,
+            gate=gate,
+        )
         self.axes = axes
         self.ask = precision
         self.precision_floor = precision_floor

@@ -25,6 +25,7 @@ from .growth import Grown, expand, grow
 from .merging import Product
 from .precision import Precision, floored, inflation
 from .screening import Update
+from .settings import check_settings, refuse_fixed
 from .sites import SiteCard
 from .widths import sizes_of, submodel
 from .wire import FlatArray, TensorEntry, is_packed, pack, tensors_in, unpack
@@ -58,12 +59,9 @@ class GrowingMatching(BayesianMatching):
     def __init__(
         self, axes: AxisGraph | None = None, *, gamma: float = 1.0, width_cap: float = 1.5, **settings: Any
     ) -> None:
-        if clash := sorted(self.fixed.keys() & settings.keys()):
-            raise TypeError(f"GrowingMatching fixes {', '.join(clash)}; leave it out.")
+        refuse_fixed("GrowingMatching", self.fixed, settings)
         super().__init__(axes, **self.fixed, **settings)
-        for name, value, least in (("gamma", gamma, np.nextafter(0, 1)), ("width_cap", width_cap, 1.0)):
-            if not least <= value < np.inf:
-                raise ValueError(f"Expected {name} {'above 0' if least < 1 else 'of at least 1'}, got {value}.")
+        check_settings(gamma=gamma, width_cap=width_cap)
         self.gamma = gamma
         self.width_cap = width_cap
         self.graph = axes if axes is not None else AxisGraph({}, {})  # at the sites' width

@@ -10,10 +10,9 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from .averaging import TaskFedAvg
-from .base import DECODER
 from .screening import Update
 from .sites import KEY, SiteCard
-from .wire import MANIFEST, FlatArray, TensorEntry, part_of, tensors_in
+from .wire import MANIFEST, FlatArray, TensorEntry, is_decoder, part_of, tensors_in
 
 # The last word of a module's name: norm, norm1, bn2, ln_1, fc_norm, norm_pre, LayerNorm, layernorm_before, batchnorm1.
 NORMS = r"(\w+_)?(layer|batch|group|instance|rms)?_?(norm|bn|ln)(_?\d+|_\w+)?"
@@ -55,7 +54,7 @@ class TaskFedBN(TaskFedAvg):
         for site, norms in sorted(self.site_norms.items()):
             held = ArrayRecord()
             for key, array in arrays.items():
-                if key in norms or not part_of(key).startswith(DECODER):
+                if key in norms or not is_decoder(part_of(key)):
                     held[key] = array
             models[site] = self._with_norms(held, norms)
         return models

@@ -21,16 +21,11 @@ from .merging import MEAN, VARIANCE
 from .precision import Precision
 from .rebasin import match_many, moving_orders
 from .screening import Update
+from .settings import check_settings, refuse_fixed
 
 ROUNDING = 1e-12  # least relative gain of an order: none of these methods has a gate, but sums have last bits
 Settings = Mapping[str, Any]
 COUNTING: Settings = {"precision": "none", "prior_strength": 0.0, "cavity": 0.0, "gate": 0.0, "inner": "none"}
-
-
-def refuse_fixed(name: str, fixed: Settings, settings: Settings) -> None:
-    """Raise ``TypeError`` for a setting that a strategy does not leave to the user."""
-    if clash := sorted(fixed.keys() & settings.keys()):
-        raise TypeError(f"{name} fixes {', '.join(clash)}; leave it out.")
 
 
 class Published(BayesianMatching):
@@ -58,16 +53,15 @@ class FisherMerging(Published):
         "cavity": 0.0,
     }
 
-    def __init__(self, *, least_fisher: float = 1e-6, **settings: Any) -> None:
+    def __init__(self, *, min_fisher: float = 1e-6, **settings: Any) -> None:
         super().__init__(**settings)
-        if not 0 <= least_fisher < np.inf:
-            raise ValueError(f"Expected least_fisher of 0 or more, got {least_fisher}.")
-        self.least_fisher = least_fisher
+        check_settings(min_fisher=min_fisher)
+        self.min_fisher = min_fisher
 
     def _multiply(self, said: Contribution) -> None:
         count = said.counts(self._tensors)
         raised = {
-            name: Precision(np.maximum(told.decode(), np.float32(self.least_fisher * count[name])).reshape(
+            name: Precision(np.maximum(told.decode(), np.float32(self.min_fisher * count[name])).reshape(
                 told.values.shape
             ))
             for name, told in said.precision.items()
@@ -135,8 +129,7 @@ class Pfnm(Published):
 
     def __init__(self, *, sigma0: float = 1.0, sweeps: int = 5, **settings: Any) -> None:
         super().__init__(**settings)
-        if not sigma0 > 0:
-            raise ValueError(f"Expected sigma0 above 0, got {sigma0}.")
+        check_settings(sigma0=sigma0)
         self.sigma0 = sigma0
         self.sweeps = sweeps
 

@@ -23,7 +23,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 MANIFEST = "manifest"
-OWNED = ("decoder", "cross")  # kinds of parts of which each task has one, named KIND.TASK
+DECODER, CROSS = "decoder", "cross"  # kinds of parts of which each task has its own, named KIND.TASK
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 Tensors = dict[str, np.ndarray]
 Layout = dict[str, list[tuple[str, tuple[int, ...], str, int]]]  # part -> (tensor name, shape, dtype, offset)
@@ -146,7 +146,22 @@ def task_of(part: str) -> str:
     ['', 'lungs', 'lungs', '']
     """
     kind, _, task = part.partition(".")
-    return task if kind in OWNED else ""
+    return task if kind in (DECODER, CROSS) else ""
+
+
+def task_part(kind: str, task: str) -> str:
+    """Return the name of a task's part of a kind (:data:`DECODER` or :data:`CROSS`)."""
+    return f"{kind}.{task}"
+
+
+def decoder_part(task: str) -> str:
+    """Return the name of the part that contains a task's decoder."""
+    return task_part(DECODER, task)
+
+
+def is_decoder(part: str) -> bool:
+    """Return whether a part is a task's decoder."""
+    return part.startswith(task_part(DECODER, ""))
 
 
 def select(record: ArrayRecord, parts: Iterable[str]) -> ArrayRecord:

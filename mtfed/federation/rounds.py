@@ -179,7 +179,8 @@ class Federation:
         """Return the metrics, on the test images, of the tasks whose decoders a record holds."""
         self.model = with_arrays(self.model, arrays)
         held = {wire.part_of(key) for key in arrays}
-        return evaluate(self.model, self._test, [t for t in self.config.tasks if f"decoder.{t}" in held], self.config)
+        tasks = [task for task in self.config.tasks if wire.decoder_part(task) in held]
+        return evaluate(self.model, self._test, tasks, self.config)
 
     def _score(self, task: str, figures: dict[str, float]) -> float:
         return self.config.tasks[task].score(figures[self.config.tasks[task].metric])

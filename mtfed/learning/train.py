@@ -20,7 +20,7 @@ from ..data.shard import Batch, Labels, Shard
 from ..errors import MtfedError
 from ..models import MultiTaskModel
 from ..startup import make_optimizers_light
-from ..strategies.wire import task_of
+from ..strategies.wire import decoder_part, task_of
 from .acceleration import cast_to, forward_of, half_precision, make_scaler
 from .augment import augment
 from .balancing import BALANCING, ByGradient, History, PieceLosses, backward, backward_by_task
@@ -183,7 +183,7 @@ def train(
     sums: dict[str, Tensor] = {}
     with only(model, tasks):
         named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        own = {task: [named[name] for name in model.parts()[f"decoder.{task}"] if name in named] for task in tasks}
+        own = {task: [named[name] for name in model.parts()[decoder_part(task)] if name in named] for task in tasks}
         alone = {id(weight) for weights in own.values() for weight in weights}
         shared = [weight for weight in named.values() if id(weight) not in alone]
         held = [

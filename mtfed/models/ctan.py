@@ -45,6 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import MtfedError
+from ..strategies.wire import CROSS
 from .decoders.layers import CONVOLUTIONS
 from .encoders import Encoder, Features
 from .sharing import Sharing, max_pool_to, taken
@@ -70,7 +71,7 @@ class CrossTaskAttention(Sharing):
         MtfedError: with neither, which is hard sharing.
     """
 
-    owners: ClassVar[Mapping[str, str]] = {"cross": "cross"}
+    owners: ClassVar[Mapping[str, str]] = {"cross": CROSS}
 
     def __init__(
         self, encoder: Encoder, tasks: Iterable[str], in_encoder: bool = True, at_bottleneck: bool = True

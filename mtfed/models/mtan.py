@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..strategies.wire import DECODER
 from .decoders.layers import CONVOLUTIONS
 from .encoders import Encoder, Features
 from .norms import BatchNorm
@@ -60,7 +61,7 @@ class TaskAttention(Sharing):
         tasks: names of all tasks of the model.
     """
 
-    owners: ClassVar[Mapping[str, str]] = {"attention": "decoder"}
+    owners: ClassVar[Mapping[str, str]] = {"attention": DECODER}
 
     def __init__(self, encoder: Encoder, tasks: Iterable[str]) -> None:
         super().__init__(encoder, tasks)

@@ -12,6 +12,7 @@ from typing import ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..strategies.wire import DECODER, task_part
 from .encoders import Encoder, Features
 
 MAX_POOLS: dict[int, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
@@ -61,7 +62,7 @@ class Sharing(nn.Module):
         ``cross.TASK``, which all are sent and only sites with the task train.
         """
         module, _, rest = name.partition(".")
-        return f"{self.owners[module]}.{rest.partition('.')[0]}" if module in self.owners else "encoder"
+        return task_part(self.owners[module], rest.partition(".")[0]) if module in self.owners else "encoder"
 
     def train(self, mode: bool = True) -> Sharing:
         self.reads.training = mode  # no child of ours, but it runs its own forward
@@ -84,7 +85,7 @@ class SeparateEncoders(Sharing):
         tasks: names of all tasks of the model.
     """
 
-    owners: ClassVar[Mapping[str, str]] = {"own": "decoder"}
+    owners: ClassVar[Mapping[str, str]] = {"own": DECODER}
 
     def __init__(self, make_encoder: Callable[[], Encoder], tasks: Iterable[str]) -> None:
         nn.Module.__init__(self)  # there is no shared encoder to take modules from

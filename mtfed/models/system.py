@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..strategies.wire import decoder_part
 from ..tasks.task import Task
 from .decoders import DECODERS
 from .encoders import Encoder
@@ -57,7 +58,7 @@ class MultiTaskModel(nn.Module):
     def part(self, name: str) -> str:
         """Return the part that a tensor of the state dict belongs to."""
         kind, _, rest = name.partition(".")
-        return self.encoder.part(rest) if kind == "encoder" else "decoder." + rest.partition(".")[0]
+        return self.encoder.part(rest) if kind == "encoder" else decoder_part(rest.partition(".")[0])
 
     def _apply(self, fn: Any, recurse: bool = True) -> MultiTaskModel:
         self._parts = None  # a move to another device or dtype gives the model other tensors

@@ -365,11 +365,14 @@ def test_summary_says_how_it_matches() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"precision_floor": -0.1}, "Expected precision_floor between 0 and inf, got -0.1"),
-        ({"precision_floor": float("nan")}, "Expected precision_floor between 0 and inf, got nan"),
-        ({"precision_floor": float("inf")}, "Expected precision_floor between 0 and inf, got inf"),
-        ({"prior_strength": 1.1}, "Expected prior_strength between 0 and 1, got 1.1"),
-        ({"gate": -1e-9}, "Expected gate between 0 and inf, got -1e-09"),
+        ({"precision_floor": -0.1}, "Expected precision_floor to be a finite number of at least 0, got -0.1"),
+        ({"precision_floor": float("nan")}, "Expected precision_floor to be a finite number of at least 0, got nan"),
+        ({"precision_floor": float("inf")}, "Expected precision_floor to be a finite number of at least 0, got inf"),
+        (
+            {"prior_strength": 1.1},
+            "Expected prior_strength to be a finite number of at least 0 and of at most 1, got 1.1",
+        ),
+        ({"gate": -1e-9}, "Expected gate to be a finite number of at least 0, got -1e-09"),
         ({"start": "appart"}, "Expected start to be one of common, apart, got 'appart'"),
         ({"inner": "GL"}, "Expected inner to be one of none, orth, gl, got 'GL'"),
         ({"precision": "fischer"}, "Expected precision to be one of fisher, none, got 'fischer'"),

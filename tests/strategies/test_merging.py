@@ -233,7 +233,7 @@ def test_a_variance_without_its_mean_says_nothing() -> None:
 def test_a_mean_of_another_shape_is_not_that_of_the_variance() -> None:
     tensors = {"a.running_var": np.full(3, 2.0, "f"), "a.running_mean": np.full(2, 5.0, "f"),
                "b.running_var": np.full(3, 4.0, "f")}  # fmt: skip
-    product = Product({name: [wire.Tensor(name, value.shape, ...)] for name, value in tensors.items()})
+    product = Product({name: [wire.TensorEntry(name, value.shape, ...)] for name, value in tensors.items()})
     for factor in (1, 3):
         product.add({name: value * factor for name, value in tensors.items()}, dict.fromkeys(tensors, 1.0))
     found = product.finish(tensors)
@@ -252,7 +252,7 @@ def test_a_mean_of_another_shape_is_not_that_of_the_variance() -> None:
 )
 def test_integers_merge_by_their_maximum(given: np.ndarray, largest: list) -> None:
     previous = {"n": np.zeros(2, given.dtype)}
-    product = Product({"n": [wire.Tensor("n", (2,), ...)]})
+    product = Product({"n": [wire.TensorEntry("n", (2,), ...)]})
     for row in given:
         product.add({"n": row}, {"n": 1.0})
     found = product.finish(previous, {"n": np.ones(2, "f")})
@@ -261,7 +261,7 @@ def test_integers_merge_by_their_maximum(given: np.ndarray, largest: list) -> No
 
 def test_a_prior_of_one_number_counts_for_all_values() -> None:
     previous = {"w": np.arange(4.0, dtype="f")}
-    product = Product({"w": [wire.Tensor("w", (4,), ...)]})
+    product = Product({"w": [wire.TensorEntry("w", (4,), ...)]})
     product.add({"w": np.full(4, 8.0, "f")}, {"w": 3.0})
     found = product.finish(previous, {"w": np.array(1.0, "f")})
     np.testing.assert_allclose(found.arrays["w"], (previous["w"] + 3 * 8) / 4)

@@ -1,0 +1,68 @@
+"""The settings of the strategies: their limits and choices, in one table that mtfed's config reads too."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any, Literal, get_args
+
+from .axes import Gauge
+
+OnFailure = Literal["skip", "retry", "fail"]
+Weighting = Literal["samples", "uniform", "tasks"]
+PrecisionKind = Literal["fisher", "none"]
+Start = Literal["common", "apart"]
+
+# In pydantic's words, so that a config can write Field(0.2, **LIMITS["quorum"]). All of these values are finite.
+LIMITS: dict[str, dict[str, float]] = {
+    "fraction_train": {"gt": 0, "le": 1},
+    "retries": {"ge": 0},
+    "quorum": {"ge": 0, "le": 1},
+    "max_norm_ratio": {"ge": 0},
+    "min_sites": {"ge": 1},
+    "proximal_mu": {"ge": 0},
+    "server_learning_rate": {"gt": 0},
+    "server_beta1": {"ge": 0, "lt": 1},
+    "server_beta2": {"ge": 0, "lt": 1},
+    "server_tau": {"gt": 0},
+    "precision_floor": {"ge": 0},
+    "prior_strength": {"ge": 0, "le": 1},
+    "cavity": {"ge": 0},
+    "gate": {"ge": 0},
+    "gamma": {"gt": 0},
+    "width_cap": {"ge": 1},
+    "sigma0": {"gt": 0},
+    "min_fisher": {"ge": 0},
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "on_failure": get_args(OnFailure),
+    "weighting": get_args(Weighting),
+    "precision": get_args(PrecisionKind),
+    "start": get_args(Start),
+    "inner": get_args(Gauge),
+}
+WORDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}  # the keys are functions of operator
+
+
+def check_settings(**settings: Any) -> None:
+    """Check the values that a constructor was given against :data:`LIMITS` and :data:`CHOICES`.
+
+    Raises:
+        ValueError: naming the first setting that is out of its limits, or not one of its choices.
+    """
+    for name, value in settings.items():
+        if name in CHOICES:
+            if value not in CHOICES[name]:
+                raise ValueError(f"Expected {name} to be one of {', '.join(CHOICES[name])}, got {value!r}.")
+            continue
+        limits = LIMITS[name]
+        if not (isfinite(value) and all(getattr(operator, word)(value, limit) for word, limit in limits.items())):
+            allowed = " and ".join(f"{WORDS[word]} {limit:g}" for word, limit in limits.items())
+            raise ValueError(f"Expected {name} to be a finite number {allowed}, got {value}.")
+
+
+def refuse_fixed(strategy: str, fixed: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise ``TypeError`` for a setting that a strategy does not leave to the user."""
+    if clash := sorted(fixed.keys() & settings.keys()):
+        raise TypeError(f"{strategy} fixes {', '.join(clash)}; leave it out.")

@@ -1,0 +1,59 @@
+"""Limits and choices of the strategies' settings, and the registry."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from mtfed.strategies import STRATEGIES, Alone, TaskFedAdam, TaskFedAvg, TaskFedProx, register_strategy
+from mtfed.strategies.settings import CHOICES, LIMITS, check_settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"fraction_train": 0}, "Expected fraction_train to be a finite number above 0 and of at most 1, got 0."),
+        ({"fraction_train": 1.1}, "Expected fraction_train to be a finite number above 0 and of at most 1, got 1.1."),
+        ({"quorum": -0.5}, "Expected quorum to be a finite number of at least 0 and of at most 1, got -0.5."),
+        ({"on_failure": "stop"}, "Expected on_failure to be one of skip, retry, fail, got 'stop'."),
+        ({"weighting": "sample"}, "Expected weighting to be one of samples, uniform, tasks, got 'sample'."),
+        ({"proximal_mu": float("inf")}, "Expected proximal_mu to be a finite number of at least 0, got inf."),
+        ({"server_beta1": 1.0}, "Expected server_beta1 to be a finite number of at least 0 and below 1, got 1.0."),
+        ({"server_tau": float("nan")}, "Expected server_tau to be a finite number above 0, got nan."),
+    ],
+)
+def test_a_setting_out_of_its_limits_is_named(settings: dict[str, Any], sentence: str) -> None:
+    (name,) = settings
+    strategy = TaskFedAdam if name.startswith("server_") else TaskFedProx
+    with pytest.raises(ValueError) as error:
+        strategy(**settings)
+    assert str(error.value) == sentence
+
+
+def test_limits_are_inclusive_where_they_say_so() -> None:
+    check_settings(fraction_train=1, quorum=0, prior_strength=1.0, server_beta2=0.0, min_sites=1, retries=0)
+
+
+def test_every_row_of_the_tables_is_a_setting_of_a_strategy() -> None:
+    parameters = {
+        name
+        for strategy in STRATEGIES.values()
+        for base in strategy.__mro__
+        if base.__module__.startswith("mtfed.") and "__init__" in vars(base)
+        for name in inspect.signature(base).parameters
+    }
+    assert LIMITS.keys() | CHOICES.keys() <= parameters
+
+
+def test_a_strategy_from_outside_gets_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Median(TaskFedAvg):
+        """Merge by the median."""
+
+    monkeypatch.delitem(STRATEGIES, "median", raising=False)
+    monkeypatch.setitem(STRATEGIES, "median", Alone)  # removed again after the test
+    del STRATEGIES["median"]
+    register_strategy("median", Median)
+    assert STRATEGIES["median"] is Median
+    with pytest.raises(ValueError, match="Expected a new name for Median, got 'alone', which is Alone; choose another"):
+        register_strategy("alone", Median)
