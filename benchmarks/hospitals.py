@@ -1,11 +1,12 @@
-"""Make thirteen hospitals of two public sets of chest X-rays: folders that `mtfed simulate chest` trains on.
+"""Make thirteen hospitals from two public sets of chest X-rays, as folders that `mtfed simulate chest` trains on.
 
 python -m benchmarks.hospitals --source FOLDER --out hospitals
 
-Eight hold lung masks, as the collection's images come from eight places (4 to 66 to train on); five hold pneumonia
-labels, divided among them by Dirichlet(0.3), so that one has next to no healthy child and another few ill ones. None
-holds both. Source folders are as `mtfed.data.sample.build` describes them (pneumoniamnist, covid_cxr with its columns
-has_mask and client); most masks' licences forbid passing them on, so the folders stay where they are made.
+Eight hospitals have lung masks, because the collection's images come from eight places (4 to 66 training images each).
+Five have pneumonia labels, divided among them by Dirichlet(0.3), so that one has almost no healthy child and another
+few ill ones. No hospital has both. The source folders are those that `benchmarks.fixtures.sample` describes
+(pneumoniamnist, and covid_cxr with its columns has_mask and client). The licences of most masks forbid passing them on,
+so the folders stay where they are made.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 64  # pixels
-LABELLED = 800  # images with a pneumonia label that are divided
+LABELLED = 800  # images with a pneumonia label, divided among the hospitals
 SITES = 5
 ALPHA = 0.3
 VALIDATION = 0.15
@@ -33,19 +34,19 @@ def main() -> None:
     """Read the sources and write the folders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="folder of the two sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    given = parser.parse_args()
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args()
     hospitals: dict[str, Rows] = {}
-    lungs(given.source / "covid_cxr", given.out, hospitals)
-    pneumonia(given.source / "pneumoniamnist", given.out, hospitals)
+    lungs(arguments.source / "covid_cxr", arguments.out, hospitals)
+    pneumonia(arguments.source / "pneumoniamnist", arguments.out, hospitals)
     for name, rows in sorted(hospitals.items()):
-        with open(given.out / name / "manifest.csv", "w", newline="", encoding="utf-8") as file:
+        with open(arguments.out / name / "manifest.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         print(f"{name:20} {len(rows):4} images")
 
 
 def lungs(source: Path, out: Path, hospitals: dict[str, Rows]) -> None:
-    """Add the images that have a lung mask, a hospital for every place; the collection's test part is the server's."""
+    """Add the images that have a lung mask, one hospital per place; the collection's test split is the server's."""
     with (
         open(source / "index.csv", newline="", encoding="utf-8") as index,
         zipfile.ZipFile(source / "images.zip") as images,
@@ -64,16 +65,16 @@ def lungs(source: Path, out: Path, hospitals: dict[str, Rows]) -> None:
 
 
 def pneumonia(source: Path, out: Path, hospitals: dict[str, Rows]) -> None:
-    """Add images of children, labelled; class by class they are divided by shares that a Dirichlet draws."""
+    """Add labelled images of children; each class is divided by shares drawn from a Dirichlet distribution."""
     generator = np.random.default_rng(0)
     arrays = np.load(source / "pneumoniamnist.npz")
     images, labels = arrays["train_images"], arrays["train_labels"].ravel()
     chosen = generator.permutation(len(images))[:LABELLED]
     shares = generator.dirichlet([ALPHA] * SITES, 2)
     for label in (0, 1):
-        own = generator.permutation(chosen[labels[chosen] == label])
-        cuts = (np.cumsum(shares[label])[:-1] * len(own)).astype(int)
-        for site, part in enumerate(np.split(own, cuts)):
+        indices = generator.permutation(chosen[labels[chosen] == label])
+        cuts = (np.cumsum(shares[label])[:-1] * len(indices)).astype(int)
+        for site, part in enumerate(np.split(indices, cuts)):
             name = f"pneumonia-{site + 1}"
             for number in part.tolist():
                 split = "val" if generator.random() < VALIDATION else "train"

@@ -1,4 +1,4 @@
-"""Re-encoded copies of public sets: drawn ones, and a few images of the real ones where they lie."""
+"""Re-encoded copies of public sets: drawn ones, and a few images of the real ones if they are present."""
 
 from __future__ import annotations
 
@@ -15,27 +15,18 @@ import pytest
 from helpers.layouts import shards
 from PIL import Image
 
+from benchmarks.fixtures.copies import BUSI
+from benchmarks.fixtures.copy_sets import COPY_SETS
 from benchmarks.images import write
 from mtfed.config import Config, read_config
 from mtfed.data.manifest import SiteData, read_site
 from mtfed.data.sets import find_set
-from mtfed.data.sets.copies import BUSI
 from mtfed.data.sets.prepare import prepare
 from mtfed.errors import MtfedError
 from mtfed.federation.app_folder import read_app
 
 SHARED = Path(os.environ.get("MTFED_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
-COPIES = {
-    "covid-cxr-copy": "covid_cxr",
-    "busi-copy": "busi",
-    "isic2017-copy": "isic2017",
-    "mias-copy": "mias",
-    "bccd-copy": "bccd",
-    "drive-copy": "drive",
-    "hippocampus3d-copy": "hippocampus3d",
-    "openkbp3d-copy": "openkbp3d",
-}
-FEW = 4  # images of each split
+IMAGES_PER_SPLIT = 4
 
 
 def opened(name: str, folder: Path) -> tuple[Config, SiteData]:
@@ -45,7 +36,7 @@ def opened(name: str, folder: Path) -> tuple[Config, SiteData]:
 
 
 def shared(name: str) -> Path:
-    """Return the folder of a real copy; skip the test where it is not there."""
+    """Return the folder of a real copy; skip the test if it is absent."""
     if not (SHARED / name).is_dir():
         pytest.skip(f"{name} is absent: MTFED_SHARED_DATA is not set and there is no ../shared/data/{name}")
     return SHARED / name
@@ -58,15 +49,15 @@ def table(path: Path, rows: Sequence[dict[str, str]]) -> None:
         index.writerows(rows)
 
 
-def some(source: Path, folder: Path) -> Path:
-    """Lay out a copy with a few rows of each split, taken from all over its index, and links to all else."""
+def take_few(source: Path, folder: Path) -> Path:
+    """Lay out a copy with a few rows of each split, taken from all over its index, and links to its other files."""
     folder.mkdir()
     with open(source / "index.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     chosen = []
     for split in dict.fromkeys(row["split"] for row in rows):
-        held = [row for row in rows if row["split"] == split]
-        chosen += held[:: max(len(held) // FEW, 1)]
+        rows_of_split = [row for row in rows if row["split"] == split]
+        chosen += rows_of_split[:: max(len(rows_of_split) // IMAGES_PER_SPLIT, 1)]
     table(folder / "index.csv", chosen)
     for path in source.iterdir():
         if path.name != "index.csv":
@@ -74,11 +65,11 @@ def some(source: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", COPIES)
+@pytest.mark.parametrize("name", COPY_SETS)
 def test_the_real_copies_train(name: str, tmp_path: Path) -> None:
-    source = some(shared(COPIES[name]), tmp_path / "source")
+    source = take_few(shared(name), tmp_path / "source")
     before = sorted(source.rglob("*"))
-    prepared = prepare(find_set(name), source, out=tmp_path / "out")
+    prepared = prepare(COPY_SETS[name], source, out=tmp_path / "out")
     assert sorted(source.rglob("*")) == before
     config, data = opened(name, tmp_path / "out")
     shards(config, data)
@@ -94,7 +85,7 @@ def test_the_medmnist_copy_is_read_as_the_official_file(tmp_path: Path) -> None:
 
 
 def test_near_duplicates_stand_for_patients(tmp_path: Path) -> None:
-    """BUSI's column ``group`` joins images of one patient; no split parts them."""
+    """BUSI's column ``group`` joins near-duplicate images, which no split separates."""
     with open(shared("busi") / "index.csv", newline="", encoding="utf-8") as file:
         groups = [row["group"] for row in csv.DictReader(file)]
     assert BUSI.patient == "group" and len(set(groups)) < len(groups)
@@ -123,10 +114,10 @@ def busi(folder: Path) -> Path:
 
 
 def test_a_drawn_copy_trains(tmp_path: Path) -> None:
-    prepared = prepare(find_set("busi-copy"), busi(tmp_path / "source"), out=tmp_path / "out")
+    prepared = prepare(COPY_SETS["busi"], busi(tmp_path / "source"), out=tmp_path / "out")
     assert prepared.splits == {"train": 2, "val": 1, "test": 1}
     assert prepared.labels == {"lesion": 4, "outline": 3} and prepared.patients == 3
-    shards(*opened("busi-copy", tmp_path / "out"))
+    shards(*opened("busi", tmp_path / "out"))
 
 
 def test_the_benchmark_writes_a_folder_a_site_and_one_for_the_server(tmp_path: Path) -> None:
@@ -155,31 +146,31 @@ WRONG: list[tuple[Callable[[Path], None], str]] = [
     (lambda folder: (folder / "images.zip").unlink(), "images.zip was not found"),
     (lambda folder: (folder / "images.zip").write_bytes(b"no zip") and None, "Cannot read .*images.zip"),
     (lambda folder: (folder / "index.csv").write_text("id,file\n") and None, "lacks the column 'split'"),
-    (_index(lambda row: row | {"file": "other.png"}), "holds no other.png"),
+    (_index(lambda row: row | {"file": "other.png"}), "contains no other.png"),
     (_index(lambda row: row | {"id": "../../up"}), "should be a plain name"),
-    (_index(lambda row: row | {"has_mask": "1"}), "holds no benign_3.png"),
+    (_index(lambda row: row | {"has_mask": "1"}), "contains no benign_3.png"),
     (_index(lambda row: row | {"group": "g"}), "patient 'g' is in train and in val"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "message"), WRONG)
-def test_a_wrong_copy_says_so(spoil: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_a_wrong_copy_is_refused(spoil: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     spoil(busi(tmp_path))
     with pytest.raises(MtfedError, match=message):
-        prepare(find_set("busi-copy"), tmp_path)
+        prepare(COPY_SETS["busi"], tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", json.dumps({"boxes": {"a": [[7, 1, 1, 2, 2]]}}), '{"boxes": {"a": 3}}'])
-def test_boxes_that_are_none_say_so(content: str, tmp_path: Path) -> None:
+def test_malformed_boxes_are_refused(content: str, tmp_path: Path) -> None:
     busi(tmp_path)
     (tmp_path / "boxes.json").write_text(content)
     with pytest.raises(MtfedError, match="is not a table of boxes"):
-        prepare(find_set("bccd-copy"), tmp_path)
+        prepare(COPY_SETS["bccd"], tmp_path)
 
 
-def test_a_broken_volume_says_so(tmp_path: Path) -> None:
+def test_a_broken_volume_is_refused(tmp_path: Path) -> None:
     table(tmp_path / "index.csv", [{"id": "h1", "file": "volumes/h1.npz", "split": "train", "spacing": "1x1x1"}])
     (tmp_path / "volumes").mkdir()
     (tmp_path / "volumes/h1.npz").write_bytes(b"broken")
     with pytest.raises(MtfedError, match=r"Cannot read .*h1\.npz"):
-        prepare(find_set("hippocampus3d-copy"), tmp_path)
+        prepare(COPY_SETS["hippocampus3d"], tmp_path)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .dataset import DataSet
     from .prepare import Prepared
 
-COPY = "-copy"  # ends the names of sets that nobody can get
 WIDTH = 110  # columns of text
 EXAMPLES = """\
 examples:
@@ -50,7 +49,6 @@ def add_commands(commands: Subparsers) -> Subparsers:
 def _add_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add = actions.add_parser("list", help="a line a data set; with a NAME all about that one")
     add.add_argument("name", nargs="?", metavar="NAME", help="a data set")
-    add.add_argument("--all", action="store_true", help="re-encoded copies of sets for development, too")
     add.set_defaults(command=_list)
     add = actions.add_parser("show", help="all about one data set: licence, tasks, citation, layout")
     add.add_argument("name", metavar="NAME", help="a data set (see: mtfed data list)")
@@ -81,7 +79,7 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.name:
         print(describe(find_set(arguments.name), Path("data") / find_set(arguments.name).name))
         return 0
-    _table([dataset for dataset in all_sets().values() if arguments.all or not dataset.name.endswith(COPY)])
+    _table(list(all_sets().values()))
     return 0
 
 

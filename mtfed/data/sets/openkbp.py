@@ -13,10 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import MtfedError
-from .copies import STRUCTURES
 from .dataset import DataSet, RemoteFile, Sample
 from .masks import save_arrays
 
+# In the order of the bit field in re-encoded copies; the structures from PTV56 on are targets.
+STRUCTURES = (
+    "Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible", "PTV56", "PTV63",
+    "PTV70",
+)  # fmt: skip
 SHAPE = (128, 128, 128)
 AIR = -1024  # HU of what no table names: CT is stored as HU + 1024, without its zeros
 PARTS = {"train-pats": "train", "valid-pats": "val", "test-pats": "test"}
