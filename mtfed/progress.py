@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar a round on a terminal, plain lines elsewhere."""
+"""Terminal output of long work, by rich: progress bars on a terminal, plain lines otherwise, and tables."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Show rounds, sites, loss and time left."""
+    """Show the rounds of a run: sites, loss, metrics and time left."""
 
     def __init__(self, name: str, strategy: str, first_round: int, rounds: int) -> None:
         self.title = f"{name} · {strategy}"
         self.rounds = rounds
         self._first = first_round
         self._start = time.monotonic()
-        self._bar: Any = None
-        if sys.stdout.isatty():
-            self._bar = _bar()
+        self._bar: Any = _make_bar() if sys.stdout.isatty() else None
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -37,7 +35,7 @@ class Progress:
             self._bar.stop()
 
     def follow(self, server_round: int, action: str, replies: Iterable[T], total: int) -> Iterator[T]:
-        """Pass replies on, and count them."""
+        """Yield the replies and count them."""
         if self._bar is not None:
             self._bar.update(self._round, description=f"round {server_round} {action}", total=total, completed=0)
             self._bar.refresh()
@@ -50,7 +48,7 @@ class Progress:
     def round_done(
         self, server_round: int, answered: int, asked: int, seconds: float, figures: dict[str, float]
     ) -> None:
-        """Say how a round ended: how many of the sites that were asked to train did, its seconds, its figures."""
+        """Report a finished round: how many of the asked sites answered, its duration, and its figures."""
         done = server_round - self._first + 1
         left = (time.monotonic() - self._start) / done * (self.rounds - server_round)
         sites = f"{asked} site{'s' * (asked != 1)}"
@@ -61,25 +59,23 @@ class Progress:
             self._bar.update(self._overall, completed=server_round, note=f"{sites}  {note}", left=f"{left:.0f} s left")
             self._bar.refresh()
         else:
-            print(
-                f"round {server_round}/{self.rounds}  {sites}  {note}  {seconds:.1f} s, {left:.0f} s left",
-                flush=True,
-            )
+            line = f"round {server_round}/{self.rounds}  {sites}  {note}  {seconds:.1f} s, {left:.0f} s left"
+            print(line, flush=True)
 
 
 def counted(items: Iterable[T], total: int, title: str, quiet: float = 2.0) -> Iterator[T]:
-    """Pass items on; on a terminal, count them in a bar once they have taken ``quiet`` seconds.
+    """Yield the items; on a terminal, show a bar once they have taken ``quiet`` seconds.
 
-    A worker process shows none: the terminal is its parent's.
+    Worker processes show no bar, because the terminal belongs to their parent.
     """
-    start, bar, shown = time.monotonic(), None, 0.0
-    talks = sys.stdout.isatty() and parent_process() is None
+    start, bar, last_update = time.monotonic(), None, 0.0
+    shows_bar = sys.stdout.isatty() and parent_process() is None
     try:
         for done, item in enumerate(items):
-            if talks and (now := time.monotonic()) - start > quiet and now - shown > 0.1:
-                shown = now
+            if shows_bar and (now := time.monotonic()) - start > quiet and now - last_update > 0.1:
+                last_update = now
                 if bar is None:
-                    bar = _bar()
+                    bar = _make_bar()
                     bar.start()
                     task = bar.add_task(title, total=total, note="", left="")
                 bar.update(task, completed=done, left=f"{(now - start) / (done + 1) * (total - done):.0f} s left")
@@ -92,37 +88,30 @@ def counted(items: Iterable[T], total: int, title: str, quiet: float = 2.0) -> I
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:
-    """Print a run's figures as a table, and what there is to note beneath it."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
+    """Print a table with the first column left-aligned and the others right-aligned, and a note below it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-        table = Table(title=title, title_justify="left")
-        for i, name in enumerate(header):
-            table.add_column(name, justify="left" if i == 0 else "right")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
-        if note:
-            print(note, flush=True)
-        return
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    print(title)
-    for row in [header, *rows]:
-        print(
-            "  "
-            + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        )
+    on_terminal = sys.stdout.isatty()
+    table = Table(title=Text(title), title_justify="left", **({} if on_terminal else {"box": None}))
+    for i, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    # A pipe or log file has no width: lines are never cut or wrapped there.
+    console = Console(file=sys.stdout) if on_terminal else Console(file=sys.stdout, width=1000)
+    console.print(table)
     if note:
         print(note)
     sys.stdout.flush()
 
 
-def _bar() -> Any:
+def _make_bar() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    # Refreshed by hand: a refreshing thread would hold locks while workers are forked.
+    # Refreshed explicitly: a refreshing thread could hold locks while workers are forked.
     return Bar(
         TextColumn("{task.description:32}"),
         BarColumn(bar_width=24),

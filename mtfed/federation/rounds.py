@@ -30,7 +30,8 @@ from ..models import MultiTaskModel, build_model
 from ..progress import Progress
 from ..record.examples import save_examples
 from ..record.run import Run
-from ..record.summary import mean_figures, print_summary, summarise
+from ..record.summary import mean_figures, summarise
+from ..report.console import print_summary
 from ..strategies import STRATEGIES, SiteCard, TaskStrategy, wire
 from .early_stopping import EarlyStopping
 from .local.shared_memory import array_bytes

@@ -1,4 +1,4 @@
-"""One page about a run, or about several side by side: a file that loads nothing, for people who were not there."""
+"""The report: one self-contained HTML page about a run, or about several runs compared."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from pathlib import Path
 
 from ..errors import MtfedError
 from .charts import curves
+from .comparison import headline_group
 from .details import rounds, settings, sites
 from .figures import METRICS, titled
 from .galleries import examples
 from .html import Html, chip, count, escape, fold, join, page, tag, task_title
 from .records import Group, Record, all_tasks, group, read
-from .verdict import headline_group, verdict
+from .verdict import verdict
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write a page about run folders and return its path: ``report.html`` in the run, or in the folder of the runs."""
+    """Write the report of one or more run folders and return its path.
+
+    By default that is ``report.html`` in the run folder, or in the common parent of several.
+    """
     if find_spec("matplotlib") is None:
-        raise MtfedError("The report draws with matplotlib, which is missing; pip install 'mtfed[plot]' brings it.")
+        raise MtfedError("The report needs matplotlib, which is not installed; run pip install 'mtfed[plot]'.")
     records = list({record.folder: record for record in map(read, runs)}.values())
     if not records:
         raise MtfedError("Expected at least one run folder, got none.")
@@ -36,7 +40,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def compose(groups: Sequence[Group]) -> str:
-    """Return the page about groups of runs."""
+    """Return the page for groups of runs."""
     chosen = headline_group(groups)
     names = sorted({record.config.name for g in groups for record in g.records})
     return page(
@@ -49,7 +53,7 @@ def compose(groups: Sequence[Group]) -> str:
         _section("Rounds", rounds(groups)),
         _section("Settings", settings(groups)),
         _section("How to read the figures", _glossary(groups)),
-        tag("footer", "Written by mtfed, for research: no figure here clears a model for use on patients."),
+        tag("footer", "Written by mtfed for research. No figure on this page qualifies a model for use on patients."),
     )
 
 
@@ -68,7 +72,7 @@ def _eyebrow(names: Sequence[str], groups: Sequence[Group]) -> str:
 
 
 def _curves(groups: Sequence[Group]) -> Html:
-    """Return a row of drawings per task, under one legend for all."""
+    """Return a row of charts per task, under a common legend."""
     lines = [tag("li", chip(g.colour), g.label) for g in groups]
     for name, dash in (("validation images of the hospitals", ""), ("test images", "6 4")):
         line = tag("line", x1=0, x2=26, y1=5, y2=5, stroke="#1b2430", stroke_width=2, stroke_dasharray=dash or "none")
@@ -84,25 +88,25 @@ def _curves(groups: Sequence[Group]) -> Html:
     notes = []
     if any(g.alone for g in groups):
         notes.append(
-            "Hospitals that train alone are validated each on its own images only, which is easier than the mixed test "
-            "images; the line marked “alone, test” is the fair comparison."
+            "Hospitals that train alone are validated on their own images only, which is easier than the mixed test "
+            "images. The line “alone, test” is the fair comparison."
         )
     if any(len(g.records) > 1 for g in groups):
-        notes.append("A line is the mean over seeds, its band reaches from the lowest to the highest.")
+        notes.append("Lines are means over seeds; bands extend from the lowest to the highest seed.")
     return join([*parts, *(tag("p", note, class_="note") for note in notes)])
 
 
 def _examples(groups: Sequence[Group], chosen: Group) -> Html:
-    """Return the headline model's examples in sight, the other models' folded."""
+    """Return the examples of the headline group, and those of the other groups folded."""
     shown = {g.label: examples(_first_seed(g)) for g in [chosen, *(g for g in groups if g is not chosen)]}
     shown = {label: content for label, content in shown.items() if content}
     if not shown:
         return escape("")
     first, *others = shown
-    note = f"{first}. Every class has its share of the images, however rare; none is chosen by result."
+    note = f"{first}. Images are chosen so that every class appears, however rare, and never by result."
     if chosen.records[0].config.dimensions == 3:
-        note += " Of a volume there is the slice that holds most of the label, and figures beneath are of that slice."
-    folded = (fold(f"The same images by {label}", shown[label]) for label in others)
+        note += " For a volume, the slice with most of the label is shown, and the figures are for that slice."
+    folded = (fold(f"The same images, {label}", shown[label]) for label in others)
     return join([tag("p", note, class_="note"), shown[first], *folded])
 
 

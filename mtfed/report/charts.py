@@ -1,4 +1,4 @@
-"""Drawings: curves by matplotlib as inline SVG, and the small marks within tables."""
+"""Charts: curves drawn by matplotlib as inline SVG, and small marks inside tables."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .records import Group, mean
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOWEST = -1.0  # of what is drawn: an R² can begin at minus thousands
-# If an axis holds such a number, it counts in what, and the sign for it.
-SIZES = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (1e-2, 1.0, ""), (0.0, 1e-3, "e-3"))
-Points = dict[int, tuple[float, float, float]]  # by round: mean, lowest and highest of the runs
+MIN_DRAWN = -1.0  # lower values are cut off: R² may start at minus thousands
+# An axis whose largest number reaches the first column is labelled in units of the second, with this suffix.
+TICK_UNITS = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (1e-2, 1.0, ""), (0.0, 1e-3, "e-3"))
+Points = dict[int, tuple[float, float, float]]  # round -> mean, lowest and highest value of the runs
 SETTINGS: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched
+    "svg.fonttype": "none",  # keep text as text, so that it uses the page's font and can be searched
     "font.size": 8.5,
     "axes.edgecolor": "#9aa5b1",
     "axes.linewidth": 0.7,
@@ -42,9 +42,9 @@ SETTINGS: dict[str, Any] = {
 
 
 def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: str) -> Html:
-    """Return a figure by round: the hospitals' validation images solid, the test images dashed; or the loss.
+    """Return a metric by round: solid for the hospitals' validation images, dashed for the test images; or the loss.
 
-    ``name`` makes the ids of this drawing its own, as a page holds many.
+    ``name`` prefixes the ids inside the SVG, because a page contains many charts.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -52,15 +52,15 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
 
     styles = {"train": "-"} if metric == "loss" else {"validation": "-", "test": (0, (3, 2))}
     drawn: list[float] = []
-    told = []
+    descriptions = []
     with matplotlib.rc_context(SETTINGS | {"svg.hashsalt": name}):  # type: ignore[arg-type]
         figure = Figure(figsize=(4.1, 2.6))
-        axes = figure.add_axes((0.12, 0.15, 0.87, 0.82))  # the same in every drawing, so that they stand in line
+        axes = figure.add_axes((0.12, 0.15, 0.87, 0.82))  # the same in every chart, so that charts line up
         for i, group in enumerate(groups):
-            width = 1.4 + 0.5 * min(len(groups) - 1 - i, 2)  # what is drawn first is wider, to be seen where lines meet
+            width = 1.4 + 0.5 * min(len(groups) - 1 - i, 2)  # wider for earlier lines, which then show through
             for split, style in styles.items():
                 if points := _by_round(group, task, split, metric):
-                    told.append(f"{group.label}, {split}: {_told(points)}")
+                    descriptions.append(f"{group.label}, {split}: {_describe(points)}")
                     drawn += [end for _, *ends in points.values() for end in ends]
                     _draw(axes, points, group.colour, style, width)
         if metric != "loss":
@@ -73,43 +73,43 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         axes.set_xlabel("round")
         axes.margins(x=0.03)
-        written = io.StringIO()
-        # Nothing of when and by what it was drawn: the same runs give the same page.
-        unsigned = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(written, format="svg", transparent=True, metadata=unsigned)
-    if not told:
+        buffer = io.StringIO()
+        # Without date and creator, the same runs give the same page.
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    if not descriptions:
         return escape("")
-    svg = _inline(written.getvalue(), name, f"{title} by round. {'; '.join(told)}.")
-    note = f" (what is below {with_minus(f'{LOWEST:g}')} is not drawn)" if min(drawn) < LOWEST else ""
+    svg = _inline(buffer.getvalue(), name, f"{title} by round. {'; '.join(descriptions)}.")
+    note = f" (values below {with_minus(f'{MIN_DRAWN:g}')} are not drawn)" if min(drawn) < MIN_DRAWN else ""
     return tag("figure", tag("figcaption", title, note), svg)
 
 
 def limits(drawn: Sequence[float], *, share: bool) -> tuple[float, float]:
-    """Return the ends of an axis: a little beyond the figures, but none that no figure can reach or that is cut off.
+    """Return the limits of an axis: slightly beyond the values, but within the range that the metric can reach.
 
     Args:
-        drawn: the figures, of which those below :data:`LOWEST` are cut off.
-        share: whether 1 is the highest that a figure can be.
+        drawn: the values; those below :data:`MIN_DRAWN` are cut off.
+        share: whether the metric is at most 1.
     """
     low, high = min(drawn), max(drawn)
-    if cut := low < LOWEST:
-        low, high = LOWEST, max(high, 0.0)
+    if cut := low < MIN_DRAWN:
+        low, high = MIN_DRAWN, max(high, 0.0)
     margin = 0.05 * ((high - low) or abs(high) or 1.0)
-    bottom = LOWEST if cut else low - margin
+    bottom = MIN_DRAWN if cut else low - margin
     top = high + margin
     return max(bottom, 0.0) if low >= 0 else bottom, min(top, 1.0) if share and high <= 1 else top
 
 
 def ticks(values: Sequence[float]) -> list[str]:
-    """Return numbers beside an axis, in even steps, all with as many decimals; short enough for the room there is."""
-    most, step = max(map(abs, values)), abs(values[-1] - values[0]) / max(len(values) - 1, 1)
-    size, sign = next((size, sign) for least, size, sign in SIZES if most >= least)
+    """Return the labels of evenly spaced ticks, all with the same number of decimals and short enough for the axis."""
+    largest, step = max(map(abs, values)), abs(values[-1] - values[0]) / max(len(values) - 1, 1)
+    size, sign = next((size, sign) for minimum, size, sign in TICK_UNITS if largest >= minimum)
     decimals = next(d for d in range(6) if d == 5 or math.isclose(step / size, round(step / size, d), rel_tol=1e-6))
     return [with_minus(f"{value / size:.{decimals}f}{sign if value else ''}") for value in values]
 
 
 def strip(dots: Sequence[float], middle: float, low: float, high: float, colour: str, digits: int = 3) -> Html:
-    """Return a row's figures as dots on a scale from ``low`` to ``high``, their mean as a bar."""
+    """Return values as dots on a scale from ``low`` to ``high``, with their mean as a bar."""
 
     def x(value: float) -> str:
         return f"{4 + 112 * (value - low) / (high - low):.1f}"
@@ -125,7 +125,7 @@ def strip(dots: Sequence[float], middle: float, low: float, high: float, colour:
 
 
 def stacked_bar(parts: Sequence[tuple[str, float]], longest: float, colours: Sequence[str]) -> Html:
-    """Return a horizontal bar of parts (name, amount); ``longest`` is the amount that fills the width."""
+    """Return a horizontal bar of parts (name, amount); an amount of ``longest`` fills the width."""
     rectangles, start = [], 0.0
     for (_, amount), colour in zip(parts, colours, strict=True):
         width = 100 * amount / longest if longest else 0.0
@@ -137,16 +137,16 @@ def stacked_bar(parts: Sequence[tuple[str, float]], longest: float, colours: Seq
 
 
 def _by_round(group: Group, task: str, split: str, metric: str) -> Points:
-    """Return mean, lowest and highest over a group's runs, by round."""
+    """Return mean, lowest and highest value over a group's runs, by round."""
     runs = [record.series(task, split, metric) for record in group.records]
-    found = {}
+    points = {}
     for server_round in sorted({r for run in runs for r in run}):
         values = [run[server_round] for run in runs if server_round in run]
-        found[server_round] = (fmean(values), min(values), max(values))
-    return found
+        points[server_round] = (fmean(values), min(values), max(values))
+    return points
 
 
-def _told(points: Points) -> str:
+def _describe(points: Points) -> str:
     first, last = min(points), max(points)
     return f"{number(points[first][0])} in round {first}, {number(points[last][0])} in round {last}"
 
@@ -154,24 +154,21 @@ def _told(points: Points) -> str:
 def _draw(axes: Axes, points: Points, colour: str, style: Any, width: float) -> None:
     means, lows, highs = zip(*points.values(), strict=True)
     marker = "o" if len(points) <= 20 else ""
-    look: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": width, "markersize": width + 1}
-    # Where an axis ends at a figure, its mark is not cut in half; a line from below what is drawn comes in at the edge.
-    axes.plot(list(points), means, marker=marker, clip_on=min(means) < LOWEST, **look)
+    style_arguments: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": width, "markersize": width + 1}
+    # Markers at the end of an axis are drawn whole; lines that come from below the axis are clipped.
+    axes.plot(list(points), means, marker=marker, clip_on=min(means) < MIN_DRAWN, **style_arguments)
     if lows != highs:
         axes.fill_between(list(points), lows, highs, color=colour, alpha=0.13, linewidth=0)
 
 
 def _baselines(axes: Axes, groups: Sequence[Group], task: str, metric: str) -> list[float]:
-    """Draw what a curve is read against, on the test images: hospitals that trained alone, and no training.
-
-    Return the figures that are drawn.
-    """
+    """Draw the test results of hospitals that trained alone and of the untrained model; return the values."""
     alone = mean([v for group in groups if group.alone for v in group.values(task, "test", metric)])
     before = mean([v for group in groups for v in group.values(task, "untrained", metric)])
-    named = (("alone, test", alone), ("before training, test", before))
-    levels = [(label, level) for label, level in named if math.isfinite(level)]
+    references = (("alone, test", alone), ("before training, test", before))
+    levels = [(label, level) for label, level in references if math.isfinite(level)]
     for label, level in levels:
-        if level >= LOWEST:
+        if level >= MIN_DRAWN:
             axes.axhline(level, color="#9aa5b1", linewidth=0.9, linestyle=(0, (1, 2)))
             axes.annotate(
                 label,
@@ -188,7 +185,7 @@ def _baselines(axes: Axes, groups: Sequence[Group], task: str, metric: str) -> l
 
 
 def _inline(svg: str, name: str, alt: str) -> Html:
-    """Return matplotlib's file as an element: no prologue, no size of its own, ids that no other drawing has."""
+    """Return matplotlib's SVG file as an element without prologue and size, with ids unique on the page."""
     svg = svg[svg.index("<svg") :]
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None

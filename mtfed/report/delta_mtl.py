@@ -1,4 +1,4 @@
-"""Delta_MTL: what training tasks together gains over training each by itself, in percent."""
+"""Delta_MTL: the gain of training tasks together over training each by itself, in percent."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] = 
     a task first, as Vandenhende et al., TPAMI 2021, Eq. 10).
 
     Args:
-        multi: of the multi-task model; all of its tasks and metrics count.
-        single: of the models that were trained on one task each, with at least these tasks and metrics.
+        multi: metrics of the multi-task model; all of its tasks and metrics count.
+        single: metrics of models trained on a single task each, with at least the same tasks and metrics.
         lower_is_better: names of metrics that are errors.
 
     Raises:
-        MtfedError: where there is nothing to compare, a task or metric has no single-task value, or a relative change
-            means nothing: values that are not finite, single-task values that are not above 0.
+        MtfedError: if there is nothing to compare, a task or metric has no single-task value, or a relative change is
+            undefined because a value is not finite or a single-task value is not above 0.
 
     >>> delta_mtl({"lungs": {"dice": 0.75}, "age": {"mae": 9.0}}, {"lungs": {"dice": 0.5}, "age": {"mae": 12.0}})
     37.5
     """
     if not multi or not all(multi.values()):
-        raise MtfedError("Delta_MTL: expected one metric or more of every task, got none; compare finished runs.")
+        raise MtfedError("Delta_MTL: expected at least one metric for every task, got none; compare finished runs.")
     gains = []
     for task, metrics in multi.items():
         if task not in single:
             raise MtfedError(
-                f"Delta_MTL: there is no single-task figure of {task!r}, only of {', '.join(single) or 'nothing'}; "
-                "train it by itself too."
+                f"Delta_MTL: expected a single-task figure for {task!r}, got {', '.join(single) or 'none'}; "
+                "train this task by itself too."
             )
         gains.append(
             statistics.fmean(
@@ -53,8 +53,8 @@ def _change(task: str, metric: str, value: float, single: Mapping[str, float]) -
     """Return the relative change of a metric."""
     if metric not in single:
         raise MtfedError(
-            f"Delta_MTL: there is no single-task {metric!r} of {task!r}, only {', '.join(single) or 'nothing'}; "
-            "measure both models alike."
+            f"Delta_MTL: expected a single-task {metric!r} for {task!r}, got {', '.join(single) or 'none'}; "
+            "use the same metrics for both models."
         )
     before = single[metric]
     if not (math.isfinite(value) and math.isfinite(before) and before > 0):

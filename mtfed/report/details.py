@@ -1,4 +1,4 @@
-"""The record's plain side: who holds what, what the rounds cost, what failed, and how it was set."""
+"""Details of a run: the sites' data, the cost of rounds, failures, settings and environment."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ..config import defaults, flatten
 from ..tasks.specs import KIND_SPECS
 from ..tasks.task import Task
 from .charts import stacked_bar
-from .html import Html, chip, escape, fold, join, listed, number, table, tag, task_title
+from .html import Html, chip, escape, fold, join, number, table, tag, task_title
 from .records import Group, Record
 
-DARK, LIGHT = (0x33, 0x41, 0x55), (0xC3, 0xCE, 0xDB)  # slate, which is no strategy's colour
+DARK, LIGHT = (0x33, 0x41, 0x55), (0xC3, 0xCE, 0xDB)  # slate, which no strategy uses
 
 
 def shades(amount: int) -> list[str]:
-    """Return so many shades from dark to light: the classes of a task."""
+    """Return ``amount`` shades from dark to light, one per class of a task."""
     steps = [i / max(amount - 1, 1) for i in range(amount)]
     mixed = [[round(dark + (light - dark) * step) for dark, light in zip(DARK, LIGHT, strict=True)] for step in steps]
     return ["#" + bytes(colour).hex() for colour in mixed]
 
 
 def sites(record: Record) -> Html:
-    """Return who holds how many images of which task, as bars within a table."""
+    """Return a table with a bar of each site's labelled images for each task."""
     if not record.sites:
         return escape("")
     tasks = record.config.tasks
@@ -35,64 +35,64 @@ def sites(record: Record) -> Html:
     longest = {name: max(site["counts"].get(f"train.{name}", 0) for site in record.sites) for name in tasks}
     rows = []
     for site in [*record.sites, {"key": tag("em", "All"), "counts": total}]:
-        # The sum of all has no bar: beside it, those of the hospitals would be too short to compare.
-        full = dict.fromkeys(tasks, 0) if site["counts"] is total else longest
-        rows.append([_site_name(site), *(_holding(site["counts"], task, full[name]) for name, task in tasks.items())])
+        # The total has no bar: the bars of the hospitals would become too short to compare.
+        widths = dict.fromkeys(tasks, 0) if site["counts"] is total else longest
+        rows.append([_site_name(site), *(_images(site["counts"], task, widths[name]) for name, task in tasks.items())])
     header = [_task_header(task, bool(_classes(total, task))) for task in tasks.values()]
-    note = tag("p", "Labelled images that a hospital trains on, and those it keeps for validation.", class_="note")
+    note = tag("p", "Labelled images for training, and those held out for validation.", class_="note")
     return join([note, table(["Hospital", *header], rows, "holds")])
 
 
 def _site_name(site: dict[str, Any]) -> Html:
-    """Return a site's key, and what else it told of itself."""
-    # How many sites a simulation has says nothing of this one.
-    more = [f"{key} {value}" for key, value in site.get("about", {}).items() if key != "num-partitions"]
-    return join([site["key"], tag("div", tag("small", ", ".join(more))) if more else ""])
+    """Return a site's key and the other facts that it reported about itself."""
+    # The number of simulated sites is not a fact about this one.
+    facts = [f"{key} {value}" for key, value in site.get("about", {}).items() if key != "num-partitions"]
+    return join([site["key"], tag("div", tag("small", ", ".join(facts))) if facts else ""])
 
 
 def _task_header(task: Task, shared: bool) -> Html:
-    """Return a task's name, with the shades of its classes where the sites tell their counts."""
+    """Return a task's name, with the shades of its classes if the sites share class counts."""
     classes = zip(task.classes, shades(len(task.classes)), strict=True) if shared else ()
     keys = (tag("span", chip(colour, "square"), name, class_="key") for name, colour in classes)
     return join([task_title(task.name), *keys])
 
 
-def _holding(counts: Mapping[str, float], task: Task, longest: float) -> Html:
+def _images(counts: Mapping[str, float], task: Task, longest: float) -> Html:
     train, validation = counts.get(f"train.{task.name}", 0), counts.get(f"validation.{task.name}", 0)
     if not train and not validation:
         return tag("span", "–", class_="note")
     classes = _classes(counts, task)
     parts = [(k, classes.get(k, 0.0)) for k in task.classes] if classes else [("training images", train)]
     bar = stacked_bar(parts, longest, shades(len(parts))) if longest else escape("")
-    said = ", ".join(f"{amount:,.0f} {k}" for k, amount in parts) if classes else ""
-    return join([bar, f"{train:,.0f} ", tag("small", f"({said}) " if said else "", f"+ {validation:,.0f} validation")])
+    by_class = f"({', '.join(f'{amount:,.0f} {k}' for k, amount in parts)}) " if classes else ""
+    return join([bar, f"{train:,.0f} ", tag("small", by_class, f"+ {validation:,.0f} validation")])
 
 
 def _classes(counts: Mapping[str, float], task: Task) -> dict[str, float]:
-    """Return how many training images a site has of each class, where an image has one and the site tells."""
+    """Return the number of training images by class, if images have a single class and the site shares counts."""
     if not KIND_SPECS[task.kind].by_class:
         return {}
     return {k: counts[f"class.{task.name}.{k}"] for k in task.classes if f"class.{task.name}.{k}" in counts}
 
 
 def rounds(groups: Sequence[Group]) -> Html:
-    """Return what the rounds of every strategy cost, and the failures."""
+    """Return the cost of the rounds of every run, and the failures."""
     header = [
         "Run",
         "Rounds",
         "Chosen round",
         "Minutes",
-        "Seconds a round",
-        "of them training",
-        "MB down a round",
-        "MB up a round",
+        "Seconds per round",
+        "of which training",
+        "MB down per round",
+        "MB up per round",
         "Answers",
         "Failures",
     ]
     rows = [_costs(g, record) for g in groups for record in g.records]
     parts = [table(header, rows, "numbers")]
     if any(g.alone for g in groups):
-        parts.append(tag("p", "Hospitals that train alone need to move nothing, so no bytes are shown.", class_="note"))
+        parts.append(tag("p", "Hospitals that train alone exchange no weights, so no bytes are shown.", class_="note"))
     parts.extend(_failures(_run_name(g, record), record) for g in groups for record in g.records)
     tables = ((tag("h3", _run_name(g, record)), _every_round(g, record)) for g in groups for record in g.records)
     return join([*parts, fold("Every round", *(part for pair in tables for part in pair))])
@@ -103,19 +103,19 @@ def _run_name(group: Group, record: Record) -> str:
 
 
 def _costs(group: Group, record: Record) -> list[object]:
-    lines, ended = record.rounds, record.summary.get("stopped", "") if record.finished else "not finished"
-    name = join([chip(group.colour), _run_name(group, record), tag("div", tag("small", ended))])
+    lines, status = record.rounds, record.summary.get("stopped", "") if record.finished else "not finished"
+    name = join([chip(group.colour), _run_name(group, record), tag("div", tag("small", status))])
     asked, answered = (sum(line[key] for line in lines) for key in ("asked", "answered"))
     seconds = [number(fmean(line[key] for line in lines), 1) for key in ("seconds", "train_seconds")]
     minutes = number(sum(line["seconds"] for line in lines) / 60, 1)
-    moved = [_megabytes(group, fmean(line[key] for line in lines)) for key in ("bytes_down", "bytes_up")]
+    traffic = [_megabytes(group, fmean(line[key] for line in lines)) for key in ("bytes_down", "bytes_up")]
     return [
         name,
         len(lines),
         record.summary["chosen_round"] if record.finished else "–",
         minutes,
         *seconds,
-        *moved,
+        *traffic,
         f"{answered:,} of {asked:,}",
         sum(len(line["failures"]) for line in lines),
     ]
@@ -144,36 +144,36 @@ def _megabytes(group: Group, size: float) -> str:
 
 
 def _failures(name: str, record: Record) -> Html:
-    """Return a run's failures, those of one site for one reason as one."""
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    """Return a run's failures; repeated failures of a site for the same reason are one entry."""
+    by_reason: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for failure in (failure for line in record.rounds for failure in line["failures"]):
-        found.setdefault((failure["site"], failure["action"], failure["reason"]), []).append(failure)
+        by_reason.setdefault((failure["site"], failure["action"], failure["reason"]), []).append(failure)
     items = []
-    for (site, action, reason), failures in found.items():
+    for (site, action, reason), failures in by_reason.items():
         numbers = list(dict.fromkeys(str(failure["server_round"]) for failure in failures))
-        where = f" in round{'s' * (len(numbers) > 1)} {listed(numbers)}, {action}: "
+        where = f" in round{'s' * (len(numbers) > 1)} {', '.join(numbers)}, {action}: "
         trace = next((failure["traceback"] for failure in failures if failure.get("traceback")), "")
         folded = fold("Traceback", tag("pre", trace)) if trace else ""
         items.append(tag("li", tag("strong", site), where, tag("code", reason), folded))
-    return join([tag("h3", f"{name}: what failed"), tag("ul", *items)]) if items else escape("")
+    return join([tag("h3", f"{name}: failures"), tag("ul", *items)]) if items else escape("")
 
 
 def settings(groups: Sequence[Group]) -> Html:
-    """Return the settings that differ from the defaults, all of them, and the machine and versions, each folded."""
+    """Return settings that differ from the defaults, all settings, and the environment, each folded."""
     records = [record for g in groups for record in g.records]
     flat = [flatten(record.config) for record in records]
     names = [_run_name(g, record) for g in groups for record in g.records]
     default = defaults()
     keys = list(dict.fromkeys(key for config in flat for key in config))
     changed = [key for key in keys if any(config.get(key) != default.get(key) for config in flat)]
-    changed.sort(key=lambda key: len({config.get(key) for config in flat}) == 1)  # what tells the runs apart, first
+    changed.sort(key=lambda key: len({config.get(key) for config in flat}) == 1)  # differing settings first
     folders = [
         [name, record.folder.name, record.environment.get("started", ""), _command(record)]
         for name, record in zip(names, records, strict=True)
     ]
     return join(
         [
-            fold("Settings that are not the default", _compared(changed, names, flat)),
+            fold("Settings that differ from the defaults", _compared(changed, names, flat)),
             fold("All settings", _compared(keys, names, flat)),
             fold("Versions and machine", _environment(records, names)),
             fold("Folders and commands", table(["Run", "Folder", "Started", "Command"], folders)),
@@ -182,29 +182,31 @@ def settings(groups: Sequence[Group]) -> Html:
 
 
 def _compared(keys: Sequence[str], names: Sequence[str], values: Sequence[Mapping[str, object]]) -> Html:
-    """Return a table of keys with a column a run, or one column for all where no run differs."""
-    rows = [[_shown(one.get(key, "–")) for one in values] for key in keys]
-    alike = [len(set(row)) == 1 for row in rows]
-    if all(alike):
+    """Return a table of keys with a column per run, or a single column if the runs do not differ."""
+    rows = [[_text(settings.get(key, "–")) for settings in values] for key in keys]
+    is_constant = [len(set(row)) == 1 for row in rows]
+    if all(is_constant):
         header, rows = ["", "All runs" if len(names) > 1 else names[0]], [row[:1] for row in rows]
     else:
         header = ["", *names]
-    marked = ([cell if same else tag("strong", cell) for cell in row] for row, same in zip(rows, alike, strict=True))
-    return table(header, [[tag("code", key), *row] for key, row in zip(keys, marked, strict=True)])
+    cells = ([cell if c else tag("strong", cell) for cell in row] for row, c in zip(rows, is_constant, strict=True))
+    return table(header, [[tag("code", key), *row] for key, row in zip(keys, cells, strict=True)])
 
 
 def _environment(records: Sequence[Record], names: Sequence[str]) -> Html:
-    keys = ("python", "platform", "processor", "cores")
-    told = [
+    machine = ("python", "platform", "processor", "cores")
+    environments = [
         {"parameters of the model": record.summary.get("parameters", "–")}
-        | {key: record.environment.get(key, "–") for key in keys}
+        | {key: record.environment.get(key, "–") for key in machine}
         | record.environment.get("versions", {})
         for record in records
     ]
-    return _compared(list(dict.fromkeys(key for one in told for key in one)), names, told)
+    return _compared(
+        list(dict.fromkeys(key for environment in environments for key in environment)), names, environments
+    )
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return "yes" if value is True else "no" if value is False else str(value) if value != "" else "(none)"
 
 

@@ -1,4 +1,4 @@
-"""What a report is about: run folders as read, and runs that differ in nothing but their seed as one group."""
+"""Run folders as the report reads them. Runs that differ only in their seed form a group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..record.run import Run
 from ..strategies import STRATEGIES
 from ..tasks.task import Task
 
-# Okabe and Ito's colours, then some of Tol's, which stay apart for the colour-blind; grey is for what is not federated.
+# Okabe and Ito's palette, then some of Tol's colours: distinguishable for the colour-blind. Grey: not federated.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#882255", "#999933", "#44aa99")
 GREY = "#6b7280"
 MODEL_TITLES = {
@@ -28,9 +28,9 @@ MODEL_TITLES = {
     "ctan-encoder": "CTAN in the encoder",
     "ctan-bottleneck": "CTAN at the bottleneck",
 }
-COMPARED = ("model", "encoder", "strategy")  # the keys that a comparison is about; labels begin with them
-# What two runs may have otherwise and still be repetitions of each other.
-FREE = {
+COMPARED = ("model", "encoder", "strategy")  # keys that comparisons are usually about; labels start with them
+# Runs that differ only in these keys are repetitions of each other.
+REPETITION_KEYS = {
     "seed",
     "name",
     "out",
@@ -46,7 +46,7 @@ FREE = {
 
 @dataclass(frozen=True)
 class Record:
-    """One run, as its folder tells it."""
+    """The content of a run folder."""
 
     folder: Path
     config: Config
@@ -58,13 +58,13 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Say whether the summary is of these rounds: a run that is being continued still has its old one."""
+        """Return whether the summary covers all rounds. A run that was resumed still has its old summary."""
         return self.summary.get("rounds") == len(self.rounds)
 
     def figures(self, task: str, split: str) -> dict[str, float]:
-        """Return the chosen model's figures, or those of the last evaluated round of an unfinished run.
+        """Return the metrics of the chosen model, or those of the last evaluated round of an unfinished run.
 
-        ``split`` is test, validation or untrained.
+        ``split`` is ``test``, ``validation`` or ``untrained``.
         """
         if self.finished:
             return _known(self.summary["tasks"].get(task, {}).get(split))
@@ -72,21 +72,21 @@ class Record:
         return known[-1] if known else {}
 
     def series(self, task: str, split: str, metric: str) -> dict[int, float]:
-        """Return a figure by round; ``split`` is test, validation, or train for what stands beside them (the loss)."""
+        """Return a metric by round. ``split`` is ``test``, ``validation`` or, for the loss, ``train``."""
         lines = [line for line in self.metrics if line["task"] == task]
         values = {line["round"]: _known(line if split == "train" else line.get(split)).get(metric) for line in lines}
         return {server_round: value for server_round, value in values.items() if value is not None}
 
     def per_site(self, task: str, metric: str) -> dict[str, float]:
-        """Return the test figure of every site's own model, where sites trained alone."""
+        """Return a test metric of every site's own model, if sites trained alone."""
         models = self.summary.get("per_site", {}) if self.finished else {}
-        found = {site: _known(figures.get(task)).get(metric) for site, figures in models.items()}
-        return {site: value for site, value in found.items() if value is not None}
+        values = {site: _known(figures.get(task)).get(metric) for site, figures in models.items()}
+        return {site: value for site, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that repeat each other, and how they look on the page."""
+    """Repetitions of a run, with their label and colour on the page."""
 
     label: str
     colour: str
@@ -94,34 +94,34 @@ class Group:
 
     @property
     def alone(self) -> bool:
-        """Say whether the sites of these runs trained alone."""
+        """Return whether the sites trained alone."""
         return self.records[0].config.strategy == "alone"
 
     @property
     def finished(self) -> bool:
-        """Say whether the runs are done."""
+        """Return whether the runs are finished."""
         return self.records[0].finished
 
     @property
     def repeats(self) -> str:
-        """Say how many runs there are, by their seeds."""
+        """Return the number of seeds, and of runs if it differs."""
         seeds = len({record.config.seed for record in self.records})
         return str(seeds) if seeds == len(self.records) else f"{seeds} ({len(self.records)} runs)"
 
     def values(self, task: str, split: str, metric: str) -> list[float]:
-        """Return a figure of every run that has it."""
-        found = [record.figures(task, split).get(metric) for record in self.records]
-        return [value for value in found if value is not None]
+        """Return a metric of every run that has it."""
+        values = [record.figures(task, split).get(metric) for record in self.records]
+        return [value for value in values if value is not None]
 
     def per_site(self, task: str, metric: str) -> dict[str, float]:
-        """Return every site's own model's test figure, as the mean over the runs."""
+        """Return a test metric of every site's own model, averaged over the runs."""
         runs = [record.per_site(task, metric) for record in self.records]
         sites = sorted({site for run in runs for site in run})
         return {site: fmean(run[site] for run in runs if site in run) for site in sites}
 
 
 def all_tasks(groups: Sequence[Group]) -> dict[str, Task]:
-    """Return the tasks of all runs, in the order of the first run that has them."""
+    """Return the tasks of all runs, in order of first appearance."""
     tasks: dict[str, Task] = {}
     for group in groups:
         tasks |= group.records[0].config.tasks
@@ -129,22 +129,22 @@ def all_tasks(groups: Sequence[Group]) -> dict[str, Task]:
 
 
 def split_of(task: Task, groups: Sequence[Group]) -> str:
-    """Return whose images a task's figures are of: the test images, or the hospitals' own if there are none."""
+    """Return the split to report for a task: ``test``, or ``validation`` if there are no test figures."""
     return "test" if any(group.values(task.name, "test", task.metric) for group in groups) else "validation"
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean, NaN of nothing."""
+    """Return the mean, or NaN if there are no values."""
     return fmean(values) if values else math.nan
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Return the sample standard deviation, NaN of fewer than two."""
+    """Return the sample standard deviation, or NaN for fewer than two values."""
     return stdev(values) if len(values) > 1 else math.nan
 
 
 def read(path: Path) -> Record:
-    """Read a run folder; raise :class:`MtfedError` if it is none, or if none of its rounds is finished."""
+    """Read a run folder; raise :class:`MtfedError` if it is not one or has no finished round."""
     run = Run.open(path)
     rounds = run.lines("rounds.jsonl")
     if not rounds:
@@ -161,7 +161,7 @@ def read(path: Path) -> Record:
 
 
 def group(records: Iterable[Record]) -> list[Group]:
-    """Put repetitions together, federated runs first, and give each group a label and a colour of its own."""
+    """Group repetitions, federated runs first, and give each group a label and a colour."""
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
         groups.setdefault((record.finished, *sorted(_settings(record).items())), []).append(record)
@@ -174,27 +174,27 @@ def group(records: Iterable[Record]) -> list[Group]:
 
 
 def differing(records: Iterable[Record]) -> list[str]:
-    """Return the config keys, beside those that make no other result, in which runs differ."""
+    """Return the config keys in which runs differ, without those that do not change a result."""
     settings = [_settings(record) for record in records]
     return [key for key in dict.fromkeys(k for s in settings for k in s) if len({s.get(key) for s in settings}) > 1]
 
 
 def strategy_title(strategy: str) -> str:
-    """Return a strategy's name as its paper writes it."""
+    """Return a strategy's title, such as ``FedAvg``."""
     if strategy == "alone":
         return "Each hospital alone"
     return STRATEGIES[strategy].__name__.removeprefix("Task") if strategy in STRATEGIES else strategy
 
 
 def compared(records: Iterable[Record]) -> list[str]:
-    """Return the keys of :data:`COMPARED` that runs are told apart by: strategies, unless there are several models."""
-    found = [key for key in differing(records) if key in COMPARED]
-    models = {"model", *found} if {"model", "encoder"} & set(found) else set()
+    """Return the keys of :data:`COMPARED` that label the runs: the strategy, or the model if models differ."""
+    differ = [key for key in differing(records) if key in COMPARED]
+    models = {"model", *differ} if {"model", "encoder"} & set(differ) else set()
     return [key for key in COMPARED if key in (models or {"strategy"})]
 
 
 def title(record: Record, keys: Sequence[str]) -> str:
-    """Return what a run's config has for some of the keys of :data:`COMPARED`, as people write it."""
+    """Return the titles of a run's values for some keys of :data:`COMPARED`."""
     config = record.config
     titles = {
         "model": MODEL_TITLES.get(config.model, config.model),
@@ -205,7 +205,7 @@ def title(record: Record, keys: Sequence[str]) -> str:
 
 
 def _label(runs: list[Record], members: list[list[Record]]) -> str:
-    """Name a group by what the comparison is about, and by what tells it from other groups of the same name."""
+    """Return a group's label: what is compared, and settings that distinguish it from groups of the same name."""
     first, keys = runs[0], compared(other[0] for other in members)
     name = title(first, keys)
     same = [other[0] for other in members if title(other[0], keys) == name]
@@ -215,7 +215,7 @@ def _label(runs: list[Record], members: list[list[Record]]) -> str:
         differ = [key for key in differ if not key.startswith("task.")]
     if len(differ) <= 2:
         marks.extend(f"{key} {_settings(first)[key]}" for key in differ)
-    else:  # too much for a label; the settings have it
+    else:  # too many for a label; the page lists all settings
         marks.append(f"variant {1 + [other.folder for other in same].index(first.folder)}")
     if not first.finished:
         marks.append("unfinished")
@@ -223,9 +223,9 @@ def _label(runs: list[Record], members: list[list[Record]]) -> str:
 
 
 def _settings(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in flatten(record.config).items() if key not in FREE}
+    return {key: value for key, value in flatten(record.config).items() if key not in REPETITION_KEYS}
 
 
 def _known(figures: dict[str, Any] | None) -> dict[str, float]:
-    """Return the figures that are numbers: what the data could not tell is null in the record."""
+    """Return the metrics that are numbers; undefined ones are null in the record."""
     return {name: float(value) for name, value in (figures or {}).items() if isinstance(value, (int, float))}

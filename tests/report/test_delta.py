@@ -39,11 +39,11 @@ def test_directions_can_be_told() -> None:
 @pytest.mark.parametrize(
     ("multi", "single", "sentence"),
     [
-        ({}, SINGLE, "expected one metric or more of every task, got none"),
-        ({"lungs": {}}, SINGLE, "expected one metric or more of every task, got none"),
-        ({"heart": {"dice": 0.8}}, SINGLE, "no single-task figure of 'heart', only of lungs, age; train it by itself"),
-        ({"heart": {"dice": 0.8}}, {}, "only of nothing"),
-        ({"age": {"auc": 0.8}}, SINGLE, "no single-task 'auc' of 'age', only mae, r2; measure both models alike"),
+        ({}, SINGLE, "expected at least one metric for every task, got none"),
+        ({"lungs": {}}, SINGLE, "expected at least one metric for every task, got none"),
+        ({"heart": {"dice": 0.8}}, SINGLE, "expected a single-task figure for 'heart', got lungs, age; train this task by itself"),
+        ({"heart": {"dice": 0.8}}, {}, "for 'heart', got none"),
+        ({"age": {"auc": 0.8}}, SINGLE, "expected a single-task 'auc' for 'age', got mae, r2; use the same metrics"),
         ({"age": {"mae": 1.0}}, {"age": {"mae": 0.0}}, "'mae' of 'age', the single-task one above 0, got 1 after 0"),
         ({"age": {"r2": 0.1}}, {"age": {"r2": -0.5}}, "got 0.1 after -0.5; leave this metric out"),
         ({"age": {"r2": math.nan}}, SINGLE, "got nan after 0.4"),

@@ -1,0 +1,39 @@
+"""The result of a finished run on the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..config import Config
+from ..progress import print_table
+from ..record.run import Run
+from .figures import titled, written
+from .html import count
+
+
+def print_summary(record: Run, config: Config, summary: dict[str, Any], *, tested: bool) -> None:
+    """Print the metrics of the chosen model and the sites that failed.
+
+    The metrics are those of the test images if ``tested``, otherwise those of the sites' validation images.
+    """
+    images, columns = "validation", {"validation": "trained"}
+    if tested:
+        images, columns = "test", {"untrained": "before training", "test": "trained"}
+    rows = []
+    for name, figures in summary["tasks"].items():
+        task = config.tasks[name]
+        for metric in task.metrics:
+            values = (figures[split].get(metric, math.nan) for split in columns)
+            rows.append([name, titled(task, metric), *(written(value, task, metric) for value in values)])
+    print_table(
+        f"{config.name} · {config.strategy} · round {summary['chosen_round']} on the {images} images",
+        ["task", "metric", *columns.values()],
+        rows,
+        _failure_note([failure for line in record.lines("rounds.jsonl") for failure in line["failures"]]),
+    )
+
+
+def _failure_note(failures: list[dict[str, Any]]) -> str:
+    sites = ", ".join(sorted({failure["site"] for failure in failures}))
+    return f"{count(len(failures), 'failure')} at {sites}; rounds.jsonl has the reasons." if failures else ""
