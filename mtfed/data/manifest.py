@@ -8,7 +8,6 @@ An empty cell means that the image has no label for that task. Other columns are
 from __future__ import annotations
 
 import csv
-import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from ..errors import MtfedError
 from ..tasks.specs import KIND_SPECS
 from ..tasks.task import Task
+from .formats import file_of, files_of
 from .manifest_table import MANIFEST, PARQUET, ManifestTable, has_manifest, read_manifest_table
 from .root import Root
 
@@ -30,7 +30,6 @@ __all__ = ["MANIFEST", "PARQUET", "Row", "SiteData", "check_patients", "has_mani
 COLUMNS = ("image", "patient", "split")
 NONE: Mapping[str, str] = {}  # shared by the rows without other cells, of which there may be many
 SPLITS = {"": "train", "train": "train", "val": "val", "validation": "val", "test": "test"}
-SLICE = re.compile(r"#\d{1,9}$")  # of a volume, behind its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +151,6 @@ def location(row: Row) -> str:
     return normpath(file_of(row.image))
 
 
-def file_of(name: str) -> str:
-    """Return the file or folder that a name in a manifest means, without the number of a slice."""
-    return SLICE.sub("", name)
-
-
 def write_site(data: SiteData, folder: Path, tasks: Mapping[str, Task]) -> None:
     """Write a site as a folder of its own: manifest with all its columns, images, and the files that labels name."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,8 +172,6 @@ def write_site(data: SiteData, folder: Path, tasks: Mapping[str, Task]) -> None:
 
 def _copy(data: SiteData, name: str, what: str, folder: Path) -> None:
     """Copy the files that an image or a label is made of."""
-    from .formats import files_of  # which itself reads what this module describes
-
     for member in files_of(data, name):
         content = data.read(member, what)  # before any folder is made: a path must not lead out of this one
         target = folder / member

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ..errors import MtfedError
-from .formats import Picture, read_picture, split_slice, suffix_of
+from .formats import Picture, file_of, format_of, read_picture, split_slice
 from .formats.arrays import Npz
 from .formats.folder import Folder
 from .formats.source_file import SourceFile
-from .manifest import SiteData, file_of
+from .manifest import SiteData
 
 LEAST = 4  # voxels along an axis of a volume in its frame, where the volume itself has more
 PART = 2**22  # values that are scaled at once
@@ -133,8 +133,8 @@ class Source:
     @staticmethod
     def container(name: str) -> Literal["archive", "folder", ""]:
         """Return whether a label's path names an archive of arrays (``.npz``) or a folder, "" if a single file."""
-        suffix = suffix_of(name)
-        return "archive" if suffix == ".npz" else "" if suffix else "folder"
+        format = format_of(name)
+        return "folder" if format is None else "archive" if format.is_archive else ""
 
     @property
     def spacing(self) -> tuple[float, ...] | None:
@@ -169,7 +169,7 @@ class Source:
     @cached_property
     def _picture(self) -> Picture:
         """Return the image, of 8 bits."""
-        picture = self._read(self.image, "image")
+        picture = self.read(self.image, "image")
         return replace(picture, values=np.ascontiguousarray(self._eight_bit(picture)))
 
     def _eight_bit(self, picture: Picture) -> np.ndarray:
@@ -215,7 +215,7 @@ class Source:
         Raises:
             MtfedError: naming the file, if it cannot be read, or lies elsewhere than the image.
         """
-        picture = self._read(name, what)
+        picture = self.read(name, what)
         if name != self.image:
             self._check_place(picture, name, what)
         return picture.values
@@ -226,14 +226,14 @@ class Source:
         Each is read when it is first asked for, and the file of one that holds image and labels alike is read once.
         """
         if name not in self._kept:
-            if suffix_of(name) == ".npz":
+            if self.container(name) == "archive":
                 self._kept[name] = Npz(SourceFile(self.data, name, what))
             else:
                 self._kept[name] = Folder(self.data, name, what, self.array)
         return self._kept[name]
 
-    def _read(self, name: str, what: str) -> Picture:
-        opened = self.arrays(name, what) if suffix_of(name) == ".npz" else None
+    def read(self, name: str, what: str) -> Picture:
+        opened = self.arrays(name, what) if self.container(name) == "archive" else None
         return read_picture(self.data, name, what, self.dimensions, opened)
 
     def _check_place(self, label: Picture, name: str, what: str) -> None:

@@ -28,7 +28,8 @@ from ..cores import usable_cores
 from ..errors import MtfedError
 from ..progress import counted
 from ..tasks.kind import kind_of
-from .manifest import Row, SiteData, file_of
+from .formats import file_of
+from .manifest import Row, SiteData
 from .source import Source
 
 FAULTS = "faults.json"

@@ -34,12 +34,13 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from mtfed.data.formats import MAX_VALUES, SUFFIXES, Picture, read_picture
+from mtfed.data.formats import FORMATS, MAX_VALUES, Picture, read_picture
 from mtfed.errors import MtfedError
 from mtfed.site.check.tags import identifying
 from mtfed.site.draft.scan import _header
 
 MEGABYTE = 2**20
+SUFFIXES = [suffix for format in FORMATS.values() for suffix in format.suffixes]
 PLAIN = np.eye(4)
 
 

@@ -457,7 +457,7 @@ def test_a_file_is_counted_once_however_many_rows_it_has_and_however_large_it_is
 
 
 def test_volumes_with_masks_are_checked_and_shown(tmp_path: Path) -> None:
-    from hospitals import TASKS, write_site
+    from helpers.hospitals import TASKS, write_site
 
     folder = write_site(tmp_path / "site", list(TASKS), 8, dimensions=3, side=16)
     lines = ["dimensions = 3"]

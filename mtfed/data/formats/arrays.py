@@ -72,12 +72,12 @@ def read_npy(file: SourceFile, dimensions: int) -> Picture:
         return Picture(np.lib.format.read_array(stream, allow_pickle=False))
 
 
-def read_npz(file: SourceFile, dimensions: int, opened: Mapping[str, np.ndarray] | None = None) -> Picture:
-    """Read the array of an ``.npz`` that is called as the file is meant: "image", "mask"."""
-    arrays = Npz(file) if opened is None else opened
+def read_npz(file: SourceFile, dimensions: int) -> Picture:
+    """Read the array of an ``.npz`` file that has the name of what is read: "image" or "mask"."""
+    arrays = Npz(file) if file.arrays is None else file.arrays
     if file.what not in arrays:
         raise MtfedError(
-            f"Expected an array {file.what!r} in {file.name} of site {file.data.key}, found "
+            f"Expected an array {file.what!r} in {file.name} of site {file.site.key}, found "
             f"{', '.join(arrays) or 'none'}."
         )
     return Picture(arrays[file.what], _spacing(arrays["spacing"], file, dimensions) if "spacing" in arrays else None)
@@ -88,7 +88,7 @@ def _spacing(spacing: np.ndarray, file: SourceFile, dimensions: int) -> tuple[fl
     good = spacing.dtype.kind in "uif" and spacing.shape in ((dimensions,), (3,))
     if not good or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise MtfedError(
-            f"Spacing in {file.name} of site {file.data.key} should be {'two or ' if dimensions == 2 else ''}three "
+            f"Spacing in {file.name} of site {file.site.key} should be {'two or ' if dimensions == 2 else ''}three "
             f"numbers above 0, in mm along the axes; it is {spacing.tolist() if spacing.size < 9 else 'many'}."
         )
     return tuple(spacing.astype(np.float64).tolist()[-dimensions:])

@@ -19,12 +19,12 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from .dicom_pixels import check_pixels, extremes, stored_values
 from .dicom_planes import Plane, arrange, planes_of
 from .picture import MAX_VALUES, Picture
+from .registry import FORMATS
 from .source_file import SourceFile
 from .volume import lay_out
 
 MARK = b"DICM"  # after 128 bytes of anything
 BROKEN = "it is broken, or no DICOM file; mend or remove it"
-SUFFIXES = (".dcm", ".dicom", ".ima")
 OTHERS = re.compile(r"[^.\d]+|.*\.[a-z]+\d?")  # VERSION, notes.txt; but not IM0001, nor 1.2.840.7
 MAX_BYTES = 4 * MAX_VALUES  # of the files of a series together, or of a file's inside
 MAX_HEADER = 2**26  # bytes before the pixels, of what was deflated
@@ -49,7 +49,7 @@ def read_series(file: SourceFile, names: list[str], dimensions: int) -> Picture:
 
     Files that are no DICOM, and not called as images are, are left alone: what archives put beside.
     """
-    root = file.data.root
+    root = file.site.root
     if sum(root.stamp(name)[0] for name in names) > MAX_BYTES:
         raise file.error(
             f"its files have more than {MAX_BYTES / 2**30:.0f} GiB together; put each series into a folder of its own"
@@ -62,7 +62,7 @@ def read_series(file: SourceFile, names: list[str], dimensions: int) -> Picture:
             if short.startswith("."):
                 continue
             content = part.read()
-            if not is_dicom(content) and not short.endswith(SUFFIXES) and OTHERS.fullmatch(short):
+            if not is_dicom(content) and not short.endswith(FORMATS["DICOM"].suffixes) and OTHERS.fullmatch(short):
                 continue
             with part.reading(BROKEN):
                 dataset = _parse(content, part)

@@ -37,7 +37,7 @@ def read_metaimage(file: SourceFile, dimensions: int) -> Picture:
         import SimpleITK as sitk
     except ImportError:
         raise MtfedError(
-            f"{file.what.capitalize()} {file.name} of site {file.data.key} is a MetaImage, which SimpleITK reads; "
+            f"{file.what.capitalize()} {file.name} of site {file.site.key} is a MetaImage, which SimpleITK reads; "
             'install it with: pip install "mtfed[metaimage]".'
         ) from None
     content = file.read()
@@ -75,11 +75,11 @@ def read_metaimage(file: SourceFile, dimensions: int) -> Picture:
         return lay_out(values, file, dimensions, affine)
 
 
-def data_file(file: SourceFile) -> str | None:
-    """Return the name of the file that holds the values of a header's, None if it holds them itself."""
+def data_files(file: SourceFile) -> tuple[str, ...]:
+    """Return the path of the file that contains the values of a header file; none if the header contains them."""
     with file.reading(BROKEN):
         place = _header(file.read())[0]["ElementDataFile"]
-        return None if place.upper() == "LOCAL" else _beside(file, place)
+        return () if place.upper() == "LOCAL" else (_beside(file, place),)
 
 
 def _header(content: bytes) -> tuple[dict[str, str], bytes]:

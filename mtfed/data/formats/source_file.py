@@ -1,28 +1,54 @@
-"""A file that is being read, for what errors have to say of it."""
+"""A file that is being read, and the errors that name it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
 
 from ...errors import MtfedError
-from ..manifest import SiteData
+from ..root import Root
 from .picture import MAX_VALUES
+
+
+class SiteFiles(Protocol):
+    """What readers need of a site: its key, for errors, and access to its files."""
+
+    @property
+    def key(self) -> str:
+        """Return the site's name."""
+
+    @property
+    def root(self) -> Root:
+        """Return the folder or zip that contains the files."""
+
+    def read(self, name: str, what: str) -> bytes:
+        """Return a file's bytes; raise :class:`MtfedError` that names it, as ``what``, if it cannot be read."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a site, and ``what`` it is: "image", or the name of a label."""
+    """A file of a site.
 
-    data: SiteData
+    Args:
+        site: the site.
+        name: path within the site's folder.
+        what: "image", or the name of a label.
+        arrays: the arrays of an ``.npz`` file that is open already.
+    """
+
+    site: SiteFiles
     name: str
     what: str
+    arrays: Mapping[str, np.ndarray] | None = None
 
     @property
     def is_label(self) -> bool:
-        """Say whether its numbers mean something by themselves, and are not there to be looked at."""
+        """Return whether the values are labels, which must be read exactly, rather than intensities to look at."""
         return self.what != "image"
 
     def other(self, name: str) -> SourceFile:
@@ -31,19 +57,19 @@ class SourceFile:
 
     def read(self) -> bytes:
         """Return the file's bytes; raise :class:`MtfedError` if there are none."""
-        content = self.data.read(self.name, self.what)
+        content = self.site.read(self.name, self.what)
         if not content:
             raise self.error("it is empty; mend or remove it")
         return content
 
     def error(self, reason: str) -> MtfedError:
-        """Return the error that this file cannot be read, for a reason that says what to do."""
-        plain = " ".join(reason.split())  # a decoder's words may have several lines
-        return MtfedError(f"Cannot read {self.what} {self.name} of site {self.data.key}: {plain}.")
+        """Return an error that names this file; the reason should say what to do."""
+        line = " ".join(reason.split())  # a decoder's message may have several lines
+        return MtfedError(f"Cannot read {self.what} {self.name} of site {self.site.key}: {line}.")
 
     @contextmanager
     def reading(self, reason: str) -> Iterator[None]:
-        """Say of any failure to decode which file it was; decoders fail in as many ways as files are broken."""
+        """Turn any exception of a decoder into an error that names this file; decoders raise all kinds of them."""
         try:
             yield
         except MtfedError:
@@ -52,11 +78,11 @@ class SourceFile:
             raise self.error(reason) from error
 
     def check_size(self, *shape: int) -> None:
-        """Refuse what declares no values, or more than an image may have, before any is unpacked."""
-        told = " x ".join(map(str, shape))
+        """Refuse a declared shape without values, or with more than an image may have, before anything is unpacked."""
+        sides = " x ".join(map(str, shape))
         if not shape or min(shape) < 1:
-            raise self.error(f"it declares {told or 'no'} values; mend or remove it")
+            raise self.error(f"it declares {sides or 'no'} values; mend or remove it")
         if math.prod(map(int, shape)) > MAX_VALUES:
             raise self.error(
-                f"it declares {told} values, more than the {MAX_VALUES} that an image may have; crop or resample it"
+                f"it declares {sides} values, more than the {MAX_VALUES} that an image may have; crop or resample it"
             )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ...config import Config
-from ...data.formats import files_of
+from ...data.formats import files_of, format_of
 from ...data.manifest import Row, SiteData, location
 from ...errors import MtfedError
 from .cells import LabelRead, read_label
@@ -117,15 +117,12 @@ def _tags(data: SiteData, row: Row) -> dict[str, tuple[str, ...]]:
     found = {}
     try:
         for name in files_of(data, row.image):
-            if not name.lower().endswith(_NEVER_DICOM) and (tags := identifying(data.root.read(name))):
+            format = format_of(name)
+            if (format is None or format.is_dicom) and (tags := identifying(data.root.read(name))):
                 found[normpath(name)] = tags
     except (MtfedError, OSError, KeyError, ValueError, zipfile.BadZipFile):
         pass  # what cannot be read is told as that
     return found
-
-
-_NEVER_DICOM = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".npy", ".npz", ".nii", ".nii.gz", ".nrrd",
-                ".mha", ".mhd")  # fmt: skip
 
 
 def examiner(data: SiteData, config: Config) -> Callable[[int], Examined]:

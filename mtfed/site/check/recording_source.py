@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zipfile
 
-from ...data.formats import Picture
-from ...data.manifest import SiteData, file_of
+from ...data.formats import Picture, file_of
+from ...data.manifest import SiteData
 from ...data.source import Source
 from ...errors import MtfedError
 
@@ -16,8 +16,8 @@ class RecordingSource(Source):
     image_read: Picture | None = None
     label_read: Picture | None = None  # the last
 
-    def _read(self, name: str, what: str) -> Picture:
-        picture = super()._read(name, what)
+    def read(self, name: str, what: str) -> Picture:
+        picture = super().read(name, what)
         if what == "image" and name == self.image:
             self.image_read = picture
         else:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from ...data.formats import stem_of
 from ...data.manifest import SPLITS
-from .names import stem_of, task_name
+from .names import task_name
 
 PATIENT = re.compile(r"(patient|subject|person|case|participant)[-_ ]?(id|number|no|name)?|pid", re.IGNORECASE)
 SPLIT = re.compile(r"split|set|subset|partition", re.IGNORECASE)

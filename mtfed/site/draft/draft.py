@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...data.formats import read_picture
+from ...data.formats import is_volume_file, read_picture
 from ...data.manifest import COLUMNS, SiteData
 from ...data.root import Root
 from ...errors import MtfedError
@@ -14,7 +14,7 @@ from ...report.html import count
 from .columns import Candidate, read_label_table
 from .masks import mask_columns
 from .names import Places, read_places
-from .scan import VOLUMES, Lying, scan, suffix_of
+from .scan import Lying, scan
 
 NOBODY = frozenset({"", "anonymous", "anon", "anonymized", "anonymised", "unknown", "none", "0", "patient"})
 MODALITIES = {
@@ -207,7 +207,7 @@ def _slices(found: Draft) -> None:
     images: list[str] = []
     for image in found.images:
         header = found.lying.headers.get(image)
-        if suffix_of(image) not in VOLUMES and (header is None or header.frames == 1):
+        if not is_volume_file(image) and (header is None or header.frames == 1):
             images.append(image)
             continue
         try:

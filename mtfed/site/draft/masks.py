@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.formats import read_picture
+from ...data.formats import is_volume_file, read_picture
 from ...data.manifest import SiteData
 from ...data.root import Root
 from ...errors import MtfedError
@@ -15,7 +15,6 @@ from ...report.html import count
 from ...tasks.segmentation import WHITE
 from .columns import Candidate
 from .names import pair_masks, task_name
-from .scan import VOLUMES, suffix_of
 
 READ = 24  # masks of a column, to see what values they hold
 MOST = 64  # classes that a mask's values are taken for; of more it is rather a picture
@@ -54,7 +53,7 @@ def _values(folder: Path, masks: Sequence[str], dimensions: int) -> tuple[list[f
     held: set[float] = set()
     for mask in masks[:: max(len(masks) // READ, 1)]:
         try:
-            values = read_picture(data, mask, "mask", 3 if suffix_of(mask) in VOLUMES else dimensions).values
+            values = read_picture(data, mask, "mask", 3 if is_volume_file(mask) else dimensions).values
         except MtfedError as error:
             return [], str(error)
         held |= {float(value) for value in np.unique(values)}

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from ...data.formats import stem_of
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -48,12 +50,6 @@ class Places:
 def tokens(stem: str) -> list[str]:
     """Return the words of a name."""
     return [word for word in re.split(r"[-_. ]+", stem) if word]
-
-
-def stem_of(name: str) -> str:
-    """Return a file's name without its folder and its suffix; ".nii.gz" is one."""
-    last = PurePosixPath(name).name
-    return last[: -len(".nii.gz")] if last.lower().endswith(".nii.gz") else PurePosixPath(last).stem
 
 
 def folders_of(name: str) -> tuple[str, ...]:

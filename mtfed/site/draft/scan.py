@@ -7,18 +7,16 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ...data.formats import SUFFIXES
+from ...data.formats import format_of, is_volume_file, suffix_of
 from ...data.manifest import MANIFEST
 from ..site_file import SITE_FILE
 from .names import is_mask
 
 OWN = frozenset({MANIFEST, "manifest.parquet", SITE_FILE, "check.html"})  # files of ours
 TABLES = (".csv", ".tsv")
-DICOM = (".dcm", ".dicom", ".ima")
 NO_IMAGES = frozenset({"RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "SEG", "PR", "KO", "REG", "DOC"})  # modalities
 FLAT = frozenset({"MG", "CR", "DX", "US", "XC", "OP", "ES"})  # whose series are views, and no slices of a volume
 MIN_SLICES = 4  # of a series that is taken for a volume
-VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
@@ -59,17 +57,17 @@ def scan(folder: Path, dimensions: int | None) -> Lying:
     tables: list[str] = []
     others: list[str] = []
     for name in walk(folder):
-        suffix = suffix_of(name)
-        if suffix in TABLES:
+        format = format_of(name)
+        if name.lower().endswith(TABLES):
             tables.append(name)
-        elif suffix in DICOM or (suffix not in SUFFIXES and _begins_dicom(folder / name)):
+        elif format.is_dicom if format else _begins_dicom(folder / name):
             header = _header(folder / name)
             if header.modality in NO_IMAGES:
                 others.append(name)
             else:
                 headers[name] = header
                 found.append(name)
-        elif suffix not in SUFFIXES:
+        elif format is None:
             others.append(name)
         else:
             (masks if is_mask(name) else found).append(name)
@@ -81,7 +79,7 @@ def scan(folder: Path, dimensions: int | None) -> Lying:
     if dimensions is None:
         stacked = sum(count >= MIN_SLICES for held in slices.values() for count in held.values())
         stacked += sum(header.frames > 1 for header in headers.values())
-        volumes = sum(suffix_of(name) in VOLUMES for name in found)
+        volumes = sum(map(is_volume_file, found))
         pictures = len(found) - len(headers) - volumes
         pictures += sum(header.frames == 1 and header.modality in FLAT for header in headers.values())
         dimensions = 3 if stacked + volumes > pictures else 2
@@ -113,12 +111,6 @@ def walk(folder: Path) -> list[str]:
         within = Path(place).relative_to(folder)
         names += [(within / name).as_posix() for name in files if not name.startswith(".")]
     return sorted(name for name in names if name not in OWN)
-
-
-def suffix_of(name: str) -> str:
-    """Return a file's suffix in small letters; ".nii.gz" is one."""
-    lower = name.lower()
-    return ".nii.gz" if lower.endswith(".nii.gz") else PurePosixPath(lower).suffix
 
 
 def _begins_dicom(path: Path) -> bool:
