@@ -184,7 +184,7 @@ def said(start: Tensors, site: int) -> dict[str, Precision]:
 def shuffle(graph: AxisGraph, tensors: Tensors, site: int) -> Tensors:
     """Return a network with the units of all axes in random orders."""
     generator = np.random.default_rng([site, 3])
-    return graph.permute(tensors, {label: axis.random_order(generator) for label, axis in graph.axes.items()})
+    return graph.permute(tensors, {label: axis.random_permutation(generator) for label, axis in graph.axes.items()})
 
 
 def record(tensors: Tensors) -> ArrayRecord:

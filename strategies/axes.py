@@ -84,7 +84,7 @@ class Axis:
             return f"it mixes units of different groups; {self.groups} groups move as wholes"
         return None
 
-    def random_order(self, generator: np.random.Generator) -> np.ndarray:
+    def random_permutation(self, generator: np.random.Generator) -> np.ndarray:
         """Draw an order from the group of those allowed."""
         if self.kind == "frozen":
             return np.arange(self.size)

@@ -1,6 +1,6 @@
 """What encoders of one architecture have in common: how their stages hold maps, and how a map is pooled.
 
-A new architecture is a row of :data:`FAMILIES`, and of :data:`.encoder_axes.BODIES` for its axes.
+A new architecture is a row of :data:`FAMILIES`, and of :data:`.axes.encoders.BODIES` for its axes.
 """
 
 from __future__ import annotations

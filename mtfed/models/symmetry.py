@@ -1,14 +1,14 @@
-"""Which reorderings of its units leave a torch model's function as it is: derived from the modules, then checked.
+"""Derive which permutations of units leave a torch model's function unchanged, and check them.
 
-What is understood: chains of linear, convolution, transposed convolution, normalisation, activation and pooling layers
+Supported are chains of linear, convolution, transposed convolution, normalisation, activation and pooling layers
 (``nn.Sequential``, nested or not); timm's plain vision transformer with its residual stream, heads and MLPs; timm's
-residual networks with a stream a stage and the channels inside their blocks; the same two of volumes; and
-:class:`MultiTaskModel` with its sharing schemes and decoders. Of other transformers (Swin, PVT, ConvNeXt and the like,
-and the Swin of volumes) the inside of attention and MLP modules is; their residual streams change width from stage to
-stage and stay undeclared. Whatever no function here describes is left out of the table, which freezes it; a residual
-stream that something unknown reads or writes is declared frozen too.
+residual networks with one stream per stage and the channels inside their blocks; the versions of both for volumes; and
+:class:`MultiTaskModel` with its sharing schemes and decoders. Of other transformers (Swin, PVT, ConvNeXt and similar
+ones, and the Swin for volumes), only the inside of attention and MLP modules is supported: their residual streams
+change width between stages and are not declared. Modules that nothing here describes are left out of the table, which
+freezes them. A residual stream that an unknown module reads or writes is declared frozen as well.
 
-A new kind of module needs one function, registered with ``@describes`` of :mod:`.sketch`.
+A new type of module needs one describer in :mod:`.axes`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from torch import Tensor, nn
 
 from ..errors import MtfedError
 from ..strategies.axes import AxisGraph, Gauge
-from . import chain_axes, multitask_axes, transformer_axes  # noqa: F401  (each registers its describers)
-from .sketch import Sketch, describe
+from .axes import AxisGraphBuilder, describe
 
 
 class SymmetryError(MtfedError):
-    """A declared axis along which reordering units changes the model's output."""
+    """Raised if permuting the units of a declared axis changes the model's output."""
 
 
 def derive_axes(model: nn.Module) -> AxisGraph:
-    """Return the table of axes of a model, tensors named as in its ``state_dict``."""
-    sketch = Sketch(model)
-    describe(sketch, "", model)
-    return sketch.graph()
+    """Return the axis graph of a model, with tensors named as in its ``state_dict``."""
+    builder = AxisGraphBuilder(model)
+    describe(builder, "", model)
+    return builder.build()
 
 
 @torch.no_grad()
@@ -49,18 +48,18 @@ def check_symmetry(
     seed: int = 0,
     tolerance: float = 1e-8,
 ) -> dict[str, float]:
-    """Apply a random element of every axis' group, one axis at a time, and require the same output.
+    """Apply a random permutation to one axis at a time and check that the output stays the same.
 
-    The copy that is checked runs in float64, in evaluation mode, with noise on every tensor: what is zero or one at
-    initialisation would hide a wrong label.
+    The check runs on a copy in float64 and in evaluation mode, with noise on every tensor: tensors that are all zero or
+    one at initialisation would hide a wrong label.
 
     Args:
-        model: left as it is.
-        graph: its table of axes.
+        model: not modified.
+        graph: its axis graph.
         example_inputs: positional arguments of a forward pass.
-        gauge: change of basis inside heads, where the table declares circuits.
-        seed: of the noise and the elements.
-        tolerance: largest change of an output, relative to the largest output.
+        gauge: change of basis inside heads, for axes with circuits.
+        seed: of the noise, the permutations and the bases.
+        tolerance: largest allowed change of an output, relative to the largest output.
 
     Returns:
         Axis -> relative change of the output.
@@ -70,47 +69,47 @@ def check_symmetry(
     """
     generator = np.random.default_rng(seed)
     model = deepcopy(model).double().eval()
-    given = {name: np.asarray(tensor) for name, tensor in model.cpu().state_dict().items()}
-    graph.validate(given)
-    network = {name: _disturb(name, values, generator) for name, values in given.items()}
-    inputs = _apply(lambda x: x.cpu().double() if x.is_floating_point() else x.cpu(), example_inputs)
+    state = {name: np.asarray(tensor) for name, tensor in model.cpu().state_dict().items()}
+    graph.validate(state)
+    network = {name: _add_noise(name, values, generator) for name, values in state.items()}
+    inputs = _map_tensors(lambda x: x.cpu().double() if x.is_floating_point() else x.cpu(), example_inputs)
 
     def outputs(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         model.load_state_dict({name: torch.as_tensor(values) for name, values in tensors.items()})
-        found: list[Tensor] = []
-        _apply(found.append, model(*inputs))
-        return torch.cat([tensor.double().ravel() for tensor in found]).numpy()
+        flat: list[Tensor] = []
+        _map_tensors(flat.append, model(*inputs))
+        return torch.cat([tensor.double().ravel() for tensor in flat]).numpy()
 
     expected = outputs(network)
     changes = {}
     for label, axis in graph.axes.items():
         if axis.kind == "frozen":
             continue
-        moved = graph.permute(network, {label: axis.random_order(generator)})
+        moved = graph.permute(network, {label: axis.random_permutation(generator)})
         moved = graph.regauge(moved, label, graph.random_gauge(moved, label, gauge, generator))
         changes[label] = float(abs(outputs(moved) - expected).max() / abs(expected).max())
         if not changes[label] <= tolerance:
             carriers = ", ".join(name for name in graph.tensors if label in graph.labels(name))
             raise SymmetryError(
-                f"Axis {label!r} is no symmetry of {type(model).__name__}: reordering its units changes the output by "
+                f"Axis {label!r} is no symmetry of {type(model).__name__}: permuting its units changes the output by "
                 f"{changes[label]:.1e} of its size; look at the labels of {carriers}."
             )
     return changes
 
 
-def _disturb(name: str, values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _add_noise(name: str, values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     noisy = np.asarray(values + generator.normal(0, 0.1, values.shape))
     return values if values.dtype.kind != "f" else abs(noisy) + 0.1 if name.endswith("running_var") else noisy
 
 
-def _apply(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Apply a function to every tensor of nested lists, mappings and dataclasses; return them as lists and dicts."""
+def _map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Apply a function to all tensors of nested lists, mappings and dataclasses; return nested lists and dicts."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: _apply(function, item) for key, item in value.items()}
+        return {key: _map_tensors(function, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_apply(function, item) for item in value]
+        return [_map_tensors(function, item) for item in value]
     if is_dataclass(value):
-        return {field.name: _apply(function, getattr(value, field.name)) for field in fields(value)}
+        return {field.name: _map_tensors(function, getattr(value, field.name)) for field in fields(value)}
     return value

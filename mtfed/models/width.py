@@ -1,4 +1,4 @@
-"""A torch model at the widths of a grown network's tensors."""
+"""Resize a torch model to the widths of a grown network's tensors."""
 
 from __future__ import annotations
 
@@ -11,33 +11,31 @@ import torch
 from torch import nn
 
 from ..errors import MtfedError
-from .sketch import join
-from .transformer_axes import ATTENTIONS, FREE_WIDTH
+from .axes.builder import join
+from .axes.transformers import ATTENTIONS, FREE_WIDTH
 
 Shape = tuple[int, ...]
-Shapes = dict[str, Shape]  # of a module's own tensors
+Shapes = dict[str, Shape]  # of the tensors that a module itself holds
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def resize(model: Model, tensors: Mapping[str, np.ndarray | torch.Tensor]) -> Model:
-    """Return a copy of a model that holds the given tensors, at their widths.
+    """Return a copy of a model with the given tensors, resized to their widths.
 
-    Understood are linear layers, convolutions, BatchNorm and PReLU, and attention whose heads are free in number, with
-    or without options; anything else keeps its shapes.
+    Linear layers, convolutions, BatchNorm, PReLU and attention with a free number of heads, with or without options,
+    can be resized. All other modules must keep their shapes.
 
     Args:
-        model: left as it is.
-        tensors: all of the model's ``state_dict``, as :func:`mtfed.strategies.growth.expand` and a merge give them.
+        model: not modified.
+        tensors: the complete ``state_dict``, as :func:`mtfed.strategies.growth.expand` and a merge return it.
 
     Raises:
-        MtfedError: naming the first module whose shapes cannot become those of the tensors.
+        MtfedError: if a module cannot take tensors of these shapes; the message names the first one.
     """
     model = deepcopy(model)
     own = model.state_dict()
-    if strange := sorted(own.keys() ^ tensors.keys()):
-        raise MtfedError(
-            f"Expected the tensors of the model's state_dict, all of them and no others; see {strange[0]!r}."
-        )
+    if mismatched := sorted(own.keys() ^ tensors.keys()):
+        raise MtfedError(f"Expected exactly the tensors of the model's state_dict; see {mismatched[0]!r}.")
     for path, module in model.named_modules():
         names = [*module._parameters, *module._buffers]
         shapes = {name: tuple(tensors[join(path, name)].shape) for name in names if join(path, name) in own}
@@ -46,19 +44,19 @@ def resize(model: Model, tensors: Mapping[str, np.ndarray | torch.Tensor]) -> Mo
         if any(shapes[name] != tuple(own[join(path, name)].shape) for name in shapes):
             _resize_module(path, module, shapes)
     model.load_state_dict({name: torch.as_tensor(values) for name, values in tensors.items()})
-    return model._apply(lambda tensor: tensor)  # as if moved: what a model keeps of its tensors is out of date
+    return model._apply(lambda tensor: tensor)  # as if moved to a device: modules drop values cached from old tensors
 
 
 def _resize_module(path: str, module: nn.Module, shapes: Shapes) -> None:
-    for types, change in WIDTHS.items():
+    for types, set_widths in WIDTH_SETTERS.items():
         if isinstance(module, types):
-            change(path, module, shapes)
+            set_widths(path, module, shapes)
             break
     else:
-        if type(module) not in ATTENTIONS:  # a table of positions, one column a head
+        if type(module) not in ATTENTIONS:  # attention may hold a table of positions with one column per head
             raise MtfedError(
-                f"{path}: {type(module).__name__} cannot take tensors of other shapes ({shapes}); grow only axes that "
-                "linear layers, convolutions, BatchNorm, PReLU and attention carry."
+                f"{path}: {type(module).__name__} cannot take tensors of other shapes ({shapes}); grow only axes of "
+                "linear layers, convolutions, BatchNorm, PReLU and attention."
             )
     for name, shape in shapes.items():
         old = getattr(module, name)
@@ -66,43 +64,45 @@ def _resize_module(path: str, module: nn.Module, shapes: Shapes) -> None:
         setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
-def _linear(path: str, module: Any, shapes: Shapes) -> None:
+def _set_linear_widths(path: str, module: Any, shapes: Shapes) -> None:
     module.out_features, module.in_features = shapes["weight"]
 
 
-def _convolution(path: str, module: Any, shapes: Shapes) -> None:
+def _set_convolution_widths(path: str, module: Any, shapes: Shapes) -> None:
     first, second = shapes["weight"][:2]
     if module.groups > 1 and module.groups == module.in_channels == module.out_channels:
         module.groups, second = first, first
     elif module.groups > 1:
-        raise MtfedError(
-            f"{path}: a convolution of {module.groups} groups cannot be widened; keep its channels as they are."
-        )
+        raise MtfedError(f"{path}: a convolution of {module.groups} groups cannot be widened; freeze its channels.")
     transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
     module.in_channels, module.out_channels = (first, second) if transposed else (second, first)
 
 
-def _batch_norm(path: str, module: Any, shapes: Shapes) -> None:
+def _set_batch_norm_widths(path: str, module: Any, shapes: Shapes) -> None:
     module.num_features = next(shape[0] for shape in shapes.values() if shape)
 
 
-def _prelu(path: str, module: Any, shapes: Shapes) -> None:
+def _set_prelu_widths(path: str, module: Any, shapes: Shapes) -> None:
     (module.num_parameters,) = shapes["weight"]
 
 
-WIDTHS: dict[type[nn.Module], Callable[[str, Any, Shapes], None]] = {
-    nn.Linear: _linear, nn.modules.conv._ConvNd: _convolution, nn.modules.batchnorm._BatchNorm: _batch_norm,
-    nn.PReLU: _prelu,
-}  # fmt: skip
+WIDTH_SETTERS: dict[type[nn.Module], Callable[[str, Any, Shapes], None]] = {
+    nn.Linear: _set_linear_widths,
+    nn.modules.conv._ConvNd: _set_convolution_widths,
+    nn.modules.batchnorm._BatchNorm: _set_batch_norm_widths,
+    nn.PReLU: _set_prelu_widths,
+}
 
 
 def _resize_attention(path: str, module: Any, proj: Shape) -> None:
-    """Change the number of heads, each as wide as before."""
+    """Set the number of heads; the width of a head stays."""
     head, width = module.proj.in_features // module.num_heads, proj[1]
     if width == module.proj.in_features:
         return
     if type(module) not in FREE_WIDTH or width % head:
-        raise MtfedError(f"{path}: {type(module).__name__} cannot take heads of {head} that are {width} wide together.")
+        raise MtfedError(
+            f"{path}: {type(module).__name__} cannot take heads of {head} channels that are {width} wide together."
+        )
     module.num_heads = width // head
     if hasattr(module, "attn_dim"):
         module.attn_dim = width

@@ -45,7 +45,7 @@ def plant(
     """Return four drifted clients as they would be in the frame, as they come, and in which orders."""
     generator = RNG(seed)
     clients = [shaken(frame, noise, generator) for _ in range(4)]
-    orders = [{label: axis.random_order(generator) for label, axis in graph.axes.items()} for _ in clients]
+    orders = [{label: axis.random_permutation(generator) for label, axis in graph.axes.items()} for _ in clients]
     moved = [graph.permute(client, order) for client, order in zip(clients, orders, strict=True)]
     for j, network in enumerate(moved):
         for label in graph.axes:

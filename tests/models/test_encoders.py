@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from mtfed.errors import MtfedError
 from mtfed.lean import lean_import
 from mtfed.models import pretrained
-from mtfed.models.encoder_axes import body_axes
+from mtfed.models.axes.builder import AxisGraphBuilder, Label
+from mtfed.models.axes.encoders import label_body
 from mtfed.models.encoders import Encoder, Features
 from mtfed.models.families import FAMILIES, family_of
 from mtfed.models.norms import BatchNorm, BatchNormAct, with_our_norms
-from mtfed.models.sketch import Label, Sketch
 from mtfed.models.symmetry import SymmetryError, check_symmetry, derive_axes
 from mtfed.models.volumes import VOLUMES, VolumeResNet, VolumeSwin, _attend, build_volume_body
 from mtfed.startup import import_timm
@@ -571,12 +571,12 @@ class Reader(nn.Module):
 
 
 def reader_axes(model: Reader, read: bool = True) -> tuple[AxisGraph, list[Label]]:
-    sketch = Sketch(model)
-    maps, pooled = body_axes(sketch, "encoder.body", model.encoder, read)
+    builder = AxisGraphBuilder(model)
+    maps, pooled = label_body(builder, "encoder.body", model.encoder, read)
     for index, label in enumerate(maps):
-        sketch.map(f"levels.{index}", model, label, None)
-    sketch.map("head", model, pooled, None)
-    return sketch.graph(), [*maps, pooled]
+        builder.label_map(f"levels.{index}", model, label, None)
+    builder.label_map("head", model, pooled, None)
+    return builder.build(), [*maps, pooled]
 
 
 AXES = {  # image size, free axes, kinds of the streams that the maps and the pooled features are of
@@ -639,9 +639,10 @@ def test_a_body_that_is_not_understood_shows_the_inside_of_its_mlps_alone(name: 
         body = timm.models.VGG([4, 4, "M", 8, "M", 8, "M", 8, "M"], num_classes=0, in_chans=1, mlp_ratio=0.001)
     else:
         body = Encoder(name, 32, 1).body
-    sketch = Sketch(body)
-    assert body_axes(sketch, "", SimpleNamespace(body=body, channels=[4] * 4), read=True) == ([None] * 4, None)
-    assert [label.rpartition(".")[2] for label in sketch.graph().axes] == ["hidden"] * count
+    builder = AxisGraphBuilder(body)
+    stub = SimpleNamespace(body=body, channels=[4] * 4)
+    assert label_body(builder, "", stub, readers_known=True) == ([None] * 4, None)
+    assert [label.rpartition(".")[2] for label in builder.build().axes] == ["hidden"] * count
 
 
 def test_inner_channels_may_grow_and_streams_may_not() -> None:

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from mtfed.errors import MtfedError
 from mtfed.models import MODELS, MultiTaskModel, assemble
+from mtfed.models.axes.builder import AxisGraphBuilder, describes
+from mtfed.models.axes.sharing import label_sharing
 from mtfed.models.ctan import CrossTaskAttention
 from mtfed.models.encoders import Encoder, Features
 from mtfed.models.mtan import TaskAttention
 from mtfed.models.sharing import HardSharing, SeparateEncoders, Sharing
-from mtfed.models.sharing_axes import scheme_axes
-from mtfed.models.sketch import Sketch, describes
 from mtfed.models.symmetry import check_symmetry, derive_axes
 from mtfed.tasks.task import Task
 
@@ -415,10 +415,10 @@ class Readers(nn.Module):
 
 
 @describes(Readers)
-def readers(sketch: Sketch, path: str, module: Any) -> None:
-    for task, (maps, pooled) in scheme_axes(sketch, "encoder", module.encoder).items():
+def readers(builder: AxisGraphBuilder, path: str, module: Any) -> None:
+    for task, (maps, pooled) in label_sharing(builder, "encoder", module.encoder).items():
         for i, label in enumerate([*maps, pooled]):
-            sketch.map(f"heads.{task}.{i}", module.heads[task][i], label, None)
+            builder.label_map(f"heads.{task}.{i}", module.heads[task][i], label, None)
 
 
 MINE = {  # scheme -> free axes beside those of the body, over the encoders above
@@ -491,7 +491,7 @@ def changes_of(model: MultiTaskModel, graph: AxisGraph, encoder: str, task: str)
     for label, axis in graph.axes.items():
         if axis.kind == "frozen" or not graph.slots(label, mine):
             continue
-        moved = graph.permute(mine, {label: np.roll(axis.random_order(generator), 1)})
+        moved = graph.permute(mine, {label: np.roll(axis.random_permutation(generator), 1)})
         moved = graph.regauge(moved, label, graph.random_gauge(moved, label, "gl", generator))
         model.load_state_dict(state | {name: torch.tensor(values) for name, values in moved.items()})
         outputs = model(x, rows({task: [0, 2]}))[task]

@@ -158,7 +158,7 @@ UNFIT: list[tuple[Any, Any, str]] = [
     ),
     (
         lambda: timm.layers.Attention(8, num_heads=2), lambda n: n | {"proj.weight": np.ones((8, 11))},
-        "Attention cannot take heads of 4 that are 11 wide together",
+        "Attention cannot take heads of 4 channels that are 11 wide together",
     ),
 ]  # fmt: skip
 

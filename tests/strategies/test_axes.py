@@ -90,14 +90,14 @@ def test_an_order_outside_the_group_is_refused(orders: dict[str, np.ndarray], me
 
 def test_a_frozen_axis_stays() -> None:
     graph = AxisGraph({"w": (None, ("x",))}, {"x": Axis(3, "frozen")})
-    assert graph.axes["x"].random_order(RNG(0)).tolist() == [0, 1, 2]
+    assert graph.axes["x"].random_permutation(RNG(0)).tolist() == [0, 1, 2]
     with pytest.raises(AxisError, match="it is frozen"):
         graph.permute({"w": np.zeros(3)}, {"x": np.array([1, 0, 2])})
 
 
 def test_permute_is_exact_and_its_inverse_undoes_it() -> None:
     net = network()
-    orders = {label: axis.random_order(RNG(1)) for label, axis in GRAPH.axes.items()}
+    orders = {label: axis.random_permutation(RNG(1)) for label, axis in GRAPH.axes.items()}
     moved = GRAPH.permute(net, orders)
     a, b, h = orders["a"], orders["b"], orders["h"]
     np.testing.assert_array_equal(moved["join.weight"], net["join.weight"][:, np.concatenate([a, 4 + b])])
@@ -111,7 +111,7 @@ def test_permute_is_exact_and_its_inverse_undoes_it() -> None:
 
 
 def test_random_orders_are_permutations_of_the_group() -> None:
-    seen = {tuple(GRAPH.axes["g"].random_order(RNG(seed))) for seed in range(600)}
+    seen = {tuple(GRAPH.axes["g"].random_permutation(RNG(seed))) for seed in range(600)}
     assert len(seen) == 6 * 2**3  # all of S_3 x S_2^3
     assert all(GRAPH.axes["g"].check(np.array(order)) is None for order in seen)
 

@@ -46,7 +46,7 @@ def record(network: Network, packed: bool, parts: Sequence[str] = tuple(PREFIXES
 
 def orders(key: str, graph: AxisGraph) -> dict[str, np.ndarray]:
     generator = RNG([*key.encode(), 7])
-    return {label: axis.random_order(generator) for label, axis in graph.axes.items()}
+    return {label: axis.random_permutation(generator) for label, axis in graph.axes.items()}
 
 
 def own(key: str, network: Network, noise: float = 0.05) -> Network:

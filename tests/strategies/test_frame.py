@@ -219,7 +219,7 @@ def test_where_the_frame_has_nothing_it_has_no_say() -> None:
     update = shaken(network, 0.05, RNG(1))
     update["0.bias"], update["2.bias"] = RNG(2).standard_normal(40), RNG(3).standard_normal(30)
     assert nothing_moved(Frame(graph, network).bring(update), update)
-    planted = {label: axis.random_order(RNG(4)) for label, axis in graph.axes.items()}
+    planted = {label: axis.random_permutation(RNG(4)) for label, axis in graph.axes.items()}
     found = Frame(graph, network).bring(graph.permute(update, planted))
     assert all((planted[label][order] == np.arange(len(order))).all() for label, order in found.orders.items())
     assert found.orders.keys() == planted.keys()

@@ -128,7 +128,7 @@ def planted(name: str) -> tuple[AxisGraph, Network, dict[str, Network], dict[str
             start[n] = rng.uniform(0.5, 2, start[n].shape).astype("f")
     sites = {key: {n: v if v.ndim else start[n] for n, v in net.items()} for key, net in drifted(start).items()}
     moved = {
-        key: graph.permute(net, {label: axis.random_order(rng) for label, axis in graph.axes.items()})
+        key: graph.permute(net, {label: axis.random_permutation(rng) for label, axis in graph.axes.items()})
         for key, net in sites.items()
     }
     return graph, start, sites, moved

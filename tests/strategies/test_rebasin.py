@@ -74,7 +74,7 @@ def test_planted_orders_are_found_on_groups_too_and_frozen_axes_stay() -> None:
                           nn.ReLU(), nn.Conv2d(6, 2, 1))  # fmt: skip
     graph = derive_axes(model)
     target = {name: values for name, values in weights_of(model).items() if values.ndim}
-    planted = {label: axis.random_order(RNG(1)) for label, axis in graph.axes.items()}
+    planted = {label: axis.random_permutation(RNG(1)) for label, axis in graph.axes.items()}
     moved = graph.permute(target, planted)
     found = weight_matching(graph, target, moved)
     for label, order in planted.items():
@@ -133,7 +133,7 @@ def test_many_networks_of_one_frame_are_merged_into_it() -> None:
         {name: values + 0.02 * RNG(seed).standard_normal(values.shape) for name, values in frame.items()}
         for seed in range(4)
     ]
-    orders = [{label: axis.random_order(RNG(seed)) for label, axis in graph.axes.items()} for seed in range(4)]
+    orders = [{label: axis.random_permutation(RNG(seed)) for label, axis in graph.axes.items()} for seed in range(4)]
     moved = [graph.permute(client, order) for client, order in zip(clients, orders, strict=True)]
     members, found_orders = match_many(graph, moved)
     merged = mean_network(members)

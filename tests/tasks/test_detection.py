@@ -22,8 +22,8 @@ from mtfed.data.root import Root
 from mtfed.data.source import Source
 from mtfed.errors import MtfedError
 from mtfed.learning.metrics import TaskMetrics, pool
+from mtfed.models.axes.decoders import label_centre_decoder
 from mtfed.models.decoders.detection import CentreDecoder
-from mtfed.models.decoders.detection_axes import centre_decoder
 from mtfed.models.decoders.layers import CONVOLUTIONS
 from mtfed.models.encoders import Features
 from mtfed.tasks import boxes
@@ -576,16 +576,16 @@ def test_outputs_lie_at_stride_4(dims: int, first: int, size: int, side: int) ->
 @pytest.mark.parametrize(("dims", "first"), [(2, 2), (2, 16), (3, 8)])
 def test_units_of_the_decoder_may_be_reordered(dims: int, first: int) -> None:
     symmetry = pytest.importorskip("mtfed.models.symmetry")
-    from mtfed.models.chain_axes import chain
-    from mtfed.models.sketch import Sketch
+    from mtfed.models.axes.builder import AxisGraphBuilder
+    from mtfed.models.axes.chains import label_chain
 
     model = Tiny(CELLS, dims, first, width=6)
-    sketch = Sketch(model)
-    fine, coarse = (sketch.axis(f"encoder.{name}", Axis(16)) for name in ("fine", "coarse"))
-    chain(sketch, "encoder.fine", model.encoder.fine, None, fine)
-    chain(sketch, "encoder.coarse", model.encoder.coarse, fine, coarse)
-    centre_decoder(sketch, "decoder", model.decoder, [fine, fine, coarse, coarse], coarse)
-    graph = sketch.graph()
+    builder = AxisGraphBuilder(model)
+    fine, coarse = (builder.add_axis(f"encoder.{name}", Axis(16)) for name in ("fine", "coarse"))
+    label_chain(builder, "encoder.fine", model.encoder.fine, None, fine)
+    label_chain(builder, "encoder.coarse", model.encoder.coarse, fine, coarse)
+    label_centre_decoder(builder, "decoder", model.decoder, [fine, fine, coarse, coarse], coarse)
+    graph = builder.build()
     changes = symmetry.check_symmetry(model, graph, [torch.randn(2, 1, *(32,) * dims)])
     steps = len(model.decoder.up)
     assert sum(label.startswith("decoder.") for label in changes) == 5 + steps  # sum, detail, fuse, two heads, steps up
