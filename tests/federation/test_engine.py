@@ -185,8 +185,8 @@ def test_memory_does_not_grow_with_rounds() -> None:
 def test_the_same_weights_with_any_number_of_workers(strategy: str, small: dict, tmp_path: Path) -> None:
     from mtfed.clients.app import app as client_app
 
-    from mtfed.federation.rounds import app as server_app
     from mtfed.record.run import Run
+    from mtfed.server import app as server_app
 
     told = []
     for workers in (1, 2, 3):

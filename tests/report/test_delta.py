@@ -41,7 +41,11 @@ def test_directions_can_be_told() -> None:
     [
         ({}, SINGLE, "expected at least one metric for every task, got none"),
         ({"lungs": {}}, SINGLE, "expected at least one metric for every task, got none"),
-        ({"heart": {"dice": 0.8}}, SINGLE, "expected a single-task figure for 'heart', got lungs, age; train this task by itself"),
+        (
+            {"heart": {"dice": 0.8}},
+            SINGLE,
+            "expected a single-task figure for 'heart', got lungs, age; train this task by itself",
+        ),
         ({"heart": {"dice": 0.8}}, {}, "for 'heart', got none"),
         ({"age": {"auc": 0.8}}, SINGLE, "expected a single-task 'auc' for 'age', got mae, r2; use the same metrics"),
         ({"age": {"mae": 1.0}}, {"age": {"mae": 0.0}}, "'mae' of 'age', the single-task one above 0, got 1 after 0"),
