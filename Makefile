@@ -1,4 +1,4 @@
-# make demo | make test | make bench | make lint    (PYTHON=python3.12 make ... for another interpreter)
+# make demo | test | lint | bench    (PYTHON=python3.12 make ... for another interpreter)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test bench lint
+.PHONY: demo test bench lint types
 
 demo: $(STAMP)
 	$(BIN)/mtfed simulate pneumonia --strategies bayesian fedavg alone -c rounds=8
@@ -19,11 +19,19 @@ bench: $(STAMP)
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,bench]"
 	$(BIN)/python -m benchmarks
 
-lint: $(STAMP)
+lint: $(STAMP) types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# torch and torchvision are named: asked for through timm alone, pip would take the newest pair, and with it CUDA.
+# mypy does not follow the mapping of strategies/ and clients/ into the package, so it checks a copy with them in place.
+types: $(STAMP)
+	rm -rf build/types && mkdir -p build/types
+	cp -r mtfed build/types/mtfed
+	cp -r strategies build/types/mtfed/strategies
+	cp -r clients build/types/mtfed/clients
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p mtfed
+
+# torch and torchvision are installed first, as the tested pair: through timm alone, pip would take the newest, with CUDA.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "mtfed needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + "; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)

@@ -89,12 +89,13 @@ def counted(items: Iterable[T], total: int, title: str, quiet: float = 2.0) -> I
 
 def print_table(title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:
     """Print a table with the first column left-aligned and the others right-aligned, and a note below it."""
+    from rich.box import HEAVY_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     on_terminal = sys.stdout.isatty()
-    table = Table(title=Text(title), title_justify="left", **({} if on_terminal else {"box": None}))
+    table = Table(title=Text(title), title_justify="left", box=HEAVY_HEAD if on_terminal else None)
     for i, name in enumerate(header):
         table.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
     for row in rows:
