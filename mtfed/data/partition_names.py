@@ -1,4 +1,4 @@
-"""What a set can be divided by: the names of schemes, and how they go together."""
+"""The names of the partition schemes and the rules for combining them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Sequence
 
 from ..errors import unknown
 
-# In the order in which they are applied; mtfed.data.partition.schemes has the function of each.
+# In the order in which they are applied. Their functions are in mtfed.data.partition.schemes.
 PARTITIONS = {
-    "column": "a site holds one value of partition-column; the last of fewer sites the smallest values",
-    "modality": "a site holds one value of the column modality, whose patients its sites share",
-    "tasks": "a site holds one task after the other, then a site all of them, and again",
-    "dirichlet": "of every class a site gets a share drawn from Dirichlet(partition-alpha)",
-    "quantity": "of all patients a site gets a share drawn from Dirichlet(partition-alpha), classes as they come",
-    "iid": "of all patients a site gets an even share; so it is where neither of these two is named",
+    "column": "each site has one value of partition-column; with fewer sites the last has the rarest values",
+    "modality": "each site has one value of the column modality; sites with the same value divide its patients",
+    "tasks": "one site for each task in turn, then one site with all tasks, and again from the first",
+    "dirichlet": "the sites' shares of every class are drawn from Dirichlet(partition-alpha)",
+    "quantity": "the sites' shares of all patients are drawn from Dirichlet(partition-alpha)",
+    "iid": "all sites have equal shares of all patients; also without any of dirichlet, quantity and iid",
 }
-FLOWER = "flwr:"  # before the name of a partitioner of flwr-datasets
-FLOWER_SAYS = "a partitioner of flwr-datasets; partition-options are its arguments"
-EXCLUSIVE = ("iid", "dirichlet", "quantity")  # dirichlet and quantity multiply, an even share goes with neither
+FLOWER = "flwr:"  # prefix of the name of a partitioner of flwr-datasets
+FLOWER_DESCRIPTION = "a partitioner of flwr-datasets; partition-options are its arguments"
+EXCLUSIVE = ("iid", "dirichlet", "quantity")  # dirichlet and quantity can be combined, iid with neither
 
 
 def read_partition(text: str) -> tuple[str, ...]:
-    """Return the schemes of a sum like ``"tasks + dirichlet"`` in the order of their application.
+    """Return the schemes of a sum such as ``"tasks + dirichlet"`` in the order in which they are applied.
 
     Raises:
-        ValueError: of what is unknown, named twice, or does not go together.
+        ValueError: if a scheme is unknown or named twice, or if schemes cannot be combined.
     """
     names = [word.strip() for word in text.split("+")]
     flower = [name for name in names if name.startswith(FLOWER)]
@@ -38,18 +38,18 @@ def read_partition(text: str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError("expected each scheme once")
     if flower and set(names) - {*flower[:1], "tasks"}:
-        raise ValueError(f"expected nothing but 'tasks' beside {flower[0]!r}, which says where every patient is")
+        raise ValueError(f"expected nothing but 'tasks' beside {flower[0]!r}, which assigns every patient to a site")
     if "iid" in names and (skewed := [name for name in EXCLUSIVE[1:] if name in names]):
         raise ValueError(f"expected either 'iid' or {skewed[0]!r}")
     return (*flower, *(name for name in PARTITIONS if name in names))
 
 
 def describe_partitions() -> str:
-    """Return a line a scheme."""
-    rows = {**PARTITIONS, FLOWER + "NAME": FLOWER_SAYS}
-    return "\n".join(f"{name:20} {what}" for name, what in rows.items())
+    """Return a table with one line per scheme."""
+    rows = {**PARTITIONS, FLOWER + "NAME": FLOWER_DESCRIPTION}
+    return "\n".join(f"{name:20} {description}" for name, description in rows.items())
 
 
 def is_flower(names: Sequence[str]) -> bool:
-    """Return whether a partitioner of flwr-datasets is among the schemes."""
+    """Return whether the schemes include a partitioner of flwr-datasets."""
     return bool(names) and names[0].startswith(FLOWER)

@@ -19,12 +19,13 @@ from mtfed.config.help import describe_keys
 from mtfed.data.federation import default_sites, division, simulated_site
 from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import Row, read_site
-from mtfed.data.partition import MIN_PATIENTS, Division, Options, held_tasks, partition, schemes, stratum_of
+from mtfed.data.partition import MIN_PATIENTS, Division, Options, partition, stratum_of, tasks_in_turn
 from mtfed.data.partition import default_sites as sites_of_set
-from mtfed.data.partition.deal import seat
+from mtfed.data.partition.allocation import allocate_sites
 from mtfed.data.partition.divide import site_names
 from mtfed.data.partition.flwr_datasets import partition_with, read_options
-from mtfed.data.partition.hold import hold_out
+from mtfed.data.partition.schemes import SCHEMES
+from mtfed.data.partition.validation import hold_out
 from mtfed.data.partition_names import PARTITIONS, read_partition
 from mtfed.errors import MtfedError
 from mtfed.federation.holdings import draw, holdings, table
@@ -36,7 +37,7 @@ KEYS: dict[str, Any] = SMALL | GRADE | MASK | STAGE
 CONFIG = read_config(KEYS)
 SAMPLE = read_config(TASKS | SMALL)
 SHORT = ("suffice", "can serve", "needs a site", "a site are needed", "cannot divide", "would hold task 'stage'")
-SCHEMES = [
+SUMS = [
     "iid",
     "tasks",
     "dirichlet",
@@ -96,7 +97,7 @@ def write_set(folder: Path, rows: list[Row]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SUMS)
 def test_any_federation(scheme: str) -> None:
     divided = 0
     for seed in range(8):
@@ -143,7 +144,7 @@ def check_division(rows: list[Row], found: Division, sites: int, scheme: str) ->
 
 def reference(rows: list[Row], sites: int, alpha: float, seed: int) -> list[list[Row]]:
     """Deal the sample as the first release did, whose results are published; no site of it was below the minimum."""
-    tasks, holds = SAMPLE.tasks, held_tasks(list(SAMPLE.tasks), sites)
+    tasks, holds = SAMPLE.tasks, tasks_in_turn(list(SAMPLE.tasks), sites)
     patients: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         patients[row.patient].append(row)
@@ -187,7 +188,7 @@ def test_a_patient_with_labels_of_two_tasks_stays_together() -> None:
 
 @pytest.mark.parametrize(("sites", "both"), [(1, 1), (2, 0), (3, 1), (8, 2), (16, 5)])
 def test_who_holds_what(sites: int, both: int) -> None:
-    held = held_tasks(["a", "b"], sites)
+    held = tasks_in_turn(["a", "b"], sites)
     assert sum(tasks == ("a", "b") for tasks in held) == both
     assert {task for tasks in held for task in tasks} == {"a", "b"}
 
@@ -250,7 +251,7 @@ def test_sites_are_called_by_what_they_hold() -> None:
 
 
 def test_large_groups_get_more_sites() -> None:
-    assert Counter(seat({("a",): 60, ("b",): 30, ("c",): 1}, 7)) == {("a",): 4, ("b",): 2, ("c",): 1}
+    assert Counter(allocate_sites({("a",): 60, ("b",): 30, ("c",): 1}, 7)) == {("a",): 4, ("b",): 2, ("c",): 1}
 
 
 def test_the_number_of_sites() -> None:
@@ -363,7 +364,7 @@ def test_wrong_keys(keys: dict[str, Any], sentence: str) -> None:
 def test_every_scheme_is_told() -> None:
     told = describe_keys()
     for name in PARTITIONS:
-        assert callable(getattr(schemes, name)) and f"\n{name} " in told
+        assert name in SCHEMES and f"\n{name} " in told
     assert (
         "\nflwr:NAME " in told
         and max(map(len, told.split("Partition schemes")[1].split("Strategies")[0].splitlines())) < 120

@@ -1,24 +1,24 @@
-"""Who holds what: patients are dealt to sites by named schemes, and never divided.
+"""Divide a data set among simulated sites. A patient is never divided.
 
-A partition is a sum of schemes: ``"tasks + dirichlet"``. ``mtfed data partition -h`` tells what there is. The table is
-:data:`mtfed.config.PARTITIONS`; the function of a scheme stands under its name in :mod:`.schemes`.
+A partition is a sum of schemes, such as ``"tasks + dirichlet"``; ``mtfed data partition -h`` lists them. Their
+functions are in :data:`.schemes.SCHEMES`, their descriptions in :data:`mtfed.data.partition_names.PARTITIONS`.
 """
 
 from __future__ import annotations
 
-from .deal import MIN_PATIENTS, Division, Options
-from .divide import default_sites, partition
-from .hold import hold_out
+from .allocation import MIN_PATIENTS, Division, Options
+from .partitioning import default_sites, partition
 from .patients import stratum_of
-from .schemes import held_tasks
+from .schemes import tasks_in_turn
+from .validation import hold_out
 
 __all__ = [
     "MIN_PATIENTS",
     "Division",
     "Options",
     "default_sites",
-    "held_tasks",
     "hold_out",
     "partition",
     "stratum_of",
+    "tasks_in_turn",
 ]

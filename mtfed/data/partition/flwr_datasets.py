@@ -1,4 +1,4 @@
-"""Partitioners of flwr-datasets: they say which site each patient is at."""
+"""Partitioners of flwr-datasets, which assign each patient to a site."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ...errors import MtfedError, unknown
 from ...tasks.task import Task
 from ..manifest import Row
 from ..partition_names import FLOWER
-from .deal import Deal, Division, Options
+from .allocation import Allocation, Division, Options
+from .divide import divide
 from .patients import patients_of
 
 if TYPE_CHECKING:
@@ -30,81 +31,79 @@ COLUMNS = ("patient", "label", "site", "modality", "images")  # of the table tha
 def partition_with(
     partitioner: Partitioner, rows: Sequence[Row], tasks: dict[str, Task], options: Options | None = None
 ) -> Division:
-    """Deal patients as a partitioner of your own says.
+    """Divide a set with a partitioner of your own.
 
-    It divides a table of patients with the columns :data:`COLUMNS`: ``label`` numbers the classes, or where there are
-    several tasks their combinations; ``site`` is the cell of ``options.column``; ``images`` how many there are.
+    The partitioner divides a table of patients with the columns :data:`COLUMNS`. ``label`` numbers the classes, or the
+    combinations of classes if there are several tasks; ``site`` is the cell of ``options.column``; ``images`` is the
+    number of images.
 
     Example:
         >>> from flwr_datasets.partitioner import DirichletPartitioner
         >>> partitioner = DirichletPartitioner(num_partitions=3, partition_by="label", alpha=0.5)
         >>> division = partition_with(partitioner, rows, tasks)  # doctest: +SKIP
     """
-    from .divide import divide
-
     options = options or Options()
     patients = patients_of(rows, tasks)
-    probe = Deal(patients, tasks, 1, options, np.random.default_rng())
-    site_of, sites = _divide(partitioner, probe, type(partitioner).__name__)
-    deal = Deal(patients, tasks, sites, options, np.random.default_rng())
-    deal.assign(site_of)
-    return divide(deal)
+    whole = Allocation(patients, tasks, 1, options, np.random.default_rng())
+    site_of, sites = _site_of(partitioner, whole, type(partitioner).__name__)
+    allocation = Allocation(patients, tasks, sites, options, np.random.default_rng())
+    allocation.assign(site_of)
+    return divide(allocation)
 
 
-def assign(deal: Deal, name: str) -> None:
-    """Let the partitioner that ``flwr:NAME`` names say of every patient of a deal where it is."""
-    site_of, sites = _divide(_build(deal, name), deal, name)
-    if sites != deal.sites:
+def assign(allocation: Allocation, name: str) -> None:
+    """Assign every patient to the site that the partitioner ``flwr:NAME`` chooses."""
+    site_of, sites = _site_of(_build(allocation, name), allocation, name)
+    if sites != allocation.sites:
         raise MtfedError(
-            f"Config key partition: {name} makes {sites} sites of these data, but {deal.sites} are asked for; ask for "
-            f"{sites} (--num-supernodes), or change partition-options."
+            f"Config key partition: {name} makes {sites} sites of these data, but {allocation.sites} are asked for; "
+            f"ask for {sites} (--num-supernodes), or change partition-options."
         )
-    deal.assign(site_of)
+    allocation.assign(site_of)
 
 
-def own_number(name: str, deal: Deal) -> int | None:
-    """Return how many sites a partitioner makes, if it is the data and its options that say so."""
-    kind = _kind(name)
-    if "num_partitions" in inspect.signature(kind).parameters:
+def own_sites(name: str, allocation: Allocation) -> int | None:
+    """Return how many sites a partitioner makes, ``None`` if it makes as many as it is told."""
+    if "num_partitions" in inspect.signature(_partitioner_class(name)).parameters:
         return None
-    return _divide(_build(deal, name), deal, name)[1]
+    return _site_of(_build(allocation, name), allocation, name)[1]
 
 
-def _kind(name: str) -> type[Partitioner]:
+def _partitioner_class(name: str) -> type[Partitioner]:
     try:
         from flwr_datasets import partitioner
     except ImportError:
         raise MtfedError(
             f"Config key partition: {name} needs flwr-datasets; install it (pip install 'mtfed[partition]')."
         ) from None
-    # Those that divide columns have no part of the patients to give.
+    # Vertical partitioners divide columns, not patients.
     known = [kind for kind in partitioner.__all__ if kind != "Partitioner" and not kind.startswith("Vertical")]
     if (wanted := name.removeprefix(FLOWER)) not in known:
         raise MtfedError(f"Config key partition: {unknown('partitioner of flwr-datasets', wanted, known)}")
-    found: type[Partitioner] = getattr(partitioner, wanted)
-    return found
+    cls: type[Partitioner] = getattr(partitioner, wanted)
+    return cls
 
 
-def _build(deal: Deal, name: str) -> Partitioner:
-    """Return the partitioner; what its options leave out comes from the config where it says as much."""
-    kind = _kind(name)
-    wanted = inspect.signature(kind).parameters
-    given = read_options(deal.options.flower)
-    if strange := [key for key in given if key not in wanted or key == "num_partitions"]:
-        known = ", ".join(key for key in wanted if key != "num_partitions")
+def _build(allocation: Allocation, name: str) -> Partitioner:
+    """Return the partitioner with its options; the config's own keys fill in what these leave out."""
+    cls = _partitioner_class(name)
+    parameters = inspect.signature(cls).parameters
+    given = read_options(allocation.options.flower)
+    if strange := [key for key in given if key not in parameters or key == "num_partitions"]:
+        known = ", ".join(key for key in parameters if key != "num_partitions")
         raise MtfedError(f"Config key partition-options: {name} takes {known}, there is no {strange[0]!r} for it.")
-    ours = {
-        "num_partitions": deal.sites,
-        "seed": deal.options.seed,
-        "alpha": deal.options.alpha,
+    defaults = {
+        "num_partitions": allocation.sites,
+        "seed": allocation.options.seed,
+        "alpha": allocation.options.alpha,
         "partition_by": "label",
     }
-    given = {key: value for key, value in ours.items() if key in wanted} | given
-    missing = [key for key, one in wanted.items() if one.default is inspect.Parameter.empty and key not in given]
-    if missing:
+    given = {key: value for key, value in defaults.items() if key in parameters} | given
+    required = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
+    if missing := [key for key in required if key not in given]:
         raise MtfedError(f"Config key partition-options: {name} needs {', '.join(missing)}; give KEY=VALUE pairs.")
     try:
-        return kind(**given)
+        return cls(**given)
     except (TypeError, ValueError, AttributeError) as error:
         raise MtfedError(f"Config key partition-options: {name} refuses them: {error}") from None
 
@@ -126,13 +125,13 @@ def read_options(text: str) -> dict[str, Any]:
     return given
 
 
-def _divide(partitioner: Partitioner, deal: Deal, name: str) -> tuple[dict[str, int], int]:
-    """Return the site of every patient, as far as a partitioner puts it anywhere, and how many sites there are."""
+def _site_of(partitioner: Partitioner, allocation: Allocation, name: str) -> tuple[dict[str, int], int]:
+    """Return the site of every patient that a partitioner places, and the number of sites."""
     site_of: dict[str, int] = {}
     try:
-        # No progress bars for a table that takes no time, nor warnings: the table of who holds what tells it better.
+        # The progress bars and warnings add nothing: the table takes no time, and the table of sites shows the result.
         with redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
-            partitioner.dataset = _dataset(deal)
+            partitioner.dataset = _dataset(allocation)
             sites = partitioner.num_partitions
             for site in range(sites):
                 for patient in partitioner.load_partition(site)["patient"]:
@@ -140,25 +139,28 @@ def _divide(partitioner: Partitioner, deal: Deal, name: str) -> tuple[dict[str, 
                         raise MtfedError(f"Partitioner {name} puts patient {patient!r} at two sites; use another.")
     except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
         raise MtfedError(
-            f"Partitioner {name} cannot divide {len(deal.patients)} patients (columns {', '.join(COLUMNS)}): {error}"
+            f"Partitioner {name} cannot divide {len(allocation.patients)} patients (columns {', '.join(COLUMNS)}): "
+            f"{error}"
         ) from None
     return site_of, sites
 
 
-def _dataset(deal: Deal) -> datasets.Dataset:
-    """Return the patients as a table with a row each."""
+def _dataset(allocation: Allocation) -> datasets.Dataset:
+    """Return the patients as a table with one row each."""
     import datasets
 
-    def cell(name: str, column: str) -> str:
-        return next((row.others[column] for row in deal.patients[name].rows if row.others.get(column)), "")
+    patients = allocation.patients
 
-    kinds = sorted({patient.kind for patient in deal.patients.values()})  # as numbers, which every partitioner takes
+    def cell(name: str, column: str) -> str:
+        return next((row.others[column] for row in patients[name].rows if row.others.get(column)), "")
+
+    strata = sorted({patient.stratum for patient in patients.values()})  # as numbers, which every partitioner takes
     return datasets.Dataset.from_dict(
         {
-            "patient": list(deal.patients),
-            "label": [kinds.index(patient.kind) for patient in deal.patients.values()],
-            "site": [cell(name, deal.options.column) for name in deal.patients],
-            "modality": [cell(name, "modality") for name in deal.patients],
-            "images": [len(patient.rows) for patient in deal.patients.values()],
+            "patient": list(patients),
+            "label": [strata.index(patient.stratum) for patient in patients.values()],
+            "site": [cell(name, allocation.options.column) for name in patients],
+            "modality": [cell(name, "modality") for name in patients],
+            "images": [len(patient.rows) for patient in patients.values()],
         }
     )

@@ -1,4 +1,4 @@
-"""Patients, who are dealt whole: all rows of one, and what kind of patient that makes."""
+"""The patients of a set, each with all its rows."""
 
 from __future__ import annotations
 
@@ -20,27 +20,26 @@ class Patient:
     name: str
     rows: tuple[Row, ...]  # those with a label
     split: str
-    kind: Stratum
-    tasks: frozenset[str]  # that have a label
+    stratum: Stratum
+    tasks: frozenset[str]  # tasks with a label
 
 
 def patients_of(rows: Iterable[Row], tasks: dict[str, Task]) -> dict[str, Patient]:
-    """Return the patients who have any label, by name and in the order of their names."""
-    found: dict[str, list[Row]] = defaultdict(list)
+    """Return all patients with a label by name, sorted by name."""
+    by_patient: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.labels:
-            found[row.patient].append(row)
+            by_patient[row.patient].append(row)
     patients = {}
-    for name in sorted(found):
-        labelled = frozenset(task for row in found[name] for task in row.labels)
-        patients[name] = Patient(
-            name, tuple(found[name]), found[name][0].split, stratum_of(found[name], tasks), labelled
-        )
+    for name in sorted(by_patient):
+        images = tuple(by_patient[name])
+        labelled = frozenset(task for row in images for task in row.labels)
+        patients[name] = Patient(name, images, images[0].split, stratum_of(images, tasks), labelled)
     return patients
 
 
 def stratum_of(images: Sequence[Row], tasks: dict[str, Task]) -> Stratum:
-    """Return a patient's tasks and classes; masks and the like count as one class."""
+    """Return a patient's tasks and classes; labels without classes, such as masks, count as one class."""
     return tuple(
         sorted({(t, v if KIND_SPECS[tasks[t].kind].by_class else "") for row in images for t, v in row.labels.items()})
     )

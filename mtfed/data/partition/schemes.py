@@ -1,71 +1,77 @@
-"""The schemes: each a function of its name, which changes a deal."""
+"""The partition schemes: functions that change the rules of an allocation."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ...errors import MtfedError, unknown
-from .deal import MIN_PATIENTS, Deal
+from .allocation import MIN_PATIENTS, Allocation
 from .patients import Patient
 
 
-def column(deal: Deal) -> None:
-    """A site holds the patients of one value of a column.
+def column(allocation: Allocation) -> None:
+    """Give each site the patients with one value of a column.
 
-    Where sites are more than values, they share the largest values'; where they are fewer, the last holds all the
-    smallest values'.
+    If there are more sites than values, sites share the largest values. If there are fewer, the last site gets all of
+    the smallest values.
     """
-    name = deal.options.column
-    deal.group(cells_of(deal.patients, name), f"column {name!r}", join=True)
+    name = allocation.options.column
+    allocation.group(cells_of(allocation.patients, name), f"column {name!r}", join=True)
 
 
-def modality(deal: Deal) -> None:
-    """A site holds patients of one value of the column ``modality``, and shares them with other sites.
+def modality(allocation: Allocation) -> None:
+    """Give each site patients with one value of the column ``modality``; several sites share a value.
 
-    Within another column's values small groups share a site, as there.
+    Within the values of another column, small groups share a site, as in :func:`column`.
     """
-    deal.group(cells_of(deal.patients, "modality"), "column 'modality'", join=deal.grouped)
+    cells = cells_of(allocation.patients, "modality")
+    allocation.group(cells, "column 'modality'", join=allocation.is_grouped)
 
 
-def tasks(deal: Deal) -> None:
-    """Sites hold one task after the other, then a site all of them, and again.
+def tasks(allocation: Allocation) -> None:
+    """Give sites the tasks in turn: one task each, then all tasks to one site, and again from the first.
 
-    Where sites are bound to a group of patients, a site whose turn it is for a task without patients there holds the
-    next that has some.
+    If sites are bound to groups of patients, a site skips tasks that its group has too few patients for.
     """
-    turns = held_tasks(list(deal.tasks), deal.sites)
-    if not deal.grouped:
-        deal.holds = turns
+    turns = tasks_in_turn(list(allocation.tasks), allocation.sites)
+    if not allocation.is_grouped:
+        allocation.site_tasks = turns
         return
-    labelled = {task: deal.labelled(task) for task in deal.tasks}
-    for site, group in enumerate(deal.seats):
-        there = [task for task in deal.tasks if len(labelled[task].get(group, ())) >= MIN_PATIENTS]
-        kept = [tuple(task for task in turn if task in there) for turn in (*turns[site:], *turns)]
-        deal.holds[site] = next(filter(None, kept), ())
+    labelled = {task: allocation.training_patients(task) for task in allocation.tasks}
+    for site, group in enumerate(allocation.site_groups):
+        possible = [task for task in allocation.tasks if len(labelled[task].get(group, ())) >= MIN_PATIENTS]
+        options = [tuple(task for task in turn if task in possible) for turn in (*turns[site:], *turns)]
+        allocation.site_tasks[site] = next(filter(None, options), ())
 
 
-def dirichlet(deal: Deal) -> None:
-    """Of every kind of patient, by tasks and classes, the sites get shares drawn from Dirichlet(alpha)."""
-    deal.by_kind = True
-    deal.shares.append(lambda sites: deal.rng.dirichlet([deal.options.alpha] * len(sites)))
+def dirichlet(allocation: Allocation) -> None:
+    """Draw the sites' shares of every stratum (tasks and classes of a patient) from Dirichlet(alpha)."""
+    allocation.by_stratum = True
+    allocation.shares.append(lambda sites: allocation.rng.dirichlet([allocation.options.alpha] * len(sites)))
 
 
-def quantity(deal: Deal) -> None:
-    """The sites get shares of all patients, drawn once from Dirichlet(alpha)."""
-    drawn = deal.rng.dirichlet([deal.options.alpha] * deal.sites)
-    least = np.finfo(float).tiny  # a small alpha leaves nothing to many, of whom some sites are alone with a group
-    deal.shares.append(lambda sites: (drawn[list(sites)] + least) / (drawn[list(sites)] + least).sum())
+def quantity(allocation: Allocation) -> None:
+    """Draw the sites' shares of all patients once from Dirichlet(alpha)."""
+    drawn = allocation.rng.dirichlet([allocation.options.alpha] * allocation.sites)
+    # A small alpha gives many sites a share of 0, and some of these may be the only sites of a group.
+    smallest = np.finfo(float).tiny
+    allocation.shares.append(lambda sites: (drawn[list(sites)] + smallest) / (drawn[list(sites)] + smallest).sum())
 
 
-def iid(deal: Deal) -> None:
-    """The sites get even shares, which is what a deal does without a scheme."""
+def iid(allocation: Allocation) -> None:
+    """Give the sites equal shares, which an allocation does without any scheme."""
 
 
-def held_tasks(tasks: Sequence[str], sites: int) -> list[tuple[str, ...]]:
-    """Return which tasks each site holds: one after the other, then a site with all, and again."""
+SCHEMES: dict[str, Callable[[Allocation], None]] = {
+    scheme.__name__: scheme for scheme in (column, modality, tasks, dirichlet, quantity, iid)
+}
+
+
+def tasks_in_turn(tasks: Sequence[str], sites: int) -> list[tuple[str, ...]]:
+    """Return the tasks of each site: one task each, then all tasks at one site, and again from the first."""
     if sites == 1:
         return [tuple(tasks)]
     cycle = [(task,) for task in tasks] + ([tuple(tasks)] if len(tasks) > 1 else [])
@@ -73,17 +79,17 @@ def held_tasks(tasks: Sequence[str], sites: int) -> list[tuple[str, ...]]:
 
 
 def cells_of(patients: dict[str, Patient], name: str) -> dict[str, str]:
-    """Return every patient's cell in a column; of several the one that most of its images have."""
+    """Return every patient's cell in a column; if its images differ, the most frequent cell."""
     cells = {}
     for patient in patients.values():
-        found = Counter(row.others.get(name) or row.labels.get(name, "") for row in patient.rows)
-        del found[""]
-        if found:
-            cells[patient.name] = min(found, key=lambda cell: (-found[cell], cell))
+        counts = Counter(row.others.get(name) or row.labels.get(name, "") for row in patient.rows)
+        del counts[""]
+        if counts:
+            cells[patient.name] = min(counts, key=lambda cell: (-counts[cell], cell))
     if not cells:
-        there = sorted({key for patient in patients.values() for row in patient.rows for key in row.others})
-        known = unknown("column", name, there) if there else f"the manifest has no column {name!r}, only tasks."
-        raise MtfedError(f"Config key partition: {known}")
+        columns = sorted({key for patient in patients.values() for row in patient.rows for key in row.others})
+        reason = unknown("column", name, columns) if columns else f"the manifest has no column {name!r}, only tasks."
+        raise MtfedError(f"Config key partition: {reason}")
     if empty := [patient for patient in patients if patient not in cells]:
         raise MtfedError(
             f"Config key partition: {len(empty)} of {len(patients)} patients have nothing in column {name!r}, "
