@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from mtfed.data.shard import Batch, Labels
-from mtfed.lean import lean_import
 from mtfed.learning.augment import CONTRAST, SHIFT, ZOOM, augment
 from mtfed.learning.strong_augment import move
 from mtfed.startup import import_torchvision
@@ -101,7 +100,9 @@ def by_torchvision(batch: Batch) -> Callable[[], Tensor]:
 
 def by_monai(batch: Batch) -> Callable[[], Tensor]:
     """Return what moves volumes one by one."""
-    monai = lean_import("monai.transforms")
+    import_torchvision()
+    from monai import transforms as monai
+
     both, side = {"keys": ["image", "mask"]}, batch.images.shape[-1]
     change = monai.Compose([
         monai.RandFlipd(**both, prob=0.5, spatial_axis=2),

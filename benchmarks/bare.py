@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from mtfed.config import Config
 from mtfed.data.federation import simulated_site
 from mtfed.data.shard import load_shard, standardise
+from mtfed.learning.optimizer import AdamW
 from mtfed.models import build_model
-from mtfed.startup import make_optimizers_light
 
 
 def seconds_per_round(config: Config, sites: int, rounds: int, processes: int) -> list[float]:
     """Return the wall time of each round of plain FedAvg."""
-    make_optimizers_light()
     torch.set_num_threads(1)
     model = build_model(config)
     size = sum(p.numel() for p in model.parameters())
@@ -64,9 +63,7 @@ def _work(
         total.zero_()
         for shard in shards:
             torch.nn.utils.vector_to_parameters(weights.clone(), model.parameters())
-            optimizer = torch.optim.AdamW(
-                model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-            )
+            optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
             labels = shard.labels["finding"].values
             for index in torch.randperm(len(shard)).split(config.batch_size):
                 logits = model(standardise(shard.take(index)), {"finding": torch.arange(len(index))})["finding"]

@@ -13,7 +13,7 @@ from mtfed.data.manifest import SiteData
 from mtfed.data.shard import Shard, load_shard
 from mtfed.errors import MtfedError
 from mtfed.site.site_file import SITE_FILE, SiteFile, read_site_file
-from mtfed.startup import quick_imports
+from mtfed.startup import garbage_collection_paused
 
 
 class Site:
@@ -60,11 +60,11 @@ def open_site(context: Context, config: Config) -> Site:
 
 @lru_cache(maxsize=4096)
 def _simulated(index: int, sites: int, config: Config) -> Site:
-    with quick_imports():  # the rows of a manifest are many objects too, and none of them garbage
+    with garbage_collection_paused():  # the rows of a manifest are many objects, none of them garbage
         return Site(simulated_site(config, index, sites), config)
 
 
 @lru_cache(maxsize=8)
 def _folder(folder: Path, key: str, config: Config) -> Site:
-    with quick_imports():
+    with garbage_collection_paused():
         return Site(site_folder(folder, key, config), config)

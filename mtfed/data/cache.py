@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import MtfedError
-from ..startup import quick_imports
+from ..startup import garbage_collection_paused
 from ..tasks.specs import KIND_SPECS
 from .formats import files_of
 from .manifest import Row, SiteData
@@ -100,7 +100,9 @@ def _of_pool(folder: Path, data: SiteData, config: Config) -> tuple[Store, Tenso
     if (place, settings) in _open and _open[place, settings][0] is data.pool:
         return _open[place, settings][1:]
     rows = [row for row in data.pool if row.labels]
-    with quick_imports():  # or it walks what a manifest has made, which is many objects, and none of them garbage
+    with (
+        garbage_collection_paused()
+    ):  # or it walks what a manifest has made, which is many objects, and none of them garbage
         sources = sources_of(data, rows, config)
     target = folder / f"{settings}-{_digest(chr(10).join(sources)).hex()}"
     store = Store.read(target)

@@ -32,9 +32,9 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
         from .flower_simulation import run_on_ray
 
         return run_on_ray(app, run_config, sites)
-    from ..startup import quick_imports
+    from ..startup import garbage_collection_paused
 
-    with quick_imports():
+    with garbage_collection_paused():
         from ..learning.train import pick_device
         from .local.grid import run_local
 

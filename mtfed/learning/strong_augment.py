@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from ..data.shard import Batch, Labels
-from ..lean import lean_import
-from ..startup import import_torchvision, quick_imports
+from ..startup import garbage_collection_paused, import_torchvision
 from ..tasks.multi_label_segmentation import UNMARKED
 from ..tasks.specs import KIND_SPECS
 from ..tasks.task import Task
@@ -115,7 +114,7 @@ def move(values: Tensor, moves: Tensor, side: int) -> Tensor:
 def pictures(side: int) -> tuple[Turn, Look]:
     """Return how pictures of this side change. The import takes seconds, as torchvision brings torch's compiler."""
     import_torchvision()
-    with quick_imports():
+    with garbage_collection_paused():
         from torchvision import tv_tensors
         from torchvision.transforms import v2
 
@@ -167,7 +166,9 @@ def pictures(side: int) -> tuple[Turn, Look]:
 
 def volumes(side: int) -> tuple[Turn, Look]:
     """Return how volumes of this side change."""
-    monai = lean_import("monai.transforms")
+    import_torchvision()
+    from monai import transforms as monai
+
     both = {"keys": ["image", "planes"], "allow_missing_keys": True}
     geometry = monai.Compose([
         monai.RandFlipd(**both, prob=0.5, spatial_axis=2),

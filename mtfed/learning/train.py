@@ -19,13 +19,13 @@ from ..config import Config
 from ..data.shard import Batch, Labels, Shard
 from ..errors import MtfedError
 from ..models import MultiTaskModel
-from ..startup import make_optimizers_light
 from ..strategies.wire import decoder_part, task_of
 from .acceleration import cast_to, forward_of, half_precision, make_scaler
 from .augment import augment
 from .balancing import BALANCING, ByGradient, History, PieceLosses, backward, backward_by_task
 from .losses import task_losses
 from .metrics import TaskMetrics
+from .optimizer import AdamW
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 
@@ -173,7 +173,6 @@ def train(
     A batch is computed in ``config.accumulate`` pieces. Losses are means over the labels of the whole batch, so its
     gradients are the same in any number of pieces, but for batch norms, which see a piece.
     """
-    make_optimizers_light()
     device = next(model.parameters()).device
     seed_device(seed, device)
     start = time.perf_counter()
@@ -191,7 +190,7 @@ def train(
             for name, weight in named.items()
             if (mu := proximal_mu + (pull or {}).get(name, 0.0))
         ]
-        optimizer = torch.optim.AdamW(named.values(), lr=learning_rate, weight_decay=config.weight_decay, fused=True)
+        optimizer = AdamW(named.values(), lr=learning_rate, weight_decay=config.weight_decay, fused=True)
         rule = BALANCING[config.balancing](model.balance, history)
         steps = count_steps(shard, tasks, config)
         losses = Losses(model, config, device, steps)

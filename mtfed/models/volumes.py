@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import MtfedError
-from ..lean import lean_import
 from ..startup import import_timm
 
 timm = import_timm()
@@ -109,7 +108,9 @@ class VolumeResNet(nn.Module):
 
     def __init__(self, layers: Sequence[int], widths: Sequence[int], channels: int, block: str = "basic") -> None:
         super().__init__()
-        net = lean_import("monai.networks.nets.resnet").ResNet(
+        from monai.networks.nets.resnet import ResNet
+
+        net = ResNet(
             block=block,
             layers=list(layers),
             block_inplanes=list(widths),
@@ -148,7 +149,9 @@ class VolumeSwin(nn.Module):
 
     def __init__(self, patch: int, window: int, width: int, heads: Sequence[int], channels: int) -> None:
         super().__init__()
-        net = lean_import("monai.networks.nets.swin_unetr").SwinTransformer(
+        from monai.networks.nets.swin_unetr import SwinTransformer
+
+        net = SwinTransformer(
             in_chans=channels,
             embed_dim=width,
             window_size=(window,) * 3,

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mtfed.errors import MtfedError
-from mtfed.lean import lean_import
 from mtfed.models import pretrained
 from mtfed.models.axes.builder import AxisGraphBuilder, Label
 from mtfed.models.axes.encoders import label_body
@@ -238,7 +237,9 @@ def test_volumes_by_name(name: str) -> None:
 
 @torch.no_grad()
 def test_a_residual_network_of_volumes_is_monais() -> None:
-    networks = lean_import("monai.networks.nets.resnet")
+    import_timm()
+    from monai.networks.nets import resnet as networks
+
     for block in ("basic", "bottleneck"):
         own = VolumeResNet((1, 2, 1, 1), (4, 8, 8, 16), 2, block).eval()
         reference = networks.ResNet(
@@ -255,7 +256,9 @@ def test_a_residual_network_of_volumes_is_monais() -> None:
 
 @torch.no_grad()
 def test_a_swin_transformer_of_volumes_is_monais(monkeypatch: pytest.MonkeyPatch) -> None:
-    networks = lean_import("monai.networks.nets.swin_unetr")
+    import_timm()
+    from monai.networks.nets import swin_unetr as networks
+
     ends = {"b c d h w -> b d h w c": (1, -1), "b d h w c -> b c d h w": (-1, 1)}
     monkeypatch.setattr(networks, "rearrange", lambda x, pattern: x.movedim(*ends[pattern]))  # without einops
     torch.manual_seed(0)
