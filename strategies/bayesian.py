@@ -150,9 +150,9 @@ class BayesianMatching(TaskFedAvg):
         for label, placements in self._placements.items():
             metrics[f"merge.moved.{label}"] = float(np.mean([placement.moved for placement in placements]))
         together = [placement for placements in self._placements.values() for placement in placements]
-        if every := [placement for placement in together if np.isfinite(placement.before)]:
-            metrics["merge.distance-before"] = float(np.mean([placement.before for placement in every]))
-            metrics["merge.distance"] = float(np.mean([placement.after for placement in every]))
+        if every := [placement for placement in together if np.isfinite(placement.distance_before)]:
+            metrics["merge.distance-before"] = float(np.mean([placement.distance_before for placement in every]))
+            metrics["merge.distance"] = float(np.mean([placement.distance_after for placement in every]))
         parts: dict[str, dict[str, float]] = {}
         for site, shares in self._shares.items():
             for key, share in shares.items():
@@ -224,10 +224,10 @@ class BayesianMatching(TaskFedAvg):
             self._frame = Frame(
                 self.axes, tensors_by_name(self._previous, self._tensors), gate=self.gate, seed=self.seed
             )
-        aligned = self._frame.bring(said.values)
-        for label, placement in aligned.log.items():
+        aligned = self._frame.align(said.values)
+        for label, placement in aligned.placements.items():
             self._placements.setdefault(label, []).append(placement)
-        return said.moved(self._frame.graph, aligned.tensors, aligned.orders) if aligned.orders else said
+        return said.moved(self._frame.graph, aligned.tensors, aligned.permutations) if aligned.permutations else said
 
     def _layout(self, update: Update) -> dict[str, list[TensorEntry]]:
         """Return where the tensors of an update lie, by key."""
@@ -280,10 +280,10 @@ class BayesianMatching(TaskFedAvg):
         """Match models that were trained apart, all with all."""
         assert self.axes is not None
         aligned = align(
-            self.axes, [said.values for said in self._kept], inner=self.inner, gate=self.gate, seed=self.seed,
+            self.axes, [said.values for said in self._kept], gauge=self.inner, gate=self.gate, seed=self.seed,
             weights=matching_weights(self._kept, self._tensors, self.axes),
         )  # fmt: skip
-        for said, tensors, orders in zip(self._kept, aligned.clients, aligned.orders, strict=True):
+        for said, tensors, orders in zip(self._kept, aligned.clients, aligned.permutations, strict=True):
             for label, order in orders.items():
                 moved = float((order != np.arange(len(order))).mean())
                 self._placements.setdefault(label, []).append(Placement(moved, np.nan, np.nan))

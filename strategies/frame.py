@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .alignment import comparable, count_columns
+from .alignment import comparable_slots, count_columns
 from .axes import AxisError, AxisGraph, Gauge, Slot, Tensors
-from .heads import circuit_rows, turn
+from .heads import align_gauge, circuit_rows
 from .matching import FloatDtype, assign
 from .unit_sums import UnitSums
 
@@ -28,23 +28,23 @@ class Placement:
     """How an update stands to the frame on one axis."""
 
     moved: float  # share of its units that changed place
-    before: float  # mean squared distance to the frame, of numbers scaled to the frame's mean square
-    after: float
+    distance_before: float  # mean squared distance to the frame, of numbers scaled to the frame's mean square
+    distance_after: float
 
     @property
     def gain(self) -> float:
         """Return by how much the alignment brought the update nearer."""
-        return self.before - self.after
+        return self.distance_before - self.distance_after
 
 
 @dataclass(frozen=True)
-class Aligned:
+class AlignedUpdate:
     """An update in the frame."""
 
     tensors: Tensors  # in the frame's order; what nothing moved are the update's own objects
-    orders: dict[str, np.ndarray]  # axis -> its unit at each place, of the axes that moved
-    turned: tuple[str, ...]  # axes whose heads got another inner basis
-    log: dict[str, Placement]  # of every axis that the update holds, if it is not frozen and the frame can tell
+    permutations: dict[str, np.ndarray]  # axis -> its unit at each place, of the axes that moved
+    regauged: tuple[str, ...]  # axes whose heads got another inner basis
+    placements: dict[str, Placement]  # of every axis that the update holds, if it is not frozen and the frame can tell
 
 
 class Frame:
@@ -56,9 +56,9 @@ class Frame:
     Args:
         graph: the table of axes; frozen ones stay.
         tensors: the global model; not copied, so it must stay as it is.
-        inner: inside heads, as in :func:`.alignment.align`. A new basis has to pass the gate like an order.
+        gauge: inside heads, as in :func:`.alignment.align`. A new basis has to pass the gate like an order.
         gate: least gain of a new order, as a share of what the present one gains (:func:`.matching.match`).
-        sweeps: most passes over the axes.
+        max_sweeps: most passes over the axes.
         seed: of the order of axes from the second pass on.
         dtype: of the matrix products.
     """
@@ -68,14 +68,14 @@ class Frame:
         graph: AxisGraph,
         tensors: Mapping[str, np.ndarray],
         *,
-        inner: Gauge = "none",
+        gauge: Gauge = "none",
         gate: float = 1e-3,
-        sweeps: int = 5,
+        max_sweeps: int = 5,
         seed: int = 0,
         dtype: FloatDtype = np.float32,
     ) -> None:
         self.graph, self.tensors = graph, dict(tensors)
-        self.inner, self.gate, self.sweeps, self.seed, self.dtype = inner, gate, sweeps, seed, dtype
+        self.gauge, self.gate, self.max_sweeps, self.seed, self.dtype = gauge, gate, max_sweeps, seed, dtype
         graph.validate(self.tensors)
         free = [label for label, axis in graph.axes.items() if axis.kind != "frozen"]
         slots = {label: graph.slots(label, self.tensors) for label in free}
@@ -84,7 +84,7 @@ class Frame:
         self.scale = {slot: self.squares.of(slot).mean() / slot.width for found in slots.values() for slot in found}
         self._half: dict[tuple[Slot, ...], np.ndarray] = {}
 
-    def bring(self, update: Mapping[str, np.ndarray]) -> Aligned:
+    def align(self, update: Mapping[str, np.ndarray]) -> AlignedUpdate:
         """Return an update, or a part of one, in the frame.
 
         Raises:
@@ -97,7 +97,7 @@ class Frame:
                 raise AxisError(f"{name}: expected the frame's shape {self.tensors[name].shape}, got {values.shape}.")
         return _Search(self, {name: update[name] for name in self.tensors if name in update}).run()
 
-    def half_ways(self, slots: Sequence[Slot]) -> np.ndarray:
+    def half_distances(self, slots: Sequence[Slot]) -> np.ndarray:
         """Return (L,) half the distance from each atom to the next, never too long."""
         key = tuple(slots)
         if key not in self._half:
@@ -144,32 +144,34 @@ class _Search:
         scale = self.frame.scale[slot]
         return 0 < scale < np.inf and self.distances.of(slot).mean() <= STRANGE * scale * slot.width
 
-    def run(self) -> Aligned:
+    def run(self) -> AlignedUpdate:
         before = {label: self._distance(label) for label in self.slots}
         waiting = {label for label in self.slots if not self._stands(label)}
         settled, touched = set(self.graph.axes) - waiting, set()
         while waiting:
-            columns = {label: self._comparable(label, settled) for label in self.slots if label in waiting}
+            columns = {label: self._comparable_slots(label, settled) for label in self.slots if label in waiting}
             label = max(columns, key=lambda label: count_columns(*columns[label]))
             plain, inside = columns[label]
             if not plain and not inside:  # a start has to be made somewhere
-                plain, inside = self._comparable(label, set(self.graph.axes))
+                plain, inside = self._comparable_slots(label, set(self.graph.axes))
             touched |= self._match(label, plain, inside)
-            if (plain, inside) != self._comparable(label, set(self.graph.axes)):  # has to prove itself on all columns
+            if (plain, inside) != self._comparable_slots(
+                label, set(self.graph.axes)
+            ):  # has to prove itself on all columns
                 touched.add(label)
             waiting.remove(label)
             settled.add(label)
         generator = np.random.default_rng(self.frame.seed)
-        for _ in range(1, self.frame.sweeps):
+        for _ in range(1, self.frame.max_sweeps):
             stale = [label for label in self.slots if label in touched and not self._stands(label)]
             touched = set()
             for index in generator.permutation(len(stale)):
-                touched |= self._match(stale[index], *self._comparable(stale[index], set(self.graph.axes)))
+                touched |= self._match(stale[index], *self._comparable_slots(stale[index], set(self.graph.axes)))
             if not touched:
                 break
         log = {label: Placement(self._moved(label), before[label], self._distance(label)) for label in self.slots}
         orders = {label: self.orders[label] for label, fit in log.items() if fit.moved}
-        return Aligned(self.tensors, orders, tuple(label for label in self.slots if label in self.turned), log)
+        return AlignedUpdate(self.tensors, orders, tuple(label for label in self.slots if label in self.turned), log)
 
     def _moved(self, label: str) -> float:
         order = self.orders.get(label)
@@ -179,9 +181,9 @@ class _Search:
         slots = self.slots[label]
         return float(self.frame.total(slots, self.distances).mean() / count_columns(slots))
 
-    def _comparable(self, label: str, settled: set[str]) -> tuple[list[Slot], list[Slot]]:
+    def _comparable_slots(self, label: str, settled: set[str]) -> tuple[list[Slot], list[Slot]]:
         """Return settled slots and, apart, those of circuits: their products tell where one side alone may be 0."""
-        plain, inside = comparable(self.graph, label, self.held[label], settled, self.frame.inner != "none")
+        plain, inside = comparable_slots(self.graph, label, self.held[label], settled, self.frame.gauge != "none")
         return [slot for slot in plain if slot in self.slots[label]], inside
 
     def _stands(self, label: str) -> bool:
@@ -190,9 +192,9 @@ class _Search:
         distances = frame.total(slots, self.distances)
         if frame.gate > 0 and self._below_gate(float(distances.sum()), slots):
             return True
-        if frame.inner != "none" and self.graph.axes[label].circuits:  # nearest as it is, yet perhaps turned
+        if frame.gauge != "none" and self.graph.axes[label].circuits:  # nearest as it is, yet perhaps turned
             return False
-        far = np.flatnonzero(~(distances * (1 + ROUNDING) <= np.square(frame.half_ways(slots))))
+        far = np.flatnonzero(~(distances * (1 + ROUNDING) <= np.square(frame.half_distances(slots))))
         if not len(far):
             return True
         if len(far) > len(distances) // 4:
@@ -235,7 +237,7 @@ class _Search:
     def _turn(self, label: str, inside: Sequence[Slot]) -> set[str]:
         known = [slot for slot in inside if slot in self.slots[label]]
         frame, old = self.frame, float(self.frame.total(known, self.distances).sum())
-        turned = turn(self.graph, label, self.tensors, frame.tensors, frame.inner)
+        turned = align_gauge(self.graph, label, self.tensors, frame.tensors, frame.gauge)
         candidate = {slot.name: turned[slot.name].astype(self.tensors[slot.name].dtype) for slot in inside}
         new = float(frame.total(known, UnitSums({label: known}, candidate, frame.tensors)).sum())
         length = sum(np.square(slot.rows(self.tensors[slot.name])).sum() / frame.scale[slot] for slot in known)

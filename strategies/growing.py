@@ -21,13 +21,13 @@ from .axes import AxisError, AxisGraph, Tensors
 from .bayesian import BayesianMatching
 from .contribution import Contribution, tensors_by_name
 from .frame import Frame, Placement
-from .growth import Grown, expand, grow
+from .growth import Growth, expand, grow
 from .merging import Product
 from .precision import Precision, floored, inflation
 from .screening import Update
 from .settings import check_settings, refuse_fixed
 from .sites import SiteCard
-from .widths import sizes_of, submodel
+from .widths import infer_sizes, submodel
 from .wire import FlatArray, TensorEntry, is_packed, pack, tensors_in, unpack
 
 log = getLogger("flwr")
@@ -82,7 +82,7 @@ class GrowingMatching(BayesianMatching):
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
         record = super().arrays_for(site, arrays, tasks)
         tensors = _tensors(record)
-        sizes = sizes_of(self.graph, tensors)
+        sizes = infer_sizes(self.graph, tensors)
         units = {label: self._units_of(site.key, label, sizes[label]) for label in self.grows if label in sizes}
         if all(np.array_equal(own, np.arange(sizes[label])) for label, own in units.items()):
             return record  # the arrays of all sites then travel once
@@ -96,14 +96,14 @@ class GrowingMatching(BayesianMatching):
             for said in self._kept:
                 self._multiply(self._bring(said))
         ready, self._kept, self._ready = [self._heard(said) for said in self._ready], [], []
-        sizes = sizes_of(self.graph, frame)
+        sizes = infer_sizes(self.graph, frame)
         grown = grow(
             self.graph.resize(sizes), [said.values for said in ready], frame=None if apart else frame,
-            weights=[said.counts(self._tensors) for said in ready], gamma=self.gamma, cap=self.width_cap,
+            weights=[said.counts(self._tensors) for said in ready], gamma=self.gamma, width_cap=self.width_cap,
             seed=self.seed,
         )  # fmt: skip
         self._place(ready, grown, sizes)
-        stays = Grown(grown.graph, [{label: np.arange(sizes[label]) for label in self.grows if label in sizes}])
+        stays = Growth(grown.graph, [{label: np.arange(sizes[label]) for label in self.grows if label in sizes}])
         wide, sure = expand(stays, 0, frame, self._sure_of(self.posterior))
         grew = any(wide[name].shape != values.shape for name, values in frame.items())
         record = relaid(self._arrays, wide) if grew else self._arrays
@@ -161,11 +161,11 @@ class GrowingMatching(BayesianMatching):
         if not fixed:
             return said
         sent = _tensors(self._sent(said.site))
-        graph = self.graph.resize(sizes_of(self.graph, sent)).freeze(*self.grows)
-        aligned = Frame(graph, sent, gate=self.gate, seed=self.seed).bring(said.values)
-        for label, placement in aligned.log.items():
+        graph = self.graph.resize(infer_sizes(self.graph, sent)).freeze(*self.grows)
+        aligned = Frame(graph, sent, gate=self.gate, seed=self.seed).align(said.values)
+        for label, placement in aligned.placements.items():
             self._placements.setdefault(label, []).append(placement)
-        return said.moved(graph, aligned.tensors, aligned.orders) if aligned.orders else said
+        return said.moved(graph, aligned.tensors, aligned.permutations) if aligned.permutations else said
 
     def _multiply(self, said: Contribution) -> None:
         self._ready.append(said)  # what it is multiplied into has its width only when all are there
@@ -175,7 +175,7 @@ class GrowingMatching(BayesianMatching):
         names = {tensor.name for key, weight in said.weights.items() if weight > 0 for tensor in self._tensors[key]}
         return replace(said, values={name: values for name, values in said.values.items() if name in names})
 
-    def _place(self, ready: Sequence[Contribution], grown: Grown, sizes: Mapping[str, int]) -> None:
+    def _place(self, ready: Sequence[Contribution], grown: Growth, sizes: Mapping[str, int]) -> None:
         """Note where the sites' units are, and how many of them moved."""
         for said, units in zip(ready, grown.units, strict=True):
             for label, own in units.items():
@@ -204,12 +204,12 @@ class GrowingMatching(BayesianMatching):
         }  # fmt: skip
 
     def _merge(
-        self, ready: Sequence[Contribution], grown: Grown, layout: Mapping[str, Sequence[TensorEntry]]
+        self, ready: Sequence[Contribution], grown: Growth, layout: Mapping[str, Sequence[TensorEntry]]
     ) -> Product:
         """Return the product of the sites at the global width."""
         product = Product(layout, floor=0.0)  # each site's own floor is in its precision by then: 0 has to stay 0
         usual = self._usual(ready)
-        silent = {label: np.flatnonzero(grown.holders(label) == 0) for label in self.grows}
+        silent = {label: np.flatnonzero(grown.count_holders(label) == 0) for label in self.grows}
         for j, said in enumerate(ready):
             known: dict[str, float | np.ndarray] = {}
             for name, weight in said.counts(self._tensors).items():

@@ -11,24 +11,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .alignment import Weights, comparable, count_columns
+from .alignment import Weights, comparable_slots, count_columns
 from .axes import AxisError, AxisGraph, Tensors
 from .spahm import spahm
-from .widths import Units, picked, sizes_of, submodel, widened
+from .widths import Units, infer_sizes, submodel, unit_indices, widen
 
-__all__ = ["Grown", "expand", "grow", "submodel"]
+__all__ = ["Growth", "expand", "grow", "submodel"]
 
 Observed = dict[str, tuple[np.ndarray, np.ndarray]]  # tensor -> (L_j, D) rows and (D,) what they count
 
 
 @dataclass(frozen=True)
-class Grown:
+class Growth:
     """A global model's width, and where every client's units are in it."""
 
     graph: AxisGraph  # with the new sizes
     units: list[dict[str, np.ndarray]]  # per client, axis that grows -> (L_j,) the global unit of each of its own
 
-    def holders(self, label: str) -> np.ndarray:
+    def count_holders(self, label: str) -> np.ndarray:
         """Return (L,) how many clients have each unit of an axis."""
         count = np.zeros(self.graph.axes[label].size, int)
         for units in self.units:
@@ -43,10 +43,10 @@ def grow(
     frame: Mapping[str, np.ndarray] | None = None,
     weights: Sequence[Weights] | None = None,
     gamma: float = 1.0,
-    cap: float = 1.5,
+    width_cap: float = 1.5,
     sweeps: int = 2,
     seed: int = 0,
-) -> Grown:
+) -> Growth:
     """Let the data decide the width of every axis that may grow, by the predictive density of :func:`.spahm.spahm`.
 
     These are hidden units of MLPs, whole heads as their weights stand, and channels of convolutions with BatchNorm or
@@ -60,7 +60,7 @@ def grow(
         frame: the last global model; its units stay, as the first ones.
         weights: per client, as in :func:`.alignment.align`.
         gamma: mass of the beta process.
-        cap: no new units beyond this many times the widest client's.
+        width_cap: no new units beyond this many times the widest client's.
         sweeps: passes over the clients of an axis after the first placement.
         seed: of the clients' order in each sweep.
 
@@ -69,7 +69,7 @@ def grow(
     """
     networks = [dict(client) for client in clients] + ([] if frame is None else [dict(frame)])
     says: list[Weights] = [1.0] * len(clients) if weights is None else list(weights)
-    sizes = [sizes_of(graph, tensors) for tensors in networks]
+    sizes = [infer_sizes(graph, tensors) for tensors in networks]
     union = {name: tensor for tensors in networks for name, tensor in tensors.items()}
     waiting = [
         label for label, axis in graph.axes.items()
@@ -81,7 +81,9 @@ def grow(
     settled = set(graph.axes) - set(waiting)
     units: list[dict[str, np.ndarray]] = [{} for _ in networks]
     while waiting:
-        slots = {label: comparable(graph, label, graph.slots(label, union), settled, False)[0] for label in waiting}
+        slots = {
+            label: comparable_slots(graph, label, graph.slots(label, union), settled, False)[0] for label in waiting
+        }
         label = max(waiting, key=lambda label: count_columns(slots[label]))
         if not slots[label]:
             raise AxisError(f"Axis {label!r} cannot be matched: each of its tensors carries an axis that waits for it.")
@@ -93,13 +95,13 @@ def grow(
             for k in holders
         ]  # fmt: skip
         framed = holders[-1] == len(clients)
-        found = _place(seen, names, framed, gamma=gamma, cap=cap, sweeps=sweeps, seed=seed)
+        found = _place(seen, names, framed, gamma=gamma, width_cap=width_cap, sweeps=sweeps, seed=seed)
         for k, own in zip(holders, found, strict=True):
             units[k][label] = own
         graph = graph.resize({label: 1 + max(int(own.max()) for own in found)})
         waiting.remove(label)
         settled.add(label)
-    return Grown(graph, units[: len(clients)])
+    return Growth(graph, units[: len(clients)])
 
 
 def _observe(
@@ -109,16 +111,23 @@ def _observe(
     seen = {}
     for slot in graph.slots(label, {name: network[name] for name in names if name in network}):
         values = network[slot.name]
-        wide = widened(graph, slot.name, values, units)
+        wide = widen(graph, slot.name, values, units)
         said = weight.get(slot.name, 0.0) if isinstance(weight, Mapping) else weight
-        shares = widened(graph, slot.name, np.broadcast_to(np.asarray(said, float), values.shape), units)
+        shares = widen(graph, slot.name, np.broadcast_to(np.asarray(said, float), values.shape), units)
         slot = graph.slots(label, {slot.name: wide})[0]
         seen[slot.name] = slot.rows(wide), slot.rows(shares).mean(axis=0)
     return seen
 
 
 def _place(
-    seen: Sequence[Observed], names: Sequence[str], framed: bool, *, gamma: float, cap: float, sweeps: int, seed: int
+    seen: Sequence[Observed],
+    names: Sequence[str],
+    framed: bool,
+    *,
+    gamma: float,
+    width_cap: float,
+    sweeps: int,
+    seed: int,
 ) -> list[np.ndarray]:
     """Return per observer (L_j,) the global unit of each of its own; with ``framed``, the last observer's stay."""
     blocks = {name: max(own[name][0].shape[1] for own in seen if name in own) for name in names}
@@ -142,13 +151,13 @@ def _place(
     found = spahm(
         stacked[:clients], frame=stacked[-1] if framed else None, shares=[counts[k] for k in order],
         blocks=list(blocks.values()), gamma=gamma, sweeps=sweeps, seed=seed, popularity_cap=None,
-        width_cap=int(cap * max(heights[:clients])),
+        width_cap=int(width_cap * max(heights[:clients])),
     )  # fmt: skip
     return [*found.assignment, *([np.arange(heights[-1])] if framed else [])]
 
 
 def expand(
-    grown: Grown, client: int, tensors: Mapping[str, np.ndarray], precision: Weights = 1.0
+    grown: Growth, client: int, tensors: Mapping[str, np.ndarray], precision: Weights = 1.0
 ) -> tuple[Tensors, dict[str, float | np.ndarray]]:
     """Return a client's tensors at the global width, and the precision of every number in them.
 
@@ -156,7 +165,7 @@ def expand(
     have precision 0: those who have it decide. A tensor that reads the unit is 0 there, at the client's precision,
     the mean over the units that it has: the client says that it does not listen. So the merged network is the mean of
     the clients' functions, if matched units are equal and one layer is hidden; a mean over the holders alone would
-    count their units as often as if everyone had them. Of a unit that no client has (:meth:`Grown.holders`), as one of
+    count their units as often as if everyone had them. Of a unit that no client has (:meth:`Growth.holders`), as one of
     an earlier round, nobody knows: there the frame should stay.
 
     Args:
@@ -169,12 +178,12 @@ def expand(
     wide, precisions = dict(tensors), {}
     for name, values in tensors.items():
         said = precision.get(name, 0.0) if isinstance(precision, Mapping) else precision
-        picks = picked(graph, name, units) if name in graph.tensors else {}
+        picks = unit_indices(graph, name, units) if name in graph.tensors else {}
         precisions[name] = said if np.ndim(said) else float(said)
         if picks:
-            wide[name] = widened(graph, name, values, units)
+            wide[name] = widen(graph, name, values, units)
             usual = np.broadcast_to(np.asarray(said, float), values.shape)
-            precisions[name] = _listening(graph, name, widened(graph, name, usual, units), units)
+            precisions[name] = _listening(graph, name, widen(graph, name, usual, units), units)
     return wide, precisions
 
 

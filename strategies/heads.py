@@ -79,7 +79,7 @@ def _power(matrices: np.ndarray, exponent: float) -> np.ndarray:
     return (vectors * values[..., None, :] ** exponent) @ vectors.swapaxes(1, 2)
 
 
-def turn(graph: AxisGraph, label: str, network: Tensors, target: Tensors, gauge: Gauge) -> Tensors:
+def align_gauge(graph: AxisGraph, label: str, network: Tensors, target: Tensors, gauge: Gauge) -> Tensors:
     """Return the network with the inner bases of its heads turned to those of the target's."""
     matrices = []
     for circuit in graph.axes[label].circuits:

@@ -1,8 +1,9 @@
 """Neuron matching on one axis at a fixed width: gains, assignment, consensus.
 
-Unit l of client j is a vector v_jl in R^D, all slices of tensors that its axis ties together. Global unit (atom) i is
-a Gaussian over R^D in natural parameters: precision S_i and weighted sum N_i = S_i * mean_i, one number a dimension.
-A client states its own precision lambda_j, one number a dimension; 0 where it has nothing to say.
+Unit l of client j is a vector v_jl in R^D: the concatenation of all tensor slices that its axis ties together. Global
+unit (atom) i is a Gaussian over R^D in natural parameters: precision S_i and weighted sum N_i = S_i * mean_i, one
+number per dimension. Client j has a precision lambda_j of its own, one number per dimension; 0 where it has no
+information.
 
 All gains are twice a log density, to be maximised, up to a constant that no assignment of a client changes.
 """
@@ -27,15 +28,15 @@ def map_gains(
 ) -> np.ndarray:
     """Return what each row adds to sum N^2 / S when it joins each atom (PFNM, Yurochkin et al., ICML 2019).
 
-    That is, sum_d (N + lambda v)^2 / (S + lambda) - N^2 / S, multiplied out so that it takes two matrix products
-    instead of a pass over (L_j, L, D). Where S is the same for all atoms, one row of it will do.
+    This is sum_d (N + lambda v)^2 / (S + lambda) - N^2 / S, expanded so that it takes two matrix products instead of a
+    pass over (L_j, L, D). If S is the same for all atoms, one row of it is enough.
 
     Args:
         rows: (L_j, D) units v.
         precision: (D,) lambda.
         weighted: (L, D) N.
         atom_precision: (L, D) or (1, D) S.
-        dtype: of the products; float32 is twice as fast and errs by about 2e-6 of the gain.
+        dtype: of the products; float32 is twice as fast, with an error of about 2e-6 of the gain.
 
     Returns:
         (L_j, L) gains.
@@ -53,7 +54,7 @@ def map_gains(
 def log_det_gains(precision: np.ndarray, atom_precision: np.ndarray) -> np.ndarray:
     """Return (L,) sum_d log S - log(S + lambda), the width of the predictive density (SPAHM, NeurIPS 2019).
 
-    Added to :func:`map_gains` it makes the gain twice the full log predictive density of a row under each atom.
+    Added to :func:`map_gains`, it makes the gain twice the full log predictive density of a row under each atom.
     """
     spread = np.divide(
         precision, atom_precision, out=np.zeros(np.broadcast(precision, atom_precision).shape), where=atom_precision > 0
@@ -62,9 +63,9 @@ def log_det_gains(precision: np.ndarray, atom_precision: np.ndarray) -> np.ndarr
 
 
 def assign(gains: np.ndarray, groups: int = 1) -> np.ndarray:
-    """Return for each row its column in the assignment of the largest total gain; (L_j, L) with L_j <= L.
+    """Return the column of each row in the assignment with the largest total gain; (L_j, L) with L_j <= L.
 
-    With ``groups``, rows and columns come in that many equal runs, and a run goes to a run as a whole.
+    With ``groups``, rows and columns are that many equal runs, and each run of rows is assigned to one run of columns.
     """
     if groups > 1:
         size = len(gains) // groups
@@ -74,22 +75,27 @@ def assign(gains: np.ndarray, groups: int = 1) -> np.ndarray:
         outside = assign(totals)
         return np.concatenate([target * size + inside[run, target] for run, target in enumerate(outside)])
     best = gains.argmax(axis=1)
-    if len(np.unique(best)) == len(best):  # nobody contends, so nothing is better: usual near the global model
+    if len(np.unique(best)) == len(best):  # no two rows compete, so this is optimal: the usual case near the last model
         return best
     return linear_sum_assignment(gains, maximize=True)[1]
 
 
+def moved_share(permutation: np.ndarray) -> float:
+    """Return the share of units that a permutation moves."""
+    return float((permutation != np.arange(len(permutation))).mean())
+
+
 @dataclass(frozen=True)
 class Match:
-    """How clients' units on one axis stand against the atoms."""
+    """The permutations that bring clients' units on one axis to the atoms."""
 
-    orders: list[np.ndarray]  # per client (L,): which of its units belongs at each atom
-    objective: list[float]  # sum N^2 / S, of the first placement and after each sweep; it never falls
+    permutations: list[np.ndarray]  # per client (L,): which of its units belongs to each atom
+    objective: list[float]  # sum N^2 / S, after the first placement and after each sweep; it never decreases
 
     @property
     def moved(self) -> float:
-        """Return the share of all clients' units that do not belong where they stand."""
-        return float(np.mean([(order != np.arange(len(order))).mean() for order in self.orders]))
+        """Return the share of all clients' units that change place."""
+        return float(np.mean([moved_share(permutation) for permutation in self.permutations]))
 
 
 def match(
@@ -97,70 +103,87 @@ def match(
     precisions: Sequence[np.ndarray],
     *,
     prior: tuple[np.ndarray, np.ndarray] | None = None,
-    placed: bool = False,
+    warm_start: bool = False,
     groups: int = 1,
     gate: float = 1e-3,
-    sweeps: int = 5,
+    max_sweeps: int = 5,
     seed: int = 0,
     dtype: FloatDtype = np.float32,
 ) -> Match:
-    """Match all clients to as many atoms as each has units: PFNM's inference without its process on the width.
+    """Match all clients to as many atoms as each has units: the inference of PFNM without its process on the width.
 
-    Clients are placed one by one, the surest first; if that changed anything, each is taken out and placed again, in a
-    new random order a sweep, until nothing changes. A client keeps its order unless another gains a share ``gate`` of
-    what its own does: noise alone should not move units.
+    Clients are placed one by one, those with the highest precision first. If that moved any unit, each client is
+    removed and placed again, in a new random order per sweep, until nothing changes. A client keeps its permutation
+    unless another one has a larger gain by at least the share ``gate``, so that noise alone does not move units.
 
     Args:
-        rows: per client (L, D) units, in comparable scale over D.
-        precisions: per client (D,); 0 where the client has nothing to say.
-        prior: (L, D) and (D,): where the atoms are expected, as the last global model, and how surely. Without it the
-            first client is the frame.
-        placed: the clients' present orders are a result already; go on from them.
-        groups: runs of units that move as wholes.
-        gate: least relative gain of a new order.
-        sweeps: most passes over the clients.
+        rows: per client (L, D) units, on a common scale over D.
+        precisions: per client (D,); 0 where the client has no information.
+        prior: (L, D) expected atoms, such as the last global model, and their (D,) precision. Without it the order of
+            the first client is the reference.
+        warm_start: start from the clients' present order as an earlier result instead of placing them.
+        groups: runs of units that move as a whole.
+        gate: minimum relative gain of a new permutation.
+        max_sweeps: maximum number of sweeps over the clients.
         seed: of the order in each sweep.
-        dtype: of the gains' matrix products.
+        dtype: of the matrix products in the gains.
     """
-    clients, width = len(rows), len(rows[0])
-    weighted, precision = np.zeros((width, rows[0].shape[1])), np.zeros((1, rows[0].shape[1]))
-    orders = [np.arange(width) for _ in rows]
-    if prior is not None:
-        weighted, precision = prior[0] * prior[1], precision + prior[1]
+    consensus = _Consensus(rows, precisions, prior, groups, gate, dtype)
+    changes = int(warm_start)
+    for number, j in enumerate(sorted(range(len(rows)), key=lambda j: -precisions[j].sum())):
+        if not warm_start and (number or prior is not None):
+            changes += consensus.place(j)
+        consensus.add(j)
+    objective = [consensus.objective()]
+    generator = np.random.default_rng(seed)
+    for _ in range(max_sweeps):
+        if not changes:
+            break
+        changes = 0
+        for j in generator.permutation(len(rows)):
+            consensus.add(j, sign=-1)
+            changes += consensus.place(j)
+            consensus.add(j)
+        objective.append(consensus.objective())
+    return Match(consensus.permutations, objective)
 
-    def take(j: int, sign: int) -> None:
-        nonlocal weighted, precision
-        weighted = weighted + sign * (rows[j] * precisions[j])[orders[j]]
-        precision = np.maximum(precision + sign * precisions[j], 0)
 
-    def place(j: int) -> bool:
-        gains = map_gains(rows[j], precisions[j], weighted, precision, dtype)
-        order = np.argsort(assign(gains, groups))
-        old, new = (gains[units, np.arange(width)].sum(dtype=float) for units in (orders[j], order))
-        changes = not np.array_equal(order, orders[j]) and new - old > gate * abs(old)
+class _Consensus:
+    """The atoms in natural parameters, and the permutation of each client."""
+
+    def __init__(
+        self,
+        rows: Sequence[np.ndarray],
+        precisions: Sequence[np.ndarray],
+        prior: tuple[np.ndarray, np.ndarray] | None,
+        groups: int,
+        gate: float,
+        dtype: FloatDtype,
+    ) -> None:
+        self.rows, self.precisions, self.groups, self.gate, self.dtype = rows, precisions, groups, gate, dtype
+        self.weighted = np.zeros((len(rows[0]), rows[0].shape[1]))  # N
+        self.precision = np.zeros((1, rows[0].shape[1]))  # S, the same for all atoms
+        if prior is not None:
+            self.weighted, self.precision = prior[0] * prior[1], self.precision + prior[1]
+        self.permutations = [np.arange(len(rows[0])) for _ in rows]
+
+    def add(self, j: int, sign: int = 1) -> None:
+        """Add the units of a client to the atoms, or remove them with ``sign=-1``."""
+        self.weighted = self.weighted + sign * (self.rows[j] * self.precisions[j])[self.permutations[j]]
+        self.precision = np.maximum(self.precision + sign * self.precisions[j], 0)
+
+    def place(self, j: int) -> bool:
+        """Give a client the best permutation if it passes the gate; return whether it changed."""
+        gains = map_gains(self.rows[j], self.precisions[j], self.weighted, self.precision, self.dtype)
+        present, best = self.permutations[j], np.argsort(assign(gains, self.groups))
+        atoms = np.arange(len(best))
+        old, new = (gains[units, atoms].sum(dtype=float) for units in (present, best))
+        changes = not np.array_equal(best, present) and new - old > self.gate * abs(old)
         if changes:
-            orders[j] = order
+            self.permutations[j] = best
         return changes
 
-    changed = int(placed)
-    for number, j in enumerate(sorted(range(clients), key=lambda j: -precisions[j].sum())):
-        if not placed and (number or prior is not None):
-            changed += place(j)
-        take(j, 1)
-    objective = [_objective(weighted, precision)]
-    generator = np.random.default_rng(seed)
-    for _ in range(sweeps):
-        if not changed:
-            break
-        changed = 0
-        for j in generator.permutation(clients):
-            take(j, -1)
-            changed += place(j)
-            take(j, 1)
-        objective.append(_objective(weighted, precision))
-    return Match(orders, objective)
-
-
-def _objective(weighted: np.ndarray, precision: np.ndarray) -> float:
-    inverse = np.divide(1.0, precision, out=np.zeros_like(precision), where=precision > 0)
-    return float((np.square(weighted) * inverse).sum())
+    def objective(self) -> float:
+        """Return sum N^2 / S."""
+        inverse = np.divide(1.0, self.precision, out=np.zeros_like(self.precision), where=self.precision > 0)
+        return float((np.square(self.weighted) * inverse).sum())

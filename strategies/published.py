@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .alignment import comparable, count_columns
+from .alignment import comparable_slots, count_columns
 from .axes import AxisGraph, Slot, Tensors
 from .bayesian import BayesianMatching
 from .contribution import Contribution, tensors_by_name
@@ -19,7 +19,7 @@ from .frame import Placement
 from .matching import match
 from .merging import MEAN, VARIANCE
 from .precision import Precision
-from .rebasin import match_many, moving_orders
+from .rebasin import match_many, moving_permutations
 from .screening import Update
 from .settings import check_settings, refuse_fixed
 
@@ -93,7 +93,9 @@ class Rebasin(Published):
     def _bring(self, said: Contribution) -> Contribution:
         if self.axes is None:
             return said
-        orders = moving_orders(self.axes, tensors_by_name(self._previous, self._tensors), said.values, seed=self.seed)
+        orders = moving_permutations(
+            self.axes, tensors_by_name(self._previous, self._tensors), said.values, seed=self.seed
+        )
         return said.moved(self.axes, self.axes.permute(said.values, orders), orders) if orders else said
 
     def _bring_together(self) -> None:
@@ -115,8 +117,8 @@ class Pfnm(Published):
     Not the paper's: its beta-Bernoulli process on the width, which needs sites of other widths (:mod:`.pfnm` has it,
     :class:`.growing.GrowingMatching` uses it), its class shares as precision of the output layer, and its mean 0.1 of
     biases, which is how its networks begin. What it does not say for networks other than perceptrons: a unit's rows are
-    all its slices that other axes allow to compare (:func:`.alignment.comparable`), and an axis of which these are but
-    vectors, as biases, waits for the axes beside it; tensors that no axis moves have the same prior; BatchNorm's
+    all its slices that other axes allow to compare (:func:`.alignment.comparable_slots`), and an axis of which these
+    are but vectors, as biases, waits for the axes beside it; tensors that no axis moves have the same prior; BatchNorm's
     statistics are averaged; a part counts the sites that hold it.
 
     Args:
@@ -161,10 +163,10 @@ class Pfnm(Published):
         waiting = [label for label, axis in graph.axes.items() if axis.kind != "frozen"][::-1]
         settled = set(graph.axes) - set(waiting)
         while waiting:
-            found = {label: _comparable(graph, label, union, settled) for label in waiting}
+            found = {label: _comparable_slots(graph, label, union, settled) for label in waiting}
             matrices = [label for label in waiting if any(union[slot.name].ndim > 1 for slot in found[label])]
             label = matrices[0] if matrices else max(waiting, key=lambda label: count_columns(found[label]))
-            slots = found[label] or _comparable(graph, label, union, set(graph.axes))
+            slots = found[label] or _comparable_slots(graph, label, union, set(graph.axes))
             waiting.remove(label)
             settled.add(label)
             holders = [j for j, network in enumerate(networks) if any(slot.name in network for slot in slots)]
@@ -174,10 +176,10 @@ class Pfnm(Published):
             seen = [np.repeat([float(s.name in networks[j]) for s in slots], [s.width for s in slots]) for j in holders]
             zero = np.zeros(rows[0].shape), np.full(rows[0].shape[1], 1 / self.sigma0)
             result = match(
-                rows, seen, prior=zero, groups=graph.axes[label].groups, gate=ROUNDING, sweeps=self.sweeps,
+                rows, seen, prior=zero, groups=graph.axes[label].groups, gate=ROUNDING, max_sweeps=self.sweeps,
                 seed=self.seed, dtype=np.float64,
             )  # fmt: skip
-            for j, order in zip(holders, result.orders, strict=True):
+            for j, order in zip(holders, result.permutations, strict=True):
                 moved = float((order != np.arange(len(order))).mean())
                 self._placements.setdefault(label, []).append(Placement(moved, np.nan, np.nan))
                 if moved:
@@ -185,8 +187,8 @@ class Pfnm(Published):
         return [said.moved(graph, *told) for said, *told in zip(members, networks, orders, strict=True)]
 
 
-def _comparable(graph: AxisGraph, label: str, tensors: Tensors, settled: set[str]) -> list[Slot]:
-    return comparable(graph, label, graph.slots(label, tensors), settled, False)[0]
+def _comparable_slots(graph: AxisGraph, label: str, tensors: Tensors, settled: set[str]) -> list[Slot]:
+    return comparable_slots(graph, label, graph.slots(label, tensors), settled, False)[0]
 
 
 def _rows(slot: Slot, network: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -21,7 +21,7 @@ def weight_matching(
     *,
     seed: int = 0,
     tolerance: float = 1e-12,
-    passes: int = 100,
+    max_passes: int = 100,
 ) -> dict[str, np.ndarray]:
     """Return the orders that bring a network nearest to a target, by coordinate descent over axes (Algorithm 1).
 
@@ -33,7 +33,7 @@ def weight_matching(
         network: the network to reorder.
         seed: of the order of axes in each pass.
         tolerance: a pass in which no axis gains more is the last.
-        passes: most passes; the authors' limit.
+        max_passes: most passes; the authors' limit.
 
     Returns:
         Axis -> its unit at each place, as :meth:`.axes.AxisGraph.permute` takes it.
@@ -42,7 +42,7 @@ def weight_matching(
     labels = [label for label, axis in graph.axes.items() if axis.kind != "frozen" and graph.slots(label, moved)]
     orders = {label: np.arange(graph.axes[label].size) for label in labels}
     generator = np.random.default_rng(seed)
-    for _ in range(passes):
+    for _ in range(max_passes):
         progress = False
         for index in generator.permutation(len(labels)):
             label = labels[index]
@@ -58,7 +58,7 @@ def weight_matching(
     return orders
 
 
-def moving_orders(
+def moving_permutations(
     graph: AxisGraph, target: Mapping[str, np.ndarray], network: Mapping[str, np.ndarray], *, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Return those orders of :func:`weight_matching` that move a unit, matched on the tensors that both have."""
@@ -68,7 +68,7 @@ def moving_orders(
 
 
 def match_many(
-    graph: AxisGraph, networks: Sequence[Mapping[str, np.ndarray]], *, seed: int = 0, passes: int = 100
+    graph: AxisGraph, networks: Sequence[Mapping[str, np.ndarray]], *, seed: int = 0, max_passes: int = 100
 ) -> tuple[list[Tensors], list[dict[str, np.ndarray]]]:
     """Match each network to the mean of the others until nothing moves (MergeMany, Algorithm 3).
 
@@ -76,7 +76,7 @@ def match_many(
         graph: the table of axes.
         networks: they may lack tensors.
         seed: of all random orders.
-        passes: most passes over the networks; the authors' limit.
+        max_passes: most passes over the networks; the authors' limit.
 
     Returns:
         The networks, ready to be averaged, and how each was reordered, by axis.
@@ -84,11 +84,11 @@ def match_many(
     members = [dict(network) for network in networks]
     orders: list[dict[str, np.ndarray]] = [{} for _ in members]
     generator = np.random.default_rng(seed)
-    for _ in range(passes if len(members) > 1 else 0):
+    for _ in range(max_passes if len(members) > 1 else 0):
         moved = False
         for j in generator.permutation(len(members)):
             others = mean_network([network for k, network in enumerate(members) if k != j])
-            found = moving_orders(graph, others, members[j], seed=int(generator.integers(2**32)))
+            found = moving_permutations(graph, others, members[j], seed=int(generator.integers(2**32)))
             members[j] = graph.permute(members[j], found)
             for label, order in found.items():
                 orders[j][label] = orders[j].get(label, np.arange(len(order)))[order]

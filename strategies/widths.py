@@ -12,7 +12,7 @@ from .axes import AxisError, AxisGraph, Tensors
 Units = Mapping[str, np.ndarray]
 
 
-def sizes_of(graph: AxisGraph, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
+def infer_sizes(graph: AxisGraph, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Return how many units each axis has in the given tensors, whatever the graph says; axes not held are left out.
 
     Raises:
@@ -61,7 +61,7 @@ def submodel(graph: AxisGraph, tensors: Mapping[str, np.ndarray], units: Units) 
     """
     part = dict(tensors)
     for name in graph.tensors:
-        picks = picked(graph, name, units) if name in tensors else {}
+        picks = unit_indices(graph, name, units) if name in tensors else {}
         if picks:
             shape = tensors[name].shape
             view = graph.tensors[name][0] or shape
@@ -72,7 +72,7 @@ def submodel(graph: AxisGraph, tensors: Mapping[str, np.ndarray], units: Units) 
     return part
 
 
-def picked(graph: AxisGraph, name: str, units: Units) -> dict[int, np.ndarray]:
+def unit_indices(graph: AxisGraph, name: str, units: Units) -> dict[int, np.ndarray]:
     """Return for each viewed axis of a tensor on which units are named the places of those units."""
     picks = {}
     for axis, label in enumerate(graph.tensors[name][1]):
@@ -86,7 +86,7 @@ def picked(graph: AxisGraph, name: str, units: Units) -> dict[int, np.ndarray]:
     return picks
 
 
-def widened(graph: AxisGraph, name: str, values: np.ndarray, units: Units) -> np.ndarray:
+def widen(graph: AxisGraph, name: str, values: np.ndarray, units: Units) -> np.ndarray:
     """Return a tensor of a narrower network in its places of the graph's width, and 0 elsewhere.
 
     Args:
@@ -95,7 +95,7 @@ def widened(graph: AxisGraph, name: str, values: np.ndarray, units: Units) -> np
         values: the narrower tensor, in its own shape.
         units: axis -> (L_j,) the wider network's unit of each of the narrower one's.
     """
-    picks = picked(graph, name, units)
+    picks = unit_indices(graph, name, units)
     if not picks:
         return values
     view, labels = graph.tensors[name]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers.growing import CHAIN, RNG, TASKS, Network, multitask, numbers, perceptron, samples
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
-from mtfed.strategies.growth import Grown, expand, submodel
-from mtfed.strategies.widths import sizes_of, widened
+from mtfed.strategies.growth import Growth, expand, submodel
+from mtfed.strategies.widths import infer_sizes, widen
 from torch import Tensor, nn
 
 from mtfed.errors import MtfedError
@@ -39,21 +39,19 @@ def test_sizes_are_read_off_shapes_through_views_and_sums() -> None:
                        "flat": (7, 36)}  # fmt: skip
     net = {name: np.zeros(shape) for name, shape in shapes.items()}
     wide.validate(net)
-    assert sizes_of(TABLE, net) == {"a": 6, "b": 4, "h": 3, "r": 5}
-    assert sizes_of(TABLE, {name: net[name] for name in ("join", "a.bias")}) == {"a": 6, "b": 4}
-    assert sizes_of(TABLE, {"qkv": net["qkv"], "norm": net["norm"]}) == {"h": 3, "r": 5}
-    assert sizes_of(wide, {"other": net["other"]}) == {}
+    assert infer_sizes(TABLE, net) == {"a": 6, "b": 4, "h": 3, "r": 5}
+    assert infer_sizes(TABLE, {name: net[name] for name in ("join", "a.bias")}) == {"a": 6, "b": 4}
+    assert infer_sizes(TABLE, {"qkv": net["qkv"], "norm": net["norm"]}) == {"h": 3, "r": 5}
+    assert infer_sizes(wide, {"other": net["other"]}) == {}
     with pytest.raises(AxisError, match="axis 'a' has"):
-        sizes_of(TABLE, net | {"a.bias": np.zeros(5)})
+        infer_sizes(TABLE, net | {"a.bias": np.zeros(5)})
 
 
 def test_a_part_and_the_whole() -> None:
     wide = TABLE.resize({"a": 6, "h": 3, "b": 4})
     small = {name: RNG(0).standard_normal(shape) for name, shape in SHAPES.items()}
     units = {"a": np.array([4, 0, 2]), "h": np.array([2, 0]), "b": np.array([3, 1])}
-    big = {
-        name: widened(wide, name, values, units) if name in wide.tensors else values for name, values in small.items()
-    }
+    big = {name: widen(wide, name, values, units) if name in wide.tensors else values for name, values in small.items()}
     wide.validate(big)
     np.testing.assert_array_equal(big["a.weight"][[4, 0, 2]], small["a.weight"])
     assert not big["a.weight"][[1, 3, 5]].any()
@@ -74,7 +72,7 @@ def with_silent_units(graph: AxisGraph, network: Network, share: float = 0.5) ->
     """Return a network with more units on every axis that may grow, random ones that all readers weigh with 0."""
     sizes = {label: axis.size for label, axis in graph.axes.items() if axis.growable and axis.kind != "grouped"}
     wide = graph.resize({label: size + max(int(share * size), 1) for label, size in sizes.items()})
-    grown = Grown(wide, [{label: np.arange(size) for label, size in sizes.items()}])
+    grown = Growth(wide, [{label: np.arange(size) for label, size in sizes.items()}])
     values, precision = expand(grown, 0, network)
     generator = RNG(3)
     for name, sure in precision.items():
@@ -154,7 +152,7 @@ UNFIT: list[tuple[Any, Any, str]] = [
     (
         lambda: nn.Sequential(nn.Conv2d(4, 4, 1, groups=2)),
         lambda n: {"0.weight": np.ones((6, 2, 1, 1)), "0.bias": np.ones(6)},
-        "0: a convolution of 2 groups cannot be widened",
+        "0: a convolution of 2 groups cannot be widen",
     ),
     (
         lambda: timm.layers.Attention(8, num_heads=2), lambda n: n | {"proj.weight": np.ones((8, 11))},

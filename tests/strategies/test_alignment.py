@@ -25,9 +25,9 @@ def test_planted_orders_of_all_axes_are_found_and_undone(noise: float, framed: b
     assert found.log[0].axis == "encoder.body.residual"  # what heads and MLPs are read in comes first
     for label in graph.axes:
         reference = np.arange(graph.axes[label].size) if framed else orders[0][label]
-        for planted, order in zip(orders, found.orders, strict=True):
+        for planted, order in zip(orders, found.permutations, strict=True):
             np.testing.assert_array_equal(planted[label][order[label]], reference)
-    for network, own, order in zip(found.clients, moved, found.orders, strict=True):
+    for network, own, order in zip(found.clients, moved, found.permutations, strict=True):
         again = graph.permute(own, order)
         assert all(np.array_equal(network[name], again[name]) for name in again)
     if not framed:
@@ -41,9 +41,9 @@ def test_planted_orders_of_all_axes_are_found_and_undone(noise: float, framed: b
 def test_planted_bases_inside_heads_are_found(gauge: Any, noise: float, tolerance: float | None) -> None:
     graph, frame = multitask()
     clients, moved, orders = plant(graph, frame, noise, gauge)
-    found = align(graph, moved, frame=frame, inner=gauge)
+    found = align(graph, moved, frame=frame, gauge=gauge)
     for label, axis in graph.axes.items():
-        for planted, order in zip(orders, found.orders, strict=True):
+        for planted, order in zip(orders, found.permutations, strict=True):
             np.testing.assert_array_equal(planted[label][order[label]], np.arange(axis.size))
     assert tolerance is None or difference(found.clients, clients) < tolerance
 
@@ -51,9 +51,11 @@ def test_planted_bases_inside_heads_are_found(gauge: Any, noise: float, toleranc
 def test_weights_as_they_are_do_not_tell_heads_of_other_bases() -> None:
     graph, frame = multitask()
     _, moved, orders = plant(graph, frame, 0.0, "orth")
-    found = align(graph, moved, frame=frame, inner="none")
+    found = align(graph, moved, frame=frame, gauge="none")
     label = "encoder.body.blocks.0.attn.heads"
-    assert any((own[label][order[label]] != range(4)).any() for own, order in zip(orders, found.orders, strict=True))
+    assert any(
+        (own[label][order[label]] != range(4)).any() for own, order in zip(orders, found.permutations, strict=True)
+    )
 
 
 def test_clients_with_other_tasks_share_what_they_share() -> None:
@@ -65,7 +67,7 @@ def test_clients_with_other_tasks_share_what_they_share() -> None:
     samples = [10.0, {name: 20.0 for name in frame}, np.int64(30), 5.0]
     found = align(graph, moved, frame=frame, weights=samples)
     assert difference(found.clients, clients) < 1e-12
-    assert "decoders.lungs.fuse" not in found.orders[0] and "decoders.lungs.fuse" in found.orders[1]
+    assert "decoders.lungs.fuse" not in found.permutations[0] and "decoders.lungs.fuse" in found.permutations[1]
     alone = align(graph, moved[1:2], frame=frame)
     assert difference(alone.clients, clients[1:2]) < 1e-12
     assert align(graph, moved[:1]).log == []  # one client and no frame: nothing to compare
@@ -108,7 +110,7 @@ def test_frozen_axes_stay_and_misfits_are_refused() -> None:
     found = align(graph, [moved], frame=network)
     assert found.log == []
     free = AxisGraph(graph.tensors, {"x": Axis(3)})
-    assert align(free, [moved], frame=network).orders[0]["x"].tolist() == [2, 1, 0]
+    assert align(free, [moved], frame=network).permutations[0]["x"].tolist() == [2, 1, 0]
     assert align(free.freeze("x"), [moved], frame=network).log == []
     assert np.array_equal(found.clients[0]["w"], moved["w"])
     with pytest.raises(ValueError, match="axis 'x' has 3 units"):
@@ -138,12 +140,12 @@ def test_a_client_has_no_say_in_weights_it_is_not_sure_of() -> None:
     fixed = graph.freeze("y")
     moved, trust = (graph.permute(network, {"x": orders["x"]}) for network in (garbled, sure))
     found = align(fixed, [moved], frame=frame, weights=[trust])
-    np.testing.assert_array_equal(orders["x"][found.orders[0]["x"]], np.arange(12))
-    assert (align(fixed, [moved], frame=frame).orders[0]["x"] != found.orders[0]["x"]).any()
+    np.testing.assert_array_equal(orders["x"][found.permutations[0]["x"]], np.arange(12))
+    assert (align(fixed, [moved], frame=frame).permutations[0]["x"] != found.permutations[0]["x"]).any()
     # The precision moves with the weights: x, matched after y, finds it where y has brought it.
     free = AxisGraph(graph.tensors | {"b": (None, ("y", None))}, graph.axes)
     frame["b"] = RNG(4).standard_normal((10, 30))
     moved, trust = (free.permute(network | {"b": frame["b"]}, orders) for network in (garbled, sure))
-    found = align(free, [moved], frame=frame, weights=[trust | {"b": 1.0}], sweeps=1)
+    found = align(free, [moved], frame=frame, weights=[trust | {"b": 1.0}], max_sweeps=1)
     assert [step.axis for step in found.log] == ["y", "x"]
-    np.testing.assert_array_equal(orders["x"][found.orders[0]["x"]], np.arange(12))
+    np.testing.assert_array_equal(orders["x"][found.permutations[0]["x"]], np.arange(12))

@@ -143,7 +143,7 @@ def test_models_trained_apart_come_together(gauge: Any, precise: str) -> None:
     strategy = BayesianMatching(graph, start="apart", inner=gauge)
     elsewhere = {name: RNG(1).standard_normal(value.shape).astype("f") for name, value in network.items()}
     got, metrics, _ = one_round(strategy, sites(True, "abc", precise, gauge), arrays=record(elsewhere, True))
-    found = Frame(graph, network, inner=gauge).bring(tensors_of(got)).tensors
+    found = Frame(graph, network, gauge=gauge).align(tensors_of(got)).tensors
     assert difference([found], [straight]) < (1e-5 if gauge == "none" else 0.1)
     assert all(np.isfinite(value) for value in metrics.values()) and "merge.distance" not in metrics
     assert any(metrics[f"merge.moved.{label}"] > 0 for label in graph.axes)

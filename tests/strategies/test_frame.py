@@ -10,7 +10,7 @@ import pytest
 from helpers.planted import NETWORKS, RNG, Network, difference, joined, multitask, perceptron, plant, shaken
 from mtfed.strategies.alignment import align
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
-from mtfed.strategies.frame import Aligned, Frame
+from mtfed.strategies.frame import AlignedUpdate, Frame
 from mtfed.strategies.matching import assign
 from scipy.spatial.distance import cdist
 
@@ -25,23 +25,23 @@ PLANTED = [
 def test_a_frame_finds_planted_orders(name: str, noise: float, gauge: Any, dtype: Any) -> None:
     graph, network = NETWORKS[name]()
     clients, moved, orders = plant(graph, network, noise, gauge)
-    frame = Frame(graph, {key: values.astype(dtype) for key, values in network.items()}, inner=gauge)
+    frame = Frame(graph, {key: values.astype(dtype) for key, values in network.items()}, gauge=gauge)
     for client, update, planted in zip(clients[:2], moved[:2], orders[:2], strict=True):
         update = {key: values.astype(dtype) for key, values in update.items()}
-        found = frame.bring(update)
+        found = frame.align(update)
         assert list(found.tensors) == list(network)
         for label, order in planted.items():
-            own = found.orders.get(label, np.arange(len(order)))
+            own = found.permutations.get(label, np.arange(len(order)))
             np.testing.assert_array_equal(order[own], np.arange(len(order)), err_msg=label)
-            assert found.log[label].moved == (own != np.arange(len(own))).mean()
-            assert found.log[label].gain >= 0 and found.log[label].after < 0.01 + 1.5 * noise**2
+            assert found.placements[label].moved == (own != np.arange(len(own))).mean()
+            assert found.placements[label].gain >= 0 and found.placements[label].distance_after < 0.01 + 1.5 * noise**2
         assert all(values.dtype == dtype for values in found.tensors.values())
         if gauge == "none":
-            again = graph.permute(update, found.orders)
+            again = graph.permute(update, found.permutations)
             assert all(np.array_equal(found.tensors[key], again[key]) for key in network)
-            assert found.turned == ()
+            assert found.regauged == ()
         else:
-            assert len(found.turned) == 4
+            assert len(found.regauged) == 4
         if noise == 0:
             assert difference([found.tensors], [client]) < (1e-3 if dtype == np.float32 else 1e-8)
 
@@ -50,33 +50,35 @@ def test_circuits_tell_heads_where_the_frame_has_no_biases_yet() -> None:
     graph, network = multitask()
     network = {name: 0 * values if name.endswith("qkv.bias") else values for name, values in network.items()}
     clients, moved, orders = plant(graph, network, 0.1, "orth")
-    found = Frame(graph, network, inner="orth").bring(moved[0])
+    found = Frame(graph, network, gauge="orth").align(moved[0])
     for label, order in orders[0].items():
-        np.testing.assert_array_equal(order[found.orders.get(label, np.arange(len(order)))], np.arange(len(order)))
-    assert len(found.turned) == 4 and difference([found.tensors], clients[:1]) < 0.1
+        np.testing.assert_array_equal(
+            order[found.permutations.get(label, np.arange(len(order)))], np.arange(len(order))
+        )
+    assert len(found.regauged) == 4 and difference([found.tensors], clients[:1]) < 0.1
 
 
-def nothing_moved(found: Aligned, update: Network) -> bool:
-    return not found.orders and not found.turned and all(found.tensors[key] is update[key] for key in update)
+def nothing_moved(found: AlignedUpdate, update: Network) -> bool:
+    return not found.permutations and not found.regauged and all(found.tensors[key] is update[key] for key in update)
 
 
 @pytest.mark.parametrize("gauge", ["none", "orth", "gl"])
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.02])
 def test_updates_near_the_frame_come_back_as_they_are(noise: float, gauge: Any) -> None:
     graph, network = multitask()
-    frame = Frame(graph, network, inner=gauge)
+    frame = Frame(graph, network, gauge=gauge)
     update = shaken(network, noise, RNG(1))
-    found = frame.bring(dict(reversed(update.items())))
+    found = frame.align(dict(reversed(update.items())))
     assert nothing_moved(found, update) and list(found.tensors) == list(network)
-    assert found.log.keys() == graph.axes.keys()
-    assert all(fit.moved == 0 and fit.gain == 0 for fit in found.log.values())
+    assert found.placements.keys() == graph.axes.keys()
+    assert all(fit.moved == 0 and fit.gain == 0 for fit in found.placements.values())
 
 
 def test_the_log_tells_the_distance_in_the_frames_scale() -> None:
     graph, network = joined()
     update = shaken(network, 0.3, RNG(1))
     swapped = graph.permute(update, {"b": np.array([1, 0, 2, 4, 3])})
-    found = Frame(graph, network).bring(swapped)
+    found = Frame(graph, network).align(swapped)
     parts = {"b": network["b"].T, "join": network["join"][:, 6:]}
 
     def distance(values: Network) -> float:
@@ -84,10 +86,10 @@ def test_the_log_tells_the_distance_in_the_frames_scale() -> None:
         total = sum(np.square(own[name] - part).sum() / np.square(part).mean() for name, part in parts.items())
         return float(total / sum(part.size for part in parts.values()))
 
-    assert found.log["b"].moved == 0.8 and found.log["a"].moved == 0.0
-    assert found.log["b"].before == pytest.approx(distance(swapped), rel=1e-5)
-    assert found.log["b"].after == pytest.approx(distance(update), rel=1e-5)
-    assert found.log["a"].before == found.log["a"].after
+    assert found.placements["b"].moved == 0.8 and found.placements["a"].moved == 0.0
+    assert found.placements["b"].distance_before == pytest.approx(distance(swapped), rel=1e-5)
+    assert found.placements["b"].distance_after == pytest.approx(distance(update), rel=1e-5)
+    assert found.placements["a"].distance_before == found.placements["a"].distance_after
 
 
 def test_a_part_of_an_update_is_brought_by_what_it_holds() -> None:
@@ -96,12 +98,12 @@ def test_a_part_of_an_update_is_brought_by_what_it_holds() -> None:
     _, moved, orders = plant(graph, network, 0.3, "none")
     for kept in ("encoder", "decoders.kind", "decoders.lungs"):
         update = {name: values for name, values in moved[0].items() if name.startswith(kept)}
-        found = frame.bring(update)
+        found = frame.align(update)
         held = {label for label in graph.axes if graph.slots(label, update)}
-        assert found.tensors.keys() == update.keys() and found.log.keys() == held
+        assert found.tensors.keys() == update.keys() and found.placements.keys() == held
         for label in held:
-            np.testing.assert_array_equal(orders[0][label][found.orders[label]], np.arange(len(orders[0][label])))
-    assert nothing_moved(frame.bring({}), {})
+            np.testing.assert_array_equal(orders[0][label][found.permutations[label]], np.arange(len(orders[0][label])))
+    assert nothing_moved(frame.align({}), {})
 
 
 def test_a_frozen_axis_stays_in_a_frame() -> None:
@@ -109,10 +111,10 @@ def test_a_frozen_axis_stays_in_a_frame() -> None:
     frozen = graph.freeze("encoder.body.residual", "encoder.body.blocks.1.mlp.hidden")
     _, _, orders = plant(graph, network, 0.1, "none")
     planted = {label: order for label, order in orders[0].items() if frozen.axes[label].kind != "frozen"}
-    found = Frame(frozen, network).bring(graph.permute(shaken(network, 0.1, RNG(5)), planted))
-    assert found.orders.keys() == planted.keys() == found.log.keys()
-    everything = Frame(graph.freeze(*graph.axes), network).bring(graph.permute(network, orders[0]))
-    assert everything.orders == {} and everything.log == {}
+    found = Frame(frozen, network).align(graph.permute(shaken(network, 0.1, RNG(5)), planted))
+    assert found.permutations.keys() == planted.keys() == found.placements.keys()
+    everything = Frame(graph.freeze(*graph.axes), network).align(graph.permute(network, orders[0]))
+    assert everything.permutations == {} and everything.placements == {}
 
 
 def test_the_gate_keeps_what_gains_little() -> None:
@@ -120,11 +122,11 @@ def test_the_gate_keeps_what_gains_little() -> None:
     network["w"][1] = network["w"][0] + 0.01 * RNG(1).standard_normal(10)  # two units that any noise may exchange
     graph = AxisGraph({"w": (None, ("x", None))}, {"x": Axis(20)})
     update = graph.permute(network, {"x": np.array([1, 0, *range(2, 20)])})
-    assert nothing_moved(Frame(graph, network).bring(update), update)
-    assert Frame(graph, network, gate=0.0).bring(update).orders["x"][:2].tolist() == [1, 0]
+    assert nothing_moved(Frame(graph, network).align(update), update)
+    assert Frame(graph, network, gate=0.0).align(update).permutations["x"][:2].tolist() == [1, 0]
     far = graph.permute(network, {"x": np.array([0, 1, 3, 2, *range(4, 20)])})
-    assert Frame(graph, network).bring(far).orders["x"][2:4].tolist() == [3, 2]
-    assert nothing_moved(Frame(graph, network, gate=0.5).bring(far), far)
+    assert Frame(graph, network).align(far).permutations["x"][2:4].tolist() == [3, 2]
+    assert nothing_moved(Frame(graph, network, gate=0.5).align(far), far)
 
 
 def plain_identity_is_best(graph: AxisGraph, network: Network, update: Network, label: str) -> bool:
@@ -158,7 +160,7 @@ def test_a_bound_never_lets_a_wrong_identity_pass(
     monkeypatch.setattr(
         "mtfed.strategies.frame.assign", lambda gains, groups: assigned.append(1) or assign(gains, groups)
     )
-    found = frame.bring(update)
+    found = frame.align(update)
     settled = set(graph.axes) if not assigned else near_enough(frame, update)
     assert assigned or nothing_moved(found, update)
     for label in settled:
@@ -176,7 +178,7 @@ def near_enough(frame: Frame, update: Network) -> set[str]:
             / frame.scale[slot]
             for slot in slots
         )
-        if (distances <= np.square(frame.half_ways(slots))).all():
+        if (distances <= np.square(frame.half_distances(slots))).all():
             found.add(label)
     return found
 
@@ -190,7 +192,7 @@ def test_a_frame_agrees_with_a_full_assignment(seed: int) -> None:
     frame = Frame(graph, network, gate=0.0, dtype=np.float64)
     for noise in (0.1, 0.3, 1.0):
         update = shaken(network, noise, generator)
-        found = frame.bring(update).orders.get("x", np.arange(15))
+        found = frame.align(update).permutations.get("x", np.arange(15))
         whole = align(graph, [update], frame=network, gate=0.0, dtype=np.float64)
         scale = {name: np.square(values).mean() for name, values in network.items()}
         gain = network["w"] @ update["w"].T / scale["w"] + network["v"].T @ update["v"] / scale["v"]
@@ -198,7 +200,7 @@ def test_a_frame_agrees_with_a_full_assignment(seed: int) -> None:
             [
                 np.arange(15),
                 found,
-                whole.orders[0]["x"],
+                whole.permutations[0]["x"],
                 *(found[swap(15, a, b)] for a, b in permutations(range(15), 2)),
             ],
             key=lambda order: gain[np.arange(15), order].sum(),
@@ -218,11 +220,11 @@ def test_where_the_frame_has_nothing_it_has_no_say() -> None:
     network["2.bias"] = np.zeros(30)
     update = shaken(network, 0.05, RNG(1))
     update["0.bias"], update["2.bias"] = RNG(2).standard_normal(40), RNG(3).standard_normal(30)
-    assert nothing_moved(Frame(graph, network).bring(update), update)
+    assert nothing_moved(Frame(graph, network).align(update), update)
     planted = {label: axis.random_permutation(RNG(4)) for label, axis in graph.axes.items()}
-    found = Frame(graph, network).bring(graph.permute(update, planted))
-    assert all((planted[label][order] == np.arange(len(order))).all() for label, order in found.orders.items())
-    assert found.orders.keys() == planted.keys()
+    found = Frame(graph, network).align(graph.permute(update, planted))
+    assert all((planted[label][order] == np.arange(len(order))).all() for label, order in found.permutations.items())
+    assert found.permutations.keys() == planted.keys()
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_where_the_frame_has_nothing_it_has_no_say() -> None:
 def test_an_update_of_another_network_is_refused(update: Network, message: str) -> None:
     frame = Frame(AxisGraph({"w": (None, ("x", None))}, {"x": Axis(3)}), {"w": np.ones((3, 4))})
     with pytest.raises(AxisError, match=message):
-        frame.bring(update)
+        frame.align(update)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -243,5 +245,5 @@ def test_numbers_whose_squares_overflow_have_no_say(dtype: Any) -> None:
     largest = float(np.finfo(dtype).max) / 4
     for place in (frame, update := {key: values.copy() for key, values in frame.items()}):
         place[name] = np.full_like(place[name], largest)
-    found = Frame(graph, frame).bring(update)
-    assert not found.orders and all(found.tensors[key] is update[key] for key in update)
+    found = Frame(graph, frame).align(update)
+    assert not found.permutations and all(found.tensors[key] is update[key] for key in update)

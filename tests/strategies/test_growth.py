@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers.growing import CHAIN, RNG, Network, forward, multitask, numbers, perceptron
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
-from mtfed.strategies.growth import Grown, expand, grow, submodel
-from mtfed.strategies.widths import widened
+from mtfed.strategies.growth import Growth, expand, grow, submodel
+from mtfed.strategies.widths import widen
 from torch import nn
 
 from mtfed.models.symmetry import derive_axes
@@ -29,7 +29,7 @@ def random_weights(graph: AxisGraph, model: nn.Module, seed: int = 0) -> Network
     return found
 
 
-def merge(grown: Grown, clients: list[Network], precisions: list[Any]) -> Network:
+def merge(grown: Growth, clients: list[Network], precisions: list[Any]) -> Network:
     """Return sum_j P_j v_j / sum_j P_j."""
     wide = [expand(grown, j, client, said) for j, (client, said) in enumerate(zip(clients, precisions, strict=True))]
     merged = {}
@@ -55,14 +55,14 @@ def one_layer(seed: int = 0, clients: int = 3) -> tuple[AxisGraph, list[Network]
     return derive_axes(perceptron(6, 8, 4)), networks, held
 
 
-def by_pool(held: list[np.ndarray], graph: AxisGraph) -> Grown:
-    return Grown(graph.resize({"0": 12}), [{"0": own} for own in held])
+def by_pool(held: list[np.ndarray], graph: AxisGraph) -> Growth:
+    return Growth(graph.resize({"0": 12}), [{"0": own} for own in held])
 
 
 def test_the_merge_is_the_mean_of_the_clients_functions() -> None:
     graph, networks, held = one_layer()
     assert graph.axes["0"].readers == ("2.weight",)
-    assert (by_pool(held, graph).holders("0") == sum(np.isin(range(12), own) for own in held)).all()
+    assert (by_pool(held, graph).count_holders("0") == sum(np.isin(range(12), own) for own in held)).all()
     x = RNG(9).standard_normal((50, 6))
     merged = merge(by_pool(held, graph), networks, [1.0] * 3)
     mean = np.mean([forward(network, x) for network in networks], axis=0)
@@ -71,7 +71,7 @@ def test_the_merge_is_the_mean_of_the_clients_functions() -> None:
     assert held_by_some.sum() > 8
     # Over the holders alone, outgoing weights count too much.
     wide = [expand(by_pool(held, graph), j, network) for j, network in enumerate(networks)]
-    over = np.sum([v["2.weight"] for v, _ in wide], axis=0) / np.maximum(by_pool(held, graph).holders("0"), 1)
+    over = np.sum([v["2.weight"] for v, _ in wide], axis=0) / np.maximum(by_pool(held, graph).count_holders("0"), 1)
     assert abs(forward(merged | {"2.weight": over}, x) - mean).max() > 0.5
 
 
@@ -104,7 +104,7 @@ def test_a_unit_that_reads_another_is_its_own_first() -> None:
     """In a chain a tensor belongs to the units that it writes: who lacks one says nothing of those that it reads."""
     graph = derive_axes(perceptron(3, 2, 2, 2))
     assert (graph.axes["0"].readers, graph.axes["2"].readers) == (("2.weight",), ("4.weight",))
-    grown = Grown(graph.resize({"0": 3, "2": 3}), [{"0": np.array([0, 2]), "2": np.array([1, 2])}])
+    grown = Growth(graph.resize({"0": 3, "2": 3}), [{"0": np.array([0, 2]), "2": np.array([1, 2])}])
     network = {name: np.ones(shape) for name, shape in {"2.weight": (2, 2), "2.bias": (2,), "4.weight": (2, 2)}.items()}
     wide, precision = expand(grown, 0, network, 2.0)
     np.testing.assert_array_equal(wide["2.weight"], [[0, 0, 0], [1, 0, 1], [1, 0, 1]])
@@ -131,7 +131,7 @@ def drifted(
     return clients
 
 
-def check_recovery(grown: Grown, held: list[dict[str, np.ndarray]]) -> None:
+def check_recovery(grown: Growth, held: list[dict[str, np.ndarray]]) -> None:
     """Require that two clients' units meet if and only if they are the same of the pool."""
     for label in held[0]:
         names: dict[int, int] = {}
@@ -162,7 +162,7 @@ def resize_heads(model: nn.Module, heads: int) -> nn.Module:
     wide = graph.resize({label: heads for label, axis in graph.axes.items() if axis.kind == "heads"})
     units = {label: np.arange(axis.size) for label, axis in graph.axes.items() if axis.kind == "heads"}
     network = {
-        name: widened(wide, name, values, units) if name in graph.tensors else values
+        name: widen(wide, name, values, units) if name in graph.tensors else values
         for name, values in numbers(model).items()
     }
     return resize(model, network)
@@ -186,7 +186,7 @@ def planted(
 @pytest.mark.parametrize("noise", [0.01, 0.15])
 def test_planted_units_are_found_and_clients_get_their_part_back(name: str, noise: float) -> None:
     graph, _, held, clients = planted(name, noise)
-    grown = grow(graph.resize(GROWING[name][1]), clients, cap=2.0)
+    grown = grow(graph.resize(GROWING[name][1]), clients, width_cap=2.0)
     assert grown.graph.axes.keys() == graph.axes.keys()
     check_recovery(grown, held)
     for j, client in enumerate(clients):
@@ -207,13 +207,13 @@ def test_a_frame_keeps_its_units_first_and_a_cap_holds(name: str) -> None:
     widths = GROWING[name][1]
     first = {label: np.arange(width) for label, width in widths.items()}
     frame = submodel(graph, pool, first)
-    grown = grow(graph, clients, frame=frame, cap=2.0)
+    grown = grow(graph, clients, frame=frame, width_cap=2.0)
     for own, units in zip(held, grown.units, strict=True):
         for label, width in widths.items():
             known = own[label] < width
             np.testing.assert_array_equal(units[label][known], own[label][known])
             assert (units[label][~known] >= width).all()
-    capped = grow(graph, clients, frame=frame, cap=1.0)
+    capped = grow(graph, clients, frame=frame, width_cap=1.0)
     assert {label: capped.graph.axes[label].size for label in widths} == widths
     again = grow(graph, [frame, frame], frame=frame)
     assert all((own == first[label]).all() for units in again.units for label, own in units.items())
@@ -227,9 +227,9 @@ def test_clients_that_hold_less_grow_what_they_hold() -> None:
         {key: 1.0 for key in clients[1]},
         {key: np.ones(v.shape) for key, v in clients[2].items()},
     ]
-    grown = grow(graph, clients, weights=weights, cap=2.0)
+    grown = grow(graph, clients, weights=weights, width_cap=2.0)
     assert grown.units[1] == {} and grown.units[0].keys() == held[0].keys()
-    check_recovery(Grown(grown.graph, [grown.units[0], grown.units[2]]), [held[0], held[2]])
+    check_recovery(Growth(grown.graph, [grown.units[0], grown.units[2]]), [held[0], held[2]])
     alone = grow(graph, clients[:1])
     assert all((own == np.arange(len(own))).all() for own in alone.units[0].values())
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mtfed.strategies.axes import Axis, AxisGraph, Circuit, Piece
-from mtfed.strategies.heads import circuit_rows, inner_basis, turn
+from mtfed.strategies.heads import align_gauge, circuit_rows, inner_basis
 from mtfed.strategies.matching import assign, log_det_gains, map_gains, match
 from scipy.stats import norm
 
@@ -86,10 +86,10 @@ def test_consensus_finds_planted_orders(prior: bool) -> None:
     frame, rows, orders = drifted(0)
     ones = np.full(40, 0.25)
     found = match(rows, [ones] * 4, prior=(frame, ones) if prior else None)
-    reference = np.arange(30) if prior else orders[0][found.orders[0]]
-    for planted, order in zip(orders, found.orders, strict=True):
+    reference = np.arange(30) if prior else orders[0][found.permutations[0]]
+    for planted, order in zip(orders, found.permutations, strict=True):
         np.testing.assert_array_equal(planted[order], reference)
-    assert prior or found.orders[0].tolist() == list(range(30))  # the first client is the frame
+    assert prior or found.permutations[0].tolist() == list(range(30))  # the first client is the frame
     assert found.moved > 0.6
 
 
@@ -97,17 +97,17 @@ def test_consensus_finds_planted_orders(prior: bool) -> None:
 def test_objective_never_falls_and_no_single_client_can_better_it(seed: int) -> None:
     generator = RNG(seed)
     rows, precisions = generator.standard_normal((3, 4, 3)), generator.uniform(0.5, 2, (3, 3))
-    found = match(list(rows), list(precisions), gate=0.0, dtype=np.float64, seed=seed, sweeps=20)
+    found = match(list(rows), list(precisions), gate=0.0, dtype=np.float64, seed=seed, max_sweeps=20)
     assert all(b >= a - 1e-12 for a, b in zip(found.objective, found.objective[1:], strict=False))
 
     def objective(orders: list[Any]) -> float:
         weighted = sum(precisions[j] * rows[j][list(order)] for j, order in enumerate(orders))
         return float((weighted**2 / precisions.sum(axis=0)).sum())
 
-    assert found.objective[-1] == pytest.approx(objective(found.orders))
+    assert found.objective[-1] == pytest.approx(objective(found.permutations))
     for j in range(3):
         for order in permutations(range(4)):
-            others = [order if k == j else own for k, own in enumerate(found.orders)]
+            others = [order if k == j else own for k, own in enumerate(found.permutations)]
             assert objective(others) <= found.objective[-1] + 1e-9
 
 
@@ -129,7 +129,7 @@ def test_columns_without_precision_have_no_say() -> None:
     garbled[1][:, ::2] = 1e3 * RNG(2).standard_normal((30, 20))
     found = match(garbled, [ones, blind, ones, ones], prior=(frame, ones), dtype=np.float64)
     clean = match(rows, [ones] * 4, prior=(frame, ones))
-    for a, b in zip(found.orders, clean.orders, strict=True):
+    for a, b in zip(found.permutations, clean.permutations, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -179,6 +179,6 @@ def test_a_basis_is_found_where_a_head_wastes_some_of_its_width() -> None:
     network["q.bias"][:4] = 0.0
     network["q"][5] = 0.0
     turned = HEADS.regauge(network, "h", HEADS.random_gauge(network, "h", "gl", RNG(1)))
-    back = turn(HEADS, "h", turned, network, "gl")
+    back = align_gauge(HEADS, "h", turned, network, "gl")
     assert all(np.isfinite(values).all() for values in back.values())
     np.testing.assert_allclose(products(back), products(network), atol=1e-6)
