@@ -98,7 +98,7 @@ def test_resuming_after_kill_ends_with_the_same_weights(small: dict, tmp_path: P
     for wrong, sentence in (
         (["-c", "learning-rate=0.5"], "Config key learning-rate: the run to resume has 0.001, the config has 0.5"),
         (["-c", "rounds=9"], "Config key rounds"),
-        (["--sites", 4], "Expected the 3 sites that the run was begun with"),
+        (["--sites", 4], "Expected the 3 sites that began the run"),
     ):
         told = mtfed("simulate", "--resume", killed.folder, *wrong)
         assert told.returncode == 2 and sentence in told.stderr.splitlines()[-1]

@@ -10,7 +10,7 @@ from mtfed.config import KEYS, flatten, read_config
 from mtfed.config.help import describe_keys
 from mtfed.errors import MtfedError
 from mtfed.federation.app_folder import find_app, override
-from mtfed.federation.rounds import make_strategy
+from mtfed.federation.strategy_settings import make_strategy
 
 
 def test_flat_config_reads_back() -> None:

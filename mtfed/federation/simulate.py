@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config import Config, RunConfigValue, read_config
 from ..errors import MtfedError
 from .app_folder import AppFolder
+from .checks import check_simulation
 
 RunConfig = dict[str, RunConfigValue]
 
@@ -20,7 +21,7 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
     if app.components["serverapp"] == "mtfed.server:app":
         # All simulated sites are on this machine, so their tracebacks tell nobody anything new.
         run_config = {**run_config, "share-tracebacks": True}
-        sites = check(read_config(run_config), sites)
+        sites = check_simulation(read_config(run_config), sites)
     elif sites is None:
         raise MtfedError(
             f"{app.path} has a ServerApp of its own; say how many sites it is to have with --num-supernodes."
@@ -59,7 +60,7 @@ def compare(
     """Run every strategy with every seed, from the same initial weights a seed, and write one page about all."""
     from ..record.run import Run
     from ..report import write_report
-    from .rounds import make_strategy
+    from .strategy_settings import make_strategy
 
     def alike(config: Config) -> Config:
         return config.model_copy(update={"share_tracebacks": True})
@@ -82,28 +83,3 @@ def compare(
     runs = [folder for folder in made if alike(Run.open(folder).config()) in ours]  # others may run at the same time
     print(f"comparison: {write_report(runs, out / f'{runs[0].name}-comparison.html')}")
     return 0
-
-
-def check(config: Config, sites: int | None) -> int:
-    """Return how many sites to simulate; raise :class:`MtfedError` where the data cannot serve the config.
-
-    Tasks that no site can validate are printed, and how many patients have no site.
-    """
-    from ..data.federation import default_sites, division, simulated_site
-
-    sites = sites or default_sites(config)
-    if config.min_sites > sites:
-        raise MtfedError(f"Config key min-sites: {config.min_sites} sites must join, but {sites} are simulated.")
-    data = [simulated_site(config, index, sites) for index in range(sites)]
-    for task in config.tasks:
-        if not any(site.part("train").count(task) for site in data):
-            held = sorted({name for site in data for row in site.part("train").rows for name in row.labels})
-            raise MtfedError(
-                f"No site holds task {task!r} to train it on; the {sites} sites hold "
-                f"{', '.join(held) or 'no task of the config'}; label it in a manifest.csv, or take the task out."
-            )
-    if unseen := [task for task in config.tasks if not any(site.part("val").count(task) for site in data)]:
-        print(f"No site holds out an image of {', '.join(unseen)}, so no choice of a round can go by it.", flush=True)
-    if not config.pooled and (divided := division(config, sites)) and (left := len(divided.left_out)):
-        print(f"{left} patient{'s' * (left != 1)} went to no site; see mtfed data partition.", flush=True)
-    return sites

@@ -20,7 +20,7 @@ from mtfed.data.manifest import Row, check_patients, read_site, write_site
 from mtfed.data.partition import MIN_PATIENTS, hold_out
 from mtfed.data.shard import load_shard, standardise
 from mtfed.errors import MtfedError
-from mtfed.federation.simulate import check
+from mtfed.federation.checks import check_simulation
 
 CONFIG = read_config(TASKS | SMALL)
 TASK_NAMES = list(CONFIG.tasks)
@@ -336,14 +336,14 @@ def test_tasks_that_no_site_can_validate_are_told(tmp_path: Path, capsys: pytest
     for name, mask in (("h0", ""), ("h1", "m.png")):
         write(tmp_path / name, text.format(mask))
     config = CONFIG.model_copy(update={"data": str(tmp_path)})
-    assert check(config, 1) == 1
-    assert "No site holds out an image of lungs, so no choice" in capsys.readouterr().out
-    assert check(config, 2) == 2 and not capsys.readouterr().out
+    assert check_simulation(config, 1) == 1
+    assert "No site has validation images of lungs, so no round" in capsys.readouterr().out
+    assert check_simulation(config, 2) == 2 and not capsys.readouterr().out
 
 
 def test_data_that_is_not_there() -> None:
     with pytest.raises(MtfedError, match=r"got 'images/covid_cxr'; .* README"):
-        check(CONFIG.model_copy(update={"data": "images/covid_cxr"}), None)
+        check_simulation(CONFIG.model_copy(update={"data": "images/covid_cxr"}), None)
 
 
 def test_an_exported_site_is_the_simulated_one(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ POOLED = CONFIG.model_copy(update={"pooled": True})
 
 def test_the_pool_of_the_sample_is_its_sites() -> None:
     parts = [simulated_site(CONFIG, i, 8) for i in range(default_sites(CONFIG))]
-    assert default_sites(POOLED) == check(POOLED, None) == 1
+    assert default_sites(POOLED) == check_simulation(POOLED, None) == 1
     pool = simulated_site(POOLED, 0, 1)
     assert pool.key == "pooled"
     assert pool.rows == tuple(replace(row, patient=f"{p.key}/{row.patient}") for p in parts for row in p.rows)
@@ -387,7 +387,7 @@ def test_a_pool_of_folders_keeps_patients_and_files_apart(tmp_path: Path) -> Non
         write(tmp_path / "sites" / f"h{i}", text.format(*splits), files)
     write(tmp_path / "sites" / "test", "image,patient,pneumonia\na.png,1,0\n", {"a.png": png()})
     config = POOLED.model_copy(update={"data": str(tmp_path / "sites")})
-    assert default_sites(config) == check(config, None) == 1
+    assert default_sites(config) == check_simulation(config, None) == 1
     pool = simulated_site(config, 0, 1)
     assert [(row.image, row.patient, row.split, row.labels) for row in pool.rows] == [
         ("h0/a.png", "h0/1", "train", {"pneumonia": "1", "lungs": "h0/m.png"}),

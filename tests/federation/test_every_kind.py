@@ -16,7 +16,8 @@ from mtfed.strategies import wire
 
 from mtfed.config import RunConfigValue, read_config
 from mtfed.errors import MtfedError
-from mtfed.federation.simulate import check, simulate
+from mtfed.federation.checks import check_simulation
+from mtfed.federation.simulate import simulate
 from mtfed.learning.train import numpy_parts
 from mtfed.models import MODELS, build_model
 from mtfed.record.run import Run
@@ -156,7 +157,7 @@ def test_a_task_that_no_site_holds_is_told_before_any_work(tmp_path: Path) -> No
     with pytest.raises(
         MtfedError, match=r"No site holds task 'blobs' to train it on; .*; label it in a manifest\.csv, or take "
     ):
-        check(read_config({"data": str(tmp_path / "data"), **keys("grade", "blobs")}), None)
+        check_simulation(read_config({"data": str(tmp_path / "data"), **keys("grade", "blobs")}), None)
 
 
 def test_every_model_of_the_table_is_described() -> None:

@@ -23,7 +23,7 @@ from torch import nn
 from mtfed.config import read_config
 from mtfed.config.help import describe_keys, describe_strategies
 from mtfed.errors import MtfedError
-from mtfed.federation.rounds import make_strategy
+from mtfed.federation.strategy_settings import make_strategy
 from mtfed.models.symmetry import derive_axes
 
 COUNTS = {key: float(sum(tasks.values())) for key, tasks in SITES.items()}

@@ -12,7 +12,7 @@ from helpers.rounds import drift, one_round, parts, same, update
 from mtfed.strategies import Alone, BayesianMatching, FederationError, TaskFedAdam, TaskFedAvg, TaskFedBN, Update, wire
 from mtfed.strategies.screening import MOST, RECENT, REMEMBERED, Memory, distances
 
-from mtfed.federation.rounds import mean_losses
+from mtfed.federation.round_record import mean_losses
 from mtfed.learning.metrics import TaskMetrics, pool
 from mtfed.tasks.task import Task
 
