@@ -1,4 +1,7 @@
-"""Every setting of a run with its default, its limits and its meaning; ``mtfed config`` prints them."""
+"""Every setting of a run with its default, its limits and its meaning; ``mtfed config`` prints them.
+
+The limits and choices of a strategy's settings are those of :mod:`mtfed.strategies.settings`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from ..data.partition_names import is_flower, read_partition
+from ..strategies.axes import Gauge
+from ..strategies.settings import LIMITS, OnFailure, PrecisionKind, Start, Weighting
 from ..tasks.task import Task
 
 Weight = Annotated[float, Field(gt=0)]
@@ -91,45 +96,65 @@ class Config(BaseModel):
     weight_decay: float = _setting(0.01, "weight decay of AdamW at the sites", ge=0)
 
     strategy: str = _setting("fedavg", "one of the strategies below", "Strategy")
-    weighting: Literal["samples", "uniform", "tasks"] = _setting("samples", "weight of a site in the encoder's average")
+    weighting: Weighting = _setting("samples", "weight of a site in the encoder's average")
     task_weights: dict[str, Weight] = _setting(
         {}, 'with weighting = "tasks", such as "lungs=4, pneumonia=1"; a task that is not named has weight 1'
     )
-    proximal_mu: float = _setting(0.01, "strength of the pull towards the global weights (fedprox)", ge=0)
-    server_learning_rate: float = _setting(0.01, "step size of the server's optimiser (fedadam, fedyogi)", gt=0)
-    server_beta1: float = _setting(0.9, "momentum of the server's optimiser", ge=0, lt=1)
-    server_beta2: float = _setting(0.99, "decay of the server's mean of squared steps", ge=0, lt=1)
-    server_tau: float = _setting(
-        1e-3, "adaptivity of the server's optimiser: smaller moves of a weight stay in proportion", gt=0
+    proximal_mu: float = _setting(
+        0.01, "strength of the pull towards the global weights (fedprox)", **LIMITS["proximal_mu"]
     )
-    precision: Literal["fisher", "none"] = _setting("fisher", "what sites send about the precision of their weights")
+    server_learning_rate: float = _setting(
+        0.01, "step size of the server's optimiser (fedadam, fedyogi)", **LIMITS["server_learning_rate"]
+    )
+    server_beta1: float = _setting(0.9, "momentum of the server's optimiser", **LIMITS["server_beta1"])
+    server_beta2: float = _setting(0.99, "decay of the server's mean of squared steps", **LIMITS["server_beta2"])
+    server_tau: float = _setting(
+        1e-3,
+        "adaptivity of the server's optimiser: smaller moves of a weight stay in proportion",
+        **LIMITS["server_tau"],
+    )
+    precision: PrecisionKind = _setting("fisher", "what sites send about the precision of their weights")
     curvature_samples: int = _setting(256, "images per task on which a site measures its curvature; 0: all", ge=0)
-    precision_floor: float = _setting(0.2, "lowest precision of a weight, as a share of the mean of its row", ge=0)
-    prior_strength: float = _setting(0.0, "share of earlier rounds' precision that still counts", ge=0, le=1)
-    cavity: float = _setting(1.0, "share of the other sites' posterior that a site trains under; 0: none", ge=0)
+    precision_floor: float = _setting(
+        0.2, "lowest precision of a weight, as a share of the mean of its row", **LIMITS["precision_floor"]
+    )
+    prior_strength: float = _setting(
+        0.0, "share of earlier rounds' precision that still counts", **LIMITS["prior_strength"]
+    )
+    cavity: float = _setting(
+        1.0, "share of the other sites' posterior that a site trains under; 0: none", **LIMITS["cavity"]
+    )
     matching: bool = _setting(True, "reorder units to match those of the global model before a merge")
-    start: Literal["common", "apart"] = _setting("common", "apart: each site brings a model of its own to round 1")
+    start: Start = _setting("common", "apart: each site brings a model of its own to round 1")
     apart_epochs: int = _setting(10, "passes for which a simulated site has trained the model that it brings", ge=1)
-    inner: Literal["none", "orth", "gl"] = _setting(
+    inner: Gauge = _setting(
         "orth", "transformations inside attention heads when models from different starts are matched"
     )
-    gate: float = _setting(1e-3, "smallest relative gain for which units are reordered", ge=0)
-    gamma: float = _setting(1.0, "how readily a unit without a match is added to the global model (growing)", gt=0)
-    width_cap: float = _setting(1.5, "largest width of the global model, in widths of the sites' (growing)", ge=1)
-    sigma0: float = _setting(1.0, "prior variance of a global weight, in variances of a site's weight (pfnm)", gt=0)
+    gate: float = _setting(1e-3, "smallest relative gain for which units are reordered", **LIMITS["gate"])
+    gamma: float = _setting(
+        1.0, "how readily a unit without a match is added to the global model (growing)", **LIMITS["gamma"]
+    )
+    width_cap: float = _setting(
+        1.5, "largest width of the global model, in widths of the sites' (growing)", **LIMITS["width_cap"]
+    )
+    sigma0: float = _setting(
+        1.0, "prior variance of a global weight, in variances of a site's weight (pfnm)", **LIMITS["sigma0"]
+    )
 
     rounds: int = _setting(10, "rounds of training and merging", "Federation", ge=1)
-    fraction_train: float = _setting(1.0, "share of the sites that train in a round", gt=0, le=1)
-    min_sites: int = _setting(1, "sites that must have joined before round 1", ge=1)
+    fraction_train: float = _setting(1.0, "share of the sites that train in a round", **LIMITS["fraction_train"])
+    min_sites: int = _setting(1, "sites that must have joined before round 1", **LIMITS["min_sites"])
     join_timeout: float = _setting(600.0, "seconds to wait for these sites", gt=0)
     round_timeout: float = _setting(3600.0, "seconds to wait for the replies of a round", gt=0)
-    on_failure: Literal["skip", "retry", "fail"] = _setting(
-        "skip", "leave out a site that fails in a round, ask it again, or end the run"
+    on_failure: OnFailure = _setting("skip", "leave out a site that fails in a round, ask it again, or end the run")
+    retries: int = _setting(
+        1, 'how often a site that failed is asked again, with on-failure = "retry"', **LIMITS["retries"]
     )
-    retries: int = _setting(1, 'how often a site that failed is asked again, with on-failure = "retry"', ge=0)
-    quorum: float = _setting(0.0, "share of the asked sites that must send a usable reply", ge=0, le=1)
+    quorum: float = _setting(0.0, "share of the asked sites that must send a usable reply", **LIMITS["quorum"])
     max_norm_ratio: float = _setting(
-        0.0, "refuse an update that is this many times larger than the median of the other sites; 0: never", ge=0
+        0.0,
+        "refuse an update that is this many times larger than the median of the other sites; 0: never",
+        **LIMITS["max_norm_ratio"],
     )
 
     evaluate_every: int = _setting(

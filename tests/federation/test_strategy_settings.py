@@ -11,7 +11,7 @@ from mtfed.federation.strategy_settings import CONFIG_FIELDS, parameters
 NOT_CONFIGURABLE = {
     "axes": "derived from the model",
     "evaluate": "mtfed's clients always have an evaluate function",
-    "least_fisher": "a constant of the published method",
+    "min_fisher": "a constant of the published method",
     "norms": "the names of normalisation layers; mtfed's models have no others",
     "sweeps": "a constant of the published method",
 }
