@@ -1,1 +1,1 @@
-"""Before a hospital takes part: its folder drafted and checked."""
+"""A hospital's site: its site file, and the commands that draft a manifest and check the data."""

@@ -1,4 +1,4 @@
-"""The ``mtfed site`` commands: init, check."""
+"""The ``mtfed site`` commands: ``init`` and ``check``."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ from pathlib import Path
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``mtfed site`` to the command line; what it needs is imported when it runs."""
+    """Add ``mtfed site`` to the command line. Each command imports what it needs when it runs."""
     site = commands.add_parser("site", help="draft a hospital's manifest, and check its data")
-    of_site = site.add_subparsers(required=True, metavar="COMMAND")
+    subcommands = site.add_subparsers(required=True, metavar="COMMAND")
 
-    add = of_site.add_parser(
+    init = subcommands.add_parser(
         "init",
-        help="draft manifest.csv and site.toml from what lies in a folder",
-        description="Draft manifest.csv and site.toml from what lies in a folder; nothing else in it is changed.",
+        help="draft manifest.csv and site.toml from the files in a folder",
+        description="Draft manifest.csv and site.toml from the files in a folder. No other file is changed.",
     )
-    add.add_argument("folder", type=Path)
-    add.add_argument(
-        "--dimensions", type=int, choices=(2, 3), help="pictures or volumes (default: what most files are)"
+    init.add_argument("folder", type=Path)
+    init.add_argument(
+        "--dimensions",
+        type=int,
+        choices=(2, 3),
+        help="2 for pictures, 3 for volumes (default: whichever most of the files are)",
     )
-    add.add_argument("--force", action="store_true", help="write over a manifest and a site file that are there")
-    add.set_defaults(command=_init)
+    init.add_argument("--force", action="store_true", help="overwrite an existing manifest and site file")
+    init.set_defaults(command=_init)
 
-    add = of_site.add_parser(
+    check = subcommands.add_parser(
         "check",
-        help="read every image and label once, and say what is wrong",
-        description="Read every image and label of a site once, and write a page about them. Nothing leaves this "
-        "machine. Exit code: 0 no errors, 1 errors, 2 asked for something wrong.",
+        help="read every image and label once, and report what is wrong",
+        description="Read every image and label of a site once, and write a page about them. No data leaves this "
+        "machine. Exit code: 0 no errors were found, 1 errors were found, 2 the check could not run.",
     )
-    add.add_argument("site", type=Path, metavar="SITE", help="a folder with a manifest and a site.toml, or that file")
-    add.add_argument("--app", metavar="NAME", help="take the tasks from an experiment, not from site.toml")
-    add.add_argument("--out", type=Path, help="the page (default: check.html in the site's folder)")
-    add.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON, too")
-    add.add_argument("--jobs", type=_positive, metavar="N", help="processes that read (default: one per core)")
-    add.set_defaults(command=_check)
+    check.add_argument(
+        "site", type=Path, metavar="SITE", help="a folder with a manifest and a site.toml, or the site.toml itself"
+    )
+    check.add_argument("--app", metavar="NAME", help="use the tasks of this experiment instead of those in site.toml")
+    check.add_argument("--out", type=Path, help="file for the page (default: check.html in the site's folder)")
+    check.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file, as JSON")
+    check.add_argument("--jobs", type=_positive, metavar="N", help="reading processes (default: one per core)")
+    check.set_defaults(command=_check)
 
 
 def _positive(text: str) -> int:
@@ -44,16 +49,15 @@ def _positive(text: str) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from .draft.draft import draft
-    from .draft.write import refuse_existing, summary, write_draft
+    from .draft import draft, refuse_existing, summary, write_draft
 
     refuse_existing(arguments.folder, arguments.force)  # before minutes are spent on reading
-    found = draft(arguments.folder, arguments.dimensions)
-    print(summary(found, write_draft(found)))
+    drafted = draft(arguments.folder, arguments.dimensions)
+    print(summary(drafted, write_draft(drafted)))
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from .check.check import check
+    from .check import check
 
     return check(arguments.site, arguments.app, arguments.out, arguments.json, arguments.jobs)

@@ -1,4 +1,4 @@
-"""The site file: what a site says of itself, once, in ``site.toml`` beside its manifest.
+"""The site file, ``site.toml``: the settings of one site, stored in the site's folder next to its manifest.
 
 ::
 
@@ -10,8 +10,8 @@
     kind = "segmentation"
     classes = "background, lung"
 
-The client reads key, modality and what is shared, of which its node config may say otherwise. The tasks are for ``mtfed
-site check``; a run has its own, in its config.
+The client reads ``key``, ``modality`` and the two ``share-`` settings; its node config can override them. The tasks are
+only used by ``mtfed site check``; in a run, the tasks come from the run config.
 """
 
 from __future__ import annotations
@@ -35,60 +35,63 @@ KEYS: dict[str, type] = {
     "dimensions": int,
     "task": dict,
 }
-DEFAULTS = ("modality", "share-class-counts", "share-tracebacks")  # that a node config may say otherwise of
+DEFAULTS = ("modality", "share-class-counts", "share-tracebacks")  # a node config can override these
+_TYPE_NAMES = {str: "a text in quotes", bool: "true or false", int: "a whole number", dict: "a table"}
 
 
 @dataclass(frozen=True)
 class SiteFile:
-    """What a site file holds; of what it does not say there is nothing."""
+    """The content of a site file. Keys that the file does not set have the defaults below."""
 
     key: str = ""
     dimensions: int = 2
     tasks: dict[str, Task] = field(default_factory=dict)
-    settings: dict[str, bool | str] = field(default_factory=dict)  # those of DEFAULTS
+    settings: dict[str, bool | str] = field(default_factory=dict)  # keys are a subset of DEFAULTS
 
 
 def read_site_file(path: Path) -> SiteFile:
-    """Read a site file; raise :class:`MtfedError` naming file and key of the first fault."""
+    """Read a site file.
+
+    Raises:
+        MtfedError: naming the file and the key of the first mistake.
+    """
     try:
-        held = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MtfedError(f"{path} is not valid TOML: {error}.") from None
     except OSError as error:
         raise MtfedError(f"Cannot read {path}: {error.strerror}.") from None
-    for key, value in held.items():
+    for key, value in content.items():
         if key not in KEYS:
             raise unknown(f"key of {path}", key, KEYS)
         if type(value) is not KEYS[key]:
-            raise MtfedError(f"{path}: {key} should be {_WORDS[KEYS[key]]}, it is {value!r}.")
-    if held.get("key") == "":
-        raise MtfedError(f"{path}: key should be the site's name in the federation, it is empty.")
-    if (dimensions := held.get("dimensions", 2)) not in (2, 3):
-        raise MtfedError(f"{path}: dimensions should be 2 for pictures or 3 for volumes, it is {dimensions}.")
-    tasks = {name: _task(path, name, table) for name, table in held.get("task", {}).items()}
-    settings = {key: held[key] for key in DEFAULTS if held.get(key, "") != ""}
-    return SiteFile(held.get("key", ""), dimensions, tasks, settings)
+            raise MtfedError(f"{path}: expected {key} to be {_TYPE_NAMES[KEYS[key]]}, got {value!r}.")
+    if content.get("key") == "":
+        raise MtfedError(f"{path}: expected key to be the site's name in the federation, got an empty text.")
+    if (dimensions := content.get("dimensions", 2)) not in (2, 3):
+        raise MtfedError(f"{path}: expected dimensions to be 2 (pictures) or 3 (volumes), got {dimensions}.")
+    tasks = {name: _read_task(path, name, table) for name, table in content.get("task", {}).items()}
+    settings = {key: content[key] for key in DEFAULTS if content.get(key, "") != ""}
+    return SiteFile(content.get("key", ""), dimensions, tasks, settings)
 
 
-_WORDS = {str: "a text in quotes", bool: "true or false", int: "a whole number", dict: "a table"}
-
-
-def _task(path: Path, name: str, table: Any) -> Task:
+def _read_task(path: Path, name: str, table: Any) -> Task:
     if not isinstance(table, dict):
-        raise MtfedError(f"{path}: task.{name} should be a table [task.{name}] with kind and classes, it is {table!r}.")
+        raise MtfedError(
+            f"{path}: expected task.{name} to be a table [task.{name}] with kind and classes, got {table!r}."
+        )
     for key in table:
         if key not in Task.model_fields or key == "name":
-            fields = [known for known in Task.model_fields if known != "name"]
-            raise unknown(f"key of {path}", f"task.{name}.{key}", [f"task.{name}.{known}" for known in fields])
+            options = [f"task.{name}.{option}" for option in Task.model_fields if option != "name"]
+            raise unknown(f"key of {path}", f"task.{name}.{key}", options)
     try:
         return Task.model_validate(table | {"name": name})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["task", name, *(str(step) for step in first["loc"])])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        told = f"{path}: {key}: {message[0].lower()}{message[1:]}"
-        if told[-1] not in ".?":
-            told += (
-                f", got {'nothing' if first['type'] == 'missing' or first['input'] == () else repr(first['input'])}."
-            )
-        raise MtfedError(told) from None
+        message = message[0].lower() + message[1:]
+        if message[-1] not in ".?":
+            is_missing = first["type"] == "missing" or first["input"] == ()
+            message += f", got {'nothing' if is_missing else repr(first['input'])}."
+        raise MtfedError(f"{path}: {key}: {message}") from None

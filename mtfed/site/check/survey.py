@@ -18,7 +18,7 @@ from ...errors import MtfedError
 from ...progress import counted
 from ...tasks.kind import kind_of
 from ...tasks.specs import KIND_SPECS
-from ..draft.scan import walk
+from ..draft.scan import list_files
 from .duplicates import Pair, find_pairs
 from .examine import Examined, examiner
 from .isolated_pool import Died, outcomes
@@ -156,7 +156,7 @@ def _unnamed(held: Survey) -> list[str]:
                 continue
             folders.add(os.path.normpath(name))
         named.update(os.path.normpath(cell) for cell in row.others.values() if "." in cell)
-    left = [name for name in walk(root) if format_of(name) and name not in named]
+    left = [name for name in list_files(root) if format_of(name) and name not in named]
     return [name for name in left if os.path.dirname(name) not in folders]
 
 

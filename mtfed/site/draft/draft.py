@@ -1,8 +1,9 @@
-"""What a folder of images seems to be: a row an image, a column a task, and what a person has to decide."""
+"""Draft a manifest from a folder of images: a row for each image, a column for each task, and open questions."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from ...data.manifest import COLUMNS, SiteData
 from ...data.root import Root
 from ...errors import MtfedError
 from ...report.html import count
-from .columns import Candidate, read_label_table
+from .columns import Candidate
+from .label_table import read_label_table
 from .masks import mask_columns
-from .names import Places, read_places
-from .scan import Lying, scan
+from .names import NameHints, read_names
+from .scan import FolderScan, scan_folder
 
-NOBODY = frozenset({"", "anonymous", "anon", "anonymized", "anonymised", "unknown", "none", "0", "patient"})
+# In place of a patient's ID in DICOM files that have been pseudonymised.
+PLACEHOLDER_IDS = frozenset({"", "anonymous", "anon", "anonymized", "anonymised", "unknown", "none", "0", "patient"})
 MODALITIES = {
     "CR": "X-ray", "DX": "X-ray", "CT": "CT", "MR": "MR", "US": "ultrasound", "MG": "mammography", "PT": "PET",
     "NM": "nuclear medicine", "OP": "fundus photography", "OPT": "OCT", "XC": "photography", "RF": "fluoroscopy",
@@ -26,17 +29,17 @@ MODALITIES = {
 
 @dataclass
 class Draft:
-    """What is to stand in a drafted manifest and site file."""
+    """The content of a drafted manifest and site file."""
 
     folder: Path
-    lying: Lying
+    scan: FolderScan
     images: list[str]
-    patients: dict[str, str]
-    splits: dict[str, str]
-    columns: list[Candidate]  # tasks and others, by different names
+    patients: dict[str, str]  # image -> patient
+    splits: dict[str, str]  # image -> split
+    columns: list[Candidate]  # tasks and other columns; their names are unique
     modality: str
-    understood: list[tuple[str, str]] = field(default_factory=list)  # what, and how it was understood
-    decide: list[str] = field(default_factory=list)  # what a person still has to
+    understood: list[tuple[str, str]] = field(default_factory=list)  # topic, and how it was understood
+    decide: list[str] = field(default_factory=list)  # questions that a person must decide
 
     @property
     def tasks(self) -> list[Candidate]:
@@ -45,204 +48,225 @@ class Draft:
 
 
 def draft(folder: Path, dimensions: int | None = None) -> Draft:
-    """Return what a folder seems to hold; raise :class:`MtfedError` if there is no image in it."""
+    """Return the draft for a folder of images.
+
+    Args:
+        folder: the folder.
+        dimensions: 2 for pictures or 3 for volumes; by default, whichever most of the files are.
+
+    Raises:
+        MtfedError: if the folder contains no images.
+    """
     if not folder.is_dir():
-        raise MtfedError(f"Expected a folder with images, {folder} is none.")
-    lying = scan(folder, dimensions)
-    images = lying.images
-    if not images and (mixed := _mixed(lying)):
-        more = f"; {count(len(mixed) - 1, 'other folder')} likewise" if len(mixed) > 1 else ""
-        raise MtfedError(f"Expected images in {folder}, but {mixed[0]}{more}.")
+        raise MtfedError(f"Expected a folder with images, {folder} is not a folder.")
+    scan = scan_folder(folder, dimensions)
+    images = scan.images
+    if not images and (problems := _mixed_folders(scan)):
+        others = f"; the same is true of {count(len(problems) - 1, 'other folder')}" if len(problems) > 1 else ""
+        raise MtfedError(f"Expected images in {folder}, but {problems[0]}{others}.")
     if not images:
-        raise MtfedError(f"Expected images in {folder}, found none among {len(lying.others) + len(lying.masks)} files.")
-    places = read_places(images)
-    found = Draft(folder, lying, images, {}, dict(places.splits), [], _modality(lying))
-    held = lying.formats.most_common()
-    formats = ", ".join(f"{amount:,} {name.lstrip('.') or 'without suffix'}" for name, amount in held)
-    what = "volumes" if lying.dimensions == 3 else "pictures"
-    found.understood.append(("images", f"{len(images):,} {what} (files: {formats})"))
-    columns, decide = mask_columns(folder, images, lying.masks, lying.dimensions)
-    found.decide += decide
-    columns += [_folders(level, number) for number, level in enumerate(places.classes)]
-    _tables(found, columns)
-    _patients(found, places)
-    _splits(found)
-    found.columns = _named(columns, found)
-    if lying.dimensions == 2:
-        _slices(found)
-    _left(found)
-    return found
-
-
-def _modality(lying: Lying) -> str:
-    told = {MODALITIES.get(header.modality, "") for header in lying.headers.values()}
-    return told.pop() if len(told) == 1 else ""
-
-
-def _folders(level: dict[str, str], number: int) -> Candidate:
-    classes = tuple(sorted(set(level.values())))
-    name = "class" if number == 0 else f"class-{number + 1}"
-    few = ", ".join(classes[:4]) + ", ..." * (len(classes) > 4)
-    doubt = (
-        f"are the folders {few} what is to be predicted? If so name the task, as in 'pneumonia', in both files; if "
-        "they are scanners or hospitals, remove it."
+        files = len(scan.others) + len(scan.masks)
+        raise MtfedError(f"Expected images in {folder}, found none among its {count(files, 'file')}.")
+    hints = read_names(images)
+    drafted = Draft(folder, scan, images, {}, dict(hints.splits), [], _modality(scan))
+    suffixes = ", ".join(
+        f"{amount:,} {suffix.lstrip('.') or 'without suffix'}" for suffix, amount in scan.formats.most_common()
     )
-    return Candidate(name, "classification", level, classes, source="the folders' names", doubt=doubt)
+    noun = "volumes" if scan.dimensions == 3 else "pictures"
+    drafted.understood.append(("images", f"{len(images):,} {noun} (files: {suffixes})"))
+    columns, questions = mask_columns(folder, images, scan.masks, scan.dimensions)
+    drafted.decide += questions
+    columns += [_class_column(level, number) for number, level in enumerate(hints.classes)]
+    _add_tables(drafted, columns)
+    _set_patients(drafted, hints)
+    _set_splits(drafted)
+    _set_columns(drafted, columns)
+    if scan.dimensions == 2:
+        _split_volumes(drafted)
+    _describe_rest(drafted)
+    return drafted
 
 
-def _tables(found: Draft, columns: list[Candidate]) -> None:
+def _modality(scan: FolderScan) -> str:
+    """Return the modality in words, "" if it is unknown or the images differ."""
+    modalities = {MODALITIES.get(header.modality, "") for header in scan.headers.values()}
+    return modalities.pop() if len(modalities) == 1 else ""
+
+
+def _class_column(folders: dict[str, str], level: int) -> Candidate:
+    """Return the column for a level of class folders, given by image."""
+    classes = tuple(sorted(set(folders.values())))
+    name = "class" if level == 0 else f"class-{level + 1}"
+    question = (
+        f"are the folders {_abbreviate(classes, 4)} what the model should predict? If so, give the task a better name, "
+        "such as 'pneumonia', in both files. If they are scanners or hospitals, remove the task."
+    )
+    return Candidate(name, "classification", folders, classes, source="the folder names", doubt=question)
+
+
+def _add_tables(drafted: Draft, columns: list[Candidate]) -> None:
     """Add the columns of the tables that name images."""
-    for name in found.lying.tables:
-        table = read_label_table(found.folder, name, found.images)
+    for name in drafted.scan.tables:
+        table = read_label_table(drafted.folder, name, drafted.images)
         if table is None:
-            found.decide.append(f"no column of {name} names the images, by path, name or stem; it is left out.")
+            drafted.decide.append(
+                f"no column of {name} names the images (by path, file name, or file name without suffix); the table is "
+                "left out."
+            )
             continue
-        found.understood.append(
-            ("table", f"{name}, whose column {table.key!r} names {len(table.rows):,} of the images")
+        drafted.understood.append(
+            ("table", f"{name}, whose column {table.image_column!r} names {len(table.rows):,} of the images")
         )
-        if table.odd:
-            found.decide.append(
-                f"{count(len(table.odd), 'line')} of {name} with more or fewer cells than its header, as line "
-                f"{table.odd[0]}: left out; mend them."
+        if table.malformed_lines:
+            drafted.decide.append(
+                f"{count(len(table.malformed_lines), 'line')} of {name} with more or fewer cells than the header, such "
+                f"as line {table.malformed_lines[0]}: left out. Correct them and run init again."
             )
         if table.unmatched:
-            found.decide.append(f"{table.unmatched} lines of {name} name no image that lies here.")
-        if table.left_out:
-            found.decide.append(
-                f"columns of {name} that tell who a person is are left out: {', '.join(table.left_out)}."
+            drafted.decide.append(f"{count(table.unmatched, 'row')} of {name} without a matching image: left out.")
+        if table.personal_columns:
+            drafted.decide.append(
+                f"columns of {name} that could identify a person: {', '.join(table.personal_columns)}. They are left "
+                "out."
             )
         if table.patients:
-            found.patients = found.patients or dict(table.patients)
-        if table.splits:
-            found.splits |= table.splits
+            drafted.patients = drafted.patients or dict(table.patients)
+        drafted.splits |= table.splits
         columns += table.candidates
 
 
-def _patients(found: Draft, places: Places) -> None:
-    """Say whose each image is, by DICOM, a table, folders or file names; else each is its own patient."""
-    headers = {image: header.patient for image, header in found.lying.headers.items()}
-    told = {image: patient for image, patient in headers.items() if patient.lower() not in NOBODY}
-    by = "from the DICOM tag PatientID"
-    if found.patients:
-        told, by = found.patients, "from a table"
-    elif not told or (places.patients and len(set(told.values())) < 2 and len(found.images) > 1):
-        told, by = places.patients, places.patients_by
-    found.patients = {image: told.get(image) or _alone(image) for image in found.images}
-    alone = [image for image in found.images if not told.get(image)]
-    if told:
-        known = len({told[image] for image in found.images if told.get(image)})
-        found.understood.append(("patients", f"{known:,}, {by}"))
-    if alone:
-        who = "the images are; every one is" if not told else f"{len(alone):,} images are, as {alone[0]}; each is"
-        found.decide.append(
-            f"nothing says whose {who} taken for a patient of its own. If a patient has several images, put the same "
-            "number into the column patient, else one may be trained on and another tested on."
+def _set_patients(drafted: Draft, hints: NameHints) -> None:
+    """Set the patient of every image: from a table, DICOM files or names; else each image gets a patient of its own."""
+    headers = drafted.scan.headers
+    patients = {
+        image: header.patient for image, header in headers.items() if header.patient.lower() not in PLACEHOLDER_IDS
+    }
+    source = "from the DICOM attribute PatientID"
+    if drafted.patients:
+        patients, source = drafted.patients, "from a table"
+    elif not patients or (hints.patients and len(set(patients.values())) < 2 and len(drafted.images) > 1):
+        patients, source = hints.patients, hints.patients_source
+    drafted.patients = {image: patients.get(image) or image.replace("/", "-") for image in drafted.images}
+    unknown = [image for image in drafted.images if not patients.get(image)]
+    if patients:
+        known = len({patients[image] for image in drafted.images if patients.get(image)})
+        drafted.understood.append(("patients", f"{known:,}, {source}"))
+    if unknown:
+        images = f"{len(unknown):,} images (such as {unknown[0]})" if patients else "all images"
+        drafted.decide.append(
+            f"the patients of {images} are unknown; each image is drafted as a patient of its own. If a patient has "
+            "several images, write the same ID into the column patient for all of them. Otherwise the model may be tested on a "
+            "patient it was trained on."
         )
-    elif len(set(found.patients.values())) == 1 and len(found.images) > 1:
-        found.decide.append("all images are of one patient; is that so?")
+    elif len(set(drafted.patients.values())) == 1 and len(drafted.images) > 1:
+        drafted.decide.append("all images seem to be of one patient. Is that correct?")
 
 
-def _alone(image: str) -> str:
-    return image.replace("/", "-")
-
-
-def _splits(found: Draft) -> None:
-    if not found.splits:
-        found.understood.append(("split", "none; a share of the patients is held out when training begins"))
+def _set_splits(drafted: Draft) -> None:
+    """Put every image into a split if any split is known."""
+    if not drafted.splits:
+        drafted.understood.append(("split", "none; training will hold out a share of the patients for validation"))
         return
-    splits = {image: found.splits.get(image, "train") for image in found.images}
-    found.splits = splits
-    counts = Counter(splits.values())
-    told = ", ".join(f"{counts[split]:,} {split}" for split in ("train", "val", "test") if counts[split])
-    found.understood.append(("split", told))
-    held: dict[str, set[str]] = {}
-    for image in found.images:
-        held.setdefault(found.patients[image], set()).add(splits[image])
-    if several := sorted(patient for patient, within in held.items() if len(within) > 1):
-        found.decide.append(
-            f"{count(len(several), 'patient')} in two splits, as {several[0]!r}: put each into one, or, where each "
-            "folder numbers its patients from 1, make the numbers differ."
+    drafted.splits = {image: drafted.splits.get(image, "train") for image in drafted.images}
+    counts = Counter(drafted.splits.values())
+    sizes = ", ".join(f"{counts[split]:,} {split}" for split in ("train", "val", "test") if counts[split])
+    drafted.understood.append(("split", sizes))
+    by_patient: dict[str, set[str]] = {}
+    for image in drafted.images:
+        by_patient.setdefault(drafted.patients[image], set()).add(drafted.splits[image])
+    if divided := sorted(patient for patient, splits in by_patient.items() if len(splits) > 1):
+        drafted.decide.append(
+            f"{count(len(divided), 'patient')} in two splits, such as {divided[0]!r}. Move all images of a patient "
+            "into one split. If every folder numbers its patients from 1, give them different IDs instead."
         )
 
 
-def _named(columns: list[Candidate], found: Draft) -> list[Candidate]:
-    """Give columns different names, and say what each is."""
-    taken = set(COLUMNS)
-    doubts: dict[str, list[str]] = {}
+def _set_columns(drafted: Draft, columns: list[Candidate]) -> None:
+    """Set the columns, give them unique names, and describe them."""
+    drafted.columns = columns
+    names = set(COLUMNS)
+    questions: dict[str, list[str]] = {}
     for column in columns:
         name, number = column.column, 2
-        while column.column in taken:
+        while column.column in names:
             column.column, number = f"{name}-{number}", number + 1
-        taken.add(column.column)
+        names.add(column.column)
         if column.doubt:
-            doubts.setdefault(column.doubt, []).append(column.column)
+            questions.setdefault(column.doubt, []).append(column.column)
         if column.kind:
-            found.understood.append(("task", f"{column.column}: {_told(column)}, from {column.source}"))
-    found.decide += [f"task{'s' * (len(names) > 1)} {', '.join(names)}: {told}" for told, names in doubts.items()]
-    others = [column.column for column in columns if not column.kind]
-    if others:
-        found.understood.append(("carried", f"columns that are no task: {', '.join(others)}"))
-    if not any(column.kind for column in columns):
-        found.decide.append(
-            "nothing here looks like a label; add a column a task to the manifest, and a table [task.NAME] to the site "
-            "file."
+            text = f"{column.column}: {_describe_task(column)}, from {column.source}"
+            drafted.understood.append(("task", text))
+    drafted.decide += [
+        f"task{'s' * (len(tasks) > 1)} {', '.join(tasks)}: {question}" for question, tasks in questions.items()
+    ]
+    if others := [column.column for column in columns if not column.kind]:
+        drafted.understood.append(("carried", f"columns that are not tasks: {', '.join(others)}"))
+    if not drafted.tasks:
+        drafted.decide.append(
+            "nothing here looks like a label. Add a column for each task to the manifest, and a table [task.NAME] to "
+            "the site file."
         )
-    return columns
 
 
-def _told(column: Candidate) -> str:
-    """Say what a task is and how many images have a label of it."""
-    said = f"{column.kind} of {count(len(column.cells), 'image')}"
+def _describe_task(column: Candidate) -> str:
+    """Return what a task is and how many images have a label for it."""
+    text = f"{column.kind} of {count(len(column.cells), 'image')}"
     if column.range:
-        return f"{said}, {column.range[0]:g} to {column.range[1]:g}"
+        return f"{text}, {column.range[0]:g} to {column.range[1]:g}"
     if column.kind == "classification":
-        held = Counter(column.cells.values())
-        return f"{said}: " + ", ".join(f"{held[name]:,} {name}" for name in column.classes)
-    return f"{said}: {', '.join(column.classes)}"
+        counts = Counter(column.cells.values())
+        return f"{text}: " + ", ".join(f"{counts[name]:,} {name}" for name in column.classes)
+    return f"{text}: {', '.join(column.classes)}"
 
 
-def _slices(found: Draft) -> None:
-    """Put a row a slice in the place of a volume, where the model is to see pictures."""
-    data = SiteData("this", Root(found.folder), ())
+def _split_volumes(drafted: Draft) -> None:
+    """Replace the row of each volume by a row for each of its slices, for a model of pictures."""
+    data = SiteData("this", Root(drafted.folder), ())
     images: list[str] = []
-    for image in found.images:
-        header = found.lying.headers.get(image)
+    for image in drafted.images:
+        header = drafted.scan.headers.get(image)
         if not is_volume_file(image) and (header is None or header.frames == 1):
             images.append(image)
             continue
         try:
             depth = read_picture(data, image, "image", 3).values.shape[0]
         except MtfedError:
-            depth = 0  # one row for a volume that cannot be read, so that the check names it
-        names = [f"{image}#{k}" for k in range(depth)] or [image]
-        images += names
-        found.patients |= dict.fromkeys(names, found.patients[image])
-        found.splits |= dict.fromkeys(names, found.splits[image]) if image in found.splits else {}
-        for column in found.columns:
+            depth = 0  # keep one row for an unreadable volume, so that the check reports it
+        slices = [f"{image}#{k}" for k in range(depth)] or [image]
+        images += slices
+        drafted.patients |= dict.fromkeys(slices, drafted.patients[image])
+        if image in drafted.splits:
+            drafted.splits |= dict.fromkeys(slices, drafted.splits[image])
+        for column in drafted.columns:
             if image in column.cells:
-                cell, masks = column.cells.pop(image), column.kind == "segmentation"
-                column.cells |= {name: cell + (f"#{k}" if masks and depth else "") for k, name in enumerate(names)}
-    if len(images) > len(found.images):
-        found.decide.append(
-            f"{len(found.images):,} files hold {len(images):,} slices, each a row; run with --dimensions 3 to train on "
-            "volumes."
+                cell, is_sliced = column.cells.pop(image), depth and column.kind == "segmentation"
+                column.cells |= {name: cell + (f"#{k}" if is_sliced else "") for k, name in enumerate(slices)}
+    if len(images) > len(drafted.images):
+        drafted.decide.append(
+            f"{len(drafted.images):,} files contain {len(images):,} slices, and every slice has a row. To train on "
+            "volumes, run init with --dimensions 3."
         )
-    found.images = images
+    drafted.images = images
 
 
-def _left(found: Draft) -> None:
-    lying = found.lying
-    found.decide += [f"{told}. It is left out." for told in _mixed(lying)]
-    if lying.others:
-        few = ", ".join(lying.others[:3]) + ", ..." * (len(lying.others) > 3)
-        found.understood.append(("left out", f"{len(lying.others):,} files that are no images: {few}"))
+def _describe_rest(drafted: Draft) -> None:
+    """Mention the folders and files that are left out."""
+    drafted.decide += [f"{problem}. It is left out." for problem in _mixed_folders(drafted.scan)]
+    if others := drafted.scan.others:
+        drafted.understood.append(("left out", f"{count(len(others), 'other file')}: {_abbreviate(others, 3)}"))
 
 
-def _mixed(lying: Lying) -> list[str]:
-    """Say of each folder with series that are no one volume what to do."""
-    told = []
-    for place, series in lying.mixed.items():
-        held = f"{series} series" if series > 1 else "a series right at the top"
-        where = "this folder itself" if place == "." else place
-        told.append(f"{where} holds {held}; put each series into a folder of its own, or run with --dimensions 2")
-    return told
+def _mixed_folders(scan: FolderScan) -> list[str]:
+    """Return for each folder whose slices are not one volume what is wrong and what to do."""
+    problems = []
+    for folder, series in scan.mixed.items():
+        name = "this folder itself" if folder == "." else folder
+        content = f"{series} series" if series > 1 else "a series at the top level"
+        problems.append(
+            f"{name} contains {content}; put each series into a folder of its own, or run init with --dimensions 2"
+        )
+    return problems
+
+
+def _abbreviate(names: Sequence[str], length: int) -> str:
+    return ", ".join(names[:length]) + ", ..." * (len(names) > length)

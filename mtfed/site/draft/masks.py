@@ -1,4 +1,4 @@
-"""Columns of masks that are to be drafted: which mask lies over which image, and what its values seem to mean."""
+"""Draft the columns of masks: which mask belongs to which image, and which classes its values could be."""
 
 from __future__ import annotations
 
@@ -16,57 +16,66 @@ from ...tasks.segmentation import WHITE
 from .columns import Candidate
 from .names import pair_masks, task_name
 
-READ = 24  # masks of a column, to see what values they hold
-MOST = 64  # classes that a mask's values are taken for; of more it is rather a picture
+MASKS_READ = 24  # about as many masks of a column are read to learn its values
+MAX_CLASSES = 64  # the highest value that is taken for a class; an image with higher values is rather a picture
 
 
 def mask_columns(
     folder: Path, images: Sequence[str], masks: Sequence[str], dimensions: int
 ) -> tuple[list[Candidate], list[str]]:
-    """Return a column of masks for each structure, and what a person has to decide about the others."""
+    """Return a column of masks for each structure, and questions for a person about the masks that are left out.
+
+    Args:
+        folder: the folder with the files.
+        images: paths of its images.
+        masks: paths of its masks.
+        dimensions: 2 or 3, of the model.
+    """
     pairs = pair_masks(images, masks)
     columns = []
     for structure, cells in pairs.columns.items():
         name = task_name(structure)
-        values, refused = _values(folder, list(cells.values()), dimensions)
+        values, error = _mask_values(folder, list(cells.values()), dimensions)
         highest = max(values, default=0.0)
         classes: tuple[str, ...] = ("background", "foreground" if name == "mask" else name)
-        if 1 < highest <= MOST:
+        if 1 < highest <= MAX_CLASSES:
             classes = ("background", *(f"class-{value}" for value in range(1, int(highest) + 1)))
         source = f"masks such as {next(iter(cells.values()))}"
-        doubt = refused or _doubt(values, classes)
-        columns.append(Candidate(name, "segmentation", dict(cells), classes, source=source, doubt=doubt))
-    decide = []
-    if pairs.alone:
-        decide.append(f"{count(len(pairs.alone), 'mask')} without an image beside it, as {pairs.alone[0]}: left out.")
-    if pairs.further:
-        decide.append(
-            f"{count(len(pairs.further), 'further mask')} of an image that has one, as {pairs.further[0]}: left out; "
-            "join the masks of an image into one file."
+        question = error or _question(values, classes)
+        columns.append(Candidate(name, "segmentation", dict(cells), classes, source=source, doubt=question))
+    questions = []
+    if pairs.unmatched:
+        questions.append(
+            f"{count(len(pairs.unmatched), 'mask')} without a matching image, such as {pairs.unmatched[0]}: left out."
         )
-    return columns, decide
+    if pairs.extra:
+        questions.append(
+            f"{count(len(pairs.extra), 'further mask')} of an image that already has one, such as {pairs.extra[0]}: "
+            "left out. Merge the masks of an image into one file."
+        )
+    return columns, questions
 
 
-def _values(folder: Path, masks: Sequence[str], dimensions: int) -> tuple[list[float], str]:
-    """Return the values that some of the masks hold, or why one cannot be read."""
+def _mask_values(folder: Path, masks: Sequence[str], dimensions: int) -> tuple[list[float], str]:
+    """Return the values that occur in some of the masks, or the error that reading one of them raises."""
     data = SiteData("this", Root(folder), ())
-    held: set[float] = set()
-    for mask in masks[:: max(len(masks) // READ, 1)]:
+    distinct: set[float] = set()
+    for mask in masks[:: max(len(masks) // MASKS_READ, 1)]:
         try:
             values = read_picture(data, mask, "mask", 3 if is_volume_file(mask) else dimensions).values
         except MtfedError as error:
             return [], str(error)
-        held |= {float(value) for value in np.unique(values)}
-    return sorted(held), ""
+        distinct |= {float(value) for value in np.unique(values)}
+    return sorted(distinct), ""
 
 
-def _doubt(values: Sequence[float], classes: Sequence[str]) -> str:
-    """Say what a person should look at in masks with some values."""
-    white = len(values) <= 2 and values[-1] in WHITE  # 0 and 255, which training understands
-    if not white and any(value != round(value) or not 0 <= value <= MOST for value in values):
+def _question(values: Sequence[float], classes: Sequence[str]) -> str:
+    """Return what a person should check about masks with these values, given in ascending order."""
+    is_black_and_white = len(values) <= 2 and values[-1] in WHITE  # 0 and 255, which training accepts
+    if not is_black_and_white and any(value != round(value) or not 0 <= value <= MAX_CLASSES for value in values):
         examples = ", ".join(f"{value:g}" for value in values[-3:])
         return (
-            f"its masks hold values such as {examples}; they have to hold class indices, 0 for the background, 1 for "
-            "the first structure, and so on."
+            f"its masks contain values such as {examples}. They must contain class indices: 0 for the background, 1 "
+            "for the first structure, and so on."
         )
-    return f"what do its masks mark? Its classes are named {', '.join(classes)} for now."
+    return f"what do its masks mark? For now, its classes are named {', '.join(classes)}."

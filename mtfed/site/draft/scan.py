@@ -1,4 +1,4 @@
-"""What lies in a folder: images, DICOM series, masks, tables, and the rest."""
+"""Sort the files of a folder into images, DICOM series, masks, tables and other files."""
 
 from __future__ import annotations
 
@@ -12,109 +12,124 @@ from ...data.manifest import MANIFEST
 from ..site_file import SITE_FILE
 from .names import is_mask
 
-OWN = frozenset({MANIFEST, "manifest.parquet", SITE_FILE, "check.html"})  # files of ours
-TABLES = (".csv", ".tsv")
-NO_IMAGES = frozenset({"RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "SEG", "PR", "KO", "REG", "DOC"})  # modalities
-FLAT = frozenset({"MG", "CR", "DX", "US", "XC", "OP", "ES"})  # whose series are views, and no slices of a volume
-MIN_SLICES = 4  # of a series that is taken for a volume
+OWN_FILES = frozenset({MANIFEST, "manifest.parquet", SITE_FILE, "check.html"})  # written by mtfed
+TABLE_SUFFIXES = (".csv", ".tsv")
+# Modalities of DICOM objects that are not images, and of images whose series consist of views, not of slices.
+NON_IMAGE_MODALITIES = frozenset({"RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "SEG", "PR", "KO", "REG", "DOC"})
+PROJECTION_MODALITIES = frozenset({"MG", "CR", "DX", "US", "XC", "OP", "ES"})
+MIN_SLICES = 4  # in a series that is taken for a volume
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a DICOM file says of the image it belongs to."""
+class DicomHeader:
+    """The attributes of a DICOM file that drafting uses."""
 
     patient: str
     series: str
     modality: str
     frames: int = 1
-    placed: bool = False  # whether it says where it lies in the patient
+    has_position: bool = False  # whether the file gives its position in the patient
 
     @property
     def is_slice(self) -> bool:
-        """Say whether the file can be one slice of a volume, of which others are the rest."""
-        return self.placed and self.frames == 1 and self.modality not in FLAT
+        """Return whether the file can be one slice of a volume that other files complete."""
+        return self.has_position and self.frames == 1 and self.modality not in PROJECTION_MODALITIES
 
 
 @dataclass
-class Lying:
-    """The files of a folder by what they are, as paths within it; a series of volumes is its folder."""
+class FolderScan:
+    """The files of a folder by type, as paths within it. The image of a DICOM series is the series' folder."""
 
     dimensions: int
     images: list[str] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
-    headers: dict[str, Header] = field(default_factory=dict)  # by image
-    formats: Counter[str] = field(default_factory=Counter)  # of the images' files, by suffix
-    mixed: dict[str, int] = field(default_factory=dict)  # folders with several series, and how many
+    headers: dict[str, DicomHeader] = field(default_factory=dict)  # image -> header
+    formats: Counter[str] = field(default_factory=Counter)  # suffix or "DICOM" -> number of image files
+    mixed: dict[str, int] = field(default_factory=dict)  # folder that is not one volume -> number of its series
 
 
-def scan(folder: Path, dimensions: int | None) -> Lying:
-    """Return what lies in a folder; whether images are pictures or volumes is guessed if not told."""
-    headers: dict[str, Header] = {}
-    found: list[str] = []
-    masks: list[str] = []
-    tables: list[str] = []
-    others: list[str] = []
-    for name in walk(folder):
+def scan_folder(folder: Path, dimensions: int | None) -> FolderScan:
+    """Sort the files of a folder by type.
+
+    Args:
+        folder: the folder.
+        dimensions: 2 for pictures or 3 for volumes; by default, whichever most of the files are.
+    """
+    scan = FolderScan(dimensions or 2)
+    files: list[str] = []  # of images
+    headers: dict[str, DicomHeader] = {}
+    for name in list_files(folder):
         format = format_of(name)
-        if name.lower().endswith(TABLES):
-            tables.append(name)
-        elif format.is_dicom if format else _begins_dicom(folder / name):
-            header = _header(folder / name)
-            if header.modality in NO_IMAGES:
-                others.append(name)
+        if name.lower().endswith(TABLE_SUFFIXES):
+            scan.tables.append(name)
+        elif format.is_dicom if format else _has_dicom_preamble(folder / name):
+            header = _read_header(folder / name)
+            if header.modality in NON_IMAGE_MODALITIES:
+                scan.others.append(name)
             else:
                 headers[name] = header
-                found.append(name)
+                files.append(name)
         elif format is None:
-            others.append(name)
+            scan.others.append(name)
         else:
-            (masks if is_mask(name) else found).append(name)
+            (scan.masks if is_mask(name) else files).append(name)
+    scan.formats = Counter("DICOM" if name in headers else suffix_of(name) for name in files)
+    if dimensions is None and _are_volumes(files, headers):
+        scan.dimensions = 3
+    _add_images(scan, files, headers)
+    return scan
+
+
+def _are_volumes(files: list[str], headers: dict[str, DicomHeader]) -> bool:
+    """Return whether a folder has more volumes than pictures."""
+    slices = Counter((folder_of(name), header.series) for name, header in headers.items() if header.is_slice)
+    volume_files = sum(map(is_volume_file, files))
+    volumes = volume_files + sum(count >= MIN_SLICES for count in slices.values())
+    volumes += sum(header.frames > 1 for header in headers.values())
+    pictures = len(files) - len(headers) - volume_files
+    pictures += sum(header.frames == 1 and header.modality in PROJECTION_MODALITIES for header in headers.values())
+    return volumes > pictures
+
+
+def _add_images(scan: FolderScan, files: list[str], headers: dict[str, DicomHeader]) -> None:
+    """Add the images: each file is one, except that in 3D the slices of a series are one, named by their folder."""
     series: dict[str, set[str]] = defaultdict(set)  # by folder
-    slices: dict[str, Counter[str]] = defaultdict(Counter)  # by folder, of each series
+    slices = Counter[str]()  # by folder
     for name, header in headers.items():
-        series[place_of(name)].add(header.series)
-        slices[place_of(name)][header.series] += header.is_slice
-    if dimensions is None:
-        stacked = sum(count >= MIN_SLICES for held in slices.values() for count in held.values())
-        stacked += sum(header.frames > 1 for header in headers.values())
-        volumes = sum(map(is_volume_file, found))
-        pictures = len(found) - len(headers) - volumes
-        pictures += sum(header.frames == 1 and header.modality in FLAT for header in headers.values())
-        dimensions = 3 if stacked + volumes > pictures else 2
-    lying = Lying(dimensions, masks=masks, tables=tables, others=others)
-    lying.formats = Counter("DICOM" if name in headers else suffix_of(name) for name in found)
-    for name in found:
-        place = place_of(name)
-        if dimensions == 2 or name not in headers or slices[place].total() < 2:
-            lying.images.append(name)
-            lying.headers |= {name: headers[name]} if name in headers else {}
-        elif len(series[place]) > 1 or place == ".":
-            lying.mixed[place] = len(series[place])
-        elif place not in lying.headers:
-            lying.images.append(place)
-            lying.headers[place] = headers[name]
-    return lying
+        series[folder_of(name)].add(header.series)
+        slices[folder_of(name)] += header.is_slice
+    for name in files:
+        folder = folder_of(name)
+        if scan.dimensions == 2 or name not in headers or slices[folder] < 2:
+            scan.images.append(name)
+            if name in headers:
+                scan.headers[name] = headers[name]
+        elif len(series[folder]) > 1 or folder == ".":
+            scan.mixed[folder] = len(series[folder])
+        elif folder not in scan.headers:
+            scan.images.append(folder)
+            scan.headers[folder] = headers[name]
 
 
-def place_of(name: str) -> str:
-    """Return the folder that a file lies in, "." for the whole."""
+def folder_of(name: str) -> str:
+    """Return the folder that contains a file, "." for the scanned folder itself."""
     return str(PurePosixPath(name).parent)
 
 
-def walk(folder: Path) -> list[str]:
-    """Return the paths of a folder's files within it, sorted; hidden ones and our own are left out."""
+def list_files(folder: Path) -> list[str]:
+    """Return the paths of all files in a folder, sorted, without hidden files and without the files mtfed writes."""
     names = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         within = Path(place).relative_to(folder)
         names += [(within / name).as_posix() for name in files if not name.startswith(".")]
-    return sorted(name for name in names if name not in OWN)
+    return sorted(name for name in names if name not in OWN_FILES)
 
 
-def _begins_dicom(path: Path) -> bool:
-    """Say whether a file begins as DICOM files do; its name need not say so."""
+def _has_dicom_preamble(path: Path) -> bool:
+    """Return whether a file starts like a DICOM file, whatever its name."""
     try:
         with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"
@@ -122,15 +137,16 @@ def _begins_dicom(path: Path) -> bool:
         return False
 
 
-def _header(path: Path) -> Header:
-    """Return what a DICOM file says; nothing of one that cannot be read, which the check will name."""
+def _read_header(path: Path) -> DicomHeader:
+    """Return the header of a DICOM file; an empty one if it cannot be read, because the check reports such files."""
     from ...data.formats.dicom import read_header
 
-    wanted = ["PatientID", "SeriesInstanceUID", "Modality", "ImagePositionPatient", "NumberOfFrames"]
+    keywords = ["PatientID", "SeriesInstanceUID", "Modality", "ImagePositionPatient", "NumberOfFrames"]
     try:
         with open(path, "rb") as file:
-            held = read_header(file, wanted)
-        who, series, modality, position, frames = (str(held.get(name) or "").strip() for name in wanted)
-        return Header(who, series, modality, int(frames or 1), bool(position))
-    except Exception:  # which are of as many kinds as there are ways to be broken
-        return Header("", "", "")
+            header = read_header(file, keywords)
+        values = (str(header.get(keyword) or "").strip() for keyword in keywords)
+        patient, series, modality, position, frames = values
+        return DicomHeader(patient, series, modality, int(frames or 1), bool(position))
+    except Exception:  # a broken file can raise any error
+        return DicomHeader("", "", "")

@@ -1,4 +1,4 @@
-"""Write the drafted manifest and site file, and say what was understood."""
+"""Write a drafted manifest and site file, and summarise the draft for the terminal."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from .draft import Draft
 
 
 def refuse_existing(folder: Path, force: bool) -> None:
-    """Refuse to write over what is there, unless forced; a Parquet manifest is never written over."""
+    """Refuse to overwrite an existing manifest or site file unless ``force``; never add to a Parquet manifest.
+
+    Raises:
+        MtfedError: if a file is in the way.
+    """
     for name in (MANIFEST, SITE_FILE):
         if (folder / name).exists() and not force:
-            raise MtfedError(f"{folder / name} exists already; --force writes a new one in its place.")
+            raise MtfedError(f"{folder / name} exists already; use --force to overwrite it.")
     if (folder / PARQUET).exists():
-        raise MtfedError(f"{folder / PARQUET} exists already; move it away first, as a site has one manifest.")
+        raise MtfedError(f"{folder / PARQUET} exists already; move it away first, because a site has one manifest.")
 
 
-def write_draft(found: Draft) -> list[Path]:
+def write_draft(draft: Draft) -> list[Path]:
     """Write ``manifest.csv`` and ``site.toml`` and return their paths."""
-    contents = {found.folder / MANIFEST: manifest_text(found), found.folder / SITE_FILE: site_text(found)}
+    contents = {draft.folder / MANIFEST: manifest_text(draft), draft.folder / SITE_FILE: site_text(draft)}
     for path, content in contents.items():
         try:
             path.write_text(content, encoding="utf-8", newline="")
@@ -36,57 +40,65 @@ def write_draft(found: Draft) -> list[Path]:
     return list(contents)
 
 
-def manifest_text(found: Draft) -> str:
-    """Return the manifest as CSV: the tasks' columns first, then what is carried along."""
-    columns = found.tasks + [column for column in found.columns if not column.kind]
-    written = io.StringIO(newline="")
-    table = csv.writer(written, lineterminator="\n")
-    table.writerow([*COLUMNS, *(column.column for column in columns)])
-    for image in found.images:
+def manifest_text(draft: Draft) -> str:
+    """Return the manifest as CSV: first the columns of the tasks, then the other columns."""
+    columns = draft.tasks + [column for column in draft.columns if not column.kind]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(column.column for column in columns)])
+    for image in draft.images:
         cells = [column.cells.get(image, "") for column in columns]
-        table.writerow([image, found.patients[image], found.splits.get(image, ""), *cells])
-    return written.getvalue()
+        writer.writerow([image, draft.patients[image], draft.splits.get(image, ""), *cells])
+    return text.getvalue()
 
 
-def site_text(found: Draft) -> str:
-    """Return the site file, with what was guessed beside it."""
-    key = re.sub(r"[^A-Za-z0-9_.-]+", "-", found.folder.resolve().name).strip("-.") or "site"
-    modality = f"modality = {json.dumps(found.modality)}" if found.modality else '# modality = "chest X-ray"'
+def site_text(draft: Draft) -> str:
+    """Return the site file, with comments on what was guessed."""
+    key = re.sub(r"[^A-Za-z0-9_.-]+", "-", draft.folder.resolve().name).strip("-.") or "site"
+    modality = f"modality = {json.dumps(draft.modality)}" if draft.modality else '# modality = "chest X-ray"'
     lines = [
-        "# Drafted by `mtfed site init`: what stands here was guessed, look at every line.",
+        "# Drafted by `mtfed site init`. The values below are guesses: please check every line.",
         f"key = {json.dumps(key)}  # this site's name in the federation",
-        f"{modality}  # told to the server, so that it knows who sees what",
-        "share-class-counts = false  # whether the server may know how many images of each class are here",
-        "share-tracebacks = false  # whether it may see a whole error message, which may hold file names",
-        f"dimensions = {found.lying.dimensions}  # 2: pictures, 3: volumes",
+        f"{modality}  # sent to the server, to show which site has which images",
+        "share-class-counts = false  # whether the server may know how many images of each class this site has",
+        "share-tracebacks = false  # whether the server may see complete error messages, which may contain file names",
+        f"dimensions = {draft.scan.dimensions}  # 2: pictures, 3: volumes",
     ]
-    for column in found.tasks:
+    for column in draft.tasks:
         lines += ["", *_task_lines(column)]
-    if not found.tasks:
+    if not draft.tasks:
         lines += ["", "# [task.pneumonia]", '# kind = "classification"', '# classes = "normal, pneumonia"']
     return "\n".join(lines) + "\n"
 
 
 def _task_lines(column: Candidate) -> list[str]:
-    classes = list(column.classes or (column.column,))
-    # A comma-separated text as in a run config; a list only where a name itself holds a comma.
-    named = classes if any("," in name for name in classes) else ", ".join(classes)
-    lines = [f"[task.{column.column}]  # {len(column.cells)} images, from {column.source}"]
-    lines += [f'kind = "{column.kind}"', f"classes = {json.dumps(named, ensure_ascii=False)}"]
+    names = list(column.classes or (column.column,))
+    # Comma-separated text, as in a run config; a list only if a class name contains a comma itself.
+    classes = names if any("," in name for name in names) else ", ".join(names)
+    lines = [
+        f"[task.{column.column}]  # {len(column.cells)} images, from {column.source}",
+        f'kind = "{column.kind}"',
+        f"classes = {json.dumps(classes, ensure_ascii=False)}",
+    ]
     if column.range:
         lines.append(f'range = "{column.range[0]:g}, {column.range[1]:g}"')
     if column.doubt:
-        lines.append("# " + column.doubt)
+        lines.append(f"# {column.doubt[0].upper()}{column.doubt[1:]}")
     return [line.replace("\n", " ") for line in lines]
 
 
-def summary(found: Draft, written: list[Path]) -> str:
-    """Return what was understood and what a person still must decide, for the console."""
-    lines = [f"{found.folder}"]
-    lines += [f"  {what:10} {told}" for what, told in found.understood]
-    if found.decide:
-        lines += ["", "To decide or to mend:"]
-        lines += [f"  {number}. {told[0].upper()}{told[1:]}" for number, told in enumerate(found.decide, 1)]
-    named = " and ".join(path.name for path in written)
-    lines += ["", f"Wrote {named}. Look at both, then: mtfed site check {found.folder}"]
+def summary(draft: Draft, paths: list[Path]) -> str:
+    """Return for the terminal how the folder was understood and what a person must decide.
+
+    Args:
+        draft: the draft.
+        paths: the files that were written.
+    """
+    lines = [f"{draft.folder}"]
+    lines += [f"  {topic:10} {text}" for topic, text in draft.understood]
+    if draft.decide:
+        lines += ["", "Please decide or correct:"]
+        lines += [f"  {number}. {text[0].upper()}{text[1:]}" for number, text in enumerate(draft.decide, 1)]
+    names = " and ".join(path.name for path in paths)
+    lines += ["", f"Wrote {names}. Check both files, then run: mtfed site check {draft.folder}"]
     return "\n".join(lines)
