@@ -60,7 +60,7 @@ def _table(task: Task, chosen: Group, groups: Sequence[Group]) -> Html:
     axis = tag("span", *(tag("span", with_minus(end)) for end in ends))
     compared = len(rows) > 1
     header: list[object] = [_images(task, chosen, split), axis, *(heading(task, metric) for metric in metrics)]
-    header += [join(["Difference", tag("small", f"+: {chosen.label} is better")])] if compared else []
+    header += ["Difference"] if compared else []
     best = {metric: _best(rows, metric) for metric in metrics}
     body = [
         [

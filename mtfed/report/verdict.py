@@ -88,6 +88,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append("Higher is better, except for metrics marked ↓; the best value is bold.")
     else:
         notes.append("Higher is better; the best value is bold.")
+    notes.append("A difference is how much better (+) or worse (−) the model named above the table is than the row.")
     if any(repeated):
         notes.append("± is the standard deviation over seeds.")
     if not all(repeated):

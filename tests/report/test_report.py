@@ -25,7 +25,7 @@ def test_one_run(tmp_path: Path) -> None:
     assert "Before training0.4000.400+0.500" in text
     assert "2 hospitals · 2 tasks · 1 run: FedAvg · 2026-01-01" in text
     assert "100 (70 normal, 30 pneumonia) + 25 validation" in text and "modality ct" in text
-    assert "training alone" not in text and "Difference+: FedAvg is better" in text
+    assert "training alone" not in text and "A difference is how much better" in text
 
 
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
