@@ -1,4 +1,4 @@
-"""Write a federation as site folders: what a hospital would hold, for trying a real deployment."""
+"""Write a simulated federation as site folders, such as real hospitals have, to try a real deployment."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .manifest import write_site
 
 
 def export_sample(config: Config, sites: int, target: Path) -> Iterator[tuple[Path, int]]:
-    """Write every simulated site and the test images below a folder; yield each folder and its images."""
+    """Write every simulated site and the test images to a folder; yield each site's folder and number of images."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        what = "holds files" if target.is_dir() else "is a file"
-        raise MtfedError(f"Expected an empty or new folder to export to, {target} {what}; name another.")
+        problem = "holds files" if target.is_dir() else "is a file"
+        raise MtfedError(f"Expected an empty or new folder to export to, {target} {problem}; name another.")
     parts = [simulated_site(config, index, sites) for index in range(sites)]
     test = test_data(config)
     for name, data in [*((part.key, part) for part in parts), *([(TEST_FOLDER, test)] if test is not None else [])]:

@@ -1,8 +1,8 @@
-"""A manifest's cells as text, of a ``manifest.csv`` or a ``manifest.parquet``.
+"""Read a manifest, ``manifest.csv`` or ``manifest.parquet``, as a table of text.
 
-CSV is UTF-8. The columns of a Parquet file may be of any plain type; their cells become what would stand in the CSV:
-whole numbers without a decimal point, true and false as ``yes`` and ``no``, nulls and NaN as nothing, lists as
-``a; b`` (``none`` if empty), lists of lists, as of boxes, as JSON.
+CSV is UTF-8. The columns of a Parquet file may have any plain type; a cell becomes the text that it would have in a
+CSV file: whole numbers without a decimal point, true and false as ``yes`` and ``no``, null and NaN as nothing, a list
+as ``a; b`` (``none`` if empty), a list of lists, such as boxes, as JSON.
 """
 
 from __future__ import annotations
@@ -24,68 +24,68 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.csv"
 PARQUET = "manifest.parquet"
-NAMES = f"{MANIFEST} or {PARQUET}"  # for errors
+MANIFEST_NAMES = f"{MANIFEST} or {PARQUET}"  # for errors
 
 
 @dataclass(frozen=True)
 class ManifestTable:
-    """The cells of a manifest, row by row, and where each row stands in its file."""
+    """The cells of a manifest by row, and the line of each row in its file."""
 
     path: Path  # of the file, for errors
     columns: list[str]
     rows: list[list[str]]
-    places: list[str]  # of the rows, as "line 7"
+    lines: list[str]  # where each row is, such as "line 7"
 
     def where(self, row: int) -> str:
-        """Say for errors where a row stands."""
-        return f"{self.path}, {self.places[row]}"
+        """Return the file and line of a row, for errors."""
+        return f"{self.path}, {self.lines[row]}"
 
 
 def has_manifest(path: Path) -> bool:
-    """Return whether a folder or a zip holds a manifest of its own."""
-    return path.exists() and bool(_present(Root(path)))
+    """Return whether a folder or a zip contains a manifest."""
+    return path.exists() and bool(_manifests(Root(path)))
 
 
 def read_manifest_table(root: Root) -> ManifestTable:
-    """Read a site's manifest; raise :class:`MtfedError` where there is none, or what it holds is no table."""
-    present = _present(root)
-    if not present:
-        raise MtfedError(f"Expected a site folder with a {NAMES}, found none in {root.path}.")
-    if len(present) > 1:
-        raise MtfedError(f"{root.path} holds a {' and a '.join(present)}; remove the one that is not meant.")
-    path = root.path / present[0]
+    """Read a site's manifest; raise :class:`MtfedError` if there is none, or if it is not a table."""
+    manifests = _manifests(root)
+    if not manifests:
+        raise MtfedError(f"Expected a site folder with a {MANIFEST_NAMES}, found none in {root.path}.")
+    if len(manifests) > 1:
+        raise MtfedError(f"{root.path} holds a {' and a '.join(manifests)}; remove the one that is not meant.")
+    path = root.path / manifests[0]
     try:
-        content = root.read(present[0])
+        content = root.read(manifests[0])
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise MtfedError(f"Cannot read {path}: {error}; mend or remove it.") from None
-    table = _read_csv(content, path) if present[0] == MANIFEST else _read_parquet(content, path)
+    table = _read_csv(content, path) if manifests[0] == MANIFEST else _read_parquet(content, path)
     missing = {"image", "patient"} - set(table.columns)
     if missing:
-        named = ", ".join(map(repr, table.columns)) or "none"
+        columns = ", ".join(map(repr, table.columns)) or "none"
         first = "its first line must name the columns, separated by commas, it names"
-        there = f"{first if present[0] == MANIFEST else 'it has'} {named}"
-        raise MtfedError(f"{path} lacks the column {' and '.join(sorted(missing))}; {there}.")
-    twice = [name for name in table.columns if name and table.columns.count(name) > 1]
-    if twice:
-        raise MtfedError(f"{path} has two columns {twice[0]!r}; rename or remove one.")
+        actual = f"{first if manifests[0] == MANIFEST else 'it has'} {columns}"
+        raise MtfedError(f"{path} lacks the column {' and '.join(sorted(missing))}; {actual}.")
+    duplicates = [name for name in table.columns if name and table.columns.count(name) > 1]
+    if duplicates:
+        raise MtfedError(f"{path} has two columns {duplicates[0]!r}; rename or remove one.")
     for number, cells in enumerate(table.rows):
         if len(cells) != len(table.columns):
             raise MtfedError(
-                f"{path}: {table.places[number]} has {len(cells)} cells, the first line names {len(table.columns)}; "
+                f"{path}: {table.lines[number]} has {len(cells)} cells, the first line names {len(table.columns)}; "
                 "put cells with commas in quotes."
             )
     return table
 
 
-def _present(root: Root) -> list[str]:
-    found = []
+def _manifests(root: Root) -> list[str]:
+    names = []
     for name in (MANIFEST, PARQUET):
         try:
             root.stamp(name)
         except (OSError, KeyError, zipfile.BadZipFile):
             continue
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 def _read_csv(content: bytes, path: Path) -> ManifestTable:
@@ -113,12 +113,12 @@ def _read_parquet(content: bytes, path: Path) -> ManifestTable:
             f"{path} needs pyarrow to be read; install it (pip install pyarrow), or save the manifest as {MANIFEST}."
         ) from None
     try:
-        found = parquet.read_table(pyarrow.BufferReader(content))
-        columns = [_texts(found.column(i), f"{path}: column {name!r}") for i, name in enumerate(found.column_names)]
+        table = parquet.read_table(pyarrow.BufferReader(content))
+        columns = [_texts(table.column(i), f"{path}: column {name!r}") for i, name in enumerate(table.column_names)]
     except (pyarrow.ArrowException, OSError) as error:
         raise MtfedError(f"{path} is no Parquet file that can be read: {error}; write it again.") from None
     rows = [list(cells) for cells in zip(*columns, strict=True)]
-    names = [name.strip() for name in found.column_names]
+    names = [name.strip() for name in table.column_names]
     return ManifestTable(path, names, rows, [f"row {number}" for number in range(1, len(rows) + 1)])
 
 
@@ -128,38 +128,38 @@ def _texts(column: pyarrow.ChunkedArray, where: str) -> list[str]:
 
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    kind, said = column.type, _said(column.type)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        inner = _said(kind.value_type)
-        nested = types.is_nested(kind.value_type)
-        if inner is None and not nested:
-            raise MtfedError(f"{where} holds lists of {kind.value_type}; write them as text.")
-        return [_list(value, None if nested else inner) for value in column.to_pylist()]
-    if said is None:
-        raise MtfedError(f"{where} holds {kind}; write it as text or numbers.")
-    if types.is_float32(kind) or types.is_float16(kind):  # 0.1 of 32 bits is 0.1, not what it is in 64
-        return [said(value) for value in column.to_numpy()]
-    return ["" if value is None else said(value) for value in column.to_pylist()]
+    dtype, text_of = column.type, _formatter(column.type)
+    if types.is_list(dtype) or types.is_large_list(dtype) or types.is_fixed_size_list(dtype):
+        item_text = _formatter(dtype.value_type)
+        nested = types.is_nested(dtype.value_type)
+        if item_text is None and not nested:
+            raise MtfedError(f"{where} holds lists of {dtype.value_type}; write them as text.")
+        return [_list_text(value, None if nested else item_text) for value in column.to_pylist()]
+    if text_of is None:
+        raise MtfedError(f"{where} holds {dtype}; write it as text or numbers.")
+    if types.is_float32(dtype) or types.is_float16(dtype):  # a 32-bit 0.1 is written as 0.1, not with 64-bit digits
+        return [text_of(value) for value in column.to_numpy()]
+    return ["" if value is None else text_of(value) for value in column.to_pylist()]
 
 
-def _said(kind: pyarrow.DataType) -> Callable[[Any], str] | None:
-    """Return what writes a value of a type as text; ``None`` for a type that has no plain way to be written."""
+def _formatter(dtype: pyarrow.DataType) -> Callable[[Any], str] | None:
+    """Return a function that writes values of a type as text; ``None`` for a type that has no plain text form."""
     from pyarrow import types
 
-    if types.is_string(kind) or types.is_large_string(kind):
+    if types.is_string(dtype) or types.is_large_string(dtype):
         return str.strip
-    if types.is_boolean(kind):
+    if types.is_boolean(dtype):
         return lambda value: "yes" if value else "no"
-    if types.is_floating(kind):
+    if types.is_floating(dtype):
         return lambda value: "" if value != value else str(value).removesuffix(".0")
-    if types.is_integer(kind) or types.is_decimal(kind) or types.is_temporal(kind) or types.is_null(kind):
+    if types.is_integer(dtype) or types.is_decimal(dtype) or types.is_temporal(dtype) or types.is_null(dtype):
         return str
     return None
 
 
-def _list(value: list[Any] | None, said: Callable[[Any], str] | None) -> str:
+def _list_text(value: list[Any] | None, item_text: Callable[[Any], str] | None) -> str:
     if value is None:
         return ""
     if not value:
         return "none"
-    return json.dumps(value) if said is None else "; ".join(said(item) for item in value if item is not None)
+    return json.dumps(value) if item_text is None else "; ".join(item_text(item) for item in value if item is not None)

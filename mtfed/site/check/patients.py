@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from posixpath import normpath
 
-from ...data.manifest import divided, location, shared
+from ...data.manifest import location, patient_conflicts, split_conflicts
 from .duplicates import Pair
 from .survey import Survey, SurveyedImage, few
 
@@ -19,7 +19,7 @@ def bad_lines(survey: Survey) -> Iterator[SurveyedImage]:
 
 def split_patients(survey: Survey) -> Iterator[SurveyedImage]:
     """Patients that are in two splits."""
-    for patient in dict.fromkeys(row.patient for _, row in divided(survey.rows)):
+    for patient in dict.fromkeys(row.patient for _, row in split_conflicts(survey.rows)):
         held = defaultdict(list)
         for row in survey.patients[patient]:
             held[row.split].append(row)
@@ -30,7 +30,7 @@ def split_patients(survey: Survey) -> Iterator[SurveyedImage]:
 def two_patients(survey: Survey) -> Iterator[SurveyedImage]:
     """Images that are named under two patients."""
     held: dict[str, set[str]] = defaultdict(set)
-    for first, row in shared(survey.rows):
+    for first, row in patient_conflicts(survey.rows):
         held[location(first)] |= {first.patient, row.patient}
     yield from (SurveyedImage(image, f"is of the patients {few(sorted(patients))}") for image, patients in held.items())
 

@@ -93,9 +93,9 @@ def read_rows(path: Path, key: str, config: Config) -> tuple[SiteData, ManifestT
         held = dict(zip(table.columns, cells, strict=True))
         split, image, patient = held.get("split", "").lower(), held["image"], held["patient"]
         if split not in SPLITS:
-            faults.append((table.places[number], f"split should be train, val or test, it is {split!r}"))
+            faults.append((table.lines[number], f"split should be train, val or test, it is {split!r}"))
         elif not image or not patient:
-            faults.append((table.places[number], f"{'image' if not image else 'patient'} is empty"))
+            faults.append((table.lines[number], f"{'image' if not image else 'patient'} is empty"))
         else:
             labels = {task: held[task] for task in config.tasks if held.get(task)}
             others = {name: cell for name, cell in held.items() if cell and name not in config.tasks}
