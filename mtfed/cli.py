@@ -8,10 +8,13 @@ import signal
 import sys
 from pathlib import Path
 
-from .data.sets.command import add_commands as data_commands
+from .arguments import add_app, positive_int
+from .data.sets.command import add_commands as add_data_commands
 from .errors import MtfedError
-from .federation.holdings import add_parser as add_partition
-from .site.command import add_commands as site_commands
+from .federation.holdings import add_command as add_partition_command
+from .site.command import add_commands as add_site_commands
+
+Subparsers = argparse._SubParsersAction  # of ArgumentParser
 
 EXAMPLES = """\
 examples:
@@ -19,18 +22,18 @@ examples:
   mtfed simulate pneumonia --num-supernodes 4 -c rounds=5 -c strategy=fedprox
   mtfed simulate pneumonia --strategies fedavg fedprox alone --seeds 0 1 2
   mtfed simulate --resume runs/pneumonia-20260101-120000
-  mtfed report runs/pneumonia-*                  one page that compares runs
+  mtfed report runs/pneumonia-*                  one page that compares several runs
   mtfed site init /data/xray                     draft a hospital's manifest and site file
-  mtfed site check /data/xray                    read all of it once, and say what is wrong
-  mtfed data list                                public data sets: tasks, licence, how each is got
-  mtfed data partition pneumonia --out who.png   which simulated hospital would hold what
-  mtfed export sites                             the sample as folders, as a hospital would hold it
-  mtfed config                                   every config key, its default and its meaning
+  mtfed site check /data/xray                    read every image and label once, and list what is wrong
+  mtfed data list                                public data sets: tasks, licence, how to get them
+  mtfed data partition pneumonia --out who.png   which simulated hospital holds which data
+  mtfed export sites                             the sample as folders, in the form a hospital would use
+  mtfed config                                   every config key with its default and its meaning
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """A command whose help ends with the strategies; they are only looked up when somebody asks for it."""
+    """A parser whose help of ``simulate`` ends with the strategies; they are only imported for that help."""
 
     def format_help(self) -> str:
         if self.prog.endswith("simulate"):
@@ -42,9 +45,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 1 the run failed, 2 it was asked for something wrong."""
+    """Run the command and return its exit code: 0 for success, 1 for a failed run, 2 for a mistake in the request."""
     arguments = parser().parse_args(argv)
-    # So that being told to end runs what stands in finally: workers and a SuperLink are ended with us.
+    # A request to terminate must run the `finally` blocks, which end workers and a SuperLink.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return arguments.command(arguments) or 0
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mtfed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("mtfed: interrupted; a run goes on from its last finished round with --resume.", file=sys.stderr)
+        print("mtfed: interrupted; continue a run after its last finished round with --resume.", file=sys.stderr)
         return 130
     except RuntimeError as error:
         from .strategies import FederationError
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line's grammar."""
+    """Return the parser of the whole command line."""
     top: argparse.ArgumentParser = Parser(
         prog="mtfed",
         description="Federated multi-task medical imaging on Flower.",
@@ -72,76 +75,72 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    add = commands.add_parser(
-        "simulate",
-        help="run a federation with simulated hospitals",
-        description="Run an app folder with simulated hospitals; leave a run folder with figures, weights, report.",
-    )
-    add.add_argument(
-        "app", nargs="?", default="pneumonia", help="a folder of experiments/, or a path (default: pneumonia)"
-    )
-    add.add_argument(
-        "--num-supernodes", "--sites", type=_positive, metavar="N", help="hospitals (default: what the data makes)"
-    )
-    add.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="worker processes on this machine, or Flower's Ray engine",
-    )
-    add.add_argument(
-        "--workers", type=_positive, metavar="N", help="worker processes of the local engine (default: one per core)"
-    )
-    add.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a config key (see: mtfed config)",
-    )
-    add.add_argument("--seed", type=int, help="the same as -c seed=N")
-    add.add_argument("--out", type=Path, help="the folder of run folders (default: runs)")
-    add.add_argument(
-        "--strategies",
-        nargs="+",
-        metavar="NAME",
-        help="run each of them from the same start, and write one page that compares them",
-    )
-    add.add_argument("--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare")
-    add.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder at its last finished round")
-    add.set_defaults(command=_simulate)
-
-    add = commands.add_parser("report", help="write one page about one or several runs")
-    add.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    add.add_argument(
-        "--out", type=Path, help="the page (default: report.html in the run, or in the folder of the runs)"
-    )
-    add.set_defaults(command=_report)
-
-    add = commands.add_parser("export", help="write the sample as site folders, as a hospital would hold its data")
-    add.add_argument("folder", type=Path)
-    add.add_argument("--num-supernodes", "--sites", type=_positive, default=8, metavar="N")
-    add.set_defaults(command=_export)
-
-    site_commands(commands)
-    add_partition(data_commands(commands))
-
-    add = commands.add_parser("config", help="list the config keys")
-    add.set_defaults(command=_config)
+    _add_simulate(commands)
+    _add_report(commands)
+    _add_export(commands)
+    add_site_commands(commands)
+    add_partition_command(add_data_commands(commands))
+    commands.add_parser("config", help="list every config key").set_defaults(command=_config)
     return top
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return int(text)
+def _add_simulate(commands: Subparsers) -> None:
+    command = commands.add_parser(
+        "simulate",
+        help="run a federation with simulated hospitals",
+        description="Run an app folder with simulated hospitals. Its run folder has metrics, weights and a report.",
+    )
+    add_app(command)
+    command.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="worker processes on this machine, or Flower's Ray engine (default: local)",
+    )
+    command.add_argument(
+        "--workers", type=positive_int, metavar="N", help="worker processes of the local engine (default: one per core)"
+    )
+    command.add_argument("--seed", type=int, help="the same as -c seed=N")
+    command.add_argument("--out", type=Path, help="folder in which the run folder is created (default: runs)")
+    command.add_argument(
+        "--strategies",
+        nargs="+",
+        metavar="NAME",
+        help="run each of these strategies from the same initial weights, and write one page that compares them",
+    )
+    command.add_argument(
+        "--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare the runs"
+    )
+    command.add_argument(
+        "--resume", type=Path, metavar="RUN", help="continue a run folder after its last finished round"
+    )
+    command.set_defaults(command=_simulate)
+
+
+def _add_report(commands: Subparsers) -> None:
+    command = commands.add_parser("report", help="write one page about one or several runs")
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    command.add_argument(
+        "--out", type=Path, help="the page (default: report.html in the run folder, or in the common parent of several)"
+    )
+    command.set_defaults(command=_report)
+
+
+def _add_export(commands: Subparsers) -> None:
+    command = commands.add_parser(
+        "export", help="write the sample as site folders, in the form a hospital would keep its data"
+    )
+    command.add_argument("folder", type=Path, help="a new or empty folder")
+    command.add_argument(
+        "--num-supernodes", "--sites", type=positive_int, default=8, metavar="N", help="number of sites (default: 8)"
+    )
+    command.set_defaults(command=_export)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    # What a federation costs must not depend on how many threads a library thinks it may start in each worker.
-    os.environ["OMP_NUM_THREADS"] = "1"  # torch-threads says how many a site's own work has
+    # The cost of a federation must not depend on how many threads a library would start in each worker; the config's
+    # torch-threads sets the number for a site's training.
+    os.environ["OMP_NUM_THREADS"] = "1"
     from .federation.app_folder import find_app, override
     from .federation.simulate import compare, simulate
 
@@ -151,18 +150,18 @@ def _simulate(arguments: argparse.Namespace) -> int:
         from .record.run import Run
 
         run = Run.open(arguments.resume)
-        run_config = run.read_json("config.json")  # what it was begun with, whatever the app says today
+        run_config = run.read_json("config.json")  # the config that began the run, whatever the app's is by now
         sites = sites or len(run.read_json("sites.json")) or None
-    given = {"seed": arguments.seed, "out": arguments.out, "resume": arguments.resume}
-    given = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in given.items()}
+    options = {"seed": arguments.seed, "out": arguments.out, "resume": arguments.resume}
+    options = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in options.items()}
     run_config = override(run_config, arguments.config)
-    run_config |= {key: value for key, value in given.items() if value is not None}
-    how = (sites, arguments.engine, arguments.workers)
+    run_config |= {key: value for key, value in options.items() if value is not None}
     if not (arguments.strategies or arguments.seeds):
-        return simulate(app, run_config, *how)
+        return simulate(app, run_config, sites, arguments.engine, arguments.workers)
     if arguments.resume:
         raise MtfedError("Expected --resume alone: a comparison cannot be resumed, each of its runs can.")
-    return compare(app, run_config, arguments.strategies or [], arguments.seeds or [], *how)
+    strategies, seeds = arguments.strategies or [], arguments.seeds or []
+    return compare(app, run_config, strategies, seeds, sites, arguments.engine, arguments.workers)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -178,8 +177,8 @@ def _export(arguments: argparse.Namespace) -> int:
     from .federation.app_folder import find_app
 
     config = read_config(find_app("pneumonia").run_config)
-    for folder, rows in export_sample(config, arguments.num_supernodes, arguments.folder):
-        print(f"{folder}  {rows} images")
+    for folder, images in export_sample(config, arguments.num_supernodes, arguments.folder):
+        print(f"{folder}  {images} images")
     return 0
 
 

@@ -12,7 +12,7 @@ from helpers import ROOT
 TREES = {"mtfed": ROOT / "mtfed", "mtfed.strategies": ROOT / "strategies", "mtfed.clients": ROOT / "clients"}
 # From the bottom up; a module may import from its own layer and those below. The longest prefix counts.
 LAYERS = (
-    ("mtfed.errors", "mtfed.progress", "mtfed.cores", "mtfed.startup", "mtfed.strategies"),
+    ("mtfed.arguments", "mtfed.errors", "mtfed.progress", "mtfed.cores", "mtfed.startup", "mtfed.strategies"),
     ("mtfed.tasks", "mtfed.models.specs", "mtfed.data.partition_names"),
     ("mtfed.config",),
     ("mtfed.data",),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..arguments import positive_int
+
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``mtfed site`` to the command line. Each command imports what it needs when it runs."""
@@ -38,14 +40,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     check.add_argument("--app", metavar="NAME", help="use the tasks of this experiment instead of those in site.toml")
     check.add_argument("--out", type=Path, help="file for the page (default: check.html in the site's folder)")
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file, as JSON")
-    check.add_argument("--jobs", type=_positive, metavar="N", help="reading processes (default: one per core)")
+    check.add_argument("--jobs", type=positive_int, metavar="N", help="reading processes (default: one per core)")
     check.set_defaults(command=_check)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return int(text)
 
 
 def _init(arguments: argparse.Namespace) -> int:

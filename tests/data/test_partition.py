@@ -28,7 +28,8 @@ from mtfed.data.partition.schemes import SCHEMES
 from mtfed.data.partition.validation import hold_out
 from mtfed.data.partition_names import PARTITIONS, read_partition
 from mtfed.errors import MtfedError
-from mtfed.federation.holdings import draw, holdings, table
+from mtfed.federation.holdings import holdings, table
+from mtfed.federation.holdings_chart import draw
 
 GRADE = {"task.grade.kind": "classification", "task.grade.classes": "no, yes, maybe"}
 MASK = {"task.mask.kind": "segmentation", "task.mask.classes": "background, blob"}
