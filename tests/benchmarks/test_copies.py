@@ -12,27 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.layouts import shards
+from helpers.layouts import opened, shards
 from PIL import Image
 
 from benchmarks.fixtures.copies import BUSI
 from benchmarks.fixtures.copy_sets import COPY_SETS
 from benchmarks.images import write
-from mtfed.config import Config, read_config
-from mtfed.data.manifest import SiteData, read_site
 from mtfed.data.sets import find_set
 from mtfed.data.sets.prepare import prepare
 from mtfed.errors import MtfedError
-from mtfed.federation.app_folder import read_app
 
 SHARED = Path(os.environ.get("MTFED_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 IMAGES_PER_SPLIT = 4
-
-
-def opened(name: str, folder: Path) -> tuple[Config, SiteData]:
-    """Return the config of the app beside a prepared set, and its rows."""
-    config = read_config(read_app(folder / "experiment").run_config | {"image-size": 32})
-    return config, read_site(folder, name, list(config.tasks))
 
 
 def shared(name: str) -> Path:

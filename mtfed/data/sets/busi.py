@@ -16,25 +16,25 @@ FOLDER = "Dataset_BUSI_with_GT"
 
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the images; the masks of an image's several lesions become one."""
-    base = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-    for kind in CLASSES:
-        for image in sorted((base / kind).glob(f"{kind} (*).png"), key=_number):
+    """Yield the images; the masks of several lesions in an image are merged."""
+    root = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    for lesion in CLASSES:
+        for image in sorted((root / lesion).glob(f"{lesion} (*).png"), key=_image_number):
             if "_mask" in image.name:
                 continue
-            masks = sorted(base.glob(f"{kind}/{image.stem}_mask*.png"))
+            masks = sorted(root.glob(f"{lesion}/{image.stem}_mask*.png"))
             if not masks:
                 raise MtfedError(f"{image} has no {image.stem}_mask.png beside it; get the set again.")
-            outlines = [read_mask(path, above=127) for path in masks]
+            outlines = [read_mask(path, threshold=127) for path in masks]
             if len({outline.shape for outline in outlines}) > 1:
                 raise MtfedError(f"The masks of {image} differ in size; get the set again.")
             cell = save_mask(labels, image.stem.replace(" ", ""), np.logical_or.reduce(outlines))
             name = image.relative_to(folder).as_posix()
-            # The set does not say whose an image is: each stands for a patient.
-            yield Sample(name, image.stem, {"lesion": kind, "outline": cell})
+            # The set does not identify patients, so each image counts as one.
+            yield Sample(name, image.stem, {"lesion": lesion, "outline": cell})
 
 
-def _number(path: Path) -> int:
+def _image_number(path: Path) -> int:
     digits = path.stem.partition("(")[2].partition(")")[0]
     return int(digits) if digits.isdecimal() else 0
 
@@ -48,26 +48,26 @@ SETS = (
         channels=1,
         modality="breast ultrasound",
         licence="not stated",
-        terms="Public for research; its owners name no licence. The article that describes it is CC BY 4.0.",
+        terms="Public for research; its owners state no licence. The article that describes it is CC BY 4.0.",
         home="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",
         citation="Al-Dhabyani W, Gomaa M, Khaled H, Fahmy A. Dataset of breast ultrasound images. Data in Brief "
         "28:104863, 2020.",
-        place="""
+        layout="""
 Dataset_BUSI_with_GT/
   normal/     normal (1).png, normal (1)_mask.png, ...
-  benign/     benign (1).png, benign (1)_mask.png, perhaps benign (4)_mask_1.png, ...
+  benign/     benign (1).png, benign (1)_mask.png, sometimes benign (4)_mask_1.png, ...
   malignant/  malignant (1).png, malignant (1)_mask.png, ...
 """,
-        needs=tuple(f"{FOLDER}/{kind}/*.png|{kind}/*.png" for kind in CLASSES),
+        required=tuple(f"{FOLDER}/{lesion}/*.png|{lesion}/*.png" for lesion in CLASSES),
         tasks={
             "lesion": {"kind": "classification", "classes": ", ".join(CLASSES)},
             "outline": {"kind": "segmentation", "classes": "background, lesion"},
         },
         read=read,
         # The owners give no checksum.
-        files=(RemoteFile("Dataset_BUSI.zip", "https://scholar.cu.edu.eg/Dataset_BUSI.zip", unpack=""),),
-        note="It does not say whose an image is (600 women, 780 images) and holds near-duplicates, some under both "
-        "benign and malignant (Pawlowska et al., Data in Brief 48:109247, 2023): every image stands for a patient of "
-        "its own, and scores on it come out too high.",
+        files=(RemoteFile("Dataset_BUSI.zip", "https://scholar.cu.edu.eg/Dataset_BUSI.zip", unpack_to=""),),
+        note="The set does not identify its 600 patients (780 images), so every image counts as a separate patient. It "
+        "contains near-duplicates, some of them labelled both benign and malignant (Pawlowska et al., Data in Brief "
+        "48:109247, 2023), so scores on it are too high.",
     ),
 )

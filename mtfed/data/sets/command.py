@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 WIDTH = 110  # columns of text
 EXAMPLES = """\
 examples:
-  mtfed data list                      every data set: its tasks, its licence, how it is got
-  mtfed data show busi                 all that is known of one, and the folder layout it must have
-  mtfed data get pneumoniamnist        download, verify, prepare into data/pneumoniamnist
+  mtfed data list                      all data sets: tasks, licence, and how to get each
+  mtfed data show busi                 details of one data set, and the folder layout that is expected
+  mtfed data get pneumoniamnist        download, verify, and prepare in data/pneumoniamnist
   mtfed data get inbreast --folder /scans/inbreast
-                                       prepare what you have put there by hand
+                                       prepare files that you have placed there by hand
   mtfed simulate data/pneumoniamnist/experiment
                                        train on it
 """
 
 
-Subparsers = argparse._SubParsersAction  # of ArgumentParser
+Subparsers = argparse._SubParsersAction  # the type that ArgumentParser.add_subparsers returns
 
 
 def add_commands(commands: Subparsers) -> Subparsers:
-    """Add ``mtfed data`` to the command line and return its actions; what they need is imported when they run."""
+    """Add ``mtfed data`` to the command line and return its subparsers; actions import what they need when they run."""
     data = commands.add_parser(
         "data",
-        help="public data sets by name: list them, get them, prepare them",
-        description="Public data sets in the form that their owners give them in.",
+        help="list, download and prepare public data sets",
+        description="Public data sets, read in the form that their owners publish.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,10 +47,10 @@ def add_commands(commands: Subparsers) -> Subparsers:
 
 
 def _add_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    add = actions.add_parser("list", help="a line a data set; with a NAME all about that one")
+    add = actions.add_parser("list", help="list the data sets, or show one of them")
     add.add_argument("name", nargs="?", metavar="NAME", help="a data set")
     add.set_defaults(command=_list)
-    add = actions.add_parser("show", help="all about one data set: licence, tasks, citation, layout")
+    add = actions.add_parser("show", help="show one data set: licence, tasks, citation, layout")
     add.add_argument("name", metavar="NAME", help="a data set (see: mtfed data list)")
     add.set_defaults(command=_list)
 
@@ -58,16 +58,15 @@ def _add_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _add_get(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add = actions.add_parser(
         "get",
-        help="download a data set where that is allowed, and prepare it for training",
-        description="Show a data set's licence, download it where its owners allow programs to (an interrupted "
-        "download goes on where it stopped; checksums are verified where they are known), and write manifest.csv, "
-        "site.toml and experiment/ beside it. Where it must be got by hand, this says what to put where; run it again "
-        "after that.",
+        help="download a data set if that is allowed, and prepare it for training",
+        description="Show a data set's licence, download the set if its owners allow that (an interrupted download is "
+        "resumed; known checksums are verified), and write manifest.csv, site.toml and experiment/ beside it. If the "
+        "set must be obtained by hand, this command says which files to place where; run it again after that.",
     )
     add.add_argument("name", metavar="NAME", help="a data set (see: mtfed data list)")
-    add.add_argument("--folder", type=Path, metavar="DIR", help="where it lies or goes (default: data/NAME)")
+    add.add_argument("--folder", type=Path, metavar="DIR", help="folder of the set (default: data/NAME)")
     add.add_argument(
-        "--out", type=Path, metavar="DIR", help="where what is written goes, if not beside the images (default: there)"
+        "--out", type=Path, metavar="DIR", help="folder for the files that are written (default: the set's folder)"
     )
     add.add_argument("--yes", action="store_true", help="accept the licence without being asked")
     add.set_defaults(command=_get)
@@ -78,42 +77,42 @@ def _list(arguments: argparse.Namespace) -> int:
 
     if arguments.name:
         print(describe(find_set(arguments.name), Path("data") / find_set(arguments.name).name))
-        return 0
-    _table(list(all_sets().values()))
+    else:
+        _print_table(list(all_sets().values()))
     return 0
 
 
 def _get(arguments: argparse.Namespace) -> int:
     from . import find_set
-    from .fetch import fetch, to_fetch
+    from .fetch import fetch, files_to_download
     from .meter import Meter
     from .prepare import prepare
 
     dataset = find_set(arguments.name)
     folder: Path = arguments.folder or Path("data") / dataset.name
     print(f"{dataset.title}\n{_wrapped('licence', f'{dataset.licence}. {dataset.terms}')}")
-    if to_fetch(dataset, folder) and not arguments.yes and not _agreed(folder):
+    if files_to_download(dataset, folder) and not arguments.yes and not _is_licence_accepted(folder):
         raise MtfedError(f"Nothing was downloaded; `mtfed data get {dataset.name} --yes` accepts the licence.")
     fetch(dataset, folder, Meter)
-    with Meter("prepare", "images") as tell:
-        prepared = prepare(dataset, folder, tell, arguments.out)
+    with Meter("prepare", "images") as on_progress:
+        prepared = prepare(dataset, folder, on_progress, arguments.out)
     print(_summary(dataset, prepared))
     return 0
 
 
-def _agreed(folder: Path) -> bool:
-    """Ask whether the licence is accepted; without a terminal nobody can say so."""
+def _is_licence_accepted(folder: Path) -> bool:
+    """Ask whether the licence is accepted; without a terminal it is not."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     return input(f"Download into {folder} under this licence? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def describe(dataset: DataSet, folder: Path) -> str:
-    """Return all that is known of a data set, as text."""
-    shape = f"{'pictures' if dataset.dimensions == 2 else 'volumes'}, {'grey' if dataset.channels == 1 else 'RGB'}"
+    """Return the details of a data set as text, with the layout expected in a folder."""
+    form = f"{'images' if dataset.dimensions == 2 else 'volumes'}, {'grey' if dataset.channels == 1 else 'RGB'}"
     lines = [
         f"{dataset.name}: {dataset.title}",
-        _wrapped("images", f"{dataset.images} {shape}, {dataset.modality}"),
+        _wrapped("images", f"{dataset.images} {form}, {dataset.modality}"),
         _wrapped("licence", f"{dataset.licence}. {dataset.terms}"),
         _wrapped("home", dataset.home),
         _wrapped("cite", dataset.citation),
@@ -122,7 +121,7 @@ def describe(dataset: DataSet, folder: Path) -> str:
         "  tasks",
         *(_wrapped(f"  {name}", f"{task['kind']}: {task['classes']}") for name, task in dataset.tasks.items()),
         "  layout",
-        textwrap.indent(dataset.tree(folder), "    "),
+        textwrap.indent(dataset.layout_tree(folder), "    "),
     ]
     return "\n".join(lines)
 
@@ -149,21 +148,22 @@ def _summary(dataset: DataSet, prepared: Prepared) -> str:
     )
 
 
-def _table(sets: list[DataSet]) -> None:
-    """Print a line a data set: on a terminal with rich, if it is there, plain elsewhere."""
-    header = ("name", "images", "what", "tasks", "licence", "get")
+def _print_table(sets: list[DataSet]) -> None:
+    """Print one line per data set; on a terminal as a table of rich, if it is installed."""
+    header = ("name", "images", "modality", "tasks", "licence", "get")
     rows: list[tuple[str, ...]] = [
-        (s.name, f"{s.images}", s.modality, ", ".join(s.tasks), s.licence, "download" if s.fetched else "by hand")
+        (s.name, f"{s.images}", s.modality, ", ".join(s.tasks), s.licence,
+         "download" if s.is_downloadable else "by hand")
         for s in sets
-    ]
-    if sys.stdout.isatty() and _rich(header, rows):
+    ]  # fmt: skip
+    if sys.stdout.isatty() and _print_rich_table(header, rows):
         return
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _rich(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> bool:
+def _print_rich_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> bool:
     try:
         from rich.console import Console
         from rich.table import Table

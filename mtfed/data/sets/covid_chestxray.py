@@ -1,4 +1,4 @@
-"""covid-chestxray-dataset: chest X-rays of COVID-19 and other pneumonia, gathered from publications and hospitals."""
+"""covid-chestxray-dataset: chest X-rays of COVID-19 and other pneumonia, collected from publications and hospitals."""
 
 from __future__ import annotations
 
@@ -6,40 +6,44 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import MtfedError
+from .csv_table import read_csv
 from .dataset import DataSet, RemoteFile, Sample
-from .tables import read_csv
 
-TOP = "covid-chestxray-dataset-master"
-SCORES = "annotations/covid-severity-scores.csv"
+REPOSITORY_FOLDER = "covid-chestxray-dataset-master"
+SCORE_TABLE = "annotations/covid-severity-scores.csv"
 CLASSES = ("no finding", "COVID-19", "other pneumonia")
-VIEWS = ("PA", "AP", "AP Supine", "AP Erect")  # from the front; the others are from the side, or CT
+FRONTAL_VIEWS = ("PA", "AP", "AP Supine", "AP Erect")  # the others are lateral views or CT
 COLUMNS = ("patientid", "finding", "view", "modality", "location", "folder", "filename", "license")
 
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the X-rays from the front whose files are there."""
-    base = folder / TOP if (folder / TOP).is_dir() else folder
+    """Yield the frontal X-rays."""
+    root = folder / REPOSITORY_FOLDER if (folder / REPOSITORY_FOLDER).is_dir() else folder
     scores: dict[str, str] = {}
-    if (base / SCORES).exists():
+    if (root / SCORE_TABLE).exists():
         columns = ("filename", "geographic_mean", "opacity_mean")
-        scores = {row["filename"]: f"{row[columns[1]]}; {row[columns[2]]}" for row in read_csv(base / SCORES, columns)}
+        scores = {
+            row["filename"]: f"{row[columns[1]]}; {row[columns[2]]}" for row in read_csv(root / SCORE_TABLE, columns)
+        }
     seen = set()
-    for row in read_csv(base / "metadata.csv", COLUMNS):
+    for row in read_csv(root / "metadata.csv", COLUMNS):
         name = row["filename"]
-        if row["modality"] != "X-ray" or row["view"] not in VIEWS or row["folder"] != "images" or name in seen:
+        if row["modality"] != "X-ray" or row["view"] not in FRONTAL_VIEWS or row["folder"] != "images" or name in seen:
             continue
         seen.add(name)
-        path = base / "images" / name
+        path = root / "images" / name
         if not row["patientid"] or Path(name).name != name:
-            raise MtfedError(f"{base / 'metadata.csv'}: {name!r} lacks its patient, or is no file's name.")
+            raise MtfedError(
+                f"{root / 'metadata.csv'}: {name!r} lacks its patient, or is not a file name; get the table again."
+            )
         cells = {"finding": _class(row["finding"]), "severity": scores.get(name, ""), "age": _age(row.get("age", ""))}
-        others = {"view": row["view"], "location": row["location"], "licence": row["license"]}
-        site = row["location"].rsplit(",", 1)[-1].strip()  # the country, as hospitals have a few images each
-        yield Sample(path.relative_to(folder).as_posix(), row["patientid"], cells, site=site, others=others)
+        extra = {"view": row["view"], "location": row["location"], "licence": row["license"]}
+        site = row["location"].rsplit(",", 1)[-1].strip()  # the country, because each hospital has only a few images
+        yield Sample(path.relative_to(folder).as_posix(), row["patientid"], cells, site=site, extra=extra)
 
 
 def _class(finding: str) -> str:
-    """Return the class of a finding such as "Pneumonia/Viral/COVID-19"; empty of those that are none of ours."""
+    """Return the class of a finding such as "Pneumonia/Viral/COVID-19"; empty if it belongs to none of the classes."""
     words = finding.split("/")
     if "COVID-19" in words:
         return "COVID-19"
@@ -59,39 +63,39 @@ SETS = (
     DataSet(
         name="covid-chestxray",
         title="COVID-19 image data collection",
-        images=866,  # X-rays of its last table, with those from the side
+        images=866,  # X-rays in its last table, including lateral views
         dimensions=2,
         channels=1,
         modality="chest X-ray",
         licence="per image",
         terms="Each image has its own licence, in the column license of metadata.csv (CC BY, CC BY-NC-SA, Apache 2.0, "
-        "or none stated); look at it before an image is passed on. The severity scores are CC BY-SA.",
+        "or none stated); check it before you redistribute an image. The severity scores are CC BY-SA.",
         home="https://github.com/ieee8023/covid-chestxray-dataset",
         citation="Cohen JP, Morrison P, Dao L, Roth K, Duong TQ, Ghassemi M. COVID-19 image data collection: "
         "prospective predictions are the future. Journal of Machine Learning for Biomedical Imaging 2020:002, 2020. "
         "Severity: Cohen JP et al., Cureus 12(7):e9448, 2020.",
-        place="""
+        layout="""
 covid-chestxray-dataset-master/
   metadata.csv
   images/  auntminnie-a-2020_01_28_23_51_6665_2020_01_28_Vietnam_coronavirus.jpeg, ...
-  annotations/covid-severity-scores.csv  if you want that task
+  annotations/covid-severity-scores.csv  optional, for the task severity
 """,
-        needs=(f"{TOP}/metadata.csv|metadata.csv", f"{TOP}/images/*|images/*"),
+        required=(f"{REPOSITORY_FOLDER}/metadata.csv|metadata.csv", f"{REPOSITORY_FOLDER}/images/*|images/*"),
         tasks={
             "finding": {"kind": "classification", "classes": ", ".join(CLASSES)},
             "severity": {"kind": "regression", "classes": "extent, opacity", "range": "0, 8"},
             "age": {"kind": "regression", "classes": "years", "range": "0, 120"},
         },
         read=read,
-        # An archive of a repository's last state has no lasting checksum.
+        # The archive of a repository's current state has no fixed checksum.
         files=(
             RemoteFile(
                 "covid-chestxray-dataset.zip",
                 "https://github.com/ieee8023/covid-chestxray-dataset/archive/refs/heads/master.zip",
-                unpack="",
+                unpack_to="",
             ),
         ),
-        note="The column site names the country. Images of one finding often come from one source, which a model may "
-        "learn in its place.",
+        note="The column site contains the country. Images with the same finding often come from one source, so a "
+        "model may learn the source instead of the finding.",
     ),
 )

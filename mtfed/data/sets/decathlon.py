@@ -1,8 +1,8 @@
-"""The Medical Segmentation Decathlon: ten sets of volumes with masks, all in one form.
+"""The Medical Segmentation Decathlon: ten sets of volumes with masks, all in the same form.
 
-Images of several channels (brain, prostate) give the one that :data:`PARTS` names, as a model here sees one: FLAIR
-shows the whole of a glioma, T2 the zones of the prostate. It is written below ``labels/``, for a reader would not know
-which to take. Test images come without masks and are left out.
+Models of volumes take one channel. Of images with several (brain, prostate) the channel named in :data:`SUBSETS` is
+used: FLAIR shows the whole glioma, T2 the zones of the prostate. It is written to ``labels/`` as a separate file,
+because the readers of image files cannot choose a channel. Test images have no masks and are excluded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...errors import MtfedError
 from .dataset import DataSet, RemoteFile, Sample
 
 SERVER = "https://msd-for-monai.s3-us-west-2.amazonaws.com"
-WINDOWS = {"abdominal CT": "40, 400", "chest CT": "-600, 1500"}  # level and width in HU, as radiologists look
+WINDOWS = {"abdominal CT": "40, 400", "chest CT": "-600, 1500"}  # level and width in HU, as used by radiologists
 CITATION = (
     "Antonelli M, Reinke A, Bakas S, et al. The Medical Segmentation Decathlon. Nature Communications 13:4128, 2022; "
     "Simpson AL, Antonelli M, Bakas S, et al. A large annotated medical image dataset for the development and "
@@ -25,49 +25,51 @@ CITATION = (
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """One of the ten sets."""
 
     folder: str
     title: str
     images: int  # with masks
     modality: str
-    classes: tuple[str, ...]  # of a mask's values, in their order
+    classes: tuple[str, ...]  # of a mask's values 0, 1, ...
     md5: str  # of the archive
-    channels: tuple[str, ...] = ()  # of images that have several
-    channel: str = ""  # the one that is taken
+    channels: tuple[str, ...] = ()  # of images with several
+    channel: str = ""  # the one that is used
 
     @property
     def task(self) -> str:
-        """Return the name of its task."""
+        """The name of the task."""
         return self.folder.split("_")[1].lower()
 
     def read(self, folder: Path, labels: Path) -> Iterator[Sample]:
         """Yield the images that have masks."""
-        base = folder / self.folder if (folder / self.folder).is_dir() else folder
-        table = base / "dataset.json"
+        root = folder / self.folder if (folder / self.folder).is_dir() else folder
+        table = root / "dataset.json"
         try:
-            about = json.loads(table.read_text(encoding="utf-8"))
-            pairs = [(base / _within(each["image"]), base / _within(each["label"])) for each in about["training"]]
-            values = about["labels"]
+            description = json.loads(table.read_text(encoding="utf-8"))
+            pairs = [
+                (root / _safe_path(pair["image"]), root / _safe_path(pair["label"])) for pair in description["training"]
+            ]
+            label_values = description["labels"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MtfedError(
                 f"{table} is not the table of a Decathlon set ({error!r}); unpack its archive again."
             ) from None
-        if sorted(values) != [str(value) for value in range(len(self.classes))]:
+        if sorted(label_values) != [str(value) for value in range(len(self.classes))]:
             raise MtfedError(
                 f"{table} should name the labels 0 to {len(self.classes) - 1} ({', '.join(self.classes)}), it names "
-                f"{', '.join(map(str, values)) or 'none'}; it is that of another set."
+                f"{', '.join(map(str, label_values)) or 'none'}; it belongs to another set."
             )
         for image, mask in pairs:
             name = image.name.removesuffix(".gz").removesuffix(".nii")
-            path = self._channel(image, labels / f"{name}_{self.channel}.nii.gz") if self.channel else image
-            root = labels.parent if self.channel else folder
+            path = self._extract_channel(image, labels / f"{name}_{self.channel}.nii.gz") if self.channel else image
+            image_root = labels.parent if self.channel else folder
             cells = {self.task: mask.relative_to(folder).as_posix()}
-            yield Sample(path.relative_to(root).as_posix(), name, cells)
+            yield Sample(path.relative_to(image_root).as_posix(), name, cells)
 
-    def _channel(self, image: Path, path: Path) -> Path:
-        """Write the channel that is taken as an image of its own, and return its path."""
+    def _extract_channel(self, image: Path, path: Path) -> Path:
+        """Write the channel that is used as a separate image, and return its path."""
         from nibabel.filebasedimages import ImageFileError
         from nibabel.nifti1 import Nifti1Image
 
@@ -87,15 +89,15 @@ class Part:
         return path
 
 
-def _within(name: str) -> PurePosixPath:
+def _safe_path(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name!r} leads out of its folder")
     return path
 
 
-PARTS = (
-    Part(
+SUBSETS = (
+    Subset(
         "Task01_BrainTumour",
         "gliomas",
         484,
@@ -105,7 +107,7 @@ PARTS = (
         ("FLAIR", "T1w", "T1gd", "T2w"),
         "FLAIR",
     ),
-    Part(
+    Subset(
         "Task02_Heart",
         "left atrium",
         20,
@@ -113,7 +115,7 @@ PARTS = (
         ("background", "left atrium"),
         "06ee59366e1e5124267b774dbd654057",
     ),
-    Part(
+    Subset(
         "Task03_Liver",
         "liver and tumours",
         131,
@@ -121,7 +123,7 @@ PARTS = (
         ("background", "liver", "tumour"),
         "a90ec6c4aa7f6a3d087205e23d4e6397",
     ),
-    Part(
+    Subset(
         "Task04_Hippocampus",
         "hippocampus",
         260,
@@ -129,7 +131,7 @@ PARTS = (
         ("background", "anterior", "posterior"),
         "9d24dba78a72977dbd1d2e110310f31b",
     ),
-    Part(
+    Subset(
         "Task05_Prostate",
         "prostate zones",
         32,
@@ -139,8 +141,8 @@ PARTS = (
         ("T2", "ADC"),
         "T2",
     ),
-    Part("Task06_Lung", "lung cancer", 63, "chest CT", ("background", "cancer"), "8afd997733c7fc0432f71255ba4e52dc"),
-    Part(
+    Subset("Task06_Lung", "lung cancer", 63, "chest CT", ("background", "cancer"), "8afd997733c7fc0432f71255ba4e52dc"),
+    Subset(
         "Task07_Pancreas",
         "pancreas and tumours",
         281,
@@ -148,7 +150,7 @@ PARTS = (
         ("background", "pancreas", "tumour"),
         "4f7080cfca169fa8066d17ce6eb061e4",
     ),
-    Part(
+    Subset(
         "Task08_HepaticVessel",
         "vessels and tumours of the liver",
         303,
@@ -156,8 +158,8 @@ PARTS = (
         ("background", "vessel", "tumour"),
         "641d79e80ec66453921d997fbf12a29c",
     ),
-    Part("Task09_Spleen", "spleen", 41, "abdominal CT", ("background", "spleen"), "410d4a301da4e5b2f6f86ec3ddba524e"),
-    Part(
+    Subset("Task09_Spleen", "spleen", 41, "abdominal CT", ("background", "spleen"), "410d4a301da4e5b2f6f86ec3ddba524e"),
+    Subset(
         "Task10_Colon",
         "colon cancer",
         126,
@@ -169,29 +171,29 @@ PARTS = (
 
 SETS = tuple(
     DataSet(
-        name=f"msd-{part.task}",
-        title=f"Medical Segmentation Decathlon, {part.folder}: {part.title}",
-        images=part.images,
+        name=f"msd-{subset.task}",
+        title=f"Medical Segmentation Decathlon, {subset.folder}: {subset.title}",
+        images=subset.images,
         dimensions=3,
         channels=1,
-        modality=f"{part.modality} {part.channel}".strip(),
+        modality=f"{subset.modality} {subset.channel}".strip(),
         licence="CC BY-SA 4.0",
-        terms="Free for any use with attribution; what is made of it must be passed on under the same licence.",
+        terms="Free for any use with attribution; derived works must be distributed under the same licence.",
         home="http://medicaldecathlon.com",
         citation=CITATION,
-        place=f"""
-{part.folder}/
+        layout=f"""
+{subset.folder}/
   dataset.json
-  imagesTr/  NAME.nii.gz, ... ({part.images}{f", channels {', '.join(part.channels)}" if part.channels else ""})
+  imagesTr/  NAME.nii.gz, ... ({subset.images}{f", channels {', '.join(subset.channels)}" if subset.channels else ""})
   labelsTr/  NAME.nii.gz, ...
 """,
-        needs=tuple(f"{part.folder}/{name}|{name}" for name in ("dataset.json", "imagesTr/*", "labelsTr/*")),
-        tasks={part.task: {"kind": "segmentation", "classes": ", ".join(part.classes)}},
-        read=part.read,
-        note="Test images come without masks and are left out."
-        + (f" Of the channels {', '.join(part.channels)} it is {part.channel} that is taken." if part.channel else ""),
-        settings={"window": WINDOWS[part.modality]} if part.modality in WINDOWS else {},
-        files=(RemoteFile(f"{part.folder}.tar", f"{SERVER}/{part.folder}.tar", md5=part.md5, unpack=""),),
+        required=tuple(f"{subset.folder}/{name}|{name}" for name in ("dataset.json", "imagesTr/*", "labelsTr/*")),
+        tasks={subset.task: {"kind": "segmentation", "classes": ", ".join(subset.classes)}},
+        read=subset.read,
+        note="Test images have no masks and are excluded."
+        + (f" Of the channels {', '.join(subset.channels)} only {subset.channel} is used." if subset.channel else ""),
+        settings={"window": WINDOWS[subset.modality]} if subset.modality in WINDOWS else {},
+        files=(RemoteFile(f"{subset.folder}.tar", f"{SERVER}/{subset.folder}.tar", md5=subset.md5, unpack_to=""),),
     )
-    for part in PARTS
+    for subset in SUBSETS
 )

@@ -1,11 +1,10 @@
-"""Files from their owners' servers: fetched on from where a download stopped, and checked before they count."""
+"""Download files of data sets: interrupted downloads are resumed, and sizes and checksums are verified."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
@@ -24,40 +23,42 @@ from urllib.request import (
 
 from ...errors import MtfedError
 from .dataset import RemoteFile
+from .meter import OnProgress, ignore_progress
 
-TRIES = 5  # in a row that bring no byte
-WAIT = 1.0  # seconds before the second try; doubled for every further one
+MAX_FAILURES = 5  # in a row, without a byte received
+RETRY_DELAY = 1.0  # seconds before the first retry; doubled for every further one
 TIMEOUT = 60.0  # seconds without a byte
 BLOCK = 2**18  # bytes
-MAX_BYTES = 2**40  # of a file whose size is not known
-AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be others next time
-Tell = Callable[[int, int], None]  # bytes that are here, of how many (0: not known)
+MAX_BYTES = 2**40  # of a file of unknown size
+RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class _Redirects(HTTPRedirectHandler):
-    """Follow to other servers, but not from https to http, and to no other kind of address."""
+class _SafeRedirects(HTTPRedirectHandler):
+    """Follow redirects to other servers, but not from https to http, and not to other schemes."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
     ) -> Request | None:
         old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if new not in ("http", "https") or (old == "https" and new != "https"):
-            raise MtfedError(f"{req.full_url} leads on to {newurl}, which is not safe to follow; get the file by hand.")
+            raise MtfedError(
+                f"{req.full_url} redirects to {newurl}, which is not safe to follow; get the file by hand."
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
-def download(file: RemoteFile, folder: Path, tell: Tell = lambda done, of: None) -> Path:
-    """Fetch a file into a folder, unless it is there and right; return its path.
+def download(file: RemoteFile, folder: Path, on_progress: OnProgress = ignore_progress) -> Path:
+    """Download a file into a folder, unless it is already there and correct; return its path.
 
-    What has come lies in ``NAME.part`` until it is whole and checked; a later call goes on from there.
+    The bytes received are kept in ``NAME.part`` until the file is complete and verified; a later call resumes there.
 
     Args:
-        file: with the address.
+        file: the file, with its address.
         folder: where it goes.
-        tell: is told how many bytes are here, of how many (0: not known).
+        on_progress: called with the number of bytes received and the total (0: unknown).
 
     Raises:
-        MtfedError: it cannot be fetched, or is not the file that its owners give, and has been removed.
+        MtfedError: the file cannot be downloaded, or is not the file that its owners provide and has been removed.
     """
     path = folder / file.name
     if path.exists():
@@ -66,104 +67,104 @@ def download(file: RemoteFile, folder: Path, tell: Tell = lambda done, of: None)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        _fetch(file, part, tell)
-        if wrong := _fault(file, part):
+        _download_part(file, part, on_progress)
+        if mismatch := _mismatch(file, part):
             part.unlink()
-            raise MtfedError(f"{file.name} {wrong}; it has been removed, get it again from {file.url}.")
+            raise MtfedError(f"{file.name} {mismatch}; it has been removed, get it again from {file.url}.")
         os.replace(part, path)
     except OSError as error:
-        raise MtfedError(f"Cannot write {part}: {error.strerror or error}; mend that and try again.") from None
+        raise MtfedError(f"Cannot write {part}: {error.strerror or error}; fix that and try again.") from None
     return path
 
 
 def check_placed(file: RemoteFile, path: Path) -> None:
-    """Refuse a file that somebody has placed, if it is not what its owners give; it is theirs, and stays."""
-    if wrong := _fault(file, path):
-        raise MtfedError(f"{path} {wrong}; it is not the file that its owners give, replace or remove it.")
+    """Refuse a file placed by the user if it is not the one that its owners provide; the file is not removed."""
+    if mismatch := _mismatch(file, path):
+        raise MtfedError(f"{path} {mismatch}; it is not the file that its owners provide, replace or remove it.")
 
 
-def _fault(file: RemoteFile, path: Path) -> str:
-    """Say how a file differs in size or checksum from what its owners give; nothing if it does not."""
+def _mismatch(file: RemoteFile, path: Path) -> str:
+    """Return how a file differs from what its owners provide, in size or checksum; empty if it does not."""
     size = path.stat().st_size
     if file.size and size != file.size:
         return f"should have {file.size} bytes, it has {size}"
-    for name, expected in (("md5", file.md5), ("sha256", file.sha256)):
+    for algorithm, expected in (("md5", file.md5), ("sha256", file.sha256)):
         if expected:
             with open(path, "rb") as content:
-                found = hashlib.file_digest(content, name).hexdigest()
-            if found != expected:
-                return f"should have the {name} checksum {expected}, it has {found}"
+                digest = hashlib.file_digest(content, algorithm).hexdigest()
+            if digest != expected:
+                return f"should have the {algorithm} checksum {expected}, it has {digest}"
     return ""
 
 
-def _fetch(file: RemoteFile, part: Path, tell: Tell) -> None:
-    """Fill ``part`` until it is whole, over as many tries as bring something."""
+def _download_part(file: RemoteFile, part: Path, on_progress: OnProgress) -> None:
+    """Fill ``part`` until the file is complete, retrying as long as requests bring bytes."""
     if urlsplit(file.url).scheme not in ("http", "https"):
         raise MtfedError(f"Expected an address that begins with https:// for {file.name}, got {file.url!r}.")
-    failed, reason = 0, ""
-    while failed < TRIES:
-        if failed:
-            time.sleep(WAIT * 2 ** (failed - 1))
+    failures, reason = 0, ""
+    while failures < MAX_FAILURES:
+        if failures:
+            time.sleep(RETRY_DELAY * 2 ** (failures - 1))
         before = part.stat().st_size if part.exists() else 0
         try:
-            if _try(file, part, before, tell):
+            if _request(file, part, before, on_progress):
                 return
             reason = "the connection ended early"
         except HTTPError as error:
-            if error.code == 416 and before:  # there is nothing after what is here: whole, or of another file
+            if error.code == 416 and before:  # no bytes after those in the part: it is complete, or of another file
                 if file.size == before:
                     return
                 part.unlink()
-            elif error.code not in AGAIN:
-                raise _cannot(file, f"its server answers {error.code} {error.reason}") from None
+            elif error.code not in RETRYABLE_STATUS:
+                raise _download_error(file, f"its server answers {error.code} {error.reason}") from None
             reason = f"its server answers {error.code} {error.reason}"
         except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-        came = part.exists() and part.stat().st_size > before
-        failed = 0 if came else failed + 1
-    raise _cannot(file, reason)
+        has_grown = part.exists() and part.stat().st_size > before
+        failures = 0 if has_grown else failures + 1
+    raise _download_error(file, reason)
 
 
-def _try(file: RemoteFile, part: Path, start: int, tell: Tell) -> bool:
-    """Fetch what is missing after ``start`` bytes, and say whether that was all."""
-    # Some servers turn away what names no agent; a packed answer could not be gone on with.
+def _request(file: RemoteFile, part: Path, start: int, on_progress: OnProgress) -> bool:
+    """Request the bytes after ``start``, and return whether the file is complete."""
+    # Some servers refuse requests without an agent; a compressed reply could not be resumed.
     headers = {"User-Agent": "mtfed", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    with _opener().open(Request(file.url, headers=headers), timeout=TIMEOUT) as answer:
-        if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise HTTPException("it sends another part of the file than it was asked for")
-        if answer.headers.get_content_type() == "text/html" and not file.name.endswith((".html", ".htm")):
-            raise _cannot(file, "its server sends a page instead of the file")
-        done = start if answer.status == 206 else 0  # it may not know of parts, and begins again
-        whole = _whole(answer, done)
-        most = file.size or whole or MAX_BYTES
+    with _opener().open(Request(file.url, headers=headers), timeout=TIMEOUT) as reply:
+        if reply.status == 206 and not reply.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise HTTPException("it sends another part of the file than the one requested")
+        if reply.headers.get_content_type() == "text/html" and not file.name.endswith((".html", ".htm")):
+            raise _download_error(file, "its server sends a page instead of the file")
+        done = start if reply.status == 206 else 0  # a server without range requests begins again
+        total = _total_size(reply, done)
+        limit = file.size or total or MAX_BYTES
         with open(part, "ab" if done else "wb") as out:
-            while block := answer.read(BLOCK):
+            while block := reply.read(BLOCK):
                 done += len(block)
-                if done > most:
+                if done > limit:
                     out.close()
                     part.unlink()
-                    raise _cannot(file, f"it is longer than the {most} bytes that it should have")
+                    raise _download_error(file, f"it is longer than the {limit} bytes that it should have")
                 out.write(block)
-                tell(done, file.size or whole)
-        return done == whole if whole else done == file.size or not file.size
+                on_progress(done, file.size or total)
+        return done == total if total else done == file.size or not file.size
 
 
-def _whole(answer: HTTPResponse, start: int) -> int:
-    """Return the size of the whole file as the server tells it; 0 if it does not."""
-    length = answer.headers.get("Content-Length", "")
+def _total_size(reply: HTTPResponse, start: int) -> int:
+    """Return the size of the complete file according to the server; 0 if the server does not send it."""
+    length = reply.headers.get("Content-Length", "")
     return start + int(length) if length.isdecimal() else 0
 
 
 def _opener() -> OpenerDirector:
-    """Return what opens http and https and, unlike urllib's own, neither files nor ftp."""
+    """Return an opener of http and https addresses; unlike urllib's default it opens neither files nor ftp."""
     opener = OpenerDirector()
     for handler in (
         ProxyHandler(),
         HTTPHandler(),
         HTTPSHandler(),
-        _Redirects(),
+        _SafeRedirects(),
         HTTPDefaultErrorHandler(),
         HTTPErrorProcessor(),
     ):
@@ -171,5 +172,5 @@ def _opener() -> OpenerDirector:
     return opener
 
 
-def _cannot(file: RemoteFile, reason: str) -> MtfedError:
+def _download_error(file: RemoteFile, reason: str) -> MtfedError:
     return MtfedError(f"Cannot fetch {file.name} from {file.url}: {reason}.")

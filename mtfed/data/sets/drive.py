@@ -8,18 +8,18 @@ from pathlib import Path
 from .dataset import DataSet, Sample
 from .masks import read_mask, save_mask
 
-PARTS = {"training": "train", "test": "test"}
+SPLIT_FOLDERS = {"training": "train", "test": "test"}
 
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the photographs that have a mask by the first observer; newer releases keep those of the test images."""
-    for part, split in PARTS.items():
+    """Yield the photographs that have a mask by the first observer; newer releases have no masks of test images."""
+    for part, split in SPLIT_FOLDERS.items():
         for image in sorted(folder.glob(f"{part}/images/*_{part}.tif")):
             number = image.name.split("_")[0]
             mask = folder / part / "1st_manual" / f"{number}_manual1.gif"
             if part == "test" and not mask.exists():
                 continue
-            vessels = save_mask(labels, f"{number}_vessels", read_mask(mask, above=127))
+            vessels = save_mask(labels, f"{number}_vessels", read_mask(mask, threshold=127))
             yield Sample(image.relative_to(folder).as_posix(), number, {"vessels": vessels}, split)
 
 
@@ -32,24 +32,24 @@ SETS = (
         channels=3,
         modality="fundus photograph",
         licence="research and education",
-        terms="Free of charge for research and education; copying, passing on and unauthorised commercial use are "
-        "forbidden, and it is to be had from its owners only.",
+        terms="Free of charge for research and education; copying, redistribution and unauthorised commercial use are "
+        "forbidden. Available from its owners only.",
         home="https://drive.grand-challenge.org",
         citation="Staal J, Abramoff MD, Niemeijer M, Viergever MA, van Ginneken B. Ridge-Based Vessel Segmentation in "
         "Color Images of the Retina. IEEE Transactions on Medical Imaging 23(4):501-509, 2004.",
-        place="""
+        layout="""
 training/
   images/      21_training.tif, ... (20)
   1st_manual/  21_manual1.gif, ...
 test/
   images/      01_test.tif, ... (20)
-  1st_manual/  01_manual1.gif, ... (newer releases are without: then there is no test split)
+  1st_manual/  01_manual1.gif, ... (missing in newer releases: then there is no test split)
 """,
-        needs=("training/images/*_training.tif", "training/1st_manual/*_manual1.gif"),
+        required=("training/images/*_training.tif", "training/1st_manual/*_manual1.gif"),
         tasks={"vessels": {"kind": "segmentation", "classes": "background, vessel"}},
         read=read,
-        access="Register at https://drive.grand-challenge.org, fetch the training and the test set there, and unpack "
-        "both here.",
-        note="A photograph stands for a patient. Newer releases keep the masks of the test set back.",
+        access="Register at https://drive.grand-challenge.org, download the training and the test set there, and "
+        "unpack both into the folder.",
+        note="Every photograph counts as a separate patient. Newer releases do not contain the masks of the test set.",
     ),
 )

@@ -1,7 +1,7 @@
 """HAM10000: dermatoscopic images of pigmented lesions, their diagnoses, and masks of the lesions.
 
-Several images may show one lesion, so a lesion stands for a patient; who has several lesions is not told. The images of
-the ISIC 2018 test set are the test split, where they lie beside the others.
+Several images may show the same lesion, so every lesion counts as a separate patient; the set does not say which
+patients have several lesions. The images of the ISIC 2018 test set are the test split, if they are present.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import MtfedError
+from .csv_table import read_csv
 from .dataset import DataSet, RemoteFile, Sample
-from .found import by_stem
+from .find_files import files_by_stem
 from .masks import read_mask, save_mask
-from .tables import read_csv
 
 DIAGNOSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MASKS = "HAM10000_segmentations_lesion_tschandl"
@@ -24,21 +24,23 @@ DATAVERSE = "https://dataverse.harvard.edu/api/access/datafile/"
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images of both tables."""
-    images, masks = by_stem(folder, "HAM10000_images*", ".jpg"), by_stem(folder, MASKS, "_segmentation.png")
+    images, masks = files_by_stem(folder, "HAM10000_images*", ".jpg"), files_by_stem(folder, MASKS, "_segmentation.png")
     for row, table in _rows(folder, "HAM10000_metadata"):
         name = row["image_id"]
         if name not in masks:
-            raise MtfedError(f"{MASKS} holds no {name}_segmentation.png, as {table} names; unpack its archive again.")
-        item = _item(row, table, images, folder, "")
-        outline = {"outline": save_mask(labels, name, read_mask(masks[name], above=127))}
-        yield replace(item, labels={**item.labels, **outline})
-    if images := by_stem(folder, f"{TEST}_Images", ".jpg"):
+            raise MtfedError(
+                f"{MASKS} contains no {name}_segmentation.png, which {table} names; unpack its archive again."
+            )
+        sample = _sample(row, table, images, folder, "")
+        outline = {"outline": save_mask(labels, name, read_mask(masks[name], threshold=127))}
+        yield replace(sample, labels={**sample.labels, **outline})
+    if images := files_by_stem(folder, f"{TEST}_Images", ".jpg"):
         for row, table in _rows(folder, f"{TEST}_GroundTruth"):
-            yield _item(row, table, images, folder, "test")
+            yield _sample(row, table, images, folder, "test")
 
 
 def _rows(folder: Path, name: str) -> Iterator[tuple[dict[str, str], Path]]:
-    """Yield the rows of a table and its path; the owners give it as .tab, and as .csv too."""
+    """Yield the rows of a table, each with the table's path; the owners provide it as .tab and as .csv."""
     for table in (folder / f"{name}.csv", folder / f"{name}.tab", folder / name):
         if table.is_file():
             columns = ("lesion_id", "image_id", "dx", "age", "sex", "localization")
@@ -48,19 +50,19 @@ def _rows(folder: Path, name: str) -> Iterator[tuple[dict[str, str], Path]]:
     raise MtfedError(f"Expected {name}.csv or {name}.tab in {folder}, found neither; get it from the set's owners.")
 
 
-def _item(row: dict[str, str], table: Path, images: dict[str, Path], folder: Path, split: str) -> Sample:
+def _sample(row: dict[str, str], table: Path, images: dict[str, Path], folder: Path, split: str) -> Sample:
     name, diagnosis = row["image_id"], row["dx"].lower()
     if diagnosis not in DIAGNOSES:
         raise MtfedError(f"{table}: image {name} has the diagnosis {row['dx']!r}, expected {', '.join(DIAGNOSES)}.")
     if name not in images:
-        raise MtfedError(f"{table} names the image {name}.jpg, which is in no folder of images; unpack all archives.")
+        raise MtfedError(f"{table} names the image {name}.jpg, which is missing; unpack all archives of images.")
     return Sample(
         images[name].relative_to(folder).as_posix(),
         row["lesion_id"],
         {"diagnosis": diagnosis, "age": row["age"] if row["age"].replace(".", "", 1).isdecimal() else ""},
         split,
-        row.get("dataset", ""),  # which of four archives an image is from; a column that came later
-        others={name: row[name] for name in ("sex", "localization")},
+        row.get("dataset", ""),  # the source archive of an image, one of four; older tables lack this column
+        extra={name: row[name] for name in ("sex", "localization")},
     )
 
 
@@ -68,7 +70,7 @@ SETS = (
     DataSet(
         name="ham10000",
         title="HAM10000 with lesion masks",
-        images=11526,  # 10015, and 1511 of the test set
+        images=11526,  # 10015, and 1511 in the test set
         dimensions=2,
         channels=3,
         modality="dermatoscopy",
@@ -79,15 +81,15 @@ SETS = (
         "dermatoscopic images of common pigmented skin lesions. Scientific Data 5:180161, 2018. Masks: Tschandl P, "
         "Rinner C, Apalla Z, et al. Human-computer collaboration for skin cancer recognition. Nature Medicine "
         "26:1229-1234, 2020.",
-        place="""
+        layout="""
 HAM10000_metadata.csv (or .tab)
 HAM10000_images_part_1/                  ISIC_0024306.jpg, ... (5000)
 HAM10000_images_part_2/                  ISIC_0029306.jpg, ... (5015)
 HAM10000_segmentations_lesion_tschandl/  ISIC_0024306_segmentation.png, ... (10015)
-ISIC2018_Task3_Test_GroundTruth.csv (or .tab; may be left out with the folder below)
+ISIC2018_Task3_Test_GroundTruth.csv (or .tab; optional, together with the folder below)
 ISIC2018_Task3_Test_Images/              ISIC_0034524.jpg, ... (1511)
 """,
-        needs=("HAM10000_metadata*", "HAM10000_images*/**/*.jpg", f"{MASKS}/**/*_segmentation.png"),
+        required=("HAM10000_metadata*", "HAM10000_images*/**/*.jpg", f"{MASKS}/**/*_segmentation.png"),
         tasks={
             "diagnosis": {"kind": "classification", "classes": ", ".join(DIAGNOSES)},
             "outline": {"kind": "segmentation", "classes": "background, lesion"},
@@ -95,25 +97,26 @@ ISIC2018_Task3_Test_Images/              ISIC_0034524.jpg, ... (1511)
         },
         read=read,
         files=(
-            # As the owners wrote them, and not as the archive serves tables by default: with tabs.
+            # The original file: by default the archive serves tables with tabs.
             RemoteFile("HAM10000_metadata.csv", f"{DATAVERSE}4338392?format=original"),
             RemoteFile(
                 "HAM10000_images_part_1.zip",
                 f"{DATAVERSE}3172585",
                 md5="4639bfa73ab251610530a97c898e6e46",
-                unpack="HAM10000_images_part_1",
+                unpack_to="HAM10000_images_part_1",
             ),
             RemoteFile(
                 "HAM10000_images_part_2.zip",
                 f"{DATAVERSE}3172584",
                 md5="da43d6cc50f6613013be07e8986b384b",
-                unpack="HAM10000_images_part_2",
+                unpack_to="HAM10000_images_part_2",
             ),
-            RemoteFile(f"{MASKS}.zip", f"{DATAVERSE}3838943", md5="6e8d252e09cfdb0189199f15985a5b84", unpack=MASKS),
+            RemoteFile(f"{MASKS}.zip", f"{DATAVERSE}3838943", md5="6e8d252e09cfdb0189199f15985a5b84", unpack_to=MASKS),
             RemoteFile(f"{TEST}_GroundTruth.csv", f"{DATAVERSE}6924466?format=original"),
-            RemoteFile(f"{TEST}_Images.zip", f"{DATAVERSE}3855824", unpack=f"{TEST}_Images"),
+            RemoteFile(f"{TEST}_Images.zip", f"{DATAVERSE}3855824", unpack_to=f"{TEST}_Images"),
         ),
-        note="A lesion stands for a patient, as it is not told who has several. The test split is that of ISIC 2018, "
-        "task 3, and has no masks. The column site says which of four archives an image is from.",
+        note="Every lesion counts as a separate patient, because the set does not say which patients have several. The "
+        "test split is that of ISIC 2018, task 3, and has no masks. The column site contains the source archive of an "
+        "image, one of four.",
     ),
 )

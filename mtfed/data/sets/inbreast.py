@@ -13,89 +13,81 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...errors import MtfedError
-from .dataset import DataSet, Sample
-from .masks import save_arrays
-from .tables import read_csv
+from .csv_table import read_csv
+from .dataset import LATERALITY, DataSet, Sample
+from .masks import dicom_shape, save_arrays
 
 RELEASE = "INbreast Release 1.0"
 BIRADS = ("1", "2", "3", "4a", "4b", "4c", "5", "6")
-# Names of contours in the annotations, as they are spelt there, by structure.
+# Names of contours as spelt in the annotations, by structure.
 STRUCTURES = {"mass": ("mass",), "calcification": ("calcification", "calcifications", "cluster")}
 POINT = re.compile(r"\(?\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*\)?")
+Contour = tuple[str, list[tuple[float, float]]]  # name and points (x, y)
 COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
 
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the mammograms; contours become masks of their size, and those of masses boxes, too."""
-    base = folder / RELEASE if (folder / RELEASE).is_dir() else folder
-    files = {path.name.split("_")[0]: path for path in sorted(base.glob("AllDICOMs/*.dcm"))}
-    for row in read_csv(base / "INbreast.csv", COLUMNS, ";"):
+    """Yield the mammograms; contours become masks, and the contours of masses also boxes."""
+    root = folder / RELEASE if (folder / RELEASE).is_dir() else folder
+    files = {path.name.split("_")[0]: path for path in sorted(root.glob("AllDICOMs/*.dcm"))}
+    for row in read_csv(root / "INbreast.csv", COLUMNS, ";"):
         number = row["File Name"].removesuffix(".dcm")
-        if not number.isdecimal():  # the last lines of the sheet are remarks
+        if not number.isdecimal():  # the last lines of the table are remarks
             continue
         if number not in files:
-            raise MtfedError(f"{base / 'INbreast.csv'} names {number}, of which no AllDICOMs/{number}_*.dcm is there.")
+            raise MtfedError(f"{root / 'INbreast.csv'} names {number}, but there is no AllDICOMs/{number}_*.dcm.")
         path = files[number]
-        annotated = base / "AllXML" / f"{number}.xml"
-        contours = _contours(annotated) if annotated.exists() else []
-        masks = _masks(contours, _shape(path))
+        annotation = root / "AllXML" / f"{number}.xml"
+        contours = _contours(annotation) if annotation.exists() else []
+        masks = _draw_masks(contours, dicom_shape(path))
         cells = {
             "birads": row["Bi-Rads"].lower() if row["Bi-Rads"].lower() in BIRADS else "",
             "density": f"ACR {row['ACR']}" if row["ACR"] in ("1", "2", "3", "4") else "",
             "findings": save_arrays(labels, number, masks),
             "masses": "; ".join(_box(points) for name, points in contours if name in STRUCTURES["mass"]) or "none",
         }
-        # 20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm: what stands second is the same for all images of a woman.
+        # 20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm: the second part is the same for all images of a woman.
         patient = path.name.split("_")[1]
-        others = {"laterality": {"L": "left", "R": "right"}.get(row["Laterality"], ""), "view": row["View"]}
-        yield Sample(path.relative_to(folder).as_posix(), patient, cells, others=others)
+        extra = {"laterality": LATERALITY.get(row["Laterality"], ""), "view": row["View"]}
+        yield Sample(path.relative_to(folder).as_posix(), patient, cells, extra=extra)
 
 
-def _contours(path: Path) -> list[tuple[str, list[tuple[float, float]]]]:
-    """Return the name and the points x, y of every contour in an annotation."""
+def _contours(path: Path) -> list[Contour]:
+    """Return the contours of an annotation that have points."""
     try:
         with open(path, "rb") as file:
             images: list[dict[str, Any]] = plistlib.load(file)["Images"]
         rois = [roi for image in images for roi in image["ROIs"]]
-        found = []
+        contours = []
         for roi in rois:
             points = [POINT.fullmatch(point.strip()) for point in roi["Point_px"]]
             numbers = [(float(point[1]), float(point[2])) for point in points if point]
-            found.append((str(roi.get("Name", "")).strip().lower(), numbers))
-        return [(name, points) for name, points in found if points]
+            contours.append((str(roi.get("Name", "")).strip().lower(), numbers))
+        return [(name, points) for name, points in contours if points]
     except (OSError, ExpatError, plistlib.InvalidFileException, KeyError, TypeError, ValueError) as error:
-        raise MtfedError(f"{path} is no annotation of INbreast: {error}; get it again from its owners.") from None
+        raise MtfedError(
+            f"{path} is not an annotation of INbreast: {error}; get it again from the set's owners."
+        ) from None
 
 
-def _masks(contours: list[tuple[str, list[tuple[float, float]]]], shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Return a mask (H, W) for each structure; a contour of one or two points marks just these."""
+def _draw_masks(contours: list[Contour], shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return a mask (H, W) for each structure; a contour of one or two points marks only these."""
     masks = {}
     for structure, names in STRUCTURES.items():
-        picture = Image.new("L", shape[::-1])
-        draw = ImageDraw.Draw(picture)
+        image = Image.new("L", shape[::-1])
+        draw = ImageDraw.Draw(image)
         for name, points in contours:
             if name in names and len(points) > 2:
                 draw.polygon(points, fill=1)
             elif name in names:
                 draw.point([(round(x), round(y)) for x, y in points], fill=1)
-        masks[structure] = np.asarray(picture)
+        masks[structure] = np.asarray(image)
     return masks
 
 
 def _box(points: list[tuple[float, float]]) -> str:
     (left, top), (right, bottom) = np.min(points, axis=0), np.max(points, axis=0)
     return f"{left:.1f},{top:.1f},{max(right - left, 1):.1f},{max(bottom - top, 1):.1f}"
-
-
-def _shape(path: Path) -> tuple[int, int]:
-    from ..formats.dicom import read_header
-
-    try:
-        with open(path, "rb") as file:
-            found = read_header(file)
-        return int(found.Rows), int(found.Columns)
-    except Exception as error:  # of as many kinds as there are ways to be broken
-        raise MtfedError(f"Cannot read {path}: {error}; get it again from the set's owners.") from None
 
 
 SETS = (
@@ -107,17 +99,17 @@ SETS = (
         channels=1,
         modality="mammogram",
         licence="by agreement",
-        terms="For research, by agreement with its owners; not to be passed on.",
+        terms="For research, by agreement with its owners; may not be redistributed.",
         home="https://doi.org/10.1016/j.acra.2011.09.014",
         citation="Moreira IC, Amaral I, Domingues I, Cardoso A, Cardoso MJ, Cardoso JS. INbreast: toward a full-field "
         "digital mammographic database. Academic Radiology 19(2):236-248, 2012.",
-        place="""
+        layout="""
 INbreast Release 1.0/
   INbreast.csv
   AllDICOMs/  20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm, ...
   AllXML/     20586908.xml, ...
 """,
-        needs=(
+        required=(
             f"{RELEASE}/INbreast.csv|INbreast.csv",
             f"{RELEASE}/AllDICOMs/*.dcm|AllDICOMs/*.dcm",
             f"{RELEASE}/AllXML/*.xml|AllXML/*.xml",
@@ -129,7 +121,7 @@ INbreast Release 1.0/
             "masses": {"kind": "detection", "classes": "mass"},
         },
         read=read,
-        access="Ask its owners for the set (the article's authors), and put the release there as it is. Where it has "
-        "but INbreast.xls, save that as INbreast.csv, with semicolons between the cells.",
+        access="Ask its owners (the article's authors) for the set, and place the release there unchanged. If it "
+        "contains only INbreast.xls, save that as INbreast.csv, with semicolons between the cells.",
     ),
 )

@@ -1,7 +1,8 @@
 """The ISIC challenges of 2017 and 2018: dermatoscopic images with outlines, dermoscopic attributes and diagnoses.
 
-Their splits are those of the challenges. Only for the training images of 2018's third task is it told which show the
-same lesion; elsewhere an image stands for a patient. Part 2 of 2017 (features by superpixels) is left out.
+The splits are those of the challenges. Only the training images of the third task of 2018 come with the information
+which of them show the same lesion; every other image counts as a separate patient. Part 2 of 2017 (features by
+superpixels) is not read.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import MtfedError
+from .csv_table import read_csv
 from .dataset import DataSet, RemoteFile, Sample
-from .found import by_stem
+from .find_files import files_by_stem
 from .masks import read_mask, save_arrays, save_mask
-from .tables import read_csv
 
-S3 = "https://isic-challenge-data.s3.amazonaws.com"
+SERVER = "https://isic-challenge-data.s3.amazonaws.com"
 SPLITS_2017 = {"Training": "train", "Validation": "val", "Test_v2": "test"}
 SPLITS_2018 = {"Training": "train", "Validation": "val", "Test": "test"}
 ATTRIBUTES = ("globules", "milia_like_cyst", "negative_network", "pigment_network", "streaks")
@@ -27,88 +28,98 @@ CITATION_2018 = (
 
 
 def read_2017(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the images of the splits that are there: outline, melanoma, keratosis and age."""
+    """Yield the images of the splits that are present: outline, melanoma, keratosis and age."""
     for part, split in SPLITS_2017.items():
-        images = by_stem(folder, f"ISIC-2017_{part}_Data", ".jpg")
+        images = files_by_stem(folder, f"ISIC-2017_{part}_Data", ".jpg")
         if not images:
             continue
         truth = folder / f"ISIC-2017_{part}_Part3_GroundTruth.csv"
-        masks = by_stem(folder, f"ISIC-2017_{part}_Part1_GroundTruth", "_segmentation.png")
-        tables = by_stem(folder, f"ISIC-2017_{part}_Data", "_metadata.csv").values()
+        masks = files_by_stem(folder, f"ISIC-2017_{part}_Part1_GroundTruth", "_segmentation.png")
+        tables = files_by_stem(folder, f"ISIC-2017_{part}_Data", "_metadata.csv").values()
         columns = ("image_id", "age_approximate", "sex")
-        known = {row["image_id"]: row for table in tables for row in read_csv(table, columns)}
+        metadata = {row["image_id"]: row for table in tables for row in read_csv(table, columns)}
         for row in read_csv(truth, ("image_id", "melanoma", "seborrheic_keratosis")):
             name = row["image_id"]
-            about = known.get(name, {})
+            image_metadata = metadata.get(name, {})
             cells = {
-                "melanoma": _yes(row["melanoma"], truth),
-                "keratosis": _yes(row["seborrheic_keratosis"], truth),
-                "age": _number(about.get("age_approximate", "")),
+                "melanoma": _yes_or_no(row["melanoma"], truth),
+                "keratosis": _yes_or_no(row["seborrheic_keratosis"], truth),
+                "age": _number_or_empty(image_metadata.get("age_approximate", "")),
                 "outline": _outline(name, masks, labels),
             }
-            path = _path(name, images, folder, truth)
-            yield Sample(path, name, cells, split, others={"sex": about.get("sex", "")})
+            path = _image_path(name, images, folder, truth)
+            yield Sample(path, name, cells, split, extra={"sex": image_metadata.get("sex", "")})
 
 
 def read_2018(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the images of tasks 1 and 2 of the splits that are there: outlines, and masks of five attributes."""
+    """Yield the images of tasks 1 and 2 of the splits that are present: outlines, and masks of five attributes."""
     for part, split in SPLITS_2018.items():
-        masks = by_stem(folder, f"ISIC2018_Task1_{part}_GroundTruth", "_segmentation.png")
-        place = f"ISIC2018_Task2_{part}_GroundTruth*"
-        attributes = {name: by_stem(folder, place, f"_attribute_{name}.png") for name in ATTRIBUTES}
-        for name, path in by_stem(folder, f"ISIC2018_Task1-2_{part}_Input", ".jpg").items():
-            held = {key: read_mask(found[name], above=127) for key, found in attributes.items() if name in found}
+        masks = files_by_stem(folder, f"ISIC2018_Task1_{part}_GroundTruth", "_segmentation.png")
+        pattern = f"ISIC2018_Task2_{part}_GroundTruth*"
+        attributes = {name: files_by_stem(folder, pattern, f"_attribute_{name}.png") for name in ATTRIBUTES}
+        for name, path in files_by_stem(folder, f"ISIC2018_Task1-2_{part}_Input", ".jpg").items():
+            masks_by_attribute = {
+                attribute: read_mask(paths[name], threshold=127)
+                for attribute, paths in attributes.items()
+                if name in paths
+            }
             cells = {
                 "outline": _outline(name, masks, labels),
-                "attributes": save_arrays(labels, f"{name}_attributes", held) if held else "",
+                "attributes": (
+                    save_arrays(labels, f"{name}_attributes", masks_by_attribute) if masks_by_attribute else ""
+                ),
             }
             yield Sample(path.relative_to(folder).as_posix(), name, cells, split)
 
 
 def read_2018_diagnosis(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the images of task 3 of the splits that are there, with their diagnoses."""
+    """Yield the images of task 3 of the splits that are present, with their diagnoses."""
     groups = folder / "ISIC2018_Task3_Training_LesionGroupings.csv"
     lesions = {row["image"]: row["lesion_id"] for row in read_csv(groups, ("image", "lesion_id"))}
     for part, split in SPLITS_2018.items():
-        images = by_stem(folder, f"ISIC2018_Task3_{part}_Input", ".jpg")
+        images = files_by_stem(folder, f"ISIC2018_Task3_{part}_Input", ".jpg")
         if not images:
             continue
         name = f"ISIC2018_Task3_{part}_GroundTruth"
-        truth = by_stem(folder, name, ".csv").get(name, folder / f"{name}.csv")
+        truth = files_by_stem(folder, name, ".csv").get(name, folder / f"{name}.csv")
         for row in read_csv(truth, ("image", *DIAGNOSES)):
-            held = [diagnosis for diagnosis in DIAGNOSES if _yes(row[diagnosis], truth) == "yes"]
-            if len(held) != 1:
-                raise MtfedError(f"{truth}: image {row['image']} should have one diagnosis, it has {len(held)}.")
+            diagnoses = [diagnosis for diagnosis in DIAGNOSES if _yes_or_no(row[diagnosis], truth) == "yes"]
+            if len(diagnoses) != 1:
+                raise MtfedError(
+                    f"{truth}: image {row['image']} should have one diagnosis, it has {len(diagnoses)}; get it again."
+                )
             if split == "train" and row["image"] not in lesions:
-                raise MtfedError(f"{groups} does not say which lesion {row['image']} shows; get it again.")
+                raise MtfedError(f"{groups} does not contain the lesion that {row['image']} shows; get it again.")
             patient = lesions.get(row["image"], row["image"])
-            yield Sample(_path(row["image"], images, folder, truth), patient, {"diagnosis": held[0]}, split)
+            yield Sample(_image_path(row["image"], images, folder, truth), patient, {"diagnosis": diagnoses[0]}, split)
 
 
-def _path(name: str, images: dict[str, Path], folder: Path, table: Path) -> str:
+def _image_path(name: str, images: dict[str, Path], folder: Path, table: Path) -> str:
     if name not in images:
-        raise MtfedError(f"{table} names the image {name}.jpg, which is not there; unpack the archive of images again.")
+        raise MtfedError(f"{table} names the image {name}.jpg, which is missing; unpack the archive of images again.")
     return images[name].relative_to(folder).as_posix()
 
 
 def _outline(name: str, masks: dict[str, Path], labels: Path) -> str:
-    return save_mask(labels, f"{name}_outline", read_mask(masks[name], above=127)) if name in masks else ""
+    return save_mask(labels, f"{name}_outline", read_mask(masks[name], threshold=127)) if name in masks else ""
 
 
-def _yes(cell: str, table: Path) -> str:
+def _yes_or_no(cell: str, table: Path) -> str:
     if cell not in ("0", "1", "0.0", "1.0"):
-        raise MtfedError(f"{table} should hold 0.0 and 1.0, it holds {cell!r}; get it again from the set's owners.")
+        raise MtfedError(
+            f"{table} should contain 0.0 and 1.0, it contains {cell!r}; get it again from the set's owners."
+        )
     return "yes" if cell[0] == "1" else "no"
 
 
-def _number(cell: str) -> str:
-    return cell if cell.replace(".", "", 1).isdecimal() else ""  # "unknown" where it is not
+def _number_or_empty(cell: str) -> str:
+    return cell if cell.replace(".", "", 1).isdecimal() else ""  # some cells are "unknown"
 
 
 def _files(year: int, archives: tuple[str, ...], tables: tuple[str, ...] = ()) -> tuple[RemoteFile, ...]:
-    # Each archive is unpacked into a folder of its name, whether it holds such a folder or not.
-    return tuple(RemoteFile(f"{name}.zip", f"{S3}/{year}/{name}.zip", unpack=name) for name in archives) + tuple(
-        RemoteFile(f"{name}.csv", f"{S3}/{year}/{name}.csv") for name in tables
+    # Each archive is unpacked into a folder of the same name, even if it contains such a folder itself.
+    return tuple(RemoteFile(f"{name}.zip", f"{SERVER}/{year}/{name}.zip", unpack_to=name) for name in archives) + tuple(
+        RemoteFile(f"{name}.csv", f"{SERVER}/{year}/{name}.csv") for name in tables
     )
 
 
@@ -121,19 +132,19 @@ SETS = (
         channels=3,
         modality="dermatoscopy",
         licence="CC0 1.0",
-        terms="As others state it, not as its owners do: the terms on its home page count; read them before any use.",
+        terms="According to other sources, not to its owners. The terms on its home page apply; read them before use.",
         home="https://challenge.isic-archive.com/data/#2017",
         citation="Codella NCF, Gutman D, Celebi ME, et al. Skin Lesion Analysis Toward Melanoma Detection: A Challenge "
         "at the 2017 International Symposium on Biomedical Imaging (ISBI), Hosted by the International Skin Imaging "
         "Collaboration (ISIC). arXiv:1710.05006, 2017.",
-        place="""
+        layout="""
 ISIC-2017_Training_Data/                ISIC_0000000.jpg, ..., ISIC-2017_Training_Data_metadata.csv (2000 images)
 ISIC-2017_Training_Part1_GroundTruth/   ISIC_0000000_segmentation.png, ...
 ISIC-2017_Training_Part3_GroundTruth.csv
-ISIC-2017_Validation_...                likewise (150 images)
-ISIC-2017_Test_v2_...                   likewise (600 images)
+ISIC-2017_Validation_...                the same (150 images)
+ISIC-2017_Test_v2_...                   the same (600 images)
 """,
-        needs=(
+        required=(
             "ISIC-2017_Training_Data/**/*.jpg",
             "ISIC-2017_Training_Part1_GroundTruth/**/*_segmentation.png",
             "ISIC-2017_Training_Part3_GroundTruth.csv",
@@ -150,8 +161,8 @@ ISIC-2017_Test_v2_...                   likewise (600 images)
             tuple(f"ISIC-2017_{part}_{what}" for part in SPLITS_2017 for what in ("Data", "Part1_GroundTruth")),
             tuple(f"ISIC-2017_{part}_Part3_GroundTruth" for part in SPLITS_2017),
         ),
-        note="An image stands for a patient, as it is not told whose it is. Part 2, features by superpixels, is left "
-        "out.",
+        note="Patients are not identified, so every image counts as a separate patient. Part 2 (features by "
+        "superpixels) is not read.",
     ),
     DataSet(
         name="isic2018",
@@ -161,18 +172,18 @@ ISIC-2017_Test_v2_...                   likewise (600 images)
         channels=3,
         modality="dermatoscopy",
         licence="CC BY-NC 4.0",
-        terms="Not for commercial use; name the authors, and cite HAM10000 too. As others state it: the terms on its "
-        "home page count.",
+        terms="Not for commercial use; name the authors, and cite HAM10000 too. According to other sources; the terms "
+        "on its home page apply.",
         home="https://challenge.isic-archive.com/data/#2018",
         citation=CITATION_2018,
-        place="""
+        layout="""
 ISIC2018_Task1-2_Training_Input/         ISIC_0000000.jpg, ... (2594)
 ISIC2018_Task1_Training_GroundTruth/     ISIC_0000000_segmentation.png, ...
-ISIC2018_Task2_Training_GroundTruth_v3/  ISIC_0000000_attribute_globules.png, ... (five an image)
-ISIC2018_..._Validation_...              likewise (100 images)
-ISIC2018_..._Test_...                    likewise (1000 images)
+ISIC2018_Task2_Training_GroundTruth_v3/  ISIC_0000000_attribute_globules.png, ... (five per image)
+ISIC2018_..._Validation_...              the same (100 images)
+ISIC2018_..._Test_...                    the same (1000 images)
 """,
-        needs=(
+        required=(
             "ISIC2018_Task1-2_Training_Input/**/*.jpg",
             "ISIC2018_Task1_Training_GroundTruth/**/*_segmentation.png",
         ),
@@ -193,7 +204,7 @@ ISIC2018_..._Test_...                    likewise (1000 images)
                 )
             ),
         ),
-        note="An image stands for a patient, as it is not told whose it is.",
+        note="Patients are not identified, so every image counts as a separate patient.",
     ),
     DataSet(
         name="isic2018-diagnosis",
@@ -203,17 +214,17 @@ ISIC2018_..._Test_...                    likewise (1000 images)
         channels=3,
         modality="dermatoscopy",
         licence="CC BY-NC 4.0",
-        terms="Not for commercial use; name the authors. Its training images are those of HAM10000: cite that too.",
+        terms="Not for commercial use; name the authors. The training images are those of HAM10000; cite that too.",
         home="https://challenge.isic-archive.com/data/#2018",
         citation=CITATION_2018,
-        place="""
+        layout="""
 ISIC2018_Task3_Training_Input/              ISIC_0024306.jpg, ... (10015)
 ISIC2018_Task3_Training_GroundTruth/        ISIC2018_Task3_Training_GroundTruth.csv
 ISIC2018_Task3_Training_LesionGroupings.csv
-ISIC2018_Task3_Validation_Input/, ..._GroundTruth/  likewise (193 images)
-ISIC2018_Task3_Test_Input/, ..._GroundTruth/        likewise (1512 images)
+ISIC2018_Task3_Validation_Input/, ..._GroundTruth/  the same (193 images)
+ISIC2018_Task3_Test_Input/, ..._GroundTruth/        the same (1512 images)
 """,
-        needs=(
+        required=(
             "ISIC2018_Task3_Training_Input/**/*.jpg",
             "ISIC2018_Task3_Training_GroundTruth/**/*.csv|ISIC2018_Task3_Training_GroundTruth.csv",
             "ISIC2018_Task3_Training_LesionGroupings.csv",
@@ -225,6 +236,7 @@ ISIC2018_Task3_Test_Input/, ..._GroundTruth/        likewise (1512 images)
             tuple(f"ISIC2018_Task3_{part}_{what}" for part in SPLITS_2018 for what in ("Input", "GroundTruth")),
             ("ISIC2018_Task3_Training_LesionGroupings",),
         ),
-        note="A lesion stands for a patient, and in validation and test, where lesions are not told, an image does.",
+        note="Every lesion counts as a separate patient. The validation and test sets do not identify lesions; there "
+        "every image does.",
     ),
 )

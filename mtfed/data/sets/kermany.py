@@ -9,40 +9,42 @@ from pathlib import Path
 from ...errors import MtfedError
 from .dataset import DataSet, RemoteFile, Sample
 
-# Kaggle's copy takes sixteen images of training for a folder "val", beside others of the same children: not a split.
-SPLITS = {"train": "train", "val": "train", "test": "test"}
-FOLDERS = {"NORMAL": "normal", "PNEUMONIA": ""}
+# Kaggle's copy moves sixteen training images to a folder "val"; others of the same children stay in "train".
+SPLIT_FOLDERS = {"train": "train", "val": "train", "test": "test"}
+CLASS_FOLDERS = ("NORMAL", "PNEUMONIA")
 # Version 2: person1_bacteria_1.jpeg, IM-0115-0001.jpeg, NORMAL2-IM-0381-0001-0001.jpeg.
 # Version 3: BACTERIA-1008087-0001.jpeg, VIRUS-1016088-0001.jpeg, NORMAL-1003233-0001.jpeg.
-NAMES = (
-    re.compile(r"(?P<patient>person\d+)_(?P<kind>bacteria|virus)_\d+", re.IGNORECASE),
-    re.compile(r"(?P<kind>BACTERIA|VIRUS|NORMAL)-(?P<patient>\d+)-\d+"),
-    re.compile(r"(?P<patient>(?:NORMAL2-)?IM-\d+)(?P<kind>)(-\d+)+"),
+FILE_NAMES = (
+    re.compile(r"(?P<patient>person\d+)_(?P<cause>bacteria|virus)_\d+", re.IGNORECASE),
+    re.compile(r"(?P<cause>BACTERIA|VIRUS|NORMAL)-(?P<patient>\d+)-\d+"),
+    re.compile(r"(?P<patient>(?:NORMAL2-)?IM-\d+)(?P<cause>)(-\d+)+"),
 )
-KINDS = {"bacteria": "bacterial", "virus": "viral"}
+CAUSES = {"bacteria": "bacterial", "virus": "viral"}
 
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the images; who they are of is in their names. Of children of the test set none is in training."""
-    items = [*_items(folder)]
-    held_out = {item.patient for item in items if item.split == "test"}
-    yield from (item for item in items if item.split == "test" or item.patient not in held_out)
+    """Yield the images, whose names identify the children; no child of the test set is in the training set."""
+    samples = [*_samples(folder)]
+    held_out = {sample.patient for sample in samples if sample.split == "test"}
+    yield from (sample for sample in samples if sample.split == "test" or sample.patient not in held_out)
 
 
-def _items(folder: Path) -> Iterator[Sample]:
-    base = next(found for found in (folder / "chest_xray", folder) if (found / "train").is_dir())
-    for split, taken in SPLITS.items():
-        for kind in FOLDERS:
-            for path in sorted((base / split / kind).glob("*.jp*g")):
-                found = next((match for name in NAMES if (match := name.fullmatch(path.stem))), None)
-                if found is None:
-                    raise MtfedError(f"{path} has a name of another form than the set's; remove it, or get it again.")
-                cells = {"pneumonia": "normal" if kind == "NORMAL" else "pneumonia"}
-                if kind != "NORMAL":
-                    cells["cause"] = KINDS.get(found["kind"].lower(), "")
-                # In version 2, children are numbered anew in the test set: person1 there is another than in training.
-                patient = found["patient"] if found["patient"].isdecimal() else f"{taken}/{found['patient']}"
-                yield Sample(path.relative_to(folder).as_posix(), patient, cells, taken)
+def _samples(folder: Path) -> Iterator[Sample]:
+    root = next(path for path in (folder / "chest_xray", folder) if (path / "train").is_dir())
+    for split_folder, split in SPLIT_FOLDERS.items():
+        for class_folder in CLASS_FOLDERS:
+            for path in sorted((root / split_folder / class_folder).glob("*.jp*g")):
+                match = next((match for name in FILE_NAMES if (match := name.fullmatch(path.stem))), None)
+                if match is None:
+                    raise MtfedError(
+                        f"{path} has a name of another form than the set's files; remove it, or get the set again."
+                    )
+                cells = {"pneumonia": "normal" if class_folder == "NORMAL" else "pneumonia"}
+                if class_folder != "NORMAL":
+                    cells["cause"] = CAUSES.get(match["cause"].lower(), "")
+                # Version 2 numbers the children of each split from 1: person1 is not the same child in both.
+                patient = match["patient"] if match["patient"].isdecimal() else f"{split}/{match['patient']}"
+                yield Sample(path.relative_to(folder).as_posix(), patient, cells, split)
 
 
 SETS = (
@@ -54,25 +56,27 @@ SETS = (
         channels=1,
         modality="chest X-ray",
         licence="CC BY 4.0",
-        terms="May be used, sold and passed on; its authors must be named.",
+        terms="May be used, sold and redistributed; its authors must be named.",
         home="https://data.mendeley.com/datasets/rscbjbr9sj/2",
         citation="Kermany DS et al. Identifying medical diagnoses and treatable diseases by image-based deep learning. "
         "Cell 172(5):1122-1131, 2018. doi:10.17632/rscbjbr9sj.2",
-        place="""
+        layout="""
 chest_xray/
   train/  NORMAL/  IM-0115-0001.jpeg, ...
           PNEUMONIA/  person1_bacteria_1.jpeg, ...
   test/   NORMAL/, PNEUMONIA/
 """,
-        needs=tuple(
-            f"chest_xray/{split}/{kind}/*.jp*g|{split}/{kind}/*.jp*g" for split in ("train", "test") for kind in FOLDERS
+        required=tuple(
+            f"chest_xray/{split}/{class_folder}/*.jp*g|{split}/{class_folder}/*.jp*g"
+            for split in ("train", "test")
+            for class_folder in CLASS_FOLDERS
         ),
         tasks={
             "pneumonia": {"kind": "classification", "classes": "normal, pneumonia"},
             "cause": {"kind": "classification", "classes": "bacterial, viral"},
         },
         read=read,
-        # Size and checksum are those that people tell who have downloaded it; the owners give none.
+        # Size and checksum were published by people who have downloaded it; the owners provide none.
         files=(
             RemoteFile(
                 "ChestXRay2017.zip",
@@ -80,10 +84,11 @@ chest_xray/
                 "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
                 size=1_235_512_464,
                 sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
-                unpack="",
+                unpack_to="",
             ),
         ),
-        note="Version 2; version 3 lies in the same folders under other names, and is read, too. Version 2 numbers the "
-        "children of training and those of the test set from 1 each, and says nowhere that they are others.",
+        note="Version 2. Version 3 uses the same folders with other file names, and is read too. Version 2 numbers the "
+        "children of the training set and those of the test set from 1; they are taken to be different children, which "
+        "the set does not state.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Masks as sets come with, converted to what mtfed reads: pictures of class indices, or structures in an .npz."""
+"""Convert the masks that come with data sets to what mtfed reads: PNGs of class indices, or structures in an .npz."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from PIL import Image
 
 from ...errors import MtfedError
 
-# Modes in which a number is no brightness: an index, a truth value, or how opaque it is.
-SHOWN = dict.fromkeys(("1", "LA", "La"), "L") | dict.fromkeys(("P", "PA", "RGBA", "RGBa", "CMYK"), "RGB")
+# Pillow modes whose numbers are not brightness (but palette indices, truth values or opacity), and how to convert them.
+BRIGHTNESS_MODES = dict.fromkeys(("1", "LA", "La"), "L") | dict.fromkeys(("P", "PA", "RGBA", "RGBa", "CMYK"), "RGB")
 
 
-def read_mask(path: Path, above: int = 0) -> np.ndarray:
-    """Return where a picture is brighter than a value, (H, W) bool; of colours, where any of them is."""
+def read_mask(path: Path, threshold: int = 0) -> np.ndarray:
+    """Return where any channel of an image is above a threshold, (H, W) bool."""
     try:
         with Image.open(path) as image:
-            values = np.asarray(image.convert(SHOWN.get(image.mode, image.mode)))
+            values = np.asarray(image.convert(BRIGHTNESS_MODES.get(image.mode, image.mode)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MtfedError(f"Cannot read the mask {path}: {error}; get it again from the set's owners.") from None
-    return np.greater(values, above).reshape(*values.shape[:2], -1).any(axis=2)
+    return np.greater(values, threshold).reshape(*values.shape[:2], -1).any(axis=2)
 
 
 def save_mask(labels: Path, name: str, mask: np.ndarray) -> str:
-    """Write class indices (H, W) as ``labels/NAME.png`` and return the cell that names it."""
+    """Write class indices (H, W) as ``labels/NAME.png`` and return the manifest cell, which is its path."""
     path = labels / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -36,7 +36,7 @@ def save_mask(labels: Path, name: str, mask: np.ndarray) -> str:
 
 
 def save_arrays(labels: Path, name: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """Write arrays as ``labels/NAME.npz`` and return the cell that names it."""
+    """Write arrays as ``labels/NAME.npz`` and return the manifest cell, which is its path."""
     path = labels / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -44,3 +44,15 @@ def save_arrays(labels: Path, name: str, arrays: Mapping[str, np.ndarray]) -> st
         np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]  # no array is called allow_pickle
     os.replace(part, path)
     return path.relative_to(labels.parent).as_posix()
+
+
+def dicom_shape(path: Path) -> tuple[int, int]:
+    """Return the height and width of a DICOM image, which its masks must have."""
+    from ..formats.dicom import read_header
+
+    try:
+        with open(path, "rb") as file:
+            header = read_header(file)
+        return int(header.Rows), int(header.Columns)
+    except Exception as error:  # pydicom raises many types for broken files
+        raise MtfedError(f"Cannot read {path}: {error}; get it again from the set's owners.") from None

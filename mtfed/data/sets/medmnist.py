@@ -1,7 +1,8 @@
 """MedMNIST v2: eighteen small sets with official splits, each one .npz of arrays.
 
-Its arrays are unpacked to a small file an image (a .png, or an .npy of a volume), row by row, so that the larger copies
-of 64 to 224 pixels need no more memory than the small ones. Facts are those of the ``medmnist`` package, version 3.
+The arrays are unpacked to one small file per image (a .png, or an .npy of a volume), row by row, so that the larger
+versions of 64 to 224 pixels need no more memory than the small ones. The facts are from the ``medmnist`` package,
+version 3.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ...errors import MtfedError
 from .dataset import DataSet, RemoteFile, Sample
 
 SPLITS = ("train", "val", "test")
-SIZES = ("_224", "_128", "_64", "")  # copies of a set that may lie there, the largest is taken
+SIZE_SUFFIXES = ("_224", "_128", "_64", "")  # of the files of a set; the largest one that is present is read
 RECORD = "https://zenodo.org/records/10519652"
 CITATION = (
     "Yang J, Shi R, Wei D, Liu Z, Zhao L, Ke B, Pfister H, Ni B. MedMNIST v2: a large-scale lightweight benchmark for "
@@ -29,7 +30,7 @@ CITATION = (
 
 
 class Subset(NamedTuple):
-    """What tells one set from another; those of volumes end in 3d."""
+    """The facts in which the sets differ; names of sets of volumes end in 3d."""
 
     title: str
     modality: str
@@ -39,7 +40,7 @@ class Subset(NamedTuple):
     md5: str  # of NAME.npz
 
 
-TABLE = {
+SUBSETS = {
     "pathmnist": Subset("PathMNIST", "colon pathology", "tissue", 3, 107180, "a8b06965200029087d5bd730944a56c1"),
     "chestmnist": Subset("ChestMNIST", "chest X-ray", "findings", 1, 112120, "02c8a6516a18b556561a56cbdd36c4a8"),
     "dermamnist": Subset("DermaMNIST", "dermatoscopy", "lesion", 3, 10015, "0744692d530f8e62ec473284d019b0c7"),
@@ -65,11 +66,11 @@ TABLE = {
         "SynapseMNIST3D", "electron microscopy", "synapse", 1, 1759, "1235b78a3cd6280881dd7850a78eadb6"
     ),
 }
-KINDS = {"chestmnist": "multi-label", "retinamnist": "ordinal"}  # of the others: classification
+TASK_KINDS = {"chestmnist": "multi-label", "retinamnist": "ordinal"}  # all other subsets: classification
 ORGANS = (
     "bladder, femur-left, femur-right, heart, kidney-left, kidney-right, liver, lung-left, lung-right, pancreas, spleen"
 )
-# By index. Names hold no commas, as these part them in a config: the package has "normal, benign" and the like.
+# By index. Unlike those of the package ("normal, benign"), names contain no commas, which separate them in a config.
 CLASSES = {
     "organamnist": ORGANS,
     "organcmnist": ORGANS,
@@ -111,44 +112,46 @@ CLASSES = {
 
 def read(name: str, folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images of a set, unpacked into ``images/``."""
-    task, dimensions = TABLE[name].task, _dimensions(name)
-    path = next(found for size in SIZES if (found := folder / f"{name}{size}.npz").exists())
+    task, dimensions = SUBSETS[name].task, _dimensions(name)
+    path = next(path for size in SIZE_SUFFIXES if (path := folder / f"{name}{size}.npz").exists())
     suffix = ".png" if dimensions == 2 else ".npy"
     try:
         with np.load(path, allow_pickle=False) as file, zipfile.ZipFile(path) as archive:
             for split in SPLITS:
                 cells = [_cell(row, name) for row in file[f"{split}_labels"]]
                 (labels.parent / "images" / split).mkdir(parents=True, exist_ok=True)
-                for i, pixels in enumerate(_rows(archive, f"{split}_images.npy", len(cells), dimensions)):
+                for i, pixels in enumerate(_images(archive, f"{split}_images.npy", len(cells), dimensions)):
                     image = labels.parent / "images" / split / f"{i:06d}{suffix}"
                     if dimensions == 2:
                         Image.fromarray(pixels).save(image, "PNG", compress_level=1)
                     else:
                         np.save(image, pixels)
-                    # The sets do not say whose an image is, but their splits are by patient where the source's are.
+                    # The sets do not identify patients; their splits are by patient if the source's are.
                     yield Sample(
                         image.relative_to(labels.parent).as_posix(), f"{split}-{i:06d}", {task: cells[i]}, split
                     )
     except (KeyError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise MtfedError(f"{path} is not the file that MedMNIST gives: {error}; remove it and get it again.") from None
+        raise MtfedError(
+            f"{path} is not the file that MedMNIST provides: {error}; remove it and get it again."
+        ) from None
 
 
 def _cell(row: np.ndarray, name: str) -> str:
-    """Return the cell of an image's labels (1,), or (K,) of several."""
+    """Return the manifest cell of an image's labels, (1,) or (K,)."""
     names = CLASSES[name].split(", ")
-    if KINDS.get(name) == "multi-label":
+    if TASK_KINDS.get(name) == "multi-label":
         return "; ".join(name for name, present in zip(names, row, strict=True) if present) or "none"
     return names[int(row[0])]
 
 
-def _rows(archive: zipfile.ZipFile, member: str, count: int, dimensions: int) -> Iterator[np.ndarray]:
-    """Yield the images of an array one by one, without holding it in memory."""
+def _images(archive: zipfile.ZipFile, member: str, count: int, dimensions: int) -> Iterator[np.ndarray]:
+    """Yield the images of an array one by one, without reading the whole array into memory."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_column, dtype = header(file)
-        if len(shape) not in (dimensions + 1, 4) or shape[0] != count or by_column or dtype != np.uint8:
-            raise ValueError(f"{member} has shape {list(shape)} and type {dtype}, its labels are {count}")
+        shape, is_fortran, dtype = header(file)
+        if len(shape) not in (dimensions + 1, 4) or shape[0] != count or is_fortran or dtype != np.uint8:
+            raise ValueError(f"{member} has shape {list(shape)} and type {dtype}, but there are {count} labels")
         size = int(np.prod(shape[1:]))
         for _ in range(count):
             content = file.read(size)
@@ -162,8 +165,8 @@ def _dimensions(name: str) -> int:
 
 
 def _set(name: str) -> DataSet:
-    subset, dimensions = TABLE[name], _dimensions(name)
-    free = name != "dermamnist"
+    subset, dimensions = SUBSETS[name], _dimensions(name)
+    is_free = name != "dermamnist"
     return DataSet(
         name=name,
         title=subset.title,
@@ -171,21 +174,21 @@ def _set(name: str) -> DataSet:
         dimensions=dimensions,
         channels=subset.channels,
         modality=subset.modality,
-        licence="CC BY 4.0" if free else "CC BY-NC 4.0",
-        terms=f"May be used{', sold' if free else ''} and passed on{'' if free else ', not sold'}; its authors must be "
-        "named.",
+        licence="CC BY 4.0" if is_free else "CC BY-NC 4.0",
+        terms=f"May be used{', sold' if is_free else ''} and redistributed{'' if is_free else ', not sold'}; its "
+        "authors must be named.",
         home="https://medmnist.com",
         citation=CITATION,
-        place=f"{name}.npz{' ' * 6}or {name}_64.npz{'' if dimensions == 3 else f', {name}_128.npz, {name}_224.npz'}",
-        needs=("|".join(f"{name}{size}.npz" for size in SIZES),),
-        tasks={subset.task: {"kind": KINDS.get(name, "classification"), "classes": CLASSES[name]}},
+        layout=f"{name}.npz{' ' * 6}or {name}_64.npz{'' if dimensions == 3 else f', {name}_128.npz, {name}_224.npz'}",
+        required=("|".join(f"{name}{size}.npz" for size in SIZE_SUFFIXES),),
+        tasks={subset.task: {"kind": TASK_KINDS.get(name, "classification"), "classes": CLASSES[name]}},
         read=partial(read, name),
-        # The record does not tell sizes in bytes where these facts are from; the checksum does.
+        # The size is unknown; the checksum is sufficient.
         files=(RemoteFile(f"{name}.npz", f"{RECORD}/files/{name}.npz?download=1", md5=subset.md5),),
         settings={"image-size": 32} if dimensions == 2 else {},
-        note="28 pixels a side. Every image stands for a patient of its own, as the set does not say whose it is; the "
-        f"copies of more pixels are at {RECORD} and are read instead where they are placed.",
+        note="28 pixels per side. Patients are not identified, so every image counts as a separate patient. The larger "
+        f"versions are at {RECORD}; they are read instead if you place them in the folder.",
     )
 
 
-SETS = tuple(_set(name) for name in TABLE)
+SETS = tuple(_set(name) for name in SUBSETS)

@@ -1,4 +1,4 @@
-"""How far something is that takes long: a bar on a terminal, a line now and then elsewhere."""
+"""Show the progress of a long operation: a bar on a terminal, a line from time to time elsewhere."""
 
 from __future__ import annotations
 
@@ -7,53 +7,59 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-EVERY = 10.0  # seconds between lines where there is no terminal
-REFRESH = 0.1  # seconds between pictures of the bar
+LINE_INTERVAL = 10.0  # seconds between lines without a terminal
+REFRESH_INTERVAL = 0.1  # seconds between updates of the bar
+OnProgress = Callable[[int, int], None]  # called with the amount done and the total (0: unknown)
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """Show nothing."""
 
 
 class Meter:
-    """Give a function that is told how much is done, of how much (0: not known), and show it.
+    """Context that returns an :data:`OnProgress` function, which shows the progress.
 
     Args:
-        what: is being done.
-        unit: "bytes", which are shown in MiB, or what is counted.
+        action: what is being done.
+        unit: "bytes", which are shown in MiB, or the noun for what is counted.
     """
 
-    def __init__(self, what: str, unit: str) -> None:
-        self.what, self.unit = what, unit
+    def __init__(self, action: str, unit: str) -> None:
+        self.action, self.unit = action, unit
         self._bar: Any = None
-        self._shown = time.monotonic()
+        self._last_update = time.monotonic()
 
-    def __enter__(self) -> Callable[[int, int], None]:
+    def __enter__(self) -> OnProgress:
         if sys.stdout.isatty():
             self._bar = _bar()
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task(self.what, total=None, note="")
-        return self.tell
+            self._task = self._bar.add_task(self.action, total=None, note="")
+        return self.update
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.refresh()
             self._bar.stop()
 
-    def tell(self, done: int, of: int) -> None:
-        """Show that so much is done."""
+    def update(self, done: int, total: int) -> None:
+        """Show the amount done, unless the last update was a moment ago."""
         now = time.monotonic()
-        last = bool(of) and done >= of
-        if now - self._shown < (EVERY if self._bar is None else REFRESH) and not (last and self._bar is not None):
+        is_last = bool(total) and done >= total
+        interval = LINE_INTERVAL if self._bar is None else REFRESH_INTERVAL
+        if now - self._last_update < interval and not (is_last and self._bar is not None):
             return
-        self._shown = now
+        self._last_update = now
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=of or None, note=self._amount(done, of))
+            self._bar.update(self._task, completed=done, total=total or None, note=self._amount(done, total))
             self._bar.refresh()
         else:
-            print(f"{self.what}: {self._amount(done, of)}", flush=True)
+            print(f"{self.action}: {self._amount(done, total)}", flush=True)
 
-    def _amount(self, done: int, of: int) -> str:
+    def _amount(self, done: int, total: int) -> str:
         if self.unit == "bytes":
-            return f"{done / 2**20:.1f}" + (f" of {of / 2**20:.1f} MiB" if of else " MiB")
-        return f"{done}" + (f" of {of} {self.unit}" if of else f" {self.unit}")
+            return f"{done / 2**20:.1f}" + (f" of {total / 2**20:.1f} MiB" if total else " MiB")
+        return f"{done}" + (f" of {total} {self.unit}" if total else f" {self.unit}")
 
 
 def _bar() -> Any:

@@ -1,4 +1,4 @@
-"""mini-MIAS: digitised mammograms with density, kind and place of abnormalities."""
+"""mini-MIAS: digitised mammograms with density, and with type and position of abnormalities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .dataset import DataSet, RemoteFile, Sample
 
 DENSITIES = {"F": "fatty", "G": "glandular", "D": "dense"}
 SEVERITIES = {"B": "benign", "M": "malignant"}
-KINDS = {
+ABNORMALITIES = {
     "CALC": "calcification",
     "CIRC": "circumscribed mass",
     "SPIC": "spiculated mass",
@@ -21,40 +21,40 @@ KINDS = {
     "ARCH": "distortion",
     "ASYM": "asymmetry",
 }
-TEXT = "Info.txt"
-LINE = re.compile(r"(mdb(\d{3}))[a-z]*\s+([FGD])\s+([A-Z]{4})(.*)")
+INFO_FILE = "Info.txt"
+FILM_LINE = re.compile(r"(mdb(\d{3}))[a-z]*\s+([FGD])\s+([A-Z]{4})(.*)")
 
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the films; those of one breast pair are of one patient."""
-    base = folder if (folder / TEXT).exists() else folder / "all-mias"
-    text = (base / TEXT).read_text(encoding="latin-1")
+    """Yield the films; the two films of a pair of breasts are of the same patient."""
+    root = folder if (folder / INFO_FILE).exists() else folder / "all-mias"
+    text = (root / INFO_FILE).read_text(encoding="latin-1")
     films: dict[str, list[re.Match[str]]] = {}
     for line in text.splitlines():
-        if found := LINE.match(line.strip()):
-            films.setdefault(found[1], []).append(found)
+        if match := FILM_LINE.match(line.strip()):
+            films.setdefault(match[1], []).append(match)
     for name, lines in sorted(films.items()):
-        path = base / f"{name}.pgm"
+        path = root / f"{name}.pgm"
         number = int(lines[0][2])
-        kinds = [KINDS[line[4]] for line in lines if line[4] in KINDS]
-        if len(kinds) < len(lines) and (kinds or any(line[4] != "NORM" for line in lines)):
-            raise MtfedError(f"{base / TEXT} says something else of {name} than its owners do; get the set again.")
+        abnormalities = [ABNORMALITIES[line[4]] for line in lines if line[4] in ABNORMALITIES]
+        if len(abnormalities) < len(lines) and (abnormalities or any(line[4] != "NORM" for line in lines)):
+            raise MtfedError(f"{root / INFO_FILE} has an unexpected entry for {name}; get the set again.")
         severities = {SEVERITIES[word] for line in lines for word in line[5].split()[:1] if word in SEVERITIES}
         worst = "malignant" if "malignant" in severities else "benign" if severities else ""
         cells = {
             "density": DENSITIES[lines[0][3]],
-            "severity": worst if kinds else "normal",
-            "abnormality": "; ".join(dict.fromkeys(kinds)) or "none",
-            "lesions": _boxes(lines, path) if kinds else "none",
+            "severity": worst if abnormalities else "normal",
+            "abnormality": "; ".join(dict.fromkeys(abnormalities)) or "none",
+            "lesions": _boxes(lines, path) if abnormalities else "none",
         }
         # Films are listed in pairs: even numbers are left breasts, odd ones right.
         side = "right" if number % 2 else "left"
         patient = f"{(number + 1) // 2:03d}"
-        yield Sample(path.relative_to(folder).as_posix(), patient, cells, others={"laterality": side})
+        yield Sample(path.relative_to(folder).as_posix(), patient, cells, extra={"laterality": side})
 
 
 def _boxes(lines: list[re.Match[str]], path: Path) -> str:
-    """Return the boxes around the circles of a film's abnormalities; nothing where some are not placed."""
+    """Return the boxes around the circles of a film's abnormalities; empty if one of them has no position."""
     try:
         with Image.open(path) as film:
             height = film.height
@@ -79,25 +79,25 @@ SETS = (
         channels=1,
         modality="mammogram",
         licence="MIAS licence",
-        terms="For research only; may not be sold, rented or leased. Its licence comes with the archive.",
+        terms="For research only; may not be sold, rented or leased. The licence is in the archive.",
         home="http://peipa.essex.ac.uk/info/mias.html",
         citation="Suckling J et al. The Mammographic Image Analysis Society digital mammogram database. Excerpta Medica"
         ", International Congress Series 1069:375-378, 1994.",
-        place="""
+        layout="""
 Info.txt
 mdb001.pgm, mdb002.pgm, ... mdb322.pgm
 """,
-        needs=("Info.txt|all-mias/Info.txt", "mdb001.pgm|all-mias/mdb001.pgm"),
+        required=("Info.txt|all-mias/Info.txt", "mdb001.pgm|all-mias/mdb001.pgm"),
         tasks={
             "density": {"kind": "ordinal", "classes": ", ".join(DENSITIES.values())},
             "severity": {"kind": "classification", "classes": "normal, benign, malignant"},
-            "abnormality": {"kind": "multi-label", "classes": ", ".join(KINDS.values())},
+            "abnormality": {"kind": "multi-label", "classes": ", ".join(ABNORMALITIES.values())},
             "lesions": {"kind": "detection", "classes": "lesion"},
         },
         read=read,
-        # The owners give no checksum, and no address that begins with https.
-        files=(RemoteFile("all-mias.tar.gz", "http://peipa.essex.ac.uk/pix/mias/all-mias.tar.gz", unpack=""),),
-        note="Films of abnormalities that are spread over the breast have no place in the list, and here no box: not "
-        "'none', but no label.",
+        # The owners provide no checksum, and no https address.
+        files=(RemoteFile("all-mias.tar.gz", "http://peipa.essex.ac.uk/pix/mias/all-mias.tar.gz", unpack_to=""),),
+        note="Abnormalities that are spread over the breast have no position in the list. Such films have no label for "
+        "lesions, rather than 'none'.",
     ),
 )

@@ -1,7 +1,7 @@
-"""OpenKBP: planning CT of the head and neck with organs, targets and the dose that was planned.
+"""OpenKBP: planning CT of the head and neck with organs, targets and planned dose.
 
-The official form is sparse tables of a 128 x 128 x 128 grid whose axes lead to the patient's back, to the left and to
-the feet (so they come out of the masks: mandible before spinal cord, right parotid before left, brainstem before
+The official form is sparse tables of a 128 x 128 x 128 grid. Its axes point to the patient's back, left and feet (the
+masks show this: the mandible is before the spinal cord, the right parotid before the left, the brainstem before the
 oesophagus). Each patient becomes one file with the axes z to the head, y to the back, x to the left.
 """
 
@@ -22,8 +22,8 @@ STRUCTURES = (
     "PTV70",
 )  # fmt: skip
 SHAPE = (128, 128, 128)
-AIR = -1024  # HU of what no table names: CT is stored as HU + 1024, without its zeros
-PARTS = {"train-pats": "train", "valid-pats": "val", "test-pats": "test"}
+AIR = -1024  # HU of voxels that a table omits: CT is stored as HU + 1024, without zeros
+SPLIT_FOLDERS = {"train-pats": "train", "valid-pats": "val", "test-pats": "test"}
 TASKS = {
     "structures": {"kind": "multi-label-segmentation", "classes": ", ".join(STRUCTURES)},
     "dose": {"kind": "dose", "classes": ", ".join(STRUCTURES), "range": "0, 100"},
@@ -31,19 +31,21 @@ TASKS = {
 
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
-    """Yield the patients of the splits that are there, each converted to one file."""
-    base = next(path.parent for part in PARTS for path in _bases(folder, part))
-    for part, split in PARTS.items():
-        for patient in sorted((base / part).glob("pt_*"), key=_number):
+    """Yield the patients of the splits that are present, each converted to one file."""
+    root = next(path.parent for name in SPLIT_FOLDERS for path in _split_paths(folder, name))
+    for name, split in SPLIT_FOLDERS.items():
+        for patient in sorted((root / name).glob("pt_*"), key=_patient_number):
             cell = save_arrays(labels, patient.name, read_patient(patient))
             yield Sample(cell, patient.name, {"structures": cell, "dose": cell}, split)
 
 
 def read_patient(folder: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of one patient's tables, axes (z, y, x): CT in HU, dose in Gy, masks, and spacing in mm."""
+    """Return the arrays of one patient with the axes (z, y, x): CT in HU, dose in Gy, masks, and spacing in mm."""
     spacing = _numbers(folder / "voxel_dimensions.csv")
     if spacing.shape != (3,) or not (spacing > 0).all():
-        raise MtfedError(f"{folder / 'voxel_dimensions.csv'} should hold three numbers above 0, one a line.")
+        raise MtfedError(
+            f"{folder / 'voxel_dimensions.csv'} should contain three numbers above 0, one per line; get it again."
+        )
     arrays = {
         "image": _grid(folder / "ct.csv", np.int16) + np.int16(AIR),
         "dose": _grid(folder / "dose.csv", np.float32),
@@ -54,32 +56,35 @@ def read_patient(folder: Path) -> dict[str, np.ndarray]:
     return arrays | {name: _grid(path, np.bool_) for name, path in structures.items() if path.exists()}
 
 
-def _grid(path: Path, kind: type[np.generic]) -> np.ndarray:
-    """Return the grid that a sparse table fills: its rows are a voxel's place and value, without value of a mask."""
-    mask = kind is np.bool_
-    rows = _numbers(path, skiprows=1, delimiter=",", usecols=(0,) if mask else (0, 1)).reshape(-1, 1 if mask else 2)
-    places = rows[:, 0]
-    if not ((places >= 0) & (places < np.prod(SHAPE)) & (places % 1 == 0)).all():
+def _grid(path: Path, dtype: type[np.generic]) -> np.ndarray:
+    """Return the grid of a sparse table, whose rows are the index and value of a voxel; a mask has no values."""
+    is_mask = dtype is np.bool_
+    rows = _numbers(path, skiprows=1, delimiter=",", usecols=(0,) if is_mask else (0, 1))
+    rows = rows.reshape(-1, 1 if is_mask else 2)
+    indices = rows[:, 0]
+    if not ((indices >= 0) & (indices < np.prod(SHAPE)) & (indices % 1 == 0)).all():
         raise MtfedError(f"{path} names voxels outside a grid of {' x '.join(map(str, SHAPE))}; get it again.")
-    grid = np.zeros(SHAPE, kind)
-    grid.flat[places.astype(np.int64)] = True if mask else rows[:, 1]
+    grid = np.zeros(SHAPE, dtype)
+    grid.flat[indices.astype(np.int64)] = True if is_mask else rows[:, 1]
     return np.ascontiguousarray(grid.transpose(2, 0, 1)[::-1])
 
 
-def _numbers(path: Path, **how: object) -> np.ndarray:
+def _numbers(path: Path, **options: object) -> np.ndarray:
     try:
-        return np.loadtxt(path, np.float64, ndmin=1, **how)  # type: ignore[call-overload,no-any-return]
+        return np.loadtxt(path, np.float64, ndmin=1, **options)  # type: ignore[call-overload,no-any-return]
     except OSError as error:
-        raise MtfedError(f"Cannot read {path}: {error.strerror or error}; every patient has one.") from None
+        raise MtfedError(
+            f"Cannot read {path}: {error.strerror or error}; every patient should have this file."
+        ) from None
     except (ValueError, IndexError) as error:
-        raise MtfedError(f"{path} is no table of numbers: {str(error).split(';')[0]}; get it again.") from None
+        raise MtfedError(f"{path} is not a table of numbers: {str(error).split(';')[0]}; get it again.") from None
 
 
-def _bases(folder: Path, part: str) -> list[Path]:
-    return [path for pattern in ("", "provided-data/", "*/provided-data/") for path in folder.glob(f"{pattern}{part}")]
+def _split_paths(folder: Path, name: str) -> list[Path]:
+    return [path for pattern in ("", "provided-data/", "*/provided-data/") for path in folder.glob(f"{pattern}{name}")]
 
 
-def _number(path: Path) -> int:
+def _patient_number(path: Path) -> int:
     digits = path.name.removeprefix("pt_")
     return int(digits) if digits.isdecimal() else 0
 
@@ -97,22 +102,26 @@ SETS = (
         home="https://github.com/ababier/open-kbp",
         citation="Babier A, Zhang B, Mahmood R, et al. OpenKBP: The open-access knowledge-based planning grand "
         "challenge and dataset. Medical Physics 48(9):5549-5561, 2021.",
-        place="""
+        layout="""
 provided-data/
   train-pats/pt_1/    ct.csv, dose.csv, possible_dose_mask.csv, voxel_dimensions.csv,
-                      and of the structures that are there: Brainstem.csv, SpinalCord.csv, ..., PTV70.csv
-  valid-pats/pt_201/  likewise
-  test-pats/pt_241/   likewise
+                      and the contoured structures: Brainstem.csv, SpinalCord.csv, ..., PTV70.csv
+  valid-pats/pt_201/  the same
+  test-pats/pt_241/   the same
 """,
-        needs=("train-pats/pt_*/ct.csv|provided-data/train-pats/pt_*/ct.csv|*/provided-data/train-pats/pt_*/ct.csv",),
+        required=(
+            "train-pats/pt_*/ct.csv|provided-data/train-pats/pt_*/ct.csv|*/provided-data/train-pats/pt_*/ct.csv",
+        ),
         tasks=TASKS,
         read=read,
         settings={"window": "40, 400"},
-        # The repository as a whole, of which the tables are the most; GitHub packs it anew, so it has no checksum.
+        # The whole repository, mostly the tables. GitHub creates the archive on request, so it has no checksum.
         files=(
-            RemoteFile("open-kbp.zip", "https://github.com/ababier/open-kbp/archive/refs/heads/master.zip", unpack=""),
+            RemoteFile(
+                "open-kbp.zip", "https://github.com/ababier/open-kbp/archive/refs/heads/master.zip", unpack_to=""
+            ),
         ),
-        note="CT is given in HU, and every patient becomes one file with the head up. Where a structure was not "
-        "contoured, it is not marked.",
+        note="CT is converted to HU, and every patient becomes one file with the head up. Structures that were not "
+        "contoured for a patient are not labelled.",
     ),
 )

@@ -1,30 +1,32 @@
-"""From a data set in its official form to a site's folder: manifest, site file, and an app that trains on it."""
+"""Turn a data set in its official form into a site's folder: manifest, site file, and an app that trains on it."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...errors import MtfedError
 from ...tasks.specs import KIND_SPECS
 from ..manifest import MANIFEST
-from .app import app_file, site_file
-from .dataset import DataSet, Sample, wrong_layout
+from .dataset import DataSet, Sample, layout_error
+from .meter import OnProgress, ignore_progress
+from .templates import render_app_file, render_site_file
 
 SITE_FILE = "site.toml"
-LABELS = "labels"  # folder within a set's folder, of labels that had to be converted
-EXPERIMENT = "experiment"  # folder within a set's folder, of a Flower app that trains on it
-OWN = ("image", "patient", "split", "site", "modality")  # columns of every manifest written here
+LABELS = "labels"  # folder within a set's folder for labels that had to be converted
+EXPERIMENT = "experiment"  # folder within a set's folder for a Flower app that trains on it
+COMMON_COLUMNS = ("image", "patient", "split", "site", "modality")  # of every manifest written here
 SPLITS = ("train", "val", "test", "")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What has been written: rows by split, labels by task."""
+    """Counts of what was written: rows by split, labels by task, and patients."""
 
     folder: Path
     splits: Mapping[str, int]
@@ -33,102 +35,100 @@ class Prepared:
 
 
 def prepare(
-    dataset: DataSet,
-    folder: Path,
-    tell: Callable[[int, int], None] = lambda done, of: None,
-    out: Path | None = None,
+    dataset: DataSet, folder: Path, on_progress: OnProgress = ignore_progress, out: Path | None = None
 ) -> Prepared:
-    """Write manifest, site file and app for a set that lies in a folder in its official form.
+    """Write manifest, site file and app for a set that is in a folder in its official form.
 
     Args:
         dataset: the set.
-        folder: where it lies.
-        tell: is told how many images have been read, of about how many.
-        out: where ``labels/``, ``manifest.csv``, ``site.toml`` and ``experiment/`` are written, over what was there
-            before; of images that lie in another folder, links are. Without it, all is written where the set lies.
+        folder: the folder that contains its files.
+        on_progress: called with the number of images read and the approximate total.
+        out: where ``labels/``, ``manifest.csv``, ``site.toml`` and ``experiment/`` are written, replacing existing
+            files; images in ``folder`` are linked from there. By default everything is written to ``folder``.
 
     Raises:
-        MtfedError: files are missing, or are not what the set's owners give.
+        MtfedError: files are missing, or are not those that the set's owners provide.
     """
-    if lacking := dataset.missing(folder):
-        raise wrong_layout(dataset, folder, [f"{need.replace('|', ' or ')} was not found" for need in lacking])
+    if missing := dataset.missing(folder):
+        raise layout_error(dataset, folder, missing)
     try:
-        return _prepare(dataset, folder, out or folder, tell)
+        return _prepare(dataset, folder, out or folder, on_progress)
     except OSError as error:
-        where = error.filename or out or folder
-        raise MtfedError(f"Cannot prepare {where}: {error.strerror or error}; mend that and try again.") from None
+        path = error.filename or out or folder
+        raise MtfedError(f"Cannot prepare {path}: {error.strerror or error}; fix that and try again.") from None
 
 
-def _prepare(dataset: DataSet, source: Path, folder: Path, tell: Callable[[int, int], None]) -> Prepared:
-    items = []
+def _prepare(dataset: DataSet, source: Path, folder: Path, on_progress: OnProgress) -> Prepared:
+    samples: list[Sample] = []
     folder.mkdir(parents=True, exist_ok=True)
-    for item in dataset.read(source, folder / LABELS):
-        items.append(_checked(item, dataset))
-        tell(len(items), max(dataset.images, len(items)))
-    if not items:
-        raise wrong_layout(dataset, source, ["it holds no image of this set"])
-    files = _files(dataset, items)
+    for sample in dataset.read(source, folder / LABELS):
+        _assert_valid(sample, dataset)
+        samples.append(sample)
+        on_progress(len(samples), max(dataset.images, len(samples)))
+    if not samples:
+        raise layout_error(dataset, source, ["it contains no image of this set"])
+    files = _referenced_files(dataset, samples)
     _link(files, source, folder)
-    if lost := [name for name in files if not (folder / name).exists()]:
-        fault = f"{len(lost)} of {len(files)} files are missing, the first is {lost[0]}"
-        raise wrong_layout(dataset, source, [fault])
-    _check_patients(dataset, items)
-    columns = [*OWN, *dataset.tasks, *dict.fromkeys(name for item in items for name in item.others)]
+    if missing := [name for name in files if not (folder / name).exists()]:
+        fault = f"{len(missing)} of {len(files)} files are missing, the first is {missing[0]}"
+        raise layout_error(dataset, source, [fault])
+    _check_patients(dataset, samples)
+    columns = [*COMMON_COLUMNS, *dataset.tasks, *dict.fromkeys(name for sample in samples for name in sample.extra)]
     with _replacing(folder / MANIFEST) as path, open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns, restval="")
         table.writeheader()
-        table.writerows(_row(item, dataset) for item in items)
-    _write(folder / SITE_FILE, site_file(dataset))
+        table.writerows(_manifest_row(sample, dataset) for sample in samples)
+    _write(folder / SITE_FILE, render_site_file(dataset))
     (folder / EXPERIMENT).mkdir(exist_ok=True)
-    _write(folder / EXPERIMENT / "pyproject.toml", app_file(dataset, folder, all(item.site for item in items)))
+    has_sites = all(sample.site for sample in samples)
+    _write(folder / EXPERIMENT / "pyproject.toml", render_app_file(dataset, folder, has_sites))
     return Prepared(
         folder,
-        {split: n for split in SPLITS if (n := sum(item.split == split for item in items))},
-        {task: sum(bool(item.labels.get(task)) for item in items) for task in dataset.tasks},
-        len({item.patient for item in items}),
+        {split: n for split in SPLITS if (n := sum(sample.split == split for sample in samples))},
+        {task: sum(bool(sample.labels.get(task)) for sample in samples) for task in dataset.tasks},
+        len({sample.patient for sample in samples}),
     )
 
 
-def _checked(item: Sample, dataset: DataSet) -> Sample:
-    """Refuse what would be a fault of the set's own module."""
-    assert item.split in SPLITS and item.labels.keys() <= dataset.tasks.keys(), item
-    assert not item.others.keys() & {*OWN, *dataset.tasks}, item
-    return item
+def _assert_valid(sample: Sample, dataset: DataSet) -> None:
+    """Fail on errors of the set's own module."""
+    assert sample.split in SPLITS and sample.labels.keys() <= dataset.tasks.keys(), sample
+    assert not sample.extra.keys() & {*COMMON_COLUMNS, *dataset.tasks}, sample
 
 
-def _files(dataset: DataSet, items: list[Sample]) -> list[str]:
-    """Return what the rows name, files or folders."""
+def _referenced_files(dataset: DataSet, samples: list[Sample]) -> list[str]:
+    """Return the files and folders that the samples name."""
     in_files = [name for name, task in dataset.tasks.items() if KIND_SPECS[task["kind"]].in_files]
-    named = {item.image for item in items}
-    named |= {item.labels[task] for item in items for task in in_files if item.labels.get(task)}
-    if outside := [name for name in named if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
+    names = {sample.image for sample in samples}
+    names |= {sample.labels[task] for sample in samples for task in in_files if sample.labels.get(task)}
+    if outside := [name for name in names if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]:
         raise MtfedError(f"{dataset.title}: {min(outside)!r} leads out of its folder; get the set's tables again.")
-    return sorted({re.sub(r"#\d+$", "", name) for name in named})
+    return sorted({re.sub(r"#\d+$", "", name) for name in names})
 
 
 def _link(files: list[str], source: Path, folder: Path) -> None:
-    """Link files of the folder that a set lies in, as far as another one, which it is prepared in, lacks them."""
+    """Link files of the source folder that the output folder lacks."""
     for name in files:
         if not (folder / name).exists() and (source / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).unlink(missing_ok=True)  # a link that leads nowhere any more
+            (folder / name).unlink(missing_ok=True)  # a dangling link
             (folder / name).symlink_to((source / name).resolve())
 
 
-def _check_patients(dataset: DataSet, items: list[Sample]) -> None:
-    """Refuse a set whose split is not by patient: no manifest may hold that."""
+def _check_patients(dataset: DataSet, samples: list[Sample]) -> None:
+    """Refuse a set with a patient in two splits, which no manifest may contain."""
     splits: dict[str, str] = {}
-    for item in items:
-        if splits.setdefault(item.patient, item.split) != item.split:
+    for sample in samples:
+        if splits.setdefault(sample.patient, sample.split) != sample.split:
             raise MtfedError(
-                f"{dataset.title}: patient {item.patient!r} is in {splits[item.patient] or 'no split'} and in "
-                f"{item.split or 'no split'}; the tables are not those of its owners, get them again."
+                f"{dataset.title}: patient {sample.patient!r} is in {splits[sample.patient] or 'no split'} and in "
+                f"{sample.split or 'no split'}; the tables are not those of its owners, get them again."
             )
 
 
-def _row(item: Sample, dataset: DataSet) -> dict[str, str]:
-    own = {"image": item.image, "patient": item.patient, "split": item.split, "site": item.site}
-    return own | {"modality": item.modality or dataset.modality} | dict(item.labels) | dict(item.others)
+def _manifest_row(sample: Sample, dataset: DataSet) -> dict[str, str]:
+    cells = {"image": sample.image, "patient": sample.patient, "split": sample.split, "site": sample.site}
+    return cells | {"modality": sample.modality or dataset.modality} | dict(sample.labels) | dict(sample.extra)
 
 
 def _write(path: Path, text: str) -> None:
@@ -136,17 +136,13 @@ def _write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-class _replacing:
-    """Give a path to write to, and put it in a file's place when all has been written."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.part = path, path.with_name(path.name + ".part")
-
-    def __enter__(self) -> Path:
-        return self.part
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.part, self.path)
-        else:
-            self.part.unlink(missing_ok=True)
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, and replace the file by it once everything has been written."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    os.replace(part, path)
