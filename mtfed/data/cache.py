@@ -100,9 +100,7 @@ def _of_pool(folder: Path, data: SiteData, config: Config) -> tuple[Store, Tenso
     if (place, settings) in _open and _open[place, settings][0] is data.pool:
         return _open[place, settings][1:]
     rows = [row for row in data.pool if row.labels]
-    with (
-        garbage_collection_paused()
-    ):  # or it walks what a manifest has made, which is many objects, and none of them garbage
+    with garbage_collection_paused():  # a manifest makes many objects, none of them garbage
         sources = sources_of(data, rows, config)
     target = folder / f"{settings}-{_digest(chr(10).join(sources)).hex()}"
     store = Store.read(target)
