@@ -18,7 +18,7 @@ from mtfed.config import Config
 from mtfed.data.federation import simulated_site
 from mtfed.data.shard import load_shard, standardise
 from mtfed.learning.optimizer import AdamW
-from mtfed.models import build_model
+from mtfed.models.build import build_model
 
 
 def seconds_per_round(config: Config, sites: int, rounds: int, processes: int) -> list[float]:

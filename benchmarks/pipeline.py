@@ -144,7 +144,7 @@ def steps(config: Config, folder: Path) -> float:
     from mtfed.data.federation import site_folder
     from mtfed.data.shard import Labels, Shard, load_shard
     from mtfed.learning.train import train
-    from mtfed.models import build_model
+    from mtfed.models.build import build_model
 
     config = config.model_copy(update={"local_steps": 40})
     mapped = load_shard(site_folder(folder, "site", config), config, "train")
@@ -167,7 +167,7 @@ def memory(config: Config, folder: Path) -> dict[str, float]:
 
     from mtfed.data.shard import Labels, Shard
     from mtfed.learning.train import train
-    from mtfed.models import build_model
+    from mtfed.models.build import build_model
 
     model, size = build_model(config), config.image_size
     few = torch.randint(0, 255, (20, 1, *(size,) * config.dimensions), dtype=torch.uint8)

@@ -130,7 +130,7 @@ class Step:
         from mtfed.config import read_config
         from mtfed.data.shard import Labels
         from mtfed.learning.losses import task_losses
-        from mtfed.models import build_model
+        from mtfed.models.build import build_model
 
         self.dimensions, size, batch = SIZES[encoder]
         settings = {f"task.{name}.{key}": value for name, task in tasks.items() for key, value in task.items()}

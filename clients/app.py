@@ -50,7 +50,8 @@ from mtfed.learning.acceleration import lay_out
 from mtfed.learning.balancing import read_history
 from mtfed.learning.curvature import curvature
 from mtfed.learning.train import evaluate, fixed_seed, load_parts, load_weights, numpy_parts, pick_device, train
-from mtfed.models import MultiTaskModel, build_model
+from mtfed.models.build import build_model
+from mtfed.models.system import MultiTaskModel
 from mtfed.tasks.kind import kind_of
 
 from .site import Site, open_site

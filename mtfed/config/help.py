@@ -7,20 +7,11 @@ import json
 from typing import Literal, get_args, get_origin
 
 from ..data.partition_names import describe_partitions
+from ..models.specs import MODEL_SPECS
 from ..strategies import STRATEGIES
 from ..tasks.specs import KIND_SPECS
 from .run_config import KEYS, defaults
 from .settings import Config
-
-MODELS = {  # what mtfed.models builds
-    "mtmedformer": "shared transformer encoder, a decoder a task (Nath, Shukla, Gupta, 2025)",
-    "hard-sharing": "shared encoder of any kind, a decoder a task",
-    "single-task": "an encoder and a decoder a task, nothing shared",
-    "mtan": "shared encoder, a mask on its features for each task (Liu, Johns, Davison, 2019)",
-    "ctan": "tasks attend to each other in the encoder and at the bottleneck (Kim, Purdie, McIntosh, 2023)",
-    "ctan-encoder": "ctan without the bottleneck's attention",
-    "ctan-bottleneck": "ctan without the encoder's attention",
-}
 
 
 def describe_keys() -> str:
@@ -41,7 +32,7 @@ def describe_keys() -> str:
 
 def describe_models() -> str:
     """Return one line for each model."""
-    return "\n".join(f"{name:20} {description}" for name, description in MODELS.items())
+    return "\n".join(f"{name:20} {spec.description}" for name, spec in MODEL_SPECS.items())
 
 
 def describe_strategies() -> str:

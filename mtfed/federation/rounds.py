@@ -20,7 +20,7 @@ from ..errors import MtfedError
 from ..learning.balancing import write_history
 from ..learning.losses import task_losses
 from ..learning.train import numpy_parts
-from ..models import build_model
+from ..models.build import build_model
 from ..progress import Progress
 from ..record.examples import save_examples
 from ..record.run import Run

@@ -27,7 +27,7 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
             f"{app.path} has a ServerApp of its own; say how many sites it is to have with --num-supernodes."
         )
     if engine == "ray":
-        from ..models import build_model
+        from ..models.build import build_model
 
         build_model(read_config(run_config), pretrained=True)  # a mistake in it is told here, not in Flower's log
         from .flower_simulation import run_on_ray

@@ -29,7 +29,6 @@ LEAST = 1e-12  # a loss of 0 divides by this instead
 class Equal:
     """Add the losses up: ``L = sum_t L_t``."""
 
-    initial = 0.0  # of ``balance[t]``
     learns = False  # whether ``balance[t]`` is trained
     by_gradient = False  # whether every task's gradient is wanted by itself
     remembers = False  # whether the losses of earlier rounds are read
@@ -54,7 +53,6 @@ class Uncertainty(Equal):
     code has for every kind of loss. At the least L of a constant L_t, ``exp(s_t) = L_t``.
     """
 
-    initial = -0.5
     learns = True
 
     def weights(self, tasks: Sequence[str]) -> dict[str, float]:
@@ -167,7 +165,6 @@ BALANCING: dict[str, type[Equal]] = {
     "gradnorm": GradNorm,
     "pcgrad": PCGrad,
 }
-INITIAL = {name: rule.initial for name, rule in BALANCING.items()}  # of ``balance[t]``
 
 
 def project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.shard import Shard
-from ..models import MultiTaskModel
+from ..models.system import MultiTaskModel
 from ..tasks.kind import kind_of
 from .balancing import BALANCING, History
 from .train import only, seed_device, to_device

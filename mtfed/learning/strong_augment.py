@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import radians
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -169,7 +170,7 @@ def volumes(side: int) -> tuple[Turn, Look]:
     import_torchvision()
     from monai import transforms as monai
 
-    both = {"keys": ["image", "planes"], "allow_missing_keys": True}
+    both: Any = {"keys": ["image", "planes"], "allow_missing_keys": True}
     geometry = monai.Compose([
         monai.RandFlipd(**both, prob=0.5, spatial_axis=2),
         monai.RandAffined(

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config import Config
 from ..data.shard import Batch, Labels, Shard
 from ..errors import MtfedError
-from ..models import MultiTaskModel
+from ..models.system import MultiTaskModel
 from ..strategies.wire import decoder_part, task_of
 from .acceleration import cast_to, forward_of, half_precision, make_scaler
 from .augment import augment

@@ -48,7 +48,7 @@ from ..errors import MtfedError
 from ..strategies.wire import CROSS
 from .decoders.layers import CONVOLUTIONS
 from .encoders import Encoder, Features
-from .sharing import Sharing, max_pool_to, taken
+from .sharing import Sharing, max_pool_to, select_rows
 
 GATE = -2.0  # bias of the gates at first: they let through an eighth
 HEAD = 32  # channels of a head
@@ -90,22 +90,22 @@ class CrossTaskAttention(Sharing):
         )
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
-        stages = self.reads.stages(image)
+        stages = self.encoder.stages(image)
         places = rows
         if rows and all(len(index) < len(image) for index in rows.values()):
             used = torch.cat(list(rows.values())).unique()
             places = {task: torch.searchsorted(used, index) for task, index in rows.items()}
-            stages = [(taken(before, used), taken(after, used)) for before, after in stages]
+            stages = [(select_rows(before, used), select_rows(after, used)) for before, after in stages]
         streams = self._streams(stages)
-        maps = {task: [taken(level, index) for level in streams[task]] for task, index in places.items()}
+        maps = {task: [select_rows(level, index) for level in streams[task]] for task, index in places.items()}
         if self.at_bottleneck:
             tokens = {task: self.cross[task].bottleneck.tokens(streams[task][-1]) for task in self.tasks}
             context = torch.cat(list(tokens.values()), dim=1)  # (B, T P, D)
             for task, index in places.items():
-                mask = self.cross[task].bottleneck(taken(tokens[task], index), taken(context, index))
+                mask = self.cross[task].bottleneck(select_rows(tokens[task], index), select_rows(context, index))
                 coarsest = maps[task][-1]
                 maps[task][-1] = mask.transpose(1, 2).reshape(coarsest.shape) * coarsest
-        return {task: self.reads.features(taken(image, index), maps[task]) for task, index in rows.items()}
+        return {task: self.encoder.features(select_rows(image, index), maps[task]) for task, index in rows.items()}
 
     def _streams(self, stages: list[tuple[Tensor, Tensor]]) -> dict[str, list[Tensor]]:
         """Return each task's maps f_i from the encoder's p_i and u_i."""
@@ -148,12 +148,12 @@ class StageAttention(nn.Module):
         self.present = conv(channels, hidden, 1)  # P
         self.past = conv(before, hidden, 1) if before else None  # F
         self.norm = nn.GroupNorm(1, hidden)
-        self.own = silent(conv(hidden, channels, 1))  # A
+        self.own = zero_initialised(conv(hidden, channels, 1))  # A
         if not alone:
             self.gate = conv(hidden, hidden, 1)  # G
             self.gate_other = conv(hidden, hidden, 1, bias=False)  # H
             self.value = conv(hidden, hidden, 1, bias=False)  # V
-            self.heard = silent(conv(hidden, channels, 1, bias=False))  # X
+            self.heard = zero_initialised(conv(hidden, channels, 1, bias=False))  # X
             nn.init.constant_(self.gate.get_parameter("bias"), GATE)
 
 
@@ -205,7 +205,7 @@ class BottleneckAttention(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.out_norm = nn.LayerNorm(width)
-        self.out = silent(nn.Linear(width, channels))
+        self.out = zero_initialised(nn.Linear(width, channels))
 
     def tokens(self, level: Tensor) -> Tensor:
         """Return z (B, P, D) of a task's maps (B, C, *s), P being their number of places."""
@@ -236,7 +236,7 @@ class CrossAttention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-def silent(layer: Layer) -> Layer:
+def zero_initialised(layer: Layer) -> Layer:
     """Return a layer that gives zeros until it is trained."""
     for weight in layer.parameters():
         nn.init.zeros_(weight)

@@ -33,7 +33,7 @@ from ..strategies.wire import DECODER
 from .decoders.layers import CONVOLUTIONS
 from .encoders import Encoder, Features
 from .norms import BatchNorm
-from .sharing import Sharing, max_pool_to, taken
+from .sharing import Sharing, max_pool_to, select_rows
 
 
 class Bottleneck(nn.Module):
@@ -77,11 +77,13 @@ class TaskAttention(Sharing):
         self.bottlenecks = nn.ModuleList(Bottleneck(c, out, dims) for c, out in pairwise(channels))
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
-        stages = self.reads.stages(image)
+        stages = self.encoder.stages(image)
         features = {}
         for task, index in rows.items():
-            maps = self._masked(task, [(taken(before, index), taken(after, index)) for before, after in stages])
-            features[task] = self.reads.features(taken(image, index), maps)
+            maps = self._masked(
+                task, [(select_rows(before, index), select_rows(after, index)) for before, after in stages]
+            )
+            features[task] = self.encoder.features(select_rows(image, index), maps)
         return features
 
     def _masked(self, task: str, stages: list[tuple[Tensor, Tensor]]) -> list[Tensor]:

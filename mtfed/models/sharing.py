@@ -1,18 +1,18 @@
-"""How the tasks of a model share an encoder: wholly, not at all, or through attention (:mod:`.mtan`, :mod:`.ctan`).
+"""How the tasks of a model share an encoder: entirely, not at all, or through attention (:mod:`.mtan`, :mod:`.ctan`).
 
-A scheme gives every task features of the encoder's own shape, so a decoder fits them all.
+A scheme returns features of the encoder's own shape for every task, so any decoder fits any scheme.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..strategies.wire import DECODER, task_part
+from ..strategies.wire import decoder_part
 from .encoders import Encoder, Features
 
 MAX_POOLS: dict[int, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
@@ -22,50 +22,59 @@ MAX_POOLS: dict[int, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
 
 
 class Sharing(nn.Module):
-    """A sharing scheme: what makes of an image the features of each task.
+    """A sharing scheme: computes the features of each task from an image.
 
-    The modules of the encoder keep their names in it: ``body.*`` in the scheme is ``body.*`` of the encoder.
+    The encoder's modules keep their names: ``body.*`` of the encoder is ``body.*`` of the scheme.
 
     Args:
         encoder: its modules become the scheme's.
         tasks: names of all tasks of the model.
     """
 
-    owners: ClassVar[Mapping[str, str]] = {}  # module that holds one entry a task -> the kind of part these make
+    # Module that contains an entry for each task -> the kind of part that the entry belongs to, decoder or cross.
+    owners: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, encoder: Encoder, tasks: Iterable[str]) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
-        self._reads = (encoder,)  # in a tuple, so that its weights have one name each
+        self._encoder = (encoder,)  # in a tuple, so that PyTorch registers its weights under one name only
         for name, module in encoder.named_children():
             self.add_module(name, module)
 
+    @classmethod
+    def build(cls, make_encoder: Callable[[], Encoder], tasks: list[str], **options: Any) -> Sharing:
+        """Return the scheme over as many new encoders as it needs; ``options`` are those of its constructor."""
+        return cls(make_encoder(), tasks, **options)
+
     @property
-    def reads(self) -> Encoder:
+    def encoder(self) -> Encoder:
         """Return an encoder whose channels, strides and sizes are those of every task's features."""
-        return self._reads[0]
+        return self._encoder[0]
 
     @abstractmethod
     def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
-        """Return the features of each named task.
+        """Return the features of each task in ``rows``.
 
         Args:
             image: (B, C, *S), normalised.
-            rows: task -> (M,) which images of the batch it is wanted for, in ascending order, each once. A task that
-                is not named costs nothing, unless others attend to it.
+            rows: task -> (M,) indices of the images that the task is computed for, ascending and unique. A task that
+                is missing costs nothing, unless other tasks attend to it.
         """
 
     def part(self, name: str) -> str:
-        """Return the part that a tensor of the scheme's ``state_dict`` federates with.
+        """Return the part that a tensor of the scheme's ``state_dict`` belongs to in the federation.
 
-        That is ``encoder``, which all sites share; ``decoder.TASK``, which only sites with the task are sent; or
-        ``cross.TASK``, which all are sent and only sites with the task train.
+        This is ``encoder``, which all sites share; ``decoder.TASK``, which only sites with the task receive; or
+        ``cross.TASK``, which all sites receive and only sites with the task train.
         """
         module, _, rest = name.partition(".")
-        return task_part(self.owners[module], rest.partition(".")[0]) if module in self.owners else "encoder"
+        if module not in self.owners:
+            return "encoder"
+        task = rest.partition(".")[0]
+        return decoder_part(task) if self.owners[module] == "decoder" else f"{self.owners[module]}.{task}"
 
     def train(self, mode: bool = True) -> Sharing:
-        self.reads.training = mode  # no child of ours, but it runs its own forward
+        self.encoder.training = mode  # it is not a child module, but its forward runs
         return super().train(mode)
 
 
@@ -73,38 +82,42 @@ class HardSharing(Sharing):
     """One encoder for all tasks (Caruana, 1997)."""
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
-        features = self.reads(image)
+        features = self.encoder(image)
         return {t: features if len(index) == len(image) else features.rows(index) for t, index in rows.items()}
 
 
 class SeparateEncoders(Sharing):
-    """Single-task learning: an encoder of its own for every task; each sees the images of its task only.
+    """Single-task learning: every task has its own encoder, which sees only the images of this task.
 
     Args:
-        make_encoder: called once a task.
+        make_encoder: called once for each task.
         tasks: names of all tasks of the model.
     """
 
-    owners: ClassVar[Mapping[str, str]] = {"own": DECODER}
+    owners: ClassVar[Mapping[str, str]] = {"own": "decoder"}
 
     def __init__(self, make_encoder: Callable[[], Encoder], tasks: Iterable[str]) -> None:
         nn.Module.__init__(self)  # there is no shared encoder to take modules from
         self.tasks = tuple(tasks)
         self.own = nn.ModuleDict({task: make_encoder() for task in self.tasks})
 
+    @classmethod
+    def build(cls, make_encoder: Callable[[], Encoder], tasks: list[str], **options: Any) -> Sharing:
+        return cls(make_encoder, tasks, **options)
+
     @property
-    def reads(self) -> Encoder:
+    def encoder(self) -> Encoder:
         return cast(Encoder, self.own[self.tasks[0]])
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
-        return {task: self.own[task](taken(image, index)) for task, index in rows.items()}
+        return {task: self.own[task](select_rows(image, index)) for task, index in rows.items()}
 
 
-def taken(x: Tensor, index: Tensor) -> Tensor:
-    """Return some rows of a batch, or the batch itself where all are wanted; see :meth:`Sharing.forward`."""
+def select_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Return some rows of a batch, or the batch itself if all are selected; for indices see :meth:`Sharing.forward`."""
     return x if len(index) == len(x) else x[index]
 
 
 def max_pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Max-pool maps (B, C, *S) to a coarser size; those of that size pass as they are."""
+    """Max-pool maps (B, C, *S) to a coarser size; maps of that size are returned unchanged."""
     return x if x.shape[2:] == size else MAX_POOLS[len(size)](x, size)

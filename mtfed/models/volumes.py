@@ -110,7 +110,7 @@ class VolumeResNet(nn.Module):
         super().__init__()
         from monai.networks.nets.resnet import ResNet
 
-        net = ResNet(
+        net: Any = ResNet(
             block=block,
             layers=list(layers),
             block_inplanes=list(widths),
@@ -151,7 +151,7 @@ class VolumeSwin(nn.Module):
         super().__init__()
         from monai.networks.nets.swin_unetr import SwinTransformer
 
-        net = SwinTransformer(
+        net: Any = SwinTransformer(
             in_chans=channels,
             embed_dim=width,
             window_size=(window,) * 3,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.shard import Shard
-from ..models import MultiTaskModel
+from ..models.system import MultiTaskModel
 from ..tasks.dose import STEPS
 from ..tasks.kind import kind_of
 from ..tasks.regression import from_units

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import Config, flatten
 from ..errors import MtfedError
+from ..models.specs import MODEL_SPECS
 from ..record.run import Run
 from ..strategies import STRATEGIES
 from ..tasks.task import Task
@@ -19,15 +20,6 @@ from ..tasks.task import Task
 # Okabe and Ito's palette, then some of Tol's colours: distinguishable for the colour-blind. Grey: not federated.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288", "#882255", "#999933", "#44aa99")
 GREY = "#6b7280"
-MODEL_TITLES = {
-    "mtmedformer": "MTMedFormer",
-    "hard-sharing": "Hard sharing",
-    "single-task": "Single-task",
-    "mtan": "MTAN",
-    "ctan": "CTAN",
-    "ctan-encoder": "CTAN in the encoder",
-    "ctan-bottleneck": "CTAN at the bottleneck",
-}
 COMPARED = ("model", "encoder", "strategy")  # keys that comparisons are usually about; labels start with them
 # Runs that differ only in these keys are repetitions of each other.
 REPETITION_KEYS = {
@@ -197,7 +189,7 @@ def title(record: Record, keys: Sequence[str]) -> str:
     """Return the titles of a run's values for some keys of :data:`COMPARED`."""
     config = record.config
     titles = {
-        "model": MODEL_TITLES.get(config.model, config.model),
+        "model": MODEL_SPECS[config.model].title if config.model in MODEL_SPECS else config.model,
         "encoder": config.encoder,
         "strategy": strategy_title(config.strategy),
     }

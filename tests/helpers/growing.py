@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtfed.models import assemble
+from mtfed.models.build import assemble
 from mtfed.tasks.task import Task
 
 RNG = np.random.default_rng

@@ -10,7 +10,7 @@ import torch
 from mtfed.strategies.axes import Axis, AxisGraph
 from torch import nn
 
-from mtfed.models import assemble
+from mtfed.models.build import assemble
 from mtfed.models.symmetry import derive_axes
 from mtfed.tasks.task import Task
 

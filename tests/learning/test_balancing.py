@@ -20,7 +20,6 @@ from mtfed.errors import MtfedError
 from mtfed.learning import acceleration as speed
 from mtfed.learning.balancing import (
     BALANCING,
-    INITIAL,
     ByGradient,
     DynamicWeights,
     GradNorm,
@@ -32,7 +31,9 @@ from mtfed.learning.balancing import (
 )
 from mtfed.learning.curvature import curvature
 from mtfed.learning.train import load_parts, numpy_parts, split, train
-from mtfed.models import MultiTaskModel, assemble, build_model
+from mtfed.models.build import assemble, build_model
+from mtfed.models.specs import INITIAL_BALANCE
+from mtfed.models.system import MultiTaskModel
 
 torch.set_num_threads(1)
 SIDE, IMAGES, SEED = 4, 12, 5
@@ -333,12 +334,13 @@ def test_gradnorm_waits_for_the_first_round() -> None:
 
 
 def test_initial_numbers() -> None:
-    assert INITIAL == {"uncertainty": -0.5, "equal": 0.0, "dwa": 0.0, "gradnorm": 0.0, "pcgrad": 0.0}
-    for balancing, value in INITIAL.items():
+    assert INITIAL_BALANCE.keys() == BALANCING.keys()
+    assert INITIAL_BALANCE == {"uncertainty": -0.5, "equal": 0.0, "dwa": 0.0, "gradnorm": 0.0, "pcgrad": 0.0}
+    for balancing, value in INITIAL_BALANCE.items():
         model = build_model(config(balancing=balancing))
         assert {float(s.detach()) for s in model.balance.values()} == {value}
     bare = assemble("hard-sharing", config().tasks, encoder="resnet_nano", image_size=32)
-    assert {float(s.detach()) for s in bare.balance.values()} == {INITIAL[config().balancing]}
+    assert {float(s.detach()) for s in bare.balance.values()} == {INITIAL_BALANCE[config().balancing]}
 
 
 # What the server tells.

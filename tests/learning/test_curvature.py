@@ -22,7 +22,8 @@ from mtfed.data.shard import Labels, Shard, standardise
 from mtfed.learning.balancing import BALANCING
 from mtfed.learning.curvature import MICRO_BATCH, curvature
 from mtfed.learning.train import fixed_seed, numpy_parts
-from mtfed.models import MultiTaskModel, build_model
+from mtfed.models.build import build_model
+from mtfed.models.system import MultiTaskModel
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
 torch.set_num_threads(1)

@@ -20,7 +20,7 @@ from mtfed.learning.balancing import Equal, Uncertainty
 from mtfed.learning.losses import task_losses
 from mtfed.learning.metrics import TaskMetrics, pool
 from mtfed.learning.train import _pull, evaluate, fixed_seed, load_parts, load_weights, numpy_parts, pick_device, train
-from mtfed.models import build_model
+from mtfed.models.build import build_model
 
 torch.set_num_threads(1)
 
@@ -155,7 +155,7 @@ def test_one_class_has_no_auc() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_encoders_by_name(encoder: str, size: int, strides: list[int], channels: int) -> None:
     model = build_model(config(model="hard-sharing", encoder=encoder, image_size=size, channels=channels))
-    assert model.encoder.reads.strides == strides
+    assert model.encoder.encoder.strides == strides
     images = torch.randn(3, channels, size, size)
     out = model(images, {"pneumonia": torch.tensor([0, 2]), "lungs": torch.tensor([1])})
     assert out["pneumonia"].shape == (2, 2) and out["lungs"].shape == (1, 2, size, size)

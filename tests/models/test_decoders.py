@@ -12,7 +12,7 @@ from mtfed.strategies.axes import Axis, AxisGraph
 from torch import Tensor, nn
 
 from mtfed.config import read_config
-from mtfed.models import assemble
+from mtfed.models.build import assemble
 from mtfed.models.decoders import DECODERS
 from mtfed.models.decoders.heads import OrdinalDecoder, RegressionDecoder
 from mtfed.models.decoders.layers import resize

@@ -17,14 +17,16 @@ from mtfed.strategies.wire import task_of
 from torch import Tensor, nn
 
 from mtfed.errors import MtfedError
-from mtfed.models import MODELS, MultiTaskModel, assemble
 from mtfed.models.axes.builder import AxisGraphBuilder, describes
 from mtfed.models.axes.sharing import label_sharing
+from mtfed.models.build import assemble
 from mtfed.models.ctan import CrossTaskAttention
 from mtfed.models.encoders import Encoder, Features
 from mtfed.models.mtan import TaskAttention
 from mtfed.models.sharing import HardSharing, SeparateEncoders, Sharing
+from mtfed.models.specs import MODEL_SPECS
 from mtfed.models.symmetry import check_symmetry, derive_axes
+from mtfed.models.system import MultiTaskModel
 from mtfed.tasks.task import Task
 
 torch.set_num_threads(1)
@@ -92,7 +94,7 @@ def test_features_are_those_of_the_rows_and_of_the_encoders_shape(scheme: str, e
     with torch.no_grad():
         some, whole = model(x, rows()), model(x, everything)
     assert list(some) == list(ROWS)
-    reads = model.reads
+    reads = model.encoder
     side, dims = ENCODERS[encoder]
     for task, index in rows().items():
         close(some[task], whole[task].rows(index))
@@ -201,7 +203,9 @@ def test_parts_share_no_tensor_and_leave_none_out(scheme: str) -> None:
     assert len(set(storage)) == len(storage)
     parts = {model.part(name) for name in model.state_dict()}
     assert len(parts - {"encoder"}) == OWN[scheme] and ("encoder" in parts) == (scheme != "separate")
-    assert set(model.state_dict()) >= {f"body.{name}" for name in model.reads.body.state_dict()} or scheme == "separate"
+    assert (
+        set(model.state_dict()) >= {f"body.{name}" for name in model.encoder.body.state_dict()} or scheme == "separate"
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -381,14 +385,14 @@ def test_schemes_against_their_formulas(scheme: str, encoder: str) -> None:
     model, x = build(scheme, encoder).double().eval(), image(encoder).double()
     state = model.state_dict()
     with torch.no_grad():
-        features, stages = model(x, rows()), model.reads.stages(x)
+        features, stages = model(x, rows()), model.encoder.stages(x)
         for task, index in ROWS.items():
             for row, number in enumerate(index):
                 own = [(before[number], after[number]) for before, after in stages]
                 expected = slow_mtan(state, task, own) if scheme == "mtan" else slow_ctan(state, own)[task]
                 for level, reference in zip(features[task].maps, expected, strict=True):
                     torch.testing.assert_close(level[row].flatten(1), reference, rtol=1e-9, atol=1e-9)
-            pooled = model.reads.features(x[index], features[task].maps).pooled
+            pooled = model.encoder.features(x[index], features[task].maps).pooled
             torch.testing.assert_close(features[task].pooled, pooled)
 
 
@@ -401,7 +405,7 @@ class Readers(nn.Module):
     def __init__(self, scheme: Sharing) -> None:
         super().__init__()
         self.encoder = scheme
-        sizes = [*scheme.reads.channels, scheme.reads.dim]
+        sizes = [*scheme.encoder.channels, scheme.encoder.dim]
         self.heads = nn.ModuleDict({t: nn.ModuleList(nn.Linear(size, 2) for size in sizes) for t in scheme.tasks})
 
     def forward(self, x: Tensor, rows: dict[str, Tensor]) -> dict[str, list[Tensor]]:
@@ -500,8 +504,8 @@ def changes_of(model: MultiTaskModel, graph: AxisGraph, encoder: str, task: str)
     return changes
 
 
-WANTED = [(name, "vit_nano_patch8") for name in MODELS]
-WANTED += [(name, "resnet_nano") for name in MODELS if not MODELS[name].transformer]
+WANTED = [(name, "vit_nano_patch8") for name in MODEL_SPECS]
+WANTED += [(name, "resnet_nano") for name in MODEL_SPECS if not MODEL_SPECS[name].requires_transformer]
 WANTED += [("ctan", "pvt_mini"), ("ctan", "resnet3d_mini"), ("mtan", "pvt_mini")]
 
 
@@ -532,6 +536,6 @@ def test_what_the_streams_of_all_tasks_read_keeps_its_order(name: str, encoder: 
 
 @pytest.mark.parametrize("task", ["copy", "get", "setdefault", "fromkeys", "keys", "forward", "training", "type"])
 def test_names_that_pytorch_uses_are_refused(task: str) -> None:
-    message = f"Config key task.{task}: PyTorch has a use for this name of its own; choose another"
+    message = f"Config key task.{task}: PyTorch uses this name itself; choose another"
     with pytest.raises(MtfedError, match=message):
         assemble("hard-sharing", {task: DECLARED["kind"]}, encoder="resnet_nano", image_size=32)

@@ -14,8 +14,9 @@ from mtfed.strategies.widths import infer_sizes, widen
 from torch import Tensor, nn
 
 from mtfed.errors import MtfedError
-from mtfed.models import MultiTaskModel, assemble
+from mtfed.models.build import assemble
 from mtfed.models.symmetry import check_symmetry, derive_axes
+from mtfed.models.system import MultiTaskModel
 from mtfed.models.width import resize
 from mtfed.startup import import_timm
 

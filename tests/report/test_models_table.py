@@ -7,9 +7,6 @@ from pathlib import Path
 
 from helpers.reports import GOOD, Values, make_run, plain, read
 
-from mtfed.config.help import MODELS
-from mtfed.report.records import MODEL_TITLES
-
 
 def test_models_are_compared(tmp_path: Path) -> None:
     names = ("mtmedformer", "single-task", "mtan")
@@ -47,7 +44,3 @@ def test_the_headline_tells_what_sharing_gains(tmp_path: Path) -> None:
     nothing: Values = {"lungs": 0.0, "pneumonia": 0.6}  # no share of it can be gained
     text = plain(read(shared, make_run(tmp_path / "c", model="single-task", test=nothing, validation=worse)))
     assert "MTAN: Lungs Dice 0.900" in text and "reference" not in text and "Δ" not in text
-
-
-def test_every_model_has_a_title() -> None:
-    assert MODEL_TITLES.keys() == MODELS.keys()

@@ -10,7 +10,7 @@ import torch
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph, Circuit, Piece
 from torch import Tensor, nn
 
-from mtfed.models import assemble
+from mtfed.models.build import assemble
 from mtfed.models.symmetry import SymmetryError, check_symmetry, derive_axes
 from mtfed.startup import import_timm
 from mtfed.tasks.task import Task

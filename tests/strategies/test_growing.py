@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from mtfed.config import read_config
 from mtfed.federation.app_folder import find_app
 from mtfed.federation.simulate import simulate
-from mtfed.models import build_model
+from mtfed.models.build import build_model
 from mtfed.models.symmetry import derive_axes
 from mtfed.record.run import Run
 

@@ -31,7 +31,7 @@ def label_sharing(builder: AxisGraphBuilder, path: str, scheme: Sharing) -> dict
 
 def label_hard_sharing(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, Labels]:
     """Label the encoder, whose features all tasks read."""
-    return dict.fromkeys(scheme.tasks, label_body(builder, join(path, "body"), scheme.reads, readers_known=True))
+    return dict.fromkeys(scheme.tasks, label_body(builder, join(path, "body"), scheme.encoder, readers_known=True))
 
 
 def label_separate_encoders(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, Labels]:
@@ -44,10 +44,10 @@ def label_separate_encoders(builder: AxisGraphBuilder, path: str, scheme: Any) -
 
 def label_task_attention(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, Labels]:
     """Label MTAN. A mask has the units of the map that it masks; a bottleneck writes an axis that the masks read."""
-    maps, pooled = label_body(builder, join(path, "body"), scheme.reads, readers_known=True)
+    maps, pooled = label_body(builder, join(path, "body"), scheme.encoder, readers_known=True)
     inputs: list[Label] = [maps[0]]
     for i, bottleneck in enumerate(scheme.bottlenecks):
-        own_path, channels = join(path, f"bottlenecks.{i}"), scheme.reads.channels[i + 1]
+        own_path, channels = join(path, f"bottlenecks.{i}"), scheme.encoder.channels[i + 1]
         written = builder.add_axis(f"{own_path}.out", Axis(channels))
         for name in ("residual", "shortcut"):
             label_chain(builder, f"{own_path}.{name}", getattr(bottleneck, name), maps[i], written)
@@ -65,7 +65,7 @@ def label_cross_task_attention(builder: AxisGraphBuilder, path: str, scheme: Any
     A task reads every task's features of a stage with the same weights, so the features of all tasks share one axis
     per stage. So do their tokens.
     """
-    maps, pooled = label_body(builder, join(path, "body"), scheme.reads, readers_known=True)
+    maps, pooled = label_body(builder, join(path, "body"), scheme.encoder, readers_known=True)
     crossed: list[Label] = []  # axes that the streams of several tasks read and write
     if scheme.in_encoder:
         crossed += [*maps, *(join(path, f"codes.{i}") for i in range(len(maps)))]

@@ -1,0 +1,94 @@
+"""Build a multi-task model by name."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+
+import torch
+
+from ..config import Config
+from ..errors import MtfedError, unknown
+from ..tasks.task import Task
+from .encoders import Encoder
+from .sharing import Sharing
+from .specs import INITIAL_BALANCE, MODEL_SPECS, ModelSpec
+from .system import MultiTaskModel
+
+# Containers that hold an entry for each task as an attribute of the task's name.
+_CONTAINERS = (torch.nn.ModuleDict(), torch.nn.ParameterDict())
+
+
+def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
+    """Build the config's model. The same config gives the same initial weights on the same machine.
+
+    Args:
+        config: of the run.
+        pretrained: whether to read the encoder's weights that the config names. Only the server needs to; it sends
+            them to the sites.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        return assemble(
+            config.model,
+            config.tasks,
+            encoder=config.encoder,
+            image_size=config.image_size,
+            channels=config.channels,
+            dimensions=config.dimensions,
+            weights=config.weights if pretrained else "",
+            decoder_width=config.decoder_width,
+            balance=INITIAL_BALANCE[config.balancing],
+        )
+
+
+def assemble(
+    name: str,
+    tasks: dict[str, Task],
+    *,
+    encoder: str,
+    image_size: int,
+    channels: int = 1,
+    dimensions: int = 2,
+    weights: str = "",
+    decoder_width: int = 48,
+    balance: float = INITIAL_BALANCE["uncertainty"],
+) -> MultiTaskModel:
+    """Return a model by name. Its random initial weights are drawn from torch's default generator.
+
+    Args:
+        name: a key of :data:`.specs.MODEL_SPECS`.
+        tasks: by name.
+        encoder: the name of a timm model, or in three dimensions a key of :data:`.volumes.VOLUMES`.
+        image_size: side of the square or cube that position embeddings are made for, in pixels.
+        channels: 1 or 3.
+        dimensions: 2 or 3.
+        weights: of the encoder, see :mod:`.pretrained`.
+        decoder_width: channels of the decoders that output maps.
+        balance: initial value of each task's learned number.
+
+    Raises:
+        MtfedError: for an unknown model, a task name that PyTorch reserves, or an encoder that does not fit.
+    """
+    if name not in MODEL_SPECS:
+        raise unknown("model", name, MODEL_SPECS)
+    spec = MODEL_SPECS[name]
+    for task in tasks:
+        if any(hasattr(container, task) for container in _CONTAINERS):
+            raise MtfedError(f"Config key task.{task}: PyTorch uses this name itself; choose another.")
+    make_encoder = partial(Encoder, encoder, image_size, channels, dimensions, weights)
+    sharing = _scheme_of(spec).build(make_encoder, list(tasks), **spec.options)
+    model = MultiTaskModel(tasks, sharing, decoder_width, balance)
+    if spec.requires_transformer and not sharing.encoder.is_transformer:
+        raise MtfedError(
+            f"Config key encoder: {name} expects a transformer (a ViT, Swin or PVT), {encoder} is none; choose "
+            "another, or model = 'hard-sharing'."
+        )
+    return model
+
+
+def _scheme_of(spec: ModelSpec) -> type[Sharing]:
+    """Import the class of a sharing scheme."""
+    module, _, name = spec.scheme.partition(":")
+    scheme: type[Sharing] = getattr(import_module(module), name)
+    return scheme
