@@ -12,7 +12,7 @@ from ..data.federation import test_data
 from ..data.shard import Shard, load_shard
 from ..learning.metrics import TaskMetrics, pool
 from ..learning.train import evaluate, load_parts
-from ..models import MultiTaskModel
+from ..models.system import MultiTaskModel
 from ..record.summary import mean_figures
 from ..strategies import wire
 from ..tasks.task import Task

@@ -6,7 +6,7 @@ import inspect
 
 from ..config import Config
 from ..errors import MtfedError, unknown
-from ..models import MultiTaskModel
+from ..models.system import MultiTaskModel
 from ..strategies import STRATEGIES, TaskStrategy
 
 CONFIG_FIELDS = {"retry_timeout": "round_timeout"}  # parameters of strategies that the config has under another name
