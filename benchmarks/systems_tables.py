@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from mtfed.report.delta_mtl import delta_mtl
-from mtfed.tasks.specs import LOWER_IS_BETTER
+from mtfed.tasks.specs import lower_is_better
 
 from .systems import CHANGES, SETS, SYSTEMS, tasks_of
 
@@ -40,7 +40,7 @@ def tables(results: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
 def of_set(one: str, results: dict[str, Any]) -> list[str]:
     """Return a set's table, and beneath it which tasks are no part of Delta_MTL."""
     tasks, runs = tasks_of(one), results["runs"]
-    titles = [f"{name} {task.metric}{' ↓' if task.metric in LOWER_IS_BETTER else ''}" for name, task in tasks.items()]
+    titles = [f"{name} {task.metric}{' ↓' if lower_is_better(task.metric) else ''}" for name, task in tasks.items()]
     head = ["", *titles, "Δ_MTL, %", "M parameters", "learning rate", "seeds"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for system in SYSTEMS:
@@ -98,7 +98,7 @@ def by_seed(system: str, one: str, runs: Runs, results: dict[str, Any]) -> dict[
     )
     if not counted:
         return {}
-    return {seed: delta_mtl(own[seed], other[seed], LOWER_IS_BETTER) for seed in sorted(own.keys() & other.keys())}
+    return {seed: delta_mtl(own[seed], other[seed]) for seed in sorted(own.keys() & other.keys())}
 
 
 def single_of(system: str) -> str:

@@ -10,6 +10,21 @@ class MtfedError(Exception):
     """A mistake in what the user gave: config, data or a run folder. The command line shows it as one line."""
 
 
+class LabelError(MtfedError):
+    """A label that cannot be used.
+
+    Args:
+        message: the sentence for the user.
+        fault: which finding of ``mtfed site check`` it is: an unknown "class"; "range", a value outside its range;
+            "misfit", a map that does not lie over its image; "values", a map with values that are not allowed;
+            "unreadable", a file that cannot be read; "wrong", anything else.
+    """
+
+    def __init__(self, message: str, fault: str = "wrong") -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
 def unknown(what: str, name: str, options: Iterable[str]) -> MtfedError:
     """Return the error for a name that is not in a table, with the nearest valid one."""
     options = sorted(options)

@@ -52,9 +52,9 @@ def describe_kinds() -> str:
         "                     regression share it, and therefore one unit",
     ]
     for name, kind in KIND_SPECS.items():
-        default = "" if kind.loss in kind.losses else f" (default {kind.loss})"
+        default = "" if kind.default_loss in kind.losses else f" (default {kind.default_loss})"
         lines += [
-            f"\n{name}: a cell contains {kind.label}",
+            f"\n{name}: a cell contains {kind.cell}",
             f"  loss     {', '.join(kind.losses)}{default}",
             f"  decoder  {', '.join(kind.decoders)}",
             f"  metrics  {', '.join(kind.metrics)}",

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ..errors import MtfedError
+from ..errors import LabelError, MtfedError
 from .formats import Picture, file_of, format_of, read_picture, split_slice
 from .formats.arrays import Npz
 from .formats.folder import Folder
@@ -203,10 +203,11 @@ class Source:
         expected, found = self.letterbox.shape, array.shape
         if self.dimensions == 2:  # pictures are told by their width first, volumes as arrays have them
             expected, found = expected[::-1], found[::-1]
-        raise MtfedError(
+        raise LabelError(
             f"{what[0].upper()}{what[1:]} of site {self.data.key} should be {_times(expected)} "
             f"{'pixels' if self.dimensions == 2 else 'voxels'}, as its image {self.image} is; it is {_times(found)}: "
-            "resample it to the image."
+            "resample it to the image.",
+            "misfit",
         )
 
     def array(self, name: str, what: str) -> np.ndarray:
@@ -251,15 +252,17 @@ class Source:
         if abs(voxels).max() > MAX_AWAY:
             if len(unplaced) == 1:
                 ((nowhere, reason),) = unplaced
-                raise MtfedError(
+                raise LabelError(
                     f"Expected {what} {name} of site {self.data.key} to lie over its image {self.image}, but "
                     f"{file_of(nowhere)} does not say how it lies, {reason}; set them so that it lies as "
-                    f"{file_of(self.image if nowhere == name else name)} does."
+                    f"{file_of(self.image if nowhere == name else name)} does.",
+                    "misfit",
                 )
-            raise MtfedError(
+            raise LabelError(
                 f"{what[:1].upper()}{what[1:]} {name} of site {self.data.key} lies up to "
                 f"{np.linalg.norm(away[:3], axis=0).max():.3g} mm away from its image {self.image}; resample it to the "
-                "image, or name the one that belongs to it."
+                "image, or name the one that belongs to it.",
+                "misfit",
             )
 
 

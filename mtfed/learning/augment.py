@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..config import Augment
 from ..data.shard import Batch, Labels
-from ..tasks.specs import KIND_SPECS
 from ..tasks.task import Task
 
 ZOOM = 0.15  # of the size, up or down
@@ -46,7 +45,7 @@ def augment(batch: Batch, tasks: dict[str, Task], how: Augment) -> Batch:
     images = images * (1 + CONTRAST * (2 * torch.rand(count, *[1] * (dims + 1)) - 1))
     labels = {}
     for name, held in batch.labels.items():
-        geometry = KIND_SPECS[tasks[name].kind].geometry
+        geometry = tasks[name].spec.geometry
         values = held.values
         if geometry == "map":
             values = _resample(values, grid[held.rows], dims)

@@ -78,7 +78,7 @@ def curvature(
             batch = to_device(batch, device)
             labels = batch.labels[task]
             outputs = model(batch.images, {task: labels.rows})[task]
-            z = kind_of(config.tasks[task]).signs(outputs.detach(), labels.values, config.tasks[task])
+            z = kind_of(config.tasks[task]).curvature_factor(outputs.detach(), labels.values, config.tasks[task])
             gradients = torch.autograd.grad(outputs, list(used.values()), z, allow_unused=True)
             for name, gradient in zip(used, gradients, strict=True):
                 if gradient is not None:

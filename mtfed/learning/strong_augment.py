@@ -23,8 +23,7 @@ from torch import Tensor
 
 from ..data.shard import Batch, Labels
 from ..startup import garbage_collection_paused, import_torchvision
-from ..tasks.multi_label_segmentation import UNMARKED
-from ..tasks.specs import KIND_SPECS
+from ..tasks.kind import kind_of
 from ..tasks.task import Task
 from .augment import KEPT, SHIFT, ZOOM
 
@@ -46,13 +45,6 @@ Turn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 # An image (C, *S) whose darkest pixel is 0 -> what it may look like as well.
 Look = Callable[[Tensor], Tensor]
 
-# What the planes of a map hold beyond the image, given what they hold at its first pixel (P,).
-OUTSIDE: dict[str, Callable[[Tensor], Tensor]] = {
-    "segmentation": torch.zeros_like,
-    "multi-label-segmentation": lambda first: first.where(first == UNMARKED, 0),
-    "dose": lambda first: torch.stack([torch.full_like(first[0], -1), torch.zeros_like(first[1]), first[2]]),
-}
-
 
 def strong(batch: Batch, tasks: dict[str, Task]) -> Batch:
     """Return a batch with images and labels changed at random, by torch's default generator.
@@ -66,7 +58,7 @@ def strong(batch: Batch, tasks: dict[str, Task]) -> Batch:
     turn, look = (pictures if dims == 2 else volumes)(side)
     rim = torch.ones(size, dtype=torch.bool)
     rim[(slice(1, -1),) * dims] = False
-    geometry = {name: KIND_SPECS[tasks[name].kind].geometry for name in batch.labels}
+    geometry = {name: tasks[name].spec.geometry for name in batch.labels}
     maps = {
         name: Labels(held.rows, held.values.clone()) for name, held in batch.labels.items() if geometry[name] == "map"
     }
@@ -82,7 +74,7 @@ def strong(batch: Batch, tasks: dict[str, Task]) -> Batch:
         images[row] = look(turned - darkest) + darkest
         for (name, found), plane in zip(here.items(), planes.split([len(x) for x in here.values()]), strict=True):
             if len(found):
-                beyond = OUTSIDE[tasks[name].kind](found.flatten(1)[:, 0]).reshape(-1, *[1] * dims)
+                beyond = kind_of(tasks[name]).outside(found.flatten(1)[:, 0]).reshape(-1, *[1] * dims)
                 values = torch.where(plane > 0, plane.round().to(found.dtype) + LEAST - 1, beyond)
                 maps[name].values[maps[name].rows == row] = values.reshape(1, *maps[name].values.shape[1:])
     labels = {}

@@ -8,10 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import MtfedError
+from ..tasks.specs import METRIC_SPECS
 from .charts import curves
 from .comparison import headline_group
 from .details import rounds, settings, sites
-from .figures import METRICS, titled
+from .figures import titled
 from .galleries import examples
 from .html import Html, chip, count, escape, fold, join, page, tag, task_title
 from .records import Group, Record, all_tasks, group, read
@@ -116,5 +117,5 @@ def _first_seed(group: Group) -> Record:
 
 def _glossary(groups: Sequence[Group]) -> Html:
     metrics = dict.fromkeys(m for task in all_tasks(groups).values() for m in task.metrics)
-    items = [tag("li", tag("strong", METRICS[m].name), ": ", METRICS[m].says, ".") for m in metrics if m in METRICS]
+    items = [tag("li", tag("strong", METRIC_SPECS[m].title), ": ", METRIC_SPECS[m].description, ".") for m in metrics]
     return tag("ul", *items)

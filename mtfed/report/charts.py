@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..tasks.specs import LOWER_IS_BETTER
+from ..tasks.specs import METRIC_SPECS
 from .html import Html, escape, number, tag, with_minus
 from .records import Group, mean
 
@@ -66,7 +66,7 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
         if metric != "loss":
             drawn += _baselines(axes, groups, task, metric)
         if drawn:
-            bottom, top = limits(drawn, share=metric != "loss" and metric not in LOWER_IS_BETTER)
+            bottom, top = limits(drawn, share=metric in METRIC_SPECS and not METRIC_SPECS[metric].in_units)
             marked = [tick for tick in MaxNLocator(nbins=6).tick_values(bottom, top) if bottom <= tick <= top]
             axes.set_yticks(marked, ticks(marked))
             axes.set_ylim(bottom, top)

@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Collection, Mapping
 
 from ..errors import MtfedError
-from ..tasks.specs import LOWER_IS_BETTER
+from ..tasks import specs
 
 Record = Mapping[str, Mapping[str, float]]  # task -> metric -> value
 
 
-def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] = LOWER_IS_BETTER) -> float:
+def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] | None = None) -> float:
     """Return the mean relative gain of a multi-task model over single-task models, in percent; above 0 is better.
 
     ``100 / T sum_t 1 / M_t sum_m (-1)^l (multi_tm - single_tm) / single_tm`` over T tasks with M_t metrics each, where
@@ -22,7 +22,7 @@ def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] = 
     Args:
         multi: metrics of the multi-task model; all of its tasks and metrics count.
         single: metrics of models trained on a single task each, with at least the same tasks and metrics.
-        lower_is_better: names of metrics that are errors.
+        lower_is_better: names of metrics that are errors; by default, as their specs say.
 
     Raises:
         MtfedError: if there is nothing to compare, a task or metric has no single-task value, or a relative change is
@@ -33,6 +33,7 @@ def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] = 
     """
     if not multi or not all(multi.values()):
         raise MtfedError("Delta_MTL: expected at least one metric for every task, got none; compare finished runs.")
+    is_error = specs.lower_is_better if lower_is_better is None else lower_is_better.__contains__
     gains = []
     for task, metrics in multi.items():
         if task not in single:
@@ -42,7 +43,7 @@ def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] = 
             )
         gains.append(
             statistics.fmean(
-                (-1 if metric in lower_is_better else 1) * _change(task, metric, value, single[task])
+                (-1 if is_error(metric) else 1) * _change(task, metric, value, single[task])
                 for metric, value in metrics.items()
             )
         )

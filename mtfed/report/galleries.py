@@ -18,6 +18,7 @@ from .pictures import PREDICTED, TRUE, key, picture, ruler
 from .records import Record, mean
 
 LISTED = 5  # classes of an image with several labels
+PRINTED = 16  # numbers of a label that are printed without a drawing
 
 # Task, image (C, H, W), its label and what is shown of the prediction -> picture, what is beneath it, and a figure.
 Draw = Callable[[Task, np.ndarray, np.ndarray, np.ndarray], tuple[Html, Html, float]]
@@ -55,7 +56,7 @@ def read_examples(path: Path) -> dict[str, np.ndarray]:
 
 
 def _gallery(task: Task, kept: dict[str, np.ndarray], depth: int) -> Html:
-    gallery = GALLERIES[task.kind]
+    gallery = GALLERIES.get(task.spec.gallery or task.kind, PLAIN)
     images, labels, shown = (kept[f"{task.name}.{part}"] for part in ("images", "labels", "shown"))
     slices = kept.get(f"{task.name}.slices")
     figures, results = [], []
@@ -128,6 +129,13 @@ def regression(task: Task, image: np.ndarray, true: np.ndarray, shown: np.ndarra
     return picture(image, f"Test image, predicted: {'; '.join(told)}"), join(parts), error
 
 
+def plain(task: Task, image: np.ndarray, true: np.ndarray, shown: np.ndarray) -> tuple[Html, Html, float]:
+    """Print label and prediction beside the image."""
+    with np.printoptions(precision=3, threshold=PRINTED, edgeitems=2, suppress=True):
+        lines = [f"predicted: {shown}", f"true: {true}"]
+    return picture(image, "Test image, " + ", ".join(lines)), join(tag("div", line) for line in lines), float("nan")
+
+
 def _hits(task: Task, results: Sequence[float]) -> str:
     return f"{int(sum(results))} of these {len(results)} right"
 
@@ -193,3 +201,13 @@ GALLERIES = {
         "wide",
     ),
 }
+
+
+PLAIN = Gallery(plain, lambda task, results: f"{len(results)} images", _said("The prediction, and the true label."))
+
+
+def register_gallery(name: str, gallery: Gallery) -> None:
+    """Make a drawing available to kinds of tasks: to the one of this name, and to those whose spec names it."""
+    if name in GALLERIES:
+        raise MtfedError(f"Expected a new name for a gallery, got {name!r}, which exists; choose another.")
+    GALLERIES[name] = gallery

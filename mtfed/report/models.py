@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ..errors import MtfedError
-from ..tasks.specs import LOWER_IS_BETTER
 from .comparison import SINGLE_TASK
 from .delta_mtl import delta_mtl
 from .figures import gain, heading, written
@@ -73,7 +72,7 @@ def over_single(group: Group, groups: Sequence[Group]) -> list[float]:
             continue
         splits = {name: split_of(task, [group, nearest]) for name, task in record.config.tasks.items()}
         with suppress(MtfedError):  # a figure is missing, or is 0 and has no relative change
-            deltas.append(delta_mtl(_figures(record, splits), _figures(other, splits), LOWER_IS_BETTER))
+            deltas.append(delta_mtl(_figures(record, splits), _figures(other, splits)))
     return deltas
 
 

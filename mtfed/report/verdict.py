@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..tasks.specs import LOWER_IS_BETTER
+from ..tasks.specs import lower_is_better
 from .cards import card, with_unit
 from .comparison import gain_over_alone, has_model_per_task, headline_group
 from .figures import metric_title, same
@@ -84,7 +84,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append("Without test figures, those of the hospitals' own validation images are shown.")
     if "test" in splits:
         notes.append("Figures are for test images that no hospital trained on and that decided nothing.")
-    if LOWER_IS_BETTER & {metric for task in tasks for metric in task.metrics}:
+    if any(lower_is_better(metric) for task in tasks for metric in task.metrics):
         notes.append("Higher is better, except for metrics marked ↓; the best value is bold.")
     else:
         notes.append("Higher is better; the best value is bold.")

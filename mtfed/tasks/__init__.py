@@ -1,1 +1,43 @@
-"""Tasks: what is predicted, and for each kind of task how labels are read, trained, measured and shown."""
+"""Tasks: what is predicted, and for each kind of task how labels are read, trained, measured and shown.
+
+A kind from outside needs a :class:`KindSpec`, a :class:`Kind` and one call of :func:`register_kind`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .specs import KIND_SPECS, METRIC_SPECS, KindSpec, MetricSpec
+from .task import Task
+
+if TYPE_CHECKING:
+    from .additive_metric import AdditiveMetric, mean_metric
+    from .kind import Kind, kind_of, register_kind
+
+_NEEDS_TORCH = {
+    "AdditiveMetric": "additive_metric",
+    "mean_metric": "additive_metric",
+    "Kind": "kind",
+    "kind_of": "kind",
+    "register_kind": "kind",
+}
+__all__ = [
+    "KIND_SPECS",
+    "METRIC_SPECS",
+    "AdditiveMetric",
+    "Kind",
+    "KindSpec",
+    "MetricSpec",
+    "Task",
+    "kind_of",
+    "mean_metric",
+    "register_kind",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first used, because a config is checked without torch."""
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEEDS_TORCH[name]}"), name)

@@ -1,13 +1,14 @@
 """Boxes around lesions or organs, found as the peaks of a map of centres (Zhou et al., Objects as Points, 2019).
 
-A decoder's outputs (M, K + 2d, *s) are, at every cell of a map of stride 4: a logit for each class of a box's centre
-being there, the logarithm of its sides in strides, and where the centre lies from the middle of the cell, in strides;
-both of the latter x first.
+At every cell of a map of stride 4, a decoder's outputs (M, K + 2d, *s) are a logit for each class of whether a box's
+centre is there, the logarithm of the box's sides in strides, and the offset of its centre from the middle of the cell
+in strides, both with x first.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,37 +16,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import Config
-from ..data.source import Source
-from ..errors import MtfedError
+from ..errors import LabelError
 from . import boxes
-from .average_precision import OVERLAPS, AveragePrecision, FreeResponse
+from .average_precision import OVERLAPS, detection_metric, free_response, mean_average_precision
 from .classification import class_index
-from .kind import Kind, Loss, Measure, random_signs, sigmoid_signs
+from .curvature import random_signs, sigmoid_factor
+from .kind import Kind, Loss, LossSettings
+from .label_source import LabelSource
 from .task import Task
 
 STRIDE = 4  # pixels of a cell
 ALPHA, BETA = 2, 4  # of the focal loss, as in CornerNet
-SHOWN = 20  # boxes an image that the record keeps
+SHOWN = 20  # boxes per image in the record
 
 
-def read_boxes(cell: str, task: Task, source: Source) -> np.ndarray:
+def read_boxes(cell: str, task: Task, source: LabelSource) -> np.ndarray:
     """Return boxes in the pixels of the model's image and their classes, (N, 2d + 1) float32.
 
     A cell is "x,y,w,h,class; ..." or a JSON list of lists, in pixels of the original image; of a volume
-    "x,y,z,w,h,d,class". The class, by name or index, may be left out where there is but one; "none" says that the image
-    was looked at and holds nothing. What reaches past the image's edge is cut off.
+    "x,y,z,w,h,d,class". The class, by name or index, may be left out if there is only one. "none" means that the image
+    was examined and contains nothing. Parts of a box beyond the image's edge are cut off.
     """
     dims = source.dimensions
-    found = np.array([_read_box(fields, task, source) for fields in _split(cell, task, source)], float)
-    found = found.reshape(-1, 2 * dims + 1)
-    if not len(found):
-        return found.astype(np.float32)
-    inside = boxes.clip(torch.from_numpy(found[:, :-1]), source.letterbox.shape[::-1]).numpy()
-    return np.concatenate([source.letterbox.move(inside), found[:, -1:]], axis=1).astype(np.float32)
+    listed = np.array([_read_box(fields, task, source) for fields in _split(cell, task, source)], float)
+    listed = listed.reshape(-1, 2 * dims + 1)
+    if not len(listed):
+        return listed.astype(np.float32)
+    inside = boxes.clip(torch.from_numpy(listed[:, :-1]), source.letterbox.shape[::-1]).numpy()
+    return np.concatenate([source.letterbox.move(inside), listed[:, -1:]], axis=1).astype(np.float32)
 
 
-def _split(cell: str, task: Task, source: Source) -> list[list[str]]:
+def _split(cell: str, task: Task, source: LabelSource) -> list[list[str]]:
     """Return the fields of every box as text."""
     if cell.strip() == "none":
         return []
@@ -57,13 +58,13 @@ def _split(cell: str, task: Task, source: Source) -> list[list[str]]:
     try:
         listed = json.loads(cell)
         if not all(isinstance(box, list) for box in listed):
-            raise ValueError("it holds something else")
+            raise ValueError("it contains something else")
     except ValueError as error:
         raise _wrong(cell, f"a JSON list of lists: {error}", task, source) from None
     return [[str(field) for field in box] for box in listed]
 
 
-def _read_box(fields: list[str], task: Task, source: Source) -> list[float]:
+def _read_box(fields: list[str], task: Task, source: LabelSource) -> list[float]:
     """Return a box in pixels of the original image and its class."""
     dims, text = source.dimensions, ",".join(fields)
     numbers, name = fields[: 2 * dims], fields[2 * dims :]
@@ -78,52 +79,53 @@ def _read_box(fields: list[str], task: Task, source: Source) -> list[float]:
     if not all(np.isfinite(box)):
         raise _wrong(text, f"{form} in finite numbers", task, source)
     if min(size) <= 0:
-        raise _wrong(text, f"{form} with a size above 0", task, source)
+        raise _wrong(text, f"{form} with a size above 0", task, source, "range")
     if any(x >= side or x + extent <= 0 for x, extent, side in zip(corner, size, sides, strict=True)):
-        raise _wrong(text, f"within the image of {' x '.join(map(str, sides))} pixels", task, source)
+        raise _wrong(text, f"within the image of {' x '.join(map(str, sides))} pixels", task, source, "range")
     try:
         return [*box, float(class_index(name[0], task)) if name else 0.0]
-    except MtfedError as error:
-        raise MtfedError(f"Image {source.where}: box {text!r}: {error}") from None
+    except LabelError as error:
+        raise LabelError(f"Image {source.where}: box {text!r}: {error}", error.fault) from None
 
 
-def _wrong(text: str, expected: str, task: Task, source: Source) -> MtfedError:
-    return MtfedError(
+def _wrong(text: str, expected: str, task: Task, source: LabelSource, fault: str = "wrong") -> LabelError:
+    return LabelError(
         f"Image {source.where}: box {text!r} of task {task.name} should be {expected}; "
-        "join boxes by ';', and write 'none' where there is none to find."
+        "join boxes by ';', and write 'none' if there is nothing to find.",
+        fault,
     )
 
 
 def stack_boxes(labels: Sequence[np.ndarray]) -> np.ndarray:
     """Return labels (N_i, 2d + 1) as one array (M, max N_i, 2d + 1), padded with class -1."""
-    most = max(len(label) for label in labels)
-    return np.stack([np.pad(x, ((0, most - len(x)), (0, 0)), constant_values=-1) for x in labels])
+    longest = max(len(label) for label in labels)
+    return np.stack([np.pad(x, ((0, longest - len(x)), (0, 0)), constant_values=-1) for x in labels])
 
 
-def decode(outputs: Tensor, stride: int = STRIDE, most: int = 100) -> tuple[Tensor, Tensor, Tensor]:
+def decode(outputs: Tensor, stride: int = STRIDE, max_boxes: int = 100) -> tuple[Tensor, Tensor, Tensor]:
     """Return the boxes at the highest peaks of the maps of centres: cells that no neighbour exceeds.
 
     Args:
         outputs: of a decoder, (M, K + 2d, *s).
         stride: of its map in pixels.
-        most: boxes an image.
+        max_boxes: boxes per image.
 
     Returns:
         Boxes (M, P, 2d) in pixels, cut off at the map's edge; scores (M, P), falling; and classes (M, P), -1 with score
-        0 where an image has fewer peaks.
+        0 if an image has fewer peaks.
     """
     shape = outputs.shape[2:]
     dims = len(shape)
     heat, sizes, offsets = outputs.float().split([outputs.shape[1] - 2 * dims, dims, dims], 1)
     pool = F.max_pool2d if dims == 2 else F.max_pool3d
     logits = heat.masked_fill(heat < pool(heat, 3, 1, 1), -torch.inf).flatten(1)
-    best, index = logits.topk(min(most, logits.shape[1]))  # (M, P)
+    best, index = logits.topk(min(max_boxes, logits.shape[1]))  # (M, P)
     classes, cell = index // shape.numel(), index % shape.numel()
     cells = torch.stack([axis.to(cell.device)[cell] for axis in _grid(shape)], -1)  # (M, P, d), x first
     size = boxes.at(sizes, cells).clamp(max=float(np.log(2 * max(shape)))).exp() * stride
     centre = (cells + 0.5 + boxes.at(offsets, cells)) * stride
-    found = boxes.clip(torch.cat([centre - size / 2, size], -1), [side * stride for side in shape[::-1]])
-    return found, best.sigmoid(), classes.masked_fill(best == -torch.inf, -1)
+    decoded = boxes.clip(torch.cat([centre - size / 2, size], -1), [side * stride for side in shape[::-1]])
+    return decoded, best.sigmoid(), classes.masked_fill(best == -torch.inf, -1)
 
 
 def _grid(shape: Sequence[int]) -> list[Tensor]:
@@ -131,10 +133,10 @@ def _grid(shape: Sequence[int]) -> list[Tensor]:
     return [axis.flatten() for axis in torch.meshgrid(*map(torch.arange, shape), indexing="ij")][::-1]
 
 
-def focal(task: Task, config: Config) -> Loss:
-    """Return the focal loss of the maps of centres, whose penalty is less around a centre (Law and Deng, eq. 1).
+def focal(task: Task, settings: LossSettings) -> Loss:
+    """Return the focal loss of the maps of centres, with a smaller penalty around a centre (Law and Deng, eq. 1).
 
-    Of each image summed over cells and divided by its number of boxes, or by 1 where there are none; mean over images.
+    It is summed over the cells of an image, divided by its number of boxes, or by 1 if it has none; mean over images.
     """
 
     def loss(outputs: Tensor, values: Tensor) -> Tensor:
@@ -149,19 +151,19 @@ def focal(task: Task, config: Config) -> Loss:
     return loss
 
 
-def distance(part: int) -> Callable[[Task, Config], Loss]:
+def distance(part: int) -> Callable[[Task, LossSettings], Loss]:
     """Return the L1 distance at the boxes' cells: of sizes (0) or offsets (1).
 
     Summed over axes, mean over the boxes of an image, and over images.
     """
 
-    def make(task: Task, config: Config) -> Loss:
+    def make(task: Task, settings: LossSettings) -> Loss:
         def loss(outputs: Tensor, values: Tensor) -> Tensor:
             shape = outputs.shape[2:]
             maps = outputs[:, len(task.classes) :].float().chunk(2, 1)[part]
             cells, real = boxes.place(values, shape, STRIDE), values[..., -1] >= 0
-            away = (boxes.at(maps, cells) - encode(values, cells)[part]).abs().sum(-1)
-            return ((away * real).sum(1) / count(values)).mean()
+            distances = (boxes.at(maps, cells) - encode(values, cells)[part]).abs().sum(-1)
+            return ((distances * real).sum(1) / count(values)).mean()
 
         return loss
 
@@ -174,51 +176,59 @@ def count(values: Tensor) -> Tensor:
 
 
 def encode(values: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the outputs should say at the boxes' cells (M, N, d): logarithms of sizes, and offsets, in strides.
+    """Return the target outputs at the boxes' cells (M, N, d): logarithms of sizes, and offsets, in strides.
 
-    Logarithms, since a quarter more or less spoils the overlap of a small box as much as of a large one.
+    Logarithms, because a relative error of size reduces the overlap of a small box as much as that of a large one.
     """
     corner, size = values[..., :-1].chunk(2, -1)
     return (size.clamp_min(1e-3) / STRIDE).log(), (corner + size / 2) / STRIDE - cells - 0.5
 
 
-def signs(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
-    """Return signs with the curvature of binary cross-entropy on the maps, and 1 for sizes and offsets at the boxes.
+def curvature_factor(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
+    """Return a factor with the curvature of binary cross-entropy on the maps, and 1 for sizes and offsets at the boxes.
 
-    Each as its term counts among those of the loss, which divides by an image's number of boxes. The focal loss thus
-    has the curvature of its cross-entropy, and a distance that of half its square (our design).
+    Each part is weighted as its term in the loss, which divides by an image's number of boxes. The focal loss thus has
+    the curvature of its cross-entropy, and a distance that of half its square (our design).
     """
     weights = {term: weight / task.weight for weight, term in task.terms}
     shape, classes = outputs.shape[2:], len(task.classes)
     cells, real = boxes.place(values, shape, STRIDE), values[..., -1] >= 0
-    seen = outputs.new_zeros(len(outputs), shape.numel())
-    seen.scatter_reduce_(1, boxes.flat(cells, shape), real.to(seen.dtype), "amax")
-    each = random_signs(outputs[:, classes:]) * seen.view(-1, 1, *shape)
-    parts = [sigmoid_signs(outputs[:, :classes]), *each.chunk(2, 1)]
+    centres = outputs.new_zeros(len(outputs), shape.numel())
+    centres.scatter_reduce_(1, boxes.flat(cells, shape), real.to(centres.dtype), "amax")
+    each = random_signs(outputs[:, classes:]) * centres.view(-1, 1, *shape)
+    parts = [sigmoid_factor(outputs[:, :classes]), *each.chunk(2, 1)]
     scale = count(values).to(outputs.dtype).rsqrt().view(-1, *[1] * (outputs.ndim - 1))
-    counts = (weights.get(term, 0.0) for term in ("focal", "size", "offset"))
-    return torch.cat([part * scale * weight**0.5 for part, weight in zip(parts, counts, strict=True)], 1)
+    term_weights = (weights.get(term, 0.0) for term in ("focal", "size", "offset"))
+    return torch.cat([part * scale * weight**0.5 for part, weight in zip(parts, term_weights, strict=True)], 1)
 
 
 def show(outputs: Tensor, task: Task) -> np.ndarray:
-    """Return the best boxes of every image with class and score, (M, 20, 2d + 2); class -1 where there are fewer."""
-    found, scores, classes = decode(outputs, most=SHOWN)
-    return torch.cat([found, classes[..., None], scores[..., None]], -1).numpy()
+    """Return the best boxes of every image with class and score, (M, 20, 2d + 2); class -1 if there are fewer."""
+    decoded, scores, classes = decode(outputs, max_boxes=SHOWN)
+    return torch.cat([decoded, classes[..., None], scores[..., None]], -1).numpy()
 
 
-def _found(task: Task, outputs: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-    return *decode(outputs), values
+def slice_weights(values: Tensor, task: Task) -> Tensor:
+    """Return (M, S), at least 1 slice: 1 in the middle of a box, falling to 0 at its ends, summed over boxes."""
+    low, extent, real = values[..., 2], values[..., 5], values[..., -1] >= 0
+    last = int((low + extent).masked_fill(~real, 1).amax().ceil()) if values.shape[1] else 1
+    distance = (torch.arange(last) + 0.5 - (low + extent / 2)[..., None]).abs()  # (M, N, S)
+    inside = (1 - distance / (extent[..., None] / 2).clamp(min=0.5)).clamp(min=0)
+    return (inside * real[..., None]).sum(1)
 
 
 KIND = Kind(
     read=read_boxes,
     stack=stack_boxes,
-    signs=signs,
+    class_counts=lambda label, task, raw: dict(Counter(task.classes[int(index)] for index in label[:, -1])),
     losses={"focal": focal, "size": distance(0), "offset": distance(1)},
-    measures={
-        "ap50": Measure(lambda task: AveragePrecision(len(task.classes), (0.5,)), _found),
-        "map": Measure(lambda task: AveragePrecision(len(task.classes), OVERLAPS), _found),
-        "froc": Measure(lambda task: FreeResponse(len(task.classes)), _found),
+    metrics={
+        "ap50": detection_metric(decode, mean_average_precision),
+        "map": detection_metric(decode, mean_average_precision, OVERLAPS),
+        "froc": detection_metric(decode, free_response),
     },
+    curvature_factor=curvature_factor,
     show=show,
+    contents=lambda values, task: (values[..., -1:] == torch.arange(len(task.classes))).any(1),
+    slice_weights=slice_weights,
 )

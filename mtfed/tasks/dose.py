@@ -1,13 +1,13 @@
 """The radiation dose of every voxel, as OpenKBP predicts and scores it (Babier et al., Med. Phys. 48:5549, 2021).
 
 A label is the path of an ``.npz`` in the site's folder with arrays over the image: ``dose`` (Gy), ``possible`` (where
-there can be dose at all), a mask for every structure of the task's classes that is delineated (one that is absent
-counts in no metric), and ``spacing``, three numbers in mm in the order of the axes; of a slice the first is its
-thickness. Or it is the path of a folder with a file for each, as ``dose.nii.gz``, in which spacing is the image's.
+dose is possible at all), a mask for every structure of the task's classes that is delineated (an absent structure
+counts in no metric), and ``spacing``, three numbers in mm in the order of the axes; the first of a slice is its
+thickness. Or it is the path of a folder with a file for each, as ``dose.nii.gz``, whose spacing is that of the image.
 
-Values (M, 3, *S) are small integers, for a hundred patients have to fit in memory: planes of the dose in steps of the
-range's 32000th part, -1 where there can be none; of a bit for each structure; and of the number of voxels in 0.1 cm^3,
-one for all.
+Values (M, 3, *S) are small integers, because a hundred patients have to fit in memory. The planes are the dose in steps
+of 1/32000 of the range, -1 where no dose is possible; a bit for each structure; and the number of voxels in 0.1 cm^3,
+the same everywhere.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Config
-from ..data.source import Source
-from ..errors import MtfedError
+from ..errors import LabelError
+from .additive_metric import mean_metric
+from .curvature import random_signs
 from .dvh import dvh_metrics, soft_histogram, voxels_of_tenth
-from .kind import Kind, Loss, Measure, random_signs
-from .multi_label_segmentation import read_arrays, structures
+from .kind import Kind, Loss, LossSettings
+from .label_source import LabelSource
+from .multi_label_segmentation import read_arrays, structure_masks
 from .regression import TERMS, from_units, to_units
-from .segmentation import mean_metric
 from .task import Task
 
 STEPS = 32000  # of the dose within the range
@@ -35,10 +35,10 @@ MAX_STRUCTURES = 16  # bits of a plane
 LEVELS = 32  # of the histograms that the loss compares
 
 
-def read_dose(cell: str, task: Task, source: Source) -> np.ndarray:
+def read_dose(cell: str, task: Task, source: LabelSource) -> np.ndarray:
     """Return (3, *S) int16, see above."""
     if len(task.classes) > MAX_STRUCTURES:
-        raise MtfedError(
+        raise LabelError(
             f"Task {task.name} should have at most {MAX_STRUCTURES} structures, it has {len(task.classes)}; leave out "
             "those whose dose is not judged."
         )
@@ -46,54 +46,63 @@ def read_dose(cell: str, task: Task, source: Source) -> np.ndarray:
     spacing = source.spacing if "spacing" not in arrays else None  # in a folder, it is that of the files
     for name in ("dose", "possible", *(("spacing",) if spacing is None else ())):
         if name not in arrays or arrays[name].dtype.kind not in "buif":
-            raise MtfedError(f"Expected an array {name!r} of numbers in {cell} of site {source.data.key}, found none.")
+            raise LabelError(f"Expected an array {name!r} of numbers in {cell} of site {source.site}, found none.")
     dose, possible = arrays["dose"].astype(np.float32), arrays["possible"].astype(bool)
     if dose.shape != possible.shape or not possible.any():
-        raise MtfedError(
-            f"Arrays 'dose' and 'possible' in {cell} of site {source.data.key} should have one shape, and some voxel "
-            f"where dose is possible; the shapes are {list(dose.shape)} and {list(possible.shape)}."
+        raise LabelError(
+            f"Arrays 'dose' and 'possible' in {cell} of site {source.site} should have the same shape, and some voxel "
+            f"where dose is possible; the shapes are {list(dose.shape)} and {list(possible.shape)}.",
+            "misfit" if dose.shape != possible.shape else "range",
         )
-    (low, high), found = task.range, dose[possible]
-    if not low <= found.min() <= found.max() <= high:
-        raise MtfedError(
-            f"Dose in {cell} of site {source.data.key} should lie in the range of task {task.name}, {low:g} to "
-            f"{high:g} Gy; where it is possible it goes from {found.min():g} to {found.max():g}. Correct one of them."
+    (low, high), judged = task.range, dose[possible]
+    if not low <= judged.min() <= judged.max() <= high:
+        raise LabelError(
+            f"Dose in {cell} of site {source.site} should lie in the range of task {task.name}, {low:g} to "
+            f"{high:g} Gy; where it is possible it goes from {judged.min():g} to {judged.max():g}. Correct one of "
+            "them.",
+            "range",
         )
     dose = source.fit(np.where(possible, dose, np.float32(0)).clip(low, high), f"dose in {cell}", nearest=False)
     possible = source.fit(possible.astype(np.uint8), f"array 'possible' in {cell}", nearest=True) != 0
     steps = np.where(possible, np.round((dose - low) * (STEPS / (high - low))), -1)
-    masks = structures(arrays, cell, task, source)
+    masks = structure_masks(arrays, cell, task, source)
     bits = np.zeros(dose.shape, np.uint16)
     for index, name in enumerate(task.classes):
         if name in masks:
             bits |= masks[name].astype(np.uint16) << index
-    tenth = min(voxels_of_tenth(_voxel(spacing or arrays["spacing"], cell, source)), np.iinfo(np.int16).max)
+    tenth = min(voxels_of_tenth(_voxel_volume(spacing or arrays["spacing"], cell, source)), np.iinfo(np.int16).max)
     return np.stack([steps.astype(np.int16), bits.view(np.int16), np.full(dose.shape, tenth, np.int16)])
 
 
-def _voxel(spacing: np.ndarray | tuple[float, ...], cell: str, source: Source) -> float:
-    """Return the volume of the frame's voxels in mm^3."""
+def _voxel_volume(spacing: np.ndarray | tuple[float, ...], cell: str, source: LabelSource) -> float:
+    """Return the volume of the model's voxels in mm^3."""
     spacing = np.asarray(spacing, np.float64)
     if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise MtfedError(
-            f"Spacing in {cell} of site {source.data.key} should be three numbers above 0, in mm; it is "
-            f"{spacing.tolist()}."
+        raise LabelError(
+            f"Spacing in {cell} of site {source.site} should be three numbers above 0, in mm; it is {spacing.tolist()}."
         )
     return float(spacing.prod() / source.letterbox.scale.prod())
 
 
+def _class_counts(label: np.ndarray, task: Task, raw: np.ndarray | None) -> dict[str, int]:
+    """Return the voxels of each structure."""
+    bits = label[1].view(np.uint16)
+    counts = {name: int((bits >> k & 1).sum()) for k, name in enumerate(task.classes)}
+    return {name: count for name, count in counts.items() if count}
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One patient's dose as it was planned."""
+    """The planned dose of one patient."""
 
-    dose: Tensor  # (*S) in units of the range; where there can be none, as much as 0 Gy
+    dose: Tensor  # (*S) in units of the range; 0 Gy where no dose is possible
     possible: Tensor  # (*S) bool
-    structures: dict[str, Tensor]  # (*S) bool, of those that have voxels
+    structures: dict[str, Tensor]  # (*S) bool, of the structures that have voxels
     tenth: int  # voxels in 0.1 cm^3
 
 
 def plans(values: Tensor, task: Task) -> Iterator[Plan]:
-    """Unpack values (M, 3, *S), a patient at a time."""
+    """Unpack values (M, 3, *S), one patient at a time."""
     none = to_units(torch.tensor(0.0), task)
     for steps, bits, tenth in values:
         possible = steps >= 0
@@ -106,8 +115,8 @@ def plans(values: Tensor, task: Task) -> Iterator[Plan]:
         )
 
 
-def voxel_loss(term: str, task: Task, config: Config) -> Loss:
-    """Return a loss of voxels, in units of the range: mean over a patient's where there can be dose, and patients."""
+def voxel_loss(term: str, task: Task, settings: LossSettings) -> Loss:
+    """Return a loss in units of the range, mean over the voxels where dose is possible, and over patients."""
 
     def loss(outputs: Tensor, values: Tensor) -> Tensor:
         steps = values[:, 0].flatten(1)
@@ -118,11 +127,11 @@ def voxel_loss(term: str, task: Task, config: Config) -> Loss:
     return loss
 
 
-def dvh(task: Task, config: Config) -> Loss:
+def dvh(task: Task, settings: LossSettings) -> Loss:
     """Return the mean squared difference of dose-volume histograms, over levels, a patient's structures, and patients.
 
-    Our form of the loss of Nguyen et al., Med. Phys. 47:837, 2020: levels lie evenly in the range and its sigmoids are
-    as wide as the steps between them.
+    Our form of the loss of Nguyen et al., Med. Phys. 47:837, 2020: levels are evenly spaced in the range, and the
+    sigmoids are as wide as the steps between them.
     """
 
     def loss(outputs: Tensor, values: Tensor) -> Tensor:
@@ -131,52 +140,60 @@ def dvh(task: Task, config: Config) -> Loss:
         for output, plan in zip(outputs[:, 0], plans(values, task), strict=True):
             if plan.structures:
                 masks = torch.stack(list(plan.structures.values()))
-                where = masks.any(0)
+                inside = masks.any(0)
                 output = torch.where(plan.possible, output, plan.dose.to(output))
-                found, true = (
-                    soft_histogram(dose[where].to(output), masks[:, where], levels, 1 / LEVELS)
+                predicted, planned = (
+                    soft_histogram(dose[inside].to(output), masks[:, inside], levels, 1 / LEVELS)
                     for dose in (output, plan.dose)
                 )
-                total = total + (found - true).square().mean()
+                total = total + (predicted - planned).square().mean()
         return total / len(outputs)
 
     return loss
 
 
-def dose_scores(task: Task, outputs: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-    """Return each patient's mean absolute difference in Gy, where there can be dose: (M,)."""
+def dose_scores(task: Task, outputs: Tensor, values: Tensor) -> Tensor:
+    """Return each patient's mean absolute difference in Gy, where dose is possible: (M,)."""
     low, high = task.range
     scores = [
         (output - plan.dose)[plan.possible].abs().sum() / plan.possible.sum().clamp(min=1) * (high - low)
         for output, plan in zip(outputs[:, 0], plans(values, task), strict=True)
     ]
-    return (torch.stack(scores),)
+    return torch.stack(scores)
 
 
-def dvh_differences(task: Task, outputs: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+def dvh_differences(task: Task, outputs: Tensor, values: Tensor) -> Tensor:
     """Return the absolute differences in Gy of all metrics of all structures of all patients: (N,)."""
     differences = [torch.zeros(0)]
     for output, plan in zip(outputs[:, 0], plans(values, task), strict=True):
         both = torch.stack([torch.where(plan.possible, output, plan.dose), plan.dose])
         metrics = dvh_metrics(from_units(both, task), plan.structures, plan.tenth)
-        differences += [(found - true).abs()[None] for found, true in metrics.values()]
-    return (torch.cat(differences),)
+        differences += [(predicted - planned).abs()[None] for predicted, planned in metrics.values()]
+    return torch.cat(differences)
 
 
-def _signs(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
-    """Return signs where there can be dose, as for a regression; for all losses alike (our design)."""
+def _curvature_factor(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
+    """Return that of a regression where dose is possible, for all losses (our design)."""
     possible = values[:, :1] >= 0
     count = possible.flatten(1).sum(1).clamp(min=1).reshape(-1, *(1,) * (outputs.ndim - 1))
     return random_signs(outputs) * possible / count.sqrt()
 
 
+def in_gray(values: Tensor, task: Task) -> Tensor:
+    """Return the dose (M, *S) float16 in Gy, NaN where no dose is possible."""
+    steps = values[:, 0]
+    return torch.where(steps >= 0, from_units(steps / STEPS, task), torch.nan).half()
+
+
 KIND = Kind(
     read=read_dose,
-    signs=_signs,
+    class_counts=_class_counts,
     losses={"l1": partial(voxel_loss, "l1"), "mse": partial(voxel_loss, "mse"), "dvh": dvh},
-    measures={
-        "dose-score": Measure(mean_metric(higher_is_better=False), dose_scores),
-        "dvh-score": Measure(mean_metric(higher_is_better=False), dvh_differences),
-    },
+    metrics={"dose-score": mean_metric(dose_scores), "dvh-score": mean_metric(dvh_differences)},
+    curvature_factor=_curvature_factor,
+    # Beyond the edge no dose is possible, there is no structure, and a voxel is as large as elsewhere.
+    outside=lambda first: torch.stack([torch.full_like(first[0], -1), torch.zeros_like(first[1]), first[2]]),
     show=lambda outputs, task: from_units(outputs[:, 0], task).half().numpy(),
+    show_values=in_gray,
+    slice_weights=lambda values, task: values[:, 0].clamp(min=0).sum((2, 3)),
 )

@@ -1,8 +1,9 @@
-"""Dose-volume histograms: what a structure's dose comes down to when a plan is judged.
+"""Dose-volume histograms: the doses of a structure by which a plan is judged.
 
-The metrics are those of the OpenKBP challenge (Babier et al., Med. Phys. 48:5549, 2021): of an organ at risk its mean
-dose and D_0.1cc, the least dose of its hottest 0.1 cm^3; of a target D_99, D_95 and D_1, the dose that so many percent
-of its volume get at least. All are percentiles of the structure's voxels, as ``numpy.percentile`` reads them.
+The metrics are those of the OpenKBP challenge (Babier et al., Med. Phys. 48:5549, 2021). Of an organ at risk, they are
+the mean dose and D_0.1cc, the minimum dose of its hottest 0.1 cm^3; of a target, D_99, D_95 and D_1, the dose that at
+least so many percent of its volume receive. All are percentiles of the structure's voxels as ``numpy.percentile``
+computes them.
 """
 
 from __future__ import annotations
@@ -12,25 +13,29 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-TARGETS = ("PTV", "CTV", "GTV")  # a structure whose name starts so is to be irradiated, any other to be spared
+TARGETS = (
+    "PTV",
+    "CTV",
+    "GTV",
+)  # names of structures to be irradiated start like this; all others are to be spared
 PERCENTILES = {"D_99": 1.0, "D_95": 5.0, "D_1": 99.0}  # of a target
 TENTH = 100.0  # mm^3 in 0.1 cm^3
 
 
 def is_target(structure: str) -> bool:
-    """Say whether a structure is to be irradiated."""
+    """Return whether a structure is to be irradiated."""
     return structure.upper().startswith(TARGETS)
 
 
 def voxels_of_tenth(volume: float) -> int:
-    """Return how many voxels of a volume in mm^3 make up 0.1 cm^3; at least one."""
+    """Return how many voxels of a volume in mm^3 make up 0.1 cm^3, at least one."""
     return max(1, round(TENTH / volume))
 
 
 def percentiles(values: Tensor, at: Tensor) -> Tensor:
-    """Return percentiles of values (..., N) as (..., Q), between neighbours by linear interpolation.
+    """Return percentiles of values (..., N) as (..., Q), with linear interpolation between neighbours.
 
-    ``torch.quantile`` refuses more than 16 million numbers, which one large scan can hold.
+    ``torch.quantile`` refuses more than 16 million numbers, and a large scan can have more.
 
     Args:
         values: (..., N), N at least 1.
@@ -48,12 +53,12 @@ def structure_metrics(dose: Tensor, structure: str, tenth: int) -> dict[str, Ten
 
     Args:
         dose: (..., N) in Gy, of the structure's voxels, N at least 1.
-        structure: its name, which tells targets from organs.
-        tenth: voxels in 0.1 cm^3; a smaller structure counts whole.
+        structure: its name, which distinguishes targets from organs.
+        tenth: voxels in 0.1 cm^3; of a smaller structure, all voxels count.
     """
     if is_target(structure):
-        found = percentiles(dose, torch.tensor(list(PERCENTILES.values())))
-        return dict(zip(PERCENTILES, found.unbind(-1), strict=True))
+        doses = percentiles(dose, torch.tensor(list(PERCENTILES.values())))
+        return dict(zip(PERCENTILES, doses.unbind(-1), strict=True))
     cooler = max(0.0, 100 - 100 * tenth / dose.shape[-1])
     return {"D_0.1cc": percentiles(dose, torch.tensor([cooler], dtype=torch.float64))[..., 0], "mean": dose.mean(-1)}
 
@@ -75,13 +80,13 @@ def dvh_metrics(dose: Tensor, structures: Mapping[str, Tensor], tenth: int) -> d
 
 
 def soft_histogram(dose: Tensor, masks: Tensor, levels: Tensor, width: float) -> Tensor:
-    """Return the share (K, T) of each structure's volume that gets at least each dose, differentiable in the dose.
+    """Return the share (K, T) of each structure's volume that receives each dose or more, differentiable in the dose.
 
     The step at a level is a sigmoid (Nguyen et al., Med. Phys. 47:837, 2020).
 
     Args:
         dose: (N,).
-        masks: (K, N) bool, each with some voxel.
+        masks: (K, N) bool, each with at least one voxel.
         levels: (T,), in the dose's unit.
         width: of the sigmoid, in the dose's unit.
     """

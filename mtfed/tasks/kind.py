@@ -1,83 +1,114 @@
-"""What every kind of task has to say of itself."""
+"""The implementation of a kind of task, and the registry of all kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Config
-from ..data.source import Source
+from ..errors import MtfedError
+from .additive_metric import AdditiveMetric
+from .label_source import LabelSource
+from .specs import KIND_SPECS, METRIC_SPECS, KindSpec, MetricSpec
 from .task import Task
-
-if TYPE_CHECKING:
-    from torchmetrics import Metric
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (M, ...), values (M, ...) -> scalar: the mean over the M images
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A metric of a kind: one whose states add up over sites, and what it is updated with."""
+class LossSettings(Protocol):
+    """The settings of a run that losses depend on."""
 
-    make: Callable[[Task], Metric]
-    read: Callable[[Task, Tensor, Tensor], tuple[Any, ...]]  # outputs (M, ...), values (M, ...) -> arguments of update
-    # Sums over fewer images than this stay at their site, as they would tell of single labels. Where the states hold a
-    # ``count`` (K,), it is that which is compared, and all states are (K,).
-    least: int = 1
+    @property
+    def focal_gamma(self) -> float:
+        """Return the exponent of the focal loss."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kind:
-    """How tasks of a kind are done. Names of losses and metrics are those of :data:`.specs.KIND_SPECS`."""
+    """How tasks of a kind are read, trained, measured and shown.
 
-    # A manifest's cell as the label of one image, in the pixels that the model sees; MtfedError if it is none.
-    read: Callable[[str, Task, Source], np.ndarray]
-    # Random numbers z (M, ...) for outputs and values, with E[z z^T] the curvature in the outputs of an image's loss,
-    # whose terms weigh 1 on average.
-    signs: Callable[[Tensor, Tensor, Task], Tensor]
-    losses: Mapping[str, Callable[[Task, Config], Loss]]
-    measures: Mapping[str, Measure]
-    # What the record keeps of outputs (M, ...) for the report.
-    show: Callable[[Tensor, Task], np.ndarray]
-    # Labels of several images as one array.
-    stack: Callable[[Sequence[np.ndarray]], np.ndarray] = np.stack
-    # The class of a cell, where an image has one.
-    class_of: Callable[[str, Task], int] | None = None
-
-
-def softmax_signs(logits: Tensor) -> Tensor:
-    """Return z = sum_c e_c sqrt(p_c) (1_c - p) with random signs e_c, (M, K, ...): cross-entropy of a softmax.
-
-    E[z z^T] is its curvature in the logits, diag(p) - p p^T.
+    In a batch there are M images; a label as read has the shape of one row of ``values`` (M, ...).
     """
-    p = logits.softmax(1)
-    drawn = p.sqrt() * random_signs(p)
-    return drawn - p * drawn.sum(1, keepdim=True)
+
+    # Reading labels
+
+    # A cell of the manifest -> the label of one image, in the model's pixels; LabelError if it cannot be one.
+    read: Callable[[str, Task, LabelSource], np.ndarray]
+    # Labels of several images -> one array.
+    stack: Callable[[Sequence[np.ndarray]], np.ndarray] = np.stack
+    # A cell -> the index of its class, if an image has exactly one.
+    class_of: Callable[[str, Task], int] | None = None
+    # A label -> how much of each class it contains: images, boxes, or pixels; without classes that are absent. The last
+    # argument holds the values of the label's file before they were resized, if it is a file of a single array.
+    class_counts: Callable[[np.ndarray, Task, np.ndarray | None], dict[str, int]] = lambda label, task, raw: {}
+    # A label -> the structures that it marks, (K, *S) bool; none if a label of the kind marks no structures.
+    masks: Callable[[np.ndarray, Task], np.ndarray] | None = None
+
+    # Training and measuring; the names are those of the spec
+
+    losses: Mapping[str, Callable[[Task, LossSettings], Loss]]
+    metrics: Mapping[str, AdditiveMetric]
+    # Outputs and values (M, ...) -> random z of the outputs' shape, where E[z z^T] is the curvature in the outputs of
+    # an image's loss whose terms have a mean weight of 1.
+    curvature_factor: Callable[[Tensor, Tensor, Task], Tensor]
+    # Of a map: the values (P,) of its planes at their first pixel -> what they hold beyond the edge of the image.
+    outside: Callable[[Tensor], Tensor] = torch.zeros_like
+
+    # Examples of the record
+
+    # Outputs (M, ...) -> what the report shows of them.
+    show: Callable[[Tensor, Task], np.ndarray]
+    # Values (M, ...) -> what the report shows of them.
+    show_values: Callable[[Tensor, Task], Tensor] = lambda values, task: values
+    # Values (M, ...) -> (M, K) bool: which of K things an image shows, so that each gets its examples; by default, the
+    # structures that are marked.
+    contents: Callable[[Tensor, Task], Tensor] | None = None
+    # Values (M, ...) of volumes -> (M, S): how much of the label each slice contains; by default, how much is marked.
+    slice_weights: Callable[[Tensor, Task], Tensor] | None = None
 
 
-def sigmoid_signs(logits: Tensor) -> Tensor:
-    """Return z = e sqrt(p (1 - p)) with random signs e: binary cross-entropy, whose curvature is p (1 - p)."""
-    p = logits.sigmoid()
-    return (p * (1 - p)).sqrt() * random_signs(p)
+_REGISTERED: dict[str, Kind] = {}
 
 
-def random_signs(like: Tensor) -> Tensor:
-    """Return -1 or 1, of a tensor's shape, from the default generator."""
-    return torch.randint(0, 2, like.shape, device=like.device).mul_(2).sub_(1).to(like.dtype)
+def register_kind(name: str, spec: KindSpec, kind: Kind, metrics: Mapping[str, MetricSpec] | None = None) -> None:
+    """Make a kind of task available to configs.
+
+    Its decoders are registered with :func:`mtfed.models.decoders.register_decoder`, and a drawing for the report, if
+    the plain one does not suffice, with :func:`mtfed.report.galleries.register_gallery`.
+
+    Args:
+        name: of the kind, in configs.
+        spec: what its tasks may declare.
+        kind: the implementation.
+        metrics: specs of metrics that no other kind has.
+
+    Raises:
+        MtfedError: if the name is taken, or the spec names losses or metrics that are not implemented or described.
+    """
+    specs = METRIC_SPECS | dict(metrics or {})
+    if name in KIND_SPECS:
+        raise MtfedError(f"Expected a new name for a kind of task, got {name!r}, which exists; choose another.")
+    for what, named, implemented in (
+        ("losses", spec.losses, kind.losses),
+        ("metrics", spec.metrics, kind.metrics),
+        ("metrics", spec.metrics, specs),
+    ):
+        if missing := sorted(set(named) - set(implemented)):
+            raise MtfedError(
+                f"Expected the kind {name!r} to come with all {what} that its spec names, got none of "
+                f"{', '.join(missing)}; add them or leave them out."
+            )
+    METRIC_SPECS.update(specs)
+    KIND_SPECS[name], _REGISTERED[name] = spec, kind
 
 
 def kind_of(task: Task) -> Kind:
-    """Return what a task's kind can do; its module is imported when first asked for."""
-    return _load(task.kind)
-
-
-@lru_cache
-def _load(name: str) -> Kind:
-    return import_module(f"{__package__}.{name.replace('-', '_')}").KIND
+    """Return the implementation of a task's kind; the module of a built-in one is imported at the first call."""
+    if task.kind not in _REGISTERED:
+        _REGISTERED[task.kind] = import_module(f"{__package__}.{task.kind.replace('-', '_')}").KIND
+    return _REGISTERED[task.kind]

@@ -2,67 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import Config
-from ..data.formats import suffix_of
-from ..data.source import Source
-from ..errors import MtfedError
-from .kind import Kind, Loss, Measure, sigmoid_signs
+from ..errors import LabelError
+from .curvature import sigmoid_factor
+from .kind import Kind, Loss, LossSettings
+from .label_source import LabelSource
 from .multi_label import focal_terms, known_mean
-from .segmentation import as_indices, in_range, mean_metric
+from .segmentation import SMOOTH, as_indices, dice, in_range, iou, overlap_metric
 from .task import Task
 
 UNMARKED = 255
-SMOOTH = 1e-5  # voxels, against 0 / 0 where a structure is neither there nor predicted; as in MONAI's Dice
 
 
-def read_masks(cell: str, task: Task, source: Source) -> np.ndarray:
-    """Return (K, *S) uint8 of an .npz or a folder: 1 within a structure, 0 outside, 255 where it is not marked."""
-    masks = structures(read_arrays(cell, task, source), cell, task, source)
+def read_masks(cell: str, task: Task, source: LabelSource) -> np.ndarray:
+    """Return (K, *S) uint8 of an .npz or a folder: 1 within a structure, 0 outside, 255 if it is not marked."""
+    masks = structure_masks(read_arrays(cell, task, source), cell, task, source)
     if not masks:
-        raise MtfedError(
-            f"Expected arrays called {', '.join(task.classes)} in {cell} of site {source.data.key}, found none; leave "
-            "the cell empty where nothing is marked."
+        raise LabelError(
+            f"Expected arrays called {', '.join(task.classes)} in {cell} of site {source.site}, found none; leave "
+            "the cell empty if nothing is marked."
         )
     unmarked = np.full_like(next(iter(masks.values())), UNMARKED)
     return np.stack([masks.get(name, unmarked) for name in task.classes])
 
 
-def read_arrays(cell: str, task: Task, source: Source) -> Mapping[str, np.ndarray]:
-    """Return the arrays of the .npz that a cell names, or of the folder, in which each file is one."""
-    if suffix_of(cell) not in (".npz", ""):
-        raise MtfedError(
+def read_arrays(cell: str, task: Task, source: LabelSource) -> Mapping[str, np.ndarray]:
+    """Return the arrays of the .npz that a cell names, or of the folder, in which each file is an array."""
+    if not source.container(cell):
+        raise LabelError(
             f"Image {source.where}: label {cell!r} of {task.name} should be the path of an .npz file, or of a folder "
-            "with a file for each structure."
+            "with a file for each structure.",
+            "unreadable",
         )
     return source.arrays(cell, task.name)
 
 
-def structures(arrays: Mapping[str, np.ndarray], cell: str, task: Task, source: Source) -> dict[str, np.ndarray]:
-    """Return the masks of the task's structures that are there, (*S) uint8 of 0 and 1, in the frame."""
+def structure_masks(
+    arrays: Mapping[str, np.ndarray], cell: str, task: Task, source: LabelSource
+) -> dict[str, np.ndarray]:
+    """Return the masks of those structures of a task that are among the arrays, (*S) uint8 of 0 and 1."""
     masks = {}
     for name in task.classes:
         if name in arrays:
-            # In an .npz a mask's type is its author's choice; in a file of its own it is often the tool's.
-            mask = arrays[name] if suffix_of(cell) else as_indices(arrays[name], 2)
+            # The type of a mask in an .npz is its author's choice; that of a file is often the choice of a tool.
+            mask = arrays[name] if source.container(cell) == "archive" else as_indices(arrays[name], 2)
             kind = mask.dtype.kind
             if kind not in "bui" or not in_range(mask, 2):
-                most = f" and values up to {mask.max(initial=0)}" if kind in "buif" else ""
-                raise MtfedError(
-                    f"Mask {name} in {cell} of site {source.data.key} should be of false and true, or of 0 and 1; it "
-                    f"has type {mask.dtype}{most}; save it as such."
+                maximum = f" and values up to {mask.max(initial=0)}" if kind in "buif" else ""
+                raise LabelError(
+                    f"Mask {name} in {cell} of site {source.site} should contain false and true, or 0 and 1; it "
+                    f"has type {mask.dtype}{maximum}; save it as such.",
+                    "values" if mask.shape == source.letterbox.shape else "misfit",
                 )
             masks[name] = source.fit(mask.astype(np.uint8), f"mask {name} in {cell}", nearest=True)
     return masks
 
 
-def dice(task: Task, config: Config) -> Loss:
-    """Return one minus the soft Dice of every marked structure, mean over each image's and then over images."""
+def _class_counts(label: np.ndarray, task: Task, raw: np.ndarray | None) -> dict[str, int]:
+    """Return the pixels of each structure."""
+    counts = {name: int((mask == 1).sum()) for name, mask in zip(task.classes, label, strict=True)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def dice_loss(task: Task, settings: LossSettings) -> Loss:
+    """Return one minus the soft Dice, mean over the marked structures of an image, and over images."""
 
     def loss(logits: Tensor, values: Tensor) -> Tensor:
         p, truth = logits.sigmoid().flatten(2), (values == 1).flatten(2).to(logits)
@@ -72,8 +80,8 @@ def dice(task: Task, config: Config) -> Loss:
     return loss
 
 
-def cross_entropy(task: Task, config: Config) -> Loss:
-    """Return the binary cross-entropy, mean over voxels, an image's marked structures, and images."""
+def cross_entropy(task: Task, settings: LossSettings) -> Loss:
+    """Return the binary cross-entropy, mean over voxels, the marked structures of an image, and images."""
 
     def loss(logits: Tensor, values: Tensor) -> Tensor:
         terms = F.binary_cross_entropy_with_logits(logits, (values == 1).to(logits), reduction="none")
@@ -82,11 +90,11 @@ def cross_entropy(task: Task, config: Config) -> Loss:
     return loss
 
 
-def focal(task: Task, config: Config) -> Loss:
-    """Return the focal loss, mean as cross-entropy."""
+def focal(task: Task, settings: LossSettings) -> Loss:
+    """Return the focal loss, with the same means as cross-entropy."""
 
     def loss(logits: Tensor, values: Tensor) -> Tensor:
-        return known_mean(focal_terms(logits, (values == 1).to(logits), config.focal_gamma), marked(values))
+        return known_mean(focal_terms(logits, (values == 1).to(logits), settings.focal_gamma), marked(values))
 
     return loss
 
@@ -96,41 +104,27 @@ def marked(values: Tensor) -> Tensor:
     return values.flatten(2)[..., 0] != UNMARKED
 
 
-def _dice(both: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    return 2 * both / (first + second)
-
-
-def _iou(both: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    return both / (first + second - both)
-
-
-def overlaps(logits: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-    """Return how many voxels every marked structure of every image has in both, predicted, and true; each (N,)."""
+def marked_masks(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the predicted and the true mask of every marked structure of every image, (N, V) bool."""
     known = marked(values)
-    first, second = (logits > 0).flatten(2)[known], (values == 1).flatten(2)[known]
-    return (first & second).sum(1), first.sum(1), second.sum(1)
+    return (logits > 0).flatten(2)[known], (values == 1).flatten(2)[known]
 
 
-def _measure(overlap: Callable[..., Tensor]) -> Measure:
-    def per_structure(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-        # Where a structure is not there, 1 if none is predicted (0 / 0), else 0: a false alarm must cost something.
-        return (overlap(*overlaps(logits, values)).nan_to_num(1.0),)
-
-    return Measure(mean_metric(), per_structure)
-
-
-def _signs(logits: Tensor, values: Tensor, task: Task) -> Tensor:
-    """Return those of cross-entropy, for all losses alike (our design)."""
+def _curvature_factor(logits: Tensor, values: Tensor, task: Task) -> Tensor:
+    """Return the factor of cross-entropy, for all losses (our design)."""
     known = marked(values)
     each = known.sum(1, keepdim=True).clamp(min=1) * logits[0, 0].numel()
     scale = (known / each.sqrt()).reshape(*known.shape, *(1,) * (logits.ndim - 2))
-    return sigmoid_signs(logits) * scale
+    return sigmoid_factor(logits) * scale
 
 
 KIND = Kind(
     read=read_masks,
-    signs=_signs,
-    losses={"dice": dice, "cross-entropy": cross_entropy, "focal": focal},
-    measures={"dice": _measure(_dice), "iou": _measure(_iou)},
+    class_counts=_class_counts,
+    masks=lambda label, task: label == 1,
+    losses={"dice": dice_loss, "cross-entropy": cross_entropy, "focal": focal},
+    metrics={"dice": overlap_metric(dice, marked_masks), "iou": overlap_metric(iou, marked_masks)},
+    curvature_factor=_curvature_factor,
+    outside=lambda first: first.where(first == UNMARKED, 0),
     show=lambda logits, task: (logits > 0).byte().numpy(),
 )

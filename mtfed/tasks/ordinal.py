@@ -1,25 +1,19 @@
-"""One of several classes that have an order, such as grades of a disease."""
+"""One of several ordered classes for each image, such as the grades of a disease."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import Config
-from ..lean import lean_import
-from .classification import class_index, read_class
-from .kind import Kind, Loss, Measure, sigmoid_signs
-from .segmentation import mean_metric
+from .additive_metric import AdditiveMetric, mean_metric
+from .classification import class_counts, class_index, class_shown, read_class
+from .curvature import sigmoid_factor
+from .kind import Kind, Loss, LossSettings
 from .task import Task
 
-if TYPE_CHECKING:
-    from torchmetrics import Metric
 
-
-def coral(task: Task, config: Config) -> Loss:
+def coral(task: Task, settings: LossSettings) -> Loss:
     """Return the sum of the thresholds' binary cross-entropies, mean over images (Cao, Mirjalili, Raschka, 2020)."""
 
     def loss(logits: Tensor, values: Tensor) -> Tensor:
@@ -29,8 +23,8 @@ def coral(task: Task, config: Config) -> Loss:
     return loss
 
 
-def predicted(logits: Tensor) -> Tensor:
-    """Return the class (M,): the number of thresholds that are passed with probability over one half."""
+def predicted_class(logits: Tensor) -> Tensor:
+    """Return the class (M,): the number of thresholds that are exceeded with a probability over one half."""
     return (logits > 0).sum(1)
 
 
@@ -41,27 +35,32 @@ def class_probabilities(logits: Tensor) -> Tensor:
     return between / between.sum(1, keepdim=True)
 
 
-def _kappa(task: Task) -> Metric:
-    kappa = lean_import("torchmetrics.classification").MulticlassCohenKappa
-    return kappa(num_classes=len(task.classes), weights="quadratic")
+def confusion(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor]:
+    """Return how many images of each class (rows) are predicted to be of each class (columns)."""
+    count = len(task.classes)
+    index = values.long() * count + predicted_class(logits)
+    return (torch.bincount(index, minlength=count * count).view(count, count),)
 
 
-def _classes(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-    return predicted(logits), values
+def quadratic_kappa(confusion: Tensor) -> Tensor:
+    """Return Cohen's kappa with quadratic weights of a confusion matrix (K, K); NaN if all is one class."""
+    classes = torch.arange(len(confusion), device=confusion.device)
+    weights = (classes[:, None] - classes).square()
+    expected = confusion.sum(1, keepdim=True) * confusion.sum(0, keepdim=True) / confusion.sum()
+    return 1 - (weights * confusion).sum() / (weights * expected).sum()
 
 
 KIND = Kind(
     read=read_class,
-    signs=lambda logits, values, task: sigmoid_signs(logits),
-    losses={"coral": coral},
-    measures={
-        "kappa": Measure(_kappa, _classes),
-        "mae": Measure(
-            mean_metric(higher_is_better=False),
-            lambda task, logits, values: ((predicted(logits) - values).abs().float(),),
-        ),
-        "accuracy": Measure(mean_metric(), lambda task, logits, values: ((predicted(logits) == values).float(),)),
-    },
-    show=lambda logits, task: class_probabilities(logits).numpy(),
     class_of=class_index,
+    class_counts=class_counts,
+    losses={"coral": coral},
+    metrics={
+        "kappa": AdditiveMetric(lambda task: {"confusion": (len(task.classes),) * 2}, confusion, quadratic_kappa),
+        "mae": mean_metric(lambda task, logits, values: (predicted_class(logits) - values).abs()),
+        "accuracy": mean_metric(lambda task, logits, values: predicted_class(logits) == values),
+    },
+    curvature_factor=lambda logits, values, task: sigmoid_factor(logits),
+    show=lambda logits, task: class_probabilities(logits).numpy(),
+    contents=class_shown,
 )

@@ -1,43 +1,41 @@
-"""One class a pixel or voxel; the first class is the background."""
+"""One class for each pixel or voxel; the first class is the background."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-from ..config import Config
-from ..data.source import Source
-from ..errors import MtfedError
-from ..lean import lean_import
+from ..errors import LabelError
+from .additive_metric import AdditiveMetric, mean_metric
 from .classification import cross_entropy, focal
-from .kind import Kind, Loss, Measure, softmax_signs
+from .curvature import softmax_factor
+from .kind import Kind, Loss, LossSettings
+from .label_source import LabelSource
 from .task import Task
 
-if TYPE_CHECKING:
-    from torchmetrics import Metric
+WHITE = (255, 65535)  # of 8 and of 16 bits: most tools mark the second of two classes with it
+SMOOTH = 1e-5  # voxels, against 0 / 0 if a structure is neither present nor predicted; as in MONAI's Dice
 
 
-WHITE = (255, 65535)  # of 8 and of 16 bits: what most tools mark the second of two classes with
-
-
-def read_mask(cell: str, task: Task, source: Source) -> np.ndarray:
+def read_mask(cell: str, task: Task, source: LabelSource) -> np.ndarray:
     """Return a mask of class indices, (S, S) or (S, S, S) uint8."""
-    array = as_indices(source.array(cell, "mask"), len(task.classes))
+    raw = source.array(cell, "mask")
+    array = as_indices(raw, len(task.classes))
     if array.ndim != source.dimensions or array.dtype.kind not in "uib" or not in_range(array, len(task.classes)):
-        raise MtfedError(
-            f"Mask {cell} of site {source.data.key} should be one channel of class indices below {len(task.classes)} "
+        raise LabelError(
+            f"Mask {cell} of site {source.site} should be one channel of class indices below {len(task.classes)} "
             f"({', '.join(task.classes)}), it has shape {list(array.shape)}, type {array.dtype} and values up to "
-            f"{array.max(initial=0)}; save class indices, as 0 and 1."
+            f"{array.max(initial=0)}; save class indices, as 0 and 1.",
+            "values" if array.shape == source.letterbox.shape else "misfit",
         )
     return source.fit(array.astype(np.uint8), f"mask {cell}", nearest=True)
 
 
 def as_indices(array: np.ndarray, classes: int) -> np.ndarray:
-    """Return class indices as whole numbers, where they were saved as floats, or 1 of two classes as white."""
+    """Return class indices as integers if they were saved as floats, or if 1 of two classes was saved as white."""
     if array.dtype.kind == "f" and (abs(array) < 2**31).all() and (array == np.round(array)).all():
         array = array.astype(np.int32)
     if classes == 2 and array.dtype.kind in "ui" and (white := array.max()) in WHITE:
@@ -48,45 +46,84 @@ def as_indices(array: np.ndarray, classes: int) -> np.ndarray:
 
 
 def in_range(array: np.ndarray, classes: int) -> bool:
-    """Say whether all class indices are of the classes."""
+    """Return whether all class indices are of the classes."""
     return array.min(initial=0) >= 0 and array.max(initial=0) < classes
 
 
-def dice(task: Task, config: Config) -> Loss:
-    """Return one minus the soft Dice (Milletari et al., 3DV 2016), mean over images and structures, by MONAI."""
-    # Background is most of an image; its Dice would hide the structures'.
-    loss = lean_import("monai.losses").DiceLoss(include_background=False, to_onehot_y=True, softmax=True)
-    return lambda logits, values: loss(logits, values.unsqueeze(1))
+def _class_counts(label: np.ndarray, task: Task, raw: np.ndarray | None) -> dict[str, int]:
+    """Return the pixels of each structure, in the mask's file, because small structures may be lost in the model's."""
+    indices = label if raw is None else as_indices(raw, len(task.classes)).astype(np.uint8)
+    counts = np.bincount(indices.ravel(), minlength=len(task.classes))
+    return {name: int(n) for name, n in zip(task.structures, counts[1:], strict=True) if n}
 
 
-def mean_metric(higher_is_better: bool = True) -> Callable[[Task], Metric]:
-    """Return the mean as a metric, which by itself does not know which way is up.
+def dice_loss(task: Task, settings: LossSettings) -> Loss:
+    """Return one minus the soft Dice (Milletari et al., 3DV 2016), mean over images and structures.
 
-    NaN is left out: it is an image that cannot be judged. Outputs that are not finite come this far in no metric.
+    The background is most of an image, and its Dice would hide that of the structures. The order of operations is that
+    of MONAI's ``DiceLoss``, so that results are equal bit for bit.
     """
 
-    def make(task: Task) -> Metric:
-        mean = lean_import("torchmetrics.aggregation").MeanMetric
-        return type("Mean", (mean,), {"higher_is_better": higher_is_better})(nan_strategy="ignore")
+    def loss(logits: Tensor, values: Tensor) -> Tensor:
+        p = logits.softmax(1)[:, 1:]
+        truth = torch.zeros(logits.shape, device=logits.device).scatter_(1, values.long().unsqueeze(1), 1)[:, 1:]
+        axes = tuple(range(2, logits.ndim))
+        both = (p * truth).sum(axes)
+        false_positives, false_negatives = p.sum(axes) - both, truth.sum(axes) - both
+        numerator = 2 * both + SMOOTH
+        denominator = 2 * (both + false_positives * 0.5 + false_negatives * 0.5) + SMOOTH
+        return (1 - numerator / denominator).mean()
 
-    return make
+    return loss
 
 
-def _overlap(kind: str) -> Callable[[Task, Tensor, Tensor], tuple[Tensor, ...]]:
-    def per_image(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-        one_hot = [F.one_hot(x.long(), len(task.classes)).movedim(-1, 1) for x in (logits.argmax(1), values)]
-        overlap = getattr(lean_import("monai.metrics"), f"compute_{kind}")
-        # An image without the structure counts 1 if none is predicted, else 0: a false alarm must cost something.
-        return (overlap(*one_hot, include_background=False, ignore_empty=False),)
+def dice(both: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    """Return twice the shared area over the sum of both areas."""
+    return 2 * both / (predicted + true)
 
-    return per_image
+
+def iou(both: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    """Return the shared area over the union of both areas."""
+    return both / (predicted + true - both)
+
+
+def overlap_metric(
+    ratio: Callable[[Tensor, Tensor, Tensor], Tensor], masks: Callable[[Task, Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> AdditiveMetric:
+    """Return the mean overlap of predicted and true masks as a metric.
+
+    An image without the structure counts 1 if none is predicted (0 / 0), else 0, because a false alarm has to cost
+    something.
+
+    Args:
+        ratio: :func:`dice` or :func:`iou`, of the areas in both masks, in the predicted and in the true one.
+        masks: outputs and values -> predicted and true masks (N, V) bool.
+    """
+
+    def overlaps(task: Task, outputs: Tensor, values: Tensor) -> Tensor:
+        predicted, true = masks(task, outputs, values)
+        return ratio((predicted & true).sum(1), predicted.sum(1), true.sum(1)).nan_to_num(1.0)
+
+    return mean_metric(overlaps)
+
+
+def structure_masks(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the predicted and the true mask of every structure of every image, (N, V) bool."""
+    maps = (logits.argmax(1), values)
+    predicted, true = (torch.stack([x == k for k in range(1, len(task.classes))], 1) for x in maps)
+    return predicted.flatten(2).flatten(0, 1), true.flatten(2).flatten(0, 1)
 
 
 KIND = Kind(
     read=read_mask,
-    # The loss is a mean over pixels, and so is its curvature. Dice has that of its cross-entropy (our design).
-    signs=lambda logits, values, task: softmax_signs(logits) / logits[0, 0].numel() ** 0.5,
-    losses={"dice": dice, "cross-entropy": cross_entropy, "focal": focal},
-    measures={kind: Measure(mean_metric(), _overlap(kind)) for kind in ("dice", "iou")},
+    class_counts=_class_counts,
+    masks=lambda label, task: np.stack([label == k for k in range(1, len(task.classes))]),
+    losses={"dice": dice_loss, "cross-entropy": cross_entropy, "focal": focal},
+    metrics={
+        "dice": overlap_metric(dice, structure_masks),
+        "iou": overlap_metric(iou, structure_masks),
+    },
+    # The loss is a mean over pixels, and so is its curvature. For Dice we use that of cross-entropy (our design).
+    curvature_factor=lambda logits, values, task: softmax_factor(logits) / logits[0, 0].numel() ** 0.5,
     show=lambda logits, task: logits.argmax(1).byte().numpy(),
 )

@@ -1,6 +1,7 @@
-"""What the tasks of each kind may declare: losses, metrics, decoders. Free of torch, so that a config can be checked fast.
+"""Task kinds and metrics as tables without torch, so that a config can be checked quickly.
 
-A kind is a row of :data:`KIND_SPECS` here and a module of this package, which says how it is done (:mod:`.kind`).
+A kind of task is a row of :data:`KIND_SPECS` and an implementation (:class:`mtfed.tasks.kind.Kind`). The implementation
+of a built-in kind is ``KIND`` in the module of this package that is named like the kind.
 """
 
 from __future__ import annotations
@@ -10,61 +11,131 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class MetricSpec:
+    """How a metric is read and written."""
+
+    title: str
+    description: str
+    higher_is_better: bool = True
+    in_units: bool = False  # an error in the task's unit, and at most as large as its range; else a share
+
+
+@dataclass(frozen=True)
 class KindSpec:
-    """What the tasks of a kind may name."""
+    """What tasks of a kind may declare, and the properties of the kind that other modules depend on."""
 
-    label: str  # what a cell of the manifest holds
-    losses: tuple[str, ...]  # the terms that a loss is made of
-    loss: str  # the default
-    metrics: tuple[str, ...]  # choices (best round, early stopping) go by the first, unless a task names others
+    cell: str  # what a cell of the manifest contains
+    losses: tuple[str, ...]  # the terms that a loss can be a sum of
+    default_loss: str
+    metrics: tuple[str, ...]  # the first one decides (best round, early stopping) unless a task names others
     decoders: tuple[str, ...]  # the first is the default
-    least_classes: int = 1
-    ranged: bool = False  # has values between two ends, instead of classes alone
-    by_class: bool = False  # an image has one class: patients are dealt evenly by it
+    min_classes: int = 1
+    has_range: bool = False  # values lie in a range that the task declares
+    has_background: bool = False  # the first class is the background
+    by_class: bool = False  # an image has exactly one class, so patients can be dealt evenly by class
     in_files: bool = False  # a cell is the path of a file
-    geometry: Literal["", "map", "boxes"] = ""  # how a label lies in the image, and moves with it
+    geometry: Literal["", "map", "boxes"] = ""  # how a label is placed in the image; it has to move with the image
+    output_channels: int = 0  # of a plain decoder; 0: one for each class
+    unit: str = ""  # of errors
+    gallery: str = ""  # drawing of the report's examples (mtfed.report.galleries); empty: the one named like the kind
 
+
+METRIC_SPECS = {
+    "auc": MetricSpec(
+        "AUC",
+        "probability that an image of a class is scored higher than an image of another class; 1 is perfect, 0.5 is "
+        "guessing",
+    ),
+    "accuracy": MetricSpec(
+        "Accuracy",
+        "share of images whose most probable class is the true one; if every label is judged separately, the share of "
+        "labels that are judged correctly",
+    ),
+    "kappa": MetricSpec(
+        "Kappa",
+        "agreement of predicted and true class beyond chance, with a larger penalty for classes further away "
+        "(quadratic weights); 1 is perfect, 0 is chance",
+    ),
+    "mae": MetricSpec(
+        "MAE",
+        "mean absolute error, in the task's own unit, or in classes if they are ordered",
+        higher_is_better=False,
+        in_units=True,
+    ),
+    "dice": MetricSpec(
+        "Dice", "overlap of predicted and true area: twice the shared area over the sum of both areas; 1 is perfect"
+    ),
+    "iou": MetricSpec(
+        "IoU", "overlap of predicted and true area: the shared area over the union of both areas; 1 is perfect"
+    ),
+    "ap50": MetricSpec(
+        "AP50",
+        "average precision of boxes; a box counts as found if its intersection over union is at least 0.5; 1 is "
+        "perfect",
+    ),
+    "map": MetricSpec("mAP", "as AP50, mean over thresholds of intersection over union from 0.5 to 0.95"),
+    "froc": MetricSpec("FROC", "share of the true boxes that are found, mean over 1/4 to 8 false alarms per image"),
+    "r2": MetricSpec(
+        "R²",
+        "share of the variance between images that the predictions explain; 1 is perfect, 0 is as good as always "
+        "predicting the mean, and below 0 is worse",
+    ),
+    "dose-score": MetricSpec(
+        "Dose score",
+        "mean absolute difference of predicted and planned dose, where dose is possible",
+        higher_is_better=False,
+        in_units=True,
+    ),
+    "dvh-score": MetricSpec(
+        "DVH score",
+        "mean absolute difference of the doses by which a plan is judged, such as the minimum dose of 95 % of a target",
+        higher_is_better=False,
+        in_units=True,
+    ),
+}
 
 KIND_SPECS = {
     "classification": KindSpec(
         "a class, by name or index",
         losses=("cross-entropy", "focal"),
-        loss="cross-entropy",
+        default_loss="cross-entropy",
         metrics=("auc", "accuracy"),
         decoders=("linear",),
-        least_classes=2,
+        min_classes=2,
         by_class=True,
     ),
     "multi-label": KindSpec(
         "the classes that are present, 'effusion; mass', or 'none'",
         losses=("cross-entropy", "focal"),
-        loss="cross-entropy",
+        default_loss="cross-entropy",
         metrics=("auc", "accuracy"),
         decoders=("linear",),
     ),
     "ordinal": KindSpec(
-        "a class, by name or index, of classes in their order",
+        "a class, by name or index; the classes are declared in their order",
         losses=("coral",),
-        loss="coral",
+        default_loss="coral",
         metrics=("kappa", "mae", "accuracy"),
         decoders=("coral",),
-        least_classes=2,
+        min_classes=2,
         by_class=True,
+        unit="classes",
     ),
     "segmentation": KindSpec(
         "the path of a mask of class indices",
         losses=("dice", "cross-entropy", "focal"),
-        loss="dice + cross-entropy",
+        default_loss="dice + cross-entropy",
         metrics=("dice", "iou"),
         decoders=("mlp", "unet"),
-        least_classes=2,
+        min_classes=2,
+        has_background=True,
         in_files=True,
         geometry="map",
     ),
     "multi-label-segmentation": KindSpec(
-        "the path of an .npz, or of a folder, with a mask for each structure, which may overlap",
+        "the path of an .npz, or of a folder, with a mask for each structure; masks may overlap",
         losses=("dice", "cross-entropy", "focal"),
-        loss="dice + cross-entropy",
+        default_loss="dice + cross-entropy",
         metrics=("dice", "iou"),
         decoders=("mlp", "unet"),
         in_files=True,
@@ -73,7 +144,7 @@ KIND_SPECS = {
     "detection": KindSpec(
         "boxes 'x,y,w,h,class; ...' in pixels of the image, or 'none'",
         losses=("focal", "size", "offset"),
-        loss="focal + size + offset",
+        default_loss="focal + size + offset",
         metrics=("ap50", "map", "froc"),
         decoders=("centre",),
         geometry="boxes",
@@ -81,20 +152,27 @@ KIND_SPECS = {
     "regression": KindSpec(
         "a number, or one for each class, '2.5; 1'",
         losses=("huber", "l1", "mse"),
-        loss="huber",
+        default_loss="huber",
         metrics=("mae", "r2"),
         decoders=("linear",),
-        ranged=True,
+        has_range=True,
     ),
     "dose": KindSpec(
-        "the path of an .npz, or of a folder, with dose, where it can be, spacing, and a mask for each structure",
+        "the path of an .npz, or of a folder, with the dose, where dose is possible, spacing, and a mask for each "
+        "structure",
         losses=("l1", "mse", "dvh"),
-        loss="l1",
+        default_loss="l1",
         metrics=("dose-score", "dvh-score"),
         decoders=("mlp", "unet"),
-        ranged=True,
+        has_range=True,
         in_files=True,
         geometry="map",
+        output_channels=1,
+        unit="Gy",
     ),
 }
-LOWER_IS_BETTER = frozenset({"mae", "dose-score", "dvh-score"})  # of all metrics
+
+
+def lower_is_better(metric: str) -> bool:
+    """Return whether a metric is an error, of which less is better; an unknown metric is not."""
+    return metric in METRIC_SPECS and not METRIC_SPECS[metric].higher_is_better

@@ -18,8 +18,7 @@ from torch import Tensor
 from mtfed.config import Augment, read_config
 from mtfed.data.shard import Batch, Labels, standardise
 from mtfed.learning.augment import KEPT, augment
-from mtfed.learning.strong_augment import CHANCE, OUTSIDE, Look, Turn, gamma, move, pictures, volumes
-from mtfed.tasks.specs import KIND_SPECS
+from mtfed.learning.strong_augment import CHANCE, Look, Turn, gamma, move, pictures, volumes
 from mtfed.tasks.task import Task
 
 TASKS = {
@@ -294,10 +293,6 @@ def test_real_images_stay_images(monkeypatch: pytest.MonkeyPatch) -> None:
         deviation, mean = torch.std_mean(strongly(given).images, dim=(1, 2, 3))
         assert mean.abs().max() < 1.2 and mean.median().abs() < 0.3  # about as they came
         assert deviation.min() > 0.4 and deviation.max() < 1.5
-
-
-def test_every_kind_that_lies_in_the_image_says_what_is_beyond_it() -> None:
-    assert set(OUTSIDE) == {name for name, kind in KIND_SPECS.items() if kind.geometry == "map"}
 
 
 def test_the_config_takes_all_four_and_only_strong_loads_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,6 @@ def test_one_class_has_no_auc() -> None:
     metrics = TaskMetrics(config().tasks["pneumonia"])
     metrics.update(torch.randn(4, 2), torch.ones(4, dtype=torch.long))
     assert math.isnan(metrics.compute()["auc"]) and 0 <= metrics.compute()["accuracy"] <= 1
-    assert metrics.higher_is_better("auc") and TaskMetrics(config().tasks["lungs"]).higher_is_better("dice")
 
 
 # Models.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtfed.errors import MtfedError
 from mtfed.learning.metrics import TaskMetrics, pool
+from mtfed.tasks.additive_metric import mean_metric
 from mtfed.tasks.specs import KIND_SPECS
 from mtfed.tasks.task import Task
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 def task_of(kind: str, classes: int = 3) -> Task:
-    given: dict[str, Any] = {"range": (0, 10)} if KIND_SPECS[kind].ranged else {}
+    given: dict[str, Any] = {"range": (0, 10)} if KIND_SPECS[kind].has_range else {}
     return Task(name="t", kind=kind, classes=tuple("abcdefgh"[:classes]), **given)
 
 
@@ -142,9 +143,9 @@ def test_outputs_that_are_no_numbers_are_refused(kind: str, wrong: float) -> Non
 
 
 def test_what_cannot_be_judged_is_left_out() -> None:
-    metrics = TaskMetrics(task_of("segmentation")).metrics["dice"]
-    metrics.update(torch.tensor([0.25, float("nan"), 0.75]))
-    assert float(metrics.compute()) == 0.5
+    metric, task = mean_metric(lambda task, outputs, values: outputs), task_of("segmentation")
+    sums = metric.update(task, torch.tensor([0.25, float("nan"), 0.75]), torch.zeros(3))
+    assert float(metric.compute(*sums)) == 0.5
 
 
 # What leaves a site.
@@ -175,7 +176,7 @@ def test_sums_that_would_tell_single_labels_stay(known: list[int], sent: list[bo
     sums = metrics.sums()
     for state in ("count", "total", "squares", "residual"):
         assert [number != 0 for number in np.array(sums[f"t.r2.{state}"])] == sent
-    assert sums["t.count"] == max(known) and sums["t.mae.weight"] == [sum(known)]
+    assert sums["t.count"] == max(known) and sums["t.mae.count"] == [sum(known)]
     # What is computed where the labels are is of all of them.
     units = values.double().numpy() / 10
     residual = np.nansum((outputs.numpy() - units) ** 2, 0)

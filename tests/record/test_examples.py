@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mtfed.config import Config, read_config
 from mtfed.data.shard import Shard
-from mtfed.record.examples import boxes_depth, choose, cut_boxes, cut_maps, examples, save_examples
+from mtfed.record.examples import choose, cut_boxes, cut_maps, examples, save_examples
 from mtfed.record.run import Run
+from mtfed.tasks.detection import slice_weights
 from mtfed.tasks.dose import plans
 from mtfed.tasks.regression import from_units
 
@@ -94,6 +95,7 @@ def test_slices_of_maps_and_boxes() -> None:
     assert cut[1, 0].tolist() == [1, 2, 4, 5, 0, 0.9]
 
 
+SPOTS = config(3).tasks["spots"]
 DEEPEST = [  # boxes x y z w h d class, the slice that holds most of them
     ([[0, 0, 2, 1, 1, 5, 0]], 4),
     ([[0, 0, 0, 1, 1, 3, 0], [0, 0, 9, 1, 1, 1, -1]], 1),
@@ -103,7 +105,7 @@ DEEPEST = [  # boxes x y z w h d class, the slice that holds most of them
 
 @pytest.mark.parametrize(("boxes", "expected"), DEEPEST)
 def test_a_slice_through_the_middle_of_boxes(boxes: list[list[float]], expected: int) -> None:
-    assert int(boxes_depth(torch.tensor([boxes]).float()).argmax()) == expected
+    assert int(slice_weights(torch.tensor([boxes]).float(), SPOTS).argmax()) == expected
 
 
 def test_slices_without_a_label_are_the_middle_ones() -> None:

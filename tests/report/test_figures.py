@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mtfed.learning.metrics import TaskMetrics
-from mtfed.report.figures import METRICS, digits, scale
-from mtfed.tasks.specs import KIND_SPECS, LOWER_IS_BETTER
+from mtfed.report.figures import digits, direction, metric_title, scale
+from mtfed.tasks.specs import KIND_SPECS, METRIC_SPECS
 from mtfed.tasks.task import Task
 
 
 def test_every_metric_has_words_and_a_direction() -> None:
-    for kind, held in KIND_SPECS.items():
-        given = {"range": (0, 1)} if held.ranged else {}
-        task = TaskMetrics(Task(name="t", kind=kind, classes=("a", "b"), **given))  # type: ignore[arg-type]
-        assert set(held.metrics) <= METRICS.keys()
-        for metric in held.metrics:
-            assert task.higher_is_better(metric) == (metric not in LOWER_IS_BETTER)
+    assert METRIC_SPECS.keys() == {metric for spec in KIND_SPECS.values() for metric in spec.metrics}
+    for metric, spec in METRIC_SPECS.items():
+        assert metric_title(metric) == spec.title and spec.description
+        assert bool(direction(metric)) == (not spec.higher_is_better)
 
 
 DIGITS = [  # highest value of a regression, decimals of its mean absolute error

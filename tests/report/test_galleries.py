@@ -15,11 +15,11 @@ from helpers.reports import SEEN, Json, make_run, plain, read
 from mtfed.learning.metrics import TaskMetrics
 from mtfed.record.examples import save_examples
 from mtfed.record.run import Run
-from mtfed.report.figures import METRICS
 from mtfed.report.html import escape
 from mtfed.report.overlays import dice, found
 from mtfed.report.pictures import BRIGHT, PREDICTED, TRUE, outline
 from mtfed.tasks.average_precision import match
+from mtfed.tasks.specs import METRIC_SPECS
 from mtfed.tasks.task import Task
 
 
@@ -65,8 +65,8 @@ def test_every_kind_is_drawn(tmp_path: Path, dimensions: int, size: int) -> None
     save_examples(Run(run), seer, shard, settings)  # type: ignore[arg-type]
     page = read(run)
     text = plain(page)
-    for metric, words in METRICS.items():
-        assert f"{words.name}: {escape(words.says)}" in text, metric
+    for metric, spec in METRIC_SPECS.items():
+        assert f"{spec.title}: {escape(spec.description)}" in text, metric
     shown = page[page.index("Predictions on test images") : page.index("Hospitals and their images")]
     assert shown.count("<figure>") == len(SEEN) * (8 if dimensions == 2 else 4)
     assert (f"of {size}</div>" in shown) == (dimensions == 3)

@@ -21,7 +21,7 @@ from mtfed.learning.losses import task_loss
 from mtfed.learning.metrics import TaskMetrics, pool
 from mtfed.tasks import dose, dvh
 from mtfed.tasks.kind import kind_of
-from mtfed.tasks.specs import KIND_SPECS, LOWER_IS_BETTER
+from mtfed.tasks.specs import KIND_SPECS, METRIC_SPECS
 from mtfed.tasks.task import Task
 
 FINDINGS = Task(name="findings", kind="multi-label", classes=("effusion", "mass", "nodule"))
@@ -79,7 +79,7 @@ BAD_CELLS = [
     (FINDINGS, "1;0", "3 of 0, 1 and"),
     (FINDINGS, "1;0;2", "label '1;0;2'"),
     (FINDINGS, "none; mass", "label 'none; mass'"),
-    (FINDINGS, "?;?;?", "knows of no class; leave the cell empty"),
+    (FINDINGS, "?;?;?", "contains no known class; leave the cell empty"),
     (
         GRADE,
         "awful",
@@ -95,7 +95,7 @@ BAD_CELLS = [
     (AGE, "inf", "label 'inf'"),
     (AGE, "1; 2", "should be 1 numbers"),
     (AXES, "1", r"should be 2 numbers or \?, with ';' between them: long, short"),
-    (AXES, "?; ?", "knows of no number; leave the cell empty"),
+    (AXES, "?; ?", "contains no number; leave the cell empty"),
     (AGE, "610", r"p\.png of site north: label '610' of task age lies outside the task's range, 0 to 120; correct one"),
     (AXES, "?; -11", "outside the task's range, -10 to 40"),
     (PARTS, "p.png", r"label 'p\.png' of parts should be the path of an \.npz file"),
@@ -182,7 +182,7 @@ BAD_ARRAYS = [  # task, what is changed of a good file, message
     (
         PARTS,
         {"heart": np.full((6, 6), 2)},
-        r"Mask heart in a\.npz of site north should be of false and true, .* up to 2",
+        r"Mask heart in a\.npz of site north should contain false and true, .* up to 2",
     ),
     (PARTS, {"heart": np.zeros((6, 6))}, "it has type float64"),
     (PARTS, {"heart": np.zeros((5, 6), bool)}, r"Mask heart in a\.npz of site north should be 6 x 6 pixels"),
@@ -198,7 +198,7 @@ BAD_ARRAYS = [  # task, what is changed of a good file, message
     (DOSE, {"spacing": np.array([2.0, 2.0, 0.0])}, "should be three numbers above 0"),
     (DOSE, {"dose": np.full((6, 6), 81)}, r"in the range of task dose, 0 to 80 Gy; .* goes from 81 to 81"),
     (DOSE, {"dose": np.full((6, 6), np.nan)}, "goes from nan to nan"),
-    (DOSE, {"dose": np.zeros((5, 6))}, r"should have one shape, .* are \[5, 6\] and \[6, 6\]"),
+    (DOSE, {"dose": np.zeros((5, 6))}, r"should have the same shape, .* are \[5, 6\] and \[6, 6\]"),
     (DOSE, {"possible": np.zeros((6, 6), bool)}, "some voxel where dose is possible"),
     (DOSE, {"dose": np.zeros((5, 5)), "possible": np.ones((5, 5))}, r"^Dose in a\.npz of site north should be 6 x 6"),
     (PARTS, {"heart": np.full((6, 6), "yes")}, "it has type <U3; save it as such"),
@@ -362,7 +362,7 @@ def test_every_loss_and_metric_of_these_kinds_is_there() -> None:
     for task in TASKS.values():
         kind = kind_of(task)
         assert {term for name, term in LOSSES if TASKS[name].kind == task.kind} == set(KIND_SPECS[task.kind].losses)
-        assert set(kind.losses) == set(KIND_SPECS[task.kind].losses) and set(kind.measures) == set(task.metrics)
+        assert set(kind.losses) == set(KIND_SPECS[task.kind].losses) and set(kind.metrics) == set(task.metrics)
 
 
 def test_what_is_true_and_sure_costs_nothing() -> None:
@@ -388,7 +388,7 @@ def test_signs_have_the_curvature_of_the_loss(name: str, term: str, times: float
     hessian = torch.autograd.functional.hessian(lambda x: 3 * loss(x.view_as(outputs), values), outputs.flatten())
     assert isinstance(hessian, Tensor)
     assert torch.equal(hessian, hessian.diag().diag())
-    draws = torch.stack([kind_of(task).signs(outputs, values, task).flatten() for _ in range(40)])
+    draws = torch.stack([kind_of(task).curvature_factor(outputs, values, task).flatten() for _ in range(40)])
     for draw in draws[:2]:
         np.testing.assert_allclose(times * draw**2, hessian.diag(), rtol=1e-6, atol=1e-12)
     assert all({-1.0, 1.0} == set(draws[:, i].sign().tolist()) for i in draws[0].nonzero().flatten())
@@ -520,8 +520,7 @@ def test_which_way_is_up(name: str) -> None:
     good.update(perfect(task, values), values)
     bad.update(outputs, values)
     for metric, value in good.compute().items():
-        higher = good.higher_is_better(metric)
-        assert higher == (metric not in LOWER_IS_BETTER)
+        higher = METRIC_SPECS[metric].higher_is_better
         assert value == pytest.approx(1 if higher else 0, abs=1e-5)
         assert (value > bad.compute()[metric]) == higher
 

@@ -1,4 +1,4 @@
-"""Decoder of boxes: a map of centres, sizes and offsets at stride 4."""
+"""The decoder of boxes: a map of centres, sizes and offsets at stride 4."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PRIOR = 0.1  # probability of a centre at every cell of an untrained map (Zhou e
 
 
 class CentreDecoder(nn.Module):
-    """Outputs (B, K + 2d, *s) of :mod:`mtfed.tasks.detection`, from all feature maps and the image itself.
+    """Outputs (B, K + 2d, *s), see :mod:`mtfed.tasks.detection`, from all feature maps and the image itself.
 
-    Our design, after the heads of Zhou et al. (Objects as Points, 2019): a :mod:`.trunk` to stride 4 (from a plain
-    ViT's patches of 8 in one step, of 16 in two), where it meets two strided convolutions of the image. Two heads of a
-    3x3 and a 1x1 convolution give centres, and sizes with offsets. The stride is 4 at every image size; below 64 px
-    that leaves fewer than 16 cells a side, over which boxes that are close compete.
+    Our design, after the heads of Zhou et al. (Objects as Points, 2019): a :mod:`.trunk` to stride 4 (from the patches
+    of a plain ViT in one step if they are of 8 pixels, in two if of 16), where two strided convolutions of the image
+    are added. Two heads of a 3x3 and a 1x1 convolution predict centres, and sizes with offsets. The stride is 4 at
+    every image size; below 64 px that leaves fewer than 16 cells per side, and boxes that are close compete for cells.
     """
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:

@@ -1,4 +1,4 @@
-"""Decoders of one answer an image, from the pooled features."""
+"""Decoders of one prediction for each image, from the pooled features."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..encoders import Encoder, Features
 
 
 class ClassificationDecoder(nn.Module):
-    """Logits (B, K): of one class among several, or of every class by itself."""
+    """Logits (B, K) of one class among several, or of every class independently."""
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(encoder.dim)
-        self.head = nn.Linear(encoder.dim, len(task.classes))
+        self.head = nn.Linear(encoder.dim, task.output_channels)
 
     def forward(self, features: Features) -> Tensor:
         return self.head(self.norm(features.pooled))
@@ -24,8 +24,8 @@ class ClassificationDecoder(nn.Module):
 class OrdinalDecoder(nn.Module):
     """Logits (B, K - 1) of P(class > k), by CORAL (Cao, Mirjalili, Raschka, Pattern Recognition Letters 140, 2020).
 
-    One weight vector for all thresholds, and a bias for each: the probabilities then fall from one threshold to the
-    next, as the biases do where the loss is least. They start from classes that are equally frequent.
+    All thresholds share one weight vector, and each has a bias. The probabilities then fall from one threshold to the
+    next, as the biases do at the minimum of the loss. The biases start from classes that are equally frequent.
     """
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
@@ -40,12 +40,12 @@ class OrdinalDecoder(nn.Module):
 
 
 class RegressionDecoder(nn.Module):
-    """Quantities (B, K) in units of the task's range, from the middle of which they start."""
+    """Quantities (B, K) in units of the task's range; they start from its middle."""
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(encoder.dim)
-        self.head = nn.Linear(encoder.dim, len(task.classes))
+        self.head = nn.Linear(encoder.dim, task.output_channels)
         nn.init.normal_(self.head.weight, std=0.1 * encoder.dim**-0.5)  # a spread of a tenth of the range
         nn.init.constant_(self.head.bias, 0.5)
 

@@ -1,4 +1,4 @@
-"""Decoders of one answer a pixel or voxel, from all feature maps and the image itself."""
+"""Decoders of one prediction for each pixel or voxel, from all feature maps and the image itself."""
 
 from __future__ import annotations
 
@@ -13,15 +13,10 @@ from .trunk import projections, steps_up, trunk
 STRIDES = (4, 8, 16, 32)  # of the U-Net's levels
 
 
-def output_channels(task: Task) -> int:
-    """Return how many numbers a voxel: the dose, or a logit a class."""
-    return 1 if task.kind == "dose" else len(task.classes)
-
-
 class MLPDecoder(nn.Module):
-    """Logits (B, K, *S) by a sum of all maps.
+    """Outputs (B, K, *S) from a sum of all maps.
 
-    Our design: a :mod:`.trunk` to stride 2, where it meets a convolution of the image, and a 1x1 convolution.
+    Our design: a :mod:`.trunk` to stride 2, where a convolution of the image is added, and a 1x1 convolution.
     """
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
@@ -31,7 +26,7 @@ class MLPDecoder(nn.Module):
         self.detail = block(encoder.image_channels, width, stride=2, dims=dims)
         self.up = steps_up(encoder, width, stride=2)
         self.fuse = block(width, width, dims=dims)
-        self.head = CONVOLUTIONS[dims](width, output_channels(task), 1)
+        self.head = CONVOLUTIONS[dims](width, task.output_channels, 1)
 
     def forward(self, features: Features) -> Tensor:
         x = trunk(features, self.levels, self.up, self.detail, self.fuse)
@@ -39,11 +34,11 @@ class MLPDecoder(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """Logits (B, K, *S) by the ascending half of a U-Net (Ronneberger et al., 2015), the encoder being its other half.
+    """Outputs (B, K, *S) from the ascending half of a U-Net (Ronneberger et al., 2015); the encoder is its other half.
 
-    Our design: the maps are projected to one width and brought to strides 4, 8, 16 and 32, which those of a plain ViT
-    all have to be (as ViTDet does, Li et al., 2022); a level joins what comes up with its skip by two convolutions.
-    The last two skips, at strides 2 and 1, are convolutions of the image, half and a quarter as wide.
+    Our design: the maps are projected to one width and resized to strides 4, 8, 16 and 32, which all maps of a plain
+    ViT need (as in ViTDet, Li et al., 2022). Each level joins the map from below with its skip by two convolutions. The
+    last two skips, at strides 2 and 1, are convolutions of the image, half and a quarter as wide.
     """
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
@@ -59,7 +54,7 @@ class UNetDecoder(nn.Module):
             nn.Sequential(block(below + skip, out, dims=dims), block(out, out, dims=dims))
             for below, skip, out in joints
         )
-        self.head = CONVOLUTIONS[dims](quarter, output_channels(task), 1)
+        self.head = CONVOLUTIONS[dims](quarter, task.output_channels, 1)
 
     def forward(self, features: Features) -> Tensor:
         whole = self.stem[0](features.image)

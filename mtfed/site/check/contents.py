@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 from ...report.html import Html, chip, escape, join, number, table, tag, task_title
-from ...tasks.specs import KIND_SPECS
 from .examine import Examined
 from .histograms import histogram, share
 from .survey import Survey
@@ -23,8 +22,8 @@ def labels(survey: Survey) -> Html:
         if not held:
             continue
         counted: list[tuple[object, list[Examined]]] = [(task_title(task.name), held)]
-        single = KIND_SPECS[task.kind].ranged and len(task.classes) == 1
-        names = () if single else task.classes[task.kind == "segmentation" :]  # without the background
+        single = task.spec.has_range and len(task.classes) == 1
+        names = () if single else task.structures
         for name in names:
             of_class = [one for one in held if name in one.labels[task.name].counts]
             counted.append((tag("span", name, class_="class"), of_class))
@@ -36,7 +35,7 @@ def labels(survey: Survey) -> Html:
             rows.append((title, *counts, f"{patients:,}", share(len(group), len(held))))
         sections.append(table((task.kind, *SPLITS.values(), "patients", "share of its images"), rows, "numbers counts"))
         numbers = [value for one in held if (value := one.labels[task.name].number) is not None]
-        if task.kind == "regression" and numbers:
+        if numbers:
             drawn = histogram(numbers, f"{task_title(task.name)}: {task.classes[0]}")
             sections.append(tag("div", drawn, class_="charts"))
     if sections and not any(row.split == "val" for row in survey.rows):
@@ -106,6 +105,6 @@ def _says(survey: Survey, index: int) -> list[str]:
     told = []
     for name, label in survey.examined[index].labels.items():
         task = survey.config.tasks[name]
-        if not label.fault and not KIND_SPECS[task.kind].geometry:
+        if not label.fault and not task.spec.geometry:
             told.append(f"{name} {label.number:g}" if label.number is not None else ", ".join(label.counts) or "none")
     return told

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from ...tasks.kind import kind_of
-from ...tasks.specs import KIND_SPECS
 from .survey import Survey, SurveyedImage, few, plain
 
 MIN_PATIENTS = 2  # of a class: one to train on and one to validate on
@@ -18,7 +17,7 @@ def label_faults(faults: tuple[str, ...], survey: Survey) -> Iterator[SurveyedIm
         for task, label in found.labels.items():
             if label.fault in faults:
                 row = survey.rows[found.number]
-                name = row.labels[task] if KIND_SPECS[survey.config.tasks[task].kind].in_files else row.image
+                name = row.labels[task] if survey.config.tasks[task].spec.in_files else row.image
                 said = plain(label.said, name, survey.data.key)
                 yield SurveyedImage(name, said + _nearest(survey, task, row.labels[task], label.fault), (found.number,))
 
@@ -67,14 +66,12 @@ def no_split_labels(split: str, survey: Survey) -> Iterator[SurveyedImage]:
 def few_patients(survey: Survey) -> Iterator[SurveyedImage]:
     """Classes that fewer than two patients have."""
     for task in survey.config.tasks.values():
-        if KIND_SPECS[task.kind].ranged or not survey.count(task.name).total():
+        if task.spec.has_range or not survey.count(task.name).total():
             continue
-        held: dict[str, set[str]] = {name: set() for name in task.classes}
+        held: dict[str, set[str]] = {name: set() for name in task.structures}
         for found in survey.readable:
             for name in found.labels[task.name].counts if task.name in found.labels else ():
                 held[name].add(survey.rows[found.number].patient)
-        if task.kind == "segmentation":
-            del held[task.classes[0]]  # the background
         for name, patients in held.items():
             if len(patients) < MIN_PATIENTS:
                 who = f"only patient {next(iter(patients))} has it" if patients else "no patient has it"

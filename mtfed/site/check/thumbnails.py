@@ -1,4 +1,4 @@
-"""Single images of a site on its page, with the masks and boxes that lie over them."""
+"""Single images of a site on its page, with the masks and boxes of their labels."""
 
 from __future__ import annotations
 
@@ -12,28 +12,26 @@ from ...errors import MtfedError
 from ...report.html import Html, escape, tag
 from ...report.pictures import BRIGHT, data_uri
 from ...tasks.kind import kind_of
-from ...tasks.specs import KIND_SPECS
 from ...tasks.task import Task
 from .survey import Survey
 
 SIDE = {2: 192, 3: 96}  # of a picture on the page, in pixels
-COVER = 0.28  # of a mask's colour within it; its edge is all colour
-MARKING = ("segmentation", "multi-label-segmentation", "detection")
+COVER = 0.28  # opacity of a mask's colour inside; its edge is opaque
 
 
 def shown(survey: Survey, number: int, labels: bool = True) -> Html:
-    """Return an image of a row, of a volume a slice, with what its labels mark; empty if it cannot be read again."""
+    """Return the image of a row, of a volume one slice, with what its labels mark; empty if it cannot be read again."""
     row, config = survey.rows[number], survey.config
-    found = survey.examined[number]
+    examined = survey.examined[number]
     source = Source(
         survey.data, row.image, SIDE[config.dimensions], config.dimensions, config.window_ends, config.proportions
     )
     try:
-        image = source.pixels(3 if "colour" in found.kind else 1)
+        image = source.pixels(3 if "colour" in examined.kind else 1)
         marks = _marks(survey, number, source) if labels else {}
     except MtfedError:
         return escape("")
-    masks = {name: values for name, values in marks.items() if KIND_SPECS[config.tasks[name].kind].geometry == "map"}
+    masks = {name: values for name, values in marks.items() if kind_of(config.tasks[name]).masks}
     boxes = {name: values for name, values in marks.items() if name not in masks}
     level = _slice(image, masks)
     if config.dimensions == 3:
@@ -53,39 +51,36 @@ def shown(survey: Survey, number: int, labels: bool = True) -> Html:
 
 
 def palette(tasks: Mapping[str, Task]) -> dict[str, dict[str, str]]:
-    """Return a colour for every structure of the tasks that mark something in an image."""
-    drawn: dict[str, dict[str, str]] = {}
+    """Return a colour for every structure of the tasks whose labels are drawn on an image."""
     colours = cycle(BRIGHT)
-    for task in tasks.values():
-        if task.kind in MARKING:
-            drawn[task.name] = dict(zip(task.classes[task.kind == "segmentation" :], colours, strict=False))
-    return drawn
+    return {task.name: dict(zip(task.structures, colours, strict=False)) for task in tasks.values() if _is_drawn(task)}
+
+
+def _is_drawn(task: Task) -> bool:
+    """Return whether a task's labels are masks or boxes."""
+    return kind_of(task).masks is not None or task.spec.geometry == "boxes"
 
 
 def _marks(survey: Survey, number: int, source: Source) -> dict[str, np.ndarray]:
-    """Return the masks (K, *S) bool and boxes (N, 2d + 1) of an image's sound labels, by task."""
+    """Return the masks (K, *S) bool and boxes (N, 2d + 1) of an image's labels without a fault, by task."""
     marks = {}
     for name, cell in survey.rows[number].labels.items():
-        task, label = survey.config.tasks[name], survey.examined[number].labels[name]
-        if label.fault or task.kind not in MARKING:
-            continue
-        values = kind_of(task).read(cell, task, source)
-        if task.kind == "segmentation":
-            values = np.stack([values == k for k in range(1, len(task.classes))])
-        elif task.kind == "multi-label-segmentation":
-            values = values == 1
-        marks[name] = values
+        task = survey.config.tasks[name]
+        if _is_drawn(task) and not survey.examined[number].labels[name].fault:
+            kind = kind_of(task)
+            label = kind.read(cell, task, source)
+            marks[name] = kind.masks(label, task) if kind.masks else label
     return marks
 
 
 def _slice(image: np.ndarray, masks: dict[str, np.ndarray]) -> int:
-    """Return the slice of a volume that shows most: that is marked most, else the middle one."""
+    """Return the slice of a volume in which most is marked, or the middle one if nothing is."""
     marked = sum((values.any(0).sum((1, 2)) for values in masks.values() if values.ndim == 4), np.zeros(1))
     return int(np.argmax(marked)) if np.any(marked) else image.shape[1] // 2
 
 
 def tint(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
-    """Return an image (C, H, W) as (3, H, W), coloured within a mask (H, W), and at its edge in full."""
+    """Return an image (C, H, W) as (3, H, W), tinted inside a mask (H, W) and fully coloured at the mask's edge."""
     painted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)[:, None, None]
     padded = np.pad(mask, 1)
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
@@ -95,9 +90,9 @@ def tint(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
 
 
 def _box(box: np.ndarray, colours: Sequence[str], level: int, dimensions: int) -> Html:
-    """Return a box (2d + 1) over a picture; of a volume, if it reaches the slice."""
-    corner, size, kind = box[:dimensions], box[dimensions : 2 * dimensions], int(box[-1])
+    """Return a box (2d + 1) over a picture; a box of a volume is empty if it does not reach the slice."""
+    corner, size, index = box[:dimensions], box[dimensions : 2 * dimensions], int(box[-1])
     if dimensions == 3 and not corner[2] <= level < corner[2] + size[2]:
         return escape("")
-    at = dict(zip(("x", "y", "width", "height"), (f"{n:.1f}" for n in (*corner[:2], *size[:2])), strict=True))
-    return tag("rect", **at, stroke=colours[kind], stroke_width=1.6, class_="outline")
+    place = dict(zip(("x", "y", "width", "height"), (f"{n:.1f}" for n in (*corner[:2], *size[:2])), strict=True))
+    return tag("rect", **place, stroke=colours[index], stroke_width=1.6, class_="outline")
