@@ -25,7 +25,6 @@ from mtfed.models.specs import MODEL_SPECS
 from mtfed.record.run import Run
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1  # what a Flower process knows of itself
-pytestmark = pytest.mark.filterwarnings("ignore:.*torchmetrics.*")
 HALVES = list(TASKS)[:4], list(TASKS)[4:]
 
 
