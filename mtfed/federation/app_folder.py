@@ -12,8 +12,12 @@ from typing import Any
 from ..config import KEYS, Config, RunConfigValue
 from ..errors import MtfedError, unknown
 
-# Where an app is looked for by name: here, beside the package in a clone, and where a wheel puts it.
-PLACES = (Path("experiments"), Path(__file__).parents[2] / "experiments", Path(sys.prefix) / "share/mtfed/experiments")
+# Where an app is searched by name: the working directory, the clone around the package, and where a wheel installs it.
+SEARCH_PATHS = (
+    Path("experiments"),
+    Path(__file__).parents[2] / "experiments",
+    Path(sys.prefix) / "share/mtfed/experiments",
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class AppFolder:
     run_config: dict[str, RunConfigValue]
 
     def load(self, component: str) -> Any:
-        """Import ``serverapp`` or ``clientapp``; the folder's own modules come first, as in Flower."""
+        """Import ``serverapp`` or ``clientapp``; the folder's own modules take precedence, as in Flower."""
         if str(self.path) not in sys.path:
             sys.path.insert(0, str(self.path))
         module, _, attribute = self.components[component].partition(":")
@@ -38,32 +42,30 @@ class AppFolder:
 
 
 def find_app(name: str) -> AppFolder:
-    """Return the app in a folder, given its path or the name of a folder under ``experiments/``."""
-    for folder in (Path(name), *(place / name for place in PLACES)):
+    """Return the app of a folder, given by its path or by its name under ``experiments/``."""
+    for folder in (Path(name), *(place / name for place in SEARCH_PATHS)):
         if (folder / "pyproject.toml").is_file():
             return read_app(folder.resolve())
-    raise unknown("app", name, {path.parent.name for place in PLACES for path in place.glob("*/pyproject.toml")})
+    raise unknown("app", name, {path.parent.name for place in SEARCH_PATHS for path in place.glob("*/pyproject.toml")})
 
 
 def read_app(folder: Path) -> AppFolder:
     """Read an app folder's ``pyproject.toml``."""
     path = folder / "pyproject.toml"
     try:
-        declared = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("flwr", {}).get("app", {})
+        app = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("flwr", {}).get("app", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MtfedError(f"{path} is not valid TOML: {error}.") from None
-    components = declared.get("components", {})
+    components = app.get("components", {})
     if {"serverapp", "clientapp"} - components.keys():
-        raise MtfedError(
-            f"{path} declares no Flower app; it needs [tool.flwr.app.components] with serverapp and clientapp."
-        )
-    return AppFolder(folder, components, _flatten(declared.get("config", {})))
+        raise MtfedError(f"{path} declares no Flower app; add [tool.flwr.app.components] with serverapp and clientapp.")
+    return AppFolder(folder, components, _flatten(app.get("config", {})))
 
 
 def override(run_config: dict[str, RunConfigValue], pairs: list[str]) -> dict[str, RunConfigValue]:
-    """Return the config with ``key=value`` pairs applied; values are read as TOML, bare words as strings.
+    """Return the config with ``key=value`` pairs applied; values are read as TOML, and bare words as strings.
 
-    What stands for a string stays one, though it looks like a number (``name=2026``).
+    The value of a text key is a string even if it looks like a number (``name=2026``).
     """
     changed = dict(run_config)
     for pair in pairs:
@@ -74,8 +76,8 @@ def override(run_config: dict[str, RunConfigValue], pairs: list[str]) -> dict[st
         if key not in changed and key not in KEYS and not key.startswith("task."):
             raise unknown("config key", key, {*changed, *KEYS})
         value = _value(text.strip())
-        wants_text = key in KEYS and Config.model_fields[KEYS[key]].annotation is str
-        changed[key] = text.strip() if wants_text and not isinstance(value, str) else value
+        is_text = key in KEYS and Config.model_fields[KEYS[key]].annotation is str
+        changed[key] = text.strip() if is_text and not isinstance(value, str) else value
     return changed
 
 

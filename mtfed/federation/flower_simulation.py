@@ -1,7 +1,7 @@
-"""Flower's own simulation engine, on Ray: a private SuperLink, ``flwr run``, and nothing left running.
+"""Flower's own simulation engine, on Ray: start a private SuperLink, call ``flwr run``, and end every process.
 
-``flwr run`` alone exits with 0 even if the run failed, and leaves a SuperLink behind that keeps the environment of the
-command that first started it.
+``flwr run`` alone exits with 0 even if the run failed, and leaves a SuperLink running that keeps the environment of the
+command that started it first.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ STARTUP_SECONDS = 60.0
 
 
 def run_on_ray(app: AppFolder, run_config: dict[str, RunConfigValue], sites: int) -> int:
-    """Run an app on Flower's Ray engine and return 0 if Flower says that it completed, else 1.
+    """Run an app on Flower's Ray engine and return 0 if Flower reports that it completed, else 1.
 
-    ``RAY_ADDRESS`` in the environment makes Ray join a cluster instead of starting one here.
+    If ``RAY_ADDRESS`` is in the environment, Ray joins that cluster instead of starting one on this machine.
     """
     with tempfile.TemporaryDirectory(prefix="mtfed-flower-") as folder:
         home = Path(folder) / "home"
@@ -42,7 +42,7 @@ def run_on_ray(app: AppFolder, run_config: dict[str, RunConfigValue], sites: int
 
 
 def write_app(app: AppFolder, run_config: dict[str, RunConfigValue], target: Path) -> Path:
-    """Copy an app folder with its config replaced: ``flwr run -c`` only knows keys that the app already has."""
+    """Copy an app folder with another config: ``flwr run -c`` only accepts keys that the app already has."""
     shutil.copytree(app.path, target, ignore=shutil.ignore_patterns("runs", "__pycache__", ".*"))
     text = (target / "pyproject.toml").read_text(encoding="utf-8")
     text = re.sub(r"(?ms)^\[tool\.flwr\.app\.config[^\]]*\].*?(?=^\[(?!tool\.flwr\.app\.config)|\Z)", "", text)
@@ -54,12 +54,12 @@ def write_app(app: AppFolder, run_config: dict[str, RunConfigValue], target: Pat
 
 
 def _toml(value: RunConfigValue) -> str:
-    return json.dumps(value, ensure_ascii=False)  # TOML knows no pairs of surrogates
+    return json.dumps(value, ensure_ascii=False)  # TOML does not allow surrogate pairs
 
 
 @contextmanager
 def superlink(home: Path, *, simulation: bool) -> Iterator[dict[str, str]]:
-    """Start a SuperLink with a Flower home and a port of its own; yield the environment for ``flwr``; end it."""
+    """Start a SuperLink with its own Flower home and port, yield the environment for ``flwr``, and end it."""
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()
     environment = flower_environment(home)
@@ -77,7 +77,7 @@ def superlink(home: Path, *, simulation: bool) -> Iterator[dict[str, str]]:
         "--isolation",
         "subprocess",
     ]
-    log = open(home / "superlink.log", "w", encoding="utf-8")  # noqa: SIM115 - it lives as long as the process
+    log = open(home / "superlink.log", "w", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process runs
     process = subprocess.Popen(
         command + ["--simulation"] * simulation,
         env=environment,
@@ -94,7 +94,7 @@ def superlink(home: Path, *, simulation: bool) -> Iterator[dict[str, str]]:
 
 
 def flwr_run(app: Path, environment: dict[str, str], extra: list[str]) -> int:
-    """Run ``flwr run`` with its log on our output, then ask Flower how the run ended."""
+    """Call ``flwr run``, print its log, then ask Flower for the status of the run; return an exit code."""
     command = ["flwr", "run", str(app), "mtfed", "--stream", *extra]
     run_id = None
     try:
@@ -105,11 +105,12 @@ def flwr_run(app: Path, environment: dict[str, str], extra: list[str]) -> int:
             try:
                 for line in process.stdout:
                     print(line, end="", flush=True)
-                    run_id = run_id or (found[1] if (found := re.search(r"started run (\d+)", line)) else None)
+                    if run_id is None and (match := re.search(r"started run (\d+)", line)):
+                        run_id = match[1]
             except BaseException:
-                process.terminate()  # or it is waited for, and it says nothing until the round is done
+                process.terminate()  # leaving the block waits for it, and it would only end after the round
                 raise
-    except BaseException:  # interrupted: the run would go on without us
+    except BaseException:  # interrupted: the run would go on without this process
         if run_id is not None:
             subprocess.run(
                 ["flwr", "stop", run_id, "mtfed"], env=environment, capture_output=True, timeout=30, check=False
@@ -119,7 +120,7 @@ def flwr_run(app: Path, environment: dict[str, str], extra: list[str]) -> int:
         return process.returncode or 1
     status = run_status(run_id, environment)
     if status != "finished:completed":
-        print(f"mtfed: Flower says of run {run_id}: {status}; its log is above.", file=sys.stderr)
+        print(f"mtfed: Flower reports run {run_id} as {status}; its log is above.", file=sys.stderr)
         return 1
     return 0
 
@@ -127,15 +128,15 @@ def flwr_run(app: Path, environment: dict[str, str], extra: list[str]) -> int:
 def run_status(run_id: str, environment: dict[str, str]) -> str:
     """Return Flower's status of a run, such as ``finished:completed``."""
     command = ["flwr", "list", "mtfed", "--run-id", run_id, "--format", "json"]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     try:
-        return str(json.loads(told.stdout)["runs"][0]["status"])
+        return str(json.loads(result.stdout)["runs"][0]["status"])
     except (ValueError, LookupError):
-        return f"unknown ({told.stdout.strip()[:200]}{told.stderr.strip()[:200]})"
+        return f"unknown ({result.stdout.strip()[:200]}{result.stderr.strip()[:200]})"
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Return an environment in which Flower stays in its own folder and installs or reports nothing."""
+    """Return an environment in which Flower writes only to the given folder, installs nothing and sends no telemetry."""
     bin_folder = str(Path(sys.executable).parent)
     return os.environ | {
         "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),
@@ -156,7 +157,7 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
-    """Wait until a process listens on a port; raise :class:`MtfedError` with its log's end if it does not."""
+    """Wait until a process listens on a port; raise :class:`MtfedError` with the end of its log if it does not."""
     deadline = time.monotonic() + STARTUP_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -170,31 +171,31 @@ def wait_for_port(port: int, process: subprocess.Popen, log: Path) -> None:
 
 
 def end_group(process: subprocess.Popen) -> None:
-    """End a process and all that it started, also what leads a session of its own, as Flower's and Ray's do."""
-    family = [process.pid, *descendants(process.pid)]
-    for kind, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-        for pid in {*family, *descendants(process.pid)}:
+    """End a process and its descendants, including those that lead their own sessions, as Flower's and Ray's do."""
+    children = descendants(process.pid)
+    for signal_number, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+        for pid in {process.pid, *children, *descendants(process.pid)}:
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, kind)
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and (process.poll() is None or any(map(_runs, family[1:]))):
+                os.kill(pid, signal_number)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and (process.poll() is None or any(map(_is_running, children))):
             time.sleep(0.1)
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the ids of a process's children and theirs, where the system tells (Linux)."""
+    """Return the ids of all descendants of a process; none on systems without ``/proc``."""
     children: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError):
             parent = int(status.read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(status.parent.name))
-    found = list(children.get(pid, []))
-    for child in found:
-        found.extend(children.get(child, []))
-    return found
+    pids = list(children.get(pid, []))
+    for child in pids:  # the list grows while it is walked
+        pids.extend(children.get(child, []))
+    return pids
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -16,20 +16,18 @@ RunConfig = dict[str, RunConfigValue]
 def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: str, workers: int | None) -> int:
     """Check config and data, then run; return the exit code.
 
-    An app with a ServerApp of its own is run as well; its config is its own to check.
+    An app with a ServerApp of its own is run, too, but its config is not checked here.
     """
     if app.components["serverapp"] == "mtfed.server:app":
-        # All simulated sites are on this machine, so their tracebacks tell nobody anything new.
+        # All simulated sites are on this machine, so their tracebacks reveal nothing to anyone else.
         run_config = {**run_config, "share-tracebacks": True}
         sites = check_simulation(read_config(run_config), sites)
     elif sites is None:
-        raise MtfedError(
-            f"{app.path} has a ServerApp of its own; say how many sites it is to have with --num-supernodes."
-        )
+        raise MtfedError(f"{app.path} has a ServerApp of its own; set its number of sites with --num-supernodes.")
     if engine == "ray":
         from ..models.build import build_model
 
-        build_model(read_config(run_config), pretrained=True)  # a mistake in it is told here, not in Flower's log
+        build_model(read_config(run_config), pretrained=True)  # so that a mistake is reported here, not in Flower's log
         from .flower_simulation import run_on_ray
 
         return run_on_ray(app, run_config, sites)
@@ -41,7 +39,7 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
 
         server_app, client_app = app.load("serverapp"), app.load("clientapp")
     if run_config.get("device", "auto") != "auto":
-        # By the driver's list of GPUs: a look through CUDA itself could not be followed by forking workers.
+        # Ask the driver for its GPUs: after a query through CUDA itself, workers could not be forked.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         pick_device(str(run_config["device"]))
     run_local(server_app, client_app, run_config, sites, workers)
@@ -57,20 +55,20 @@ def compare(
     engine: str,
     workers: int | None,
 ) -> int:
-    """Run every strategy with every seed, from the same initial weights a seed, and write one page about all."""
+    """Run every strategy with every seed, and write one page about all; runs of one seed share their initial weights."""
     from ..record.run import Run
     from ..report import write_report
     from .strategy_settings import make_strategy
 
-    def alike(config: Config) -> Config:
-        return config.model_copy(update={"share_tracebacks": True})
+    def comparable(config: Config) -> Config:
+        return config.model_copy(update={"share_tracebacks": True})  # as simulate() sets it
 
     variants = [
         run_config | {"strategy": strategy, "seed": seed}
         for seed in seeds or (run_config.get("seed", 0),)
         for strategy in strategies or (run_config.get("strategy", "fedavg"),)
     ]
-    for variant in variants:  # a typing error in the last one must not cost the runs before it
+    for variant in variants:  # a typing error in the last variant must not cost the runs before it
         make_strategy(read_config(variant))
     config = read_config(variants[0])
     out = Path(config.out).expanduser().resolve()
@@ -78,8 +76,9 @@ def compare(
     for variant in variants:
         if code := simulate(app, variant, sites, engine, workers):
             return code
-    made = sorted(path.parent for path in set(out.glob(f"{config.name}-*/config.json")) - before)
-    ours = [alike(read_config(variant)) for variant in variants]
-    runs = [folder for folder in made if alike(Run.open(folder).config()) in ours]  # others may run at the same time
+    created = sorted(path.parent for path in set(out.glob(f"{config.name}-*/config.json")) - before)
+    expected = [comparable(read_config(variant)) for variant in variants]
+    # Other runs may have been started at the same time.
+    runs = [folder for folder in created if comparable(Run.open(folder).config()) in expected]
     print(f"comparison: {write_report(runs, out / f'{runs[0].name}-comparison.html')}")
     return 0

@@ -1,7 +1,7 @@
 """The in-process engine: the real ServerApp, Strategy and ClientApp, without Ray and without a network.
 
-The ServerApp runs here; the ClientApp runs in resident worker processes (:mod:`.worker`) behind Flower's ``Grid``.
-Flower's deployment and Ray engines run the same objects, and give the same weights bit for bit.
+The ServerApp runs in this process; the ClientApp runs in resident worker processes (:mod:`.worker`) behind Flower's
+``Grid``. Flower's deployment and Ray engines run the same objects, and give the same weights bit for bit.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from ...cores import usable_cores
-from .shared_memory import Buffer, Flat, Writer
-from .worker import CRASHED, Worker, ready
+from .shared_memory import Buffer, FlatRecords, Writer
+from .worker import CRASHED, Worker, wait_for_any
 
 FIRST_NODE = 1000
 SHORT_JOB = 0.5  # seconds
-SMALL = 32 * 1024  # bytes that a pipe takes while nobody reads
-LOOK_AHEAD = 32  # jobs among which a worker looks for one of a node that it has served before
+PIPE_CAPACITY = 32 * 1024  # bytes that can be written to a pipe while nothing reads from it
+LOOK_AHEAD = 32  # jobs at the head of the queue that are searched for one whose node the worker has cached
 
 
 @dataclass
@@ -40,20 +40,20 @@ class Job:
     """A message on its way to a worker."""
 
     message: Message
-    flat: Flat
-    batch: Broadcast
+    flat: FlatRecords
+    broadcast: Broadcast
 
     @cached_property
     def packed(self) -> bytes:
-        """Return what goes through the pipe, once made: many jobs may be queued before one is looked at."""
+        """Return the bytes for the pipe. They are made on first use, because many jobs may wait in the queue."""
         return pickle.dumps((self.message.metadata, self.flat), pickle.HIGHEST_PROTOCOL)
 
 
 class Broadcast:
-    """The messages of one call: their arrays share a buffer, which is free again when the last reply is in."""
+    """The messages of one call. Their arrays share a buffer, which is free again when the last reply has arrived."""
 
     def __init__(self, messages: int, buffer: Buffer) -> None:
-        self.left = messages
+        self.unanswered = messages
         self.buffer = buffer
 
 
@@ -61,10 +61,10 @@ class LocalGrid(Grid):
     """Flower's ``Grid`` over resident worker processes on this machine.
 
     Args:
-        client_app: the ClientApp; its module's state at the time of the first message is what workers start from.
+        client_app: the ClientApp. Workers start with the state that its module has when the first message is sent.
         node_configs: one per simulated node.
-        run_config: the run's config, as a ClientApp sees it in its context.
-        workers: processes; default one per core.
+        run_config: the run's config, which is part of the ClientApp's context.
+        workers: number of worker processes; one per core by default.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class LocalGrid(Grid):
         self._nodes = {FIRST_NODE + i: config for i, config in enumerate(node_configs)}
         self._states = {node: RecordDict() for node in self._nodes}
         self._run_config = run_config
-        self._count = min(workers or usable_cores(), len(self._nodes))
+        self._worker_count = min(workers or usable_cores(), len(self._nodes))
         self._workers: list[Worker] = []
         self._alive = os.pipe()
         self._ids = count(1)
         self._queue: list[Job] = []
-        self._replies: dict[str, Message] = {}  # by the id of the message that they answer
-        self._free: list[Buffer] = []
-        self._seconds: dict[tuple[int, str], float] = {}  # of a node's last job of a kind: long jobs go first
+        self._replies: dict[str, Message] = {}  # by the id of the message that they reply to
+        self._free_buffers: list[Buffer] = []
+        self._seconds: dict[tuple[int, str], float] = {}  # of a node's last job of a type: long jobs go first
         self._run = Run.create_empty(TaskIdentity.run_id)
 
     @property
@@ -96,7 +96,7 @@ class LocalGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """Return a new message (Flower's older way; ``Message(...)`` does the same)."""
+        """Return a new message (Flower's older interface; ``Message(...)`` does the same)."""
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> list[int]:
@@ -109,92 +109,93 @@ class LocalGrid(Grid):
         if not messages:
             return []
         flat = [writer.flatten(message.content) for message in messages]
-        batch = Broadcast(len(messages), self._buffer(writer.size))
-        writer.write(batch.buffer)
+        broadcast = Broadcast(len(messages), self._buffer(writer.size))
+        writer.write(broadcast.buffer)
         for message, records in zip(messages, flat, strict=True):
             message.metadata.__dict__["_message_id"] = str(next(self._ids))
-            self._queue.append(Job(message, records, batch))
+            self._queue.append(Job(message, records, broadcast))
         self._queue.sort(key=lambda job: -self._seconds.get(_job_key(job.message), 0.0))
         self._dispatch()
         return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that are in, without waiting."""
+        """Return the replies that have arrived, without waiting."""
         self._collect(timeout=0)
         return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send messages and return an iterator over the replies as they come in.
+        """Send messages and return an iterator over the replies as they arrive.
 
-        Work starts at once. After ``timeout`` seconds the iterator ends; sites that are still busy are stopped.
+        Work starts at once. After ``timeout`` seconds the iterator ends, and workers that are still busy are stopped.
         """
         return self._receive(self.push_messages(messages), None if timeout is None else time.monotonic() + timeout)
 
     def _receive(self, message_ids: list[str], deadline: float | None) -> Iterator[Message]:
         waiting = dict.fromkeys(message_ids)
         while waiting:
-            # Another call may have collected our replies while this iterator was suspended: look before waiting.
+            # Another call may have collected these replies while this iterator was suspended, so look before waiting.
             if key := next((key for key in self._replies if key in waiting), None):
                 del waiting[key]
                 yield self._replies.pop(key)
                 continue
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            seconds = None if deadline is None else deadline - time.monotonic()
+            if seconds is not None and seconds <= 0:
                 self._abandon(set(waiting))
                 return
-            self._collect(left)
+            self._collect(seconds)
 
     def close(self) -> None:
-        """End the workers and let go of the shared memory."""
+        """End the workers and close the shared memory."""
         for worker in self._workers:
             worker.end()
         self._workers.clear()
         for end in self._alive:
             os.close(end)
-        for buffer in self._free:
+        for buffer in self._free_buffers:
             buffer.close()
 
     def _dispatch(self) -> None:
-        """Give workers their next jobs: those of nodes that they have served before, else the longest.
+        """Send workers their next jobs: those of nodes that they have cached, otherwise the longest.
 
-        While plenty is left, a worker that does short jobs has one more in hand, so that it need not wait for this
-        process between two. Long jobs and the last ones are given out one at a time: nobody else could take one that
-        waits.
+        While the queue is long, a worker with a short job gets a second one, so that it need not wait for this process
+        between two jobs. Long jobs and the last ones are sent one at a time, because a job that waits at one worker
+        cannot be taken by another.
         """
-        while len(self._workers) < self._count:
+        while len(self._workers) < self._worker_count:
             self._workers.append(Worker(self._client_app, self._run_config, self._alive, self._workers))
-        for in_hand in (0, 1):
+        for pending in (0, 1):
             for worker in self._workers:
-                if len(worker.jobs) == in_hand and self._queue:
-                    near = islice(enumerate(self._queue), LOOK_AHEAD)
-                    at_home = (i for i, job in near if job.message.metadata.dst_node_id in worker.cached_nodes)
-                    index = next(at_home, 0)
+                if len(worker.jobs) == pending and self._queue:
+                    head = islice(enumerate(self._queue), LOOK_AHEAD)
+                    cached = (i for i, job in head if job.message.metadata.dst_node_id in worker.cached_nodes)
+                    index = next(cached, 0)
                     node = self._queue[index].message.metadata.dst_node_id
-                    if in_hand and not self._may_wait(self._queue[index]):
+                    if pending and not self._may_wait(self._queue[index]):
                         continue
                     job = self._queue.pop(index)
                     try:
-                        worker.give(job, node, self._nodes[node], job.packed, self._states[node], job.batch.buffer)
-                    except OSError:  # it died while it had nothing to do
+                        worker.send(job, node, self._nodes[node], job.packed, self._states[node], job.broadcast.buffer)
+                    except OSError:  # it died while it was idle
                         self._drop(worker)
                         return self._dispatch()
 
     def _may_wait(self, job: Job) -> bool:
-        """Say whether a job may be sent to a worker that is still busy: it must be short, and fit into the pipe.
+        """Return whether a job may be queued at a busy worker. It must be short and fit into the pipe.
 
-        Sending more than a pipe holds would wait for the worker, which may itself wait for us to take its reply.
+        Sending more than a pipe holds would block until the worker reads, and the worker may itself be blocked until
+        this process takes its reply.
         """
         return (
             self._seconds.get(_job_key(job.message), math.inf) < SHORT_JOB
             and not self._states[job.message.metadata.dst_node_id]
-            and len(job.packed) < SMALL
+            and len(job.packed) < PIPE_CAPACITY
         )
 
     def _collect(self, timeout: float | None) -> None:
-        """Wait for replies, file them, and give the workers that are free more work."""
-        for worker in ready(self._workers, timeout):
+        """Wait for replies, store them, and send more jobs to the workers that are free."""
+        for worker in wait_for_any(self._workers, timeout):
             try:
-                job, reply, state, seconds = worker.take()
+                job, reply, state, seconds = worker.receive()
                 self._states[job.message.metadata.dst_node_id] = state
                 self._seconds[_job_key(job.message)] = seconds
             except (EOFError, OSError):
@@ -208,7 +209,7 @@ class LocalGrid(Grid):
         self._dispatch()
 
     def _abandon(self, message_ids: set[str]) -> None:
-        """Forget messages that took too long, and stop the workers that are busy with them."""
+        """Give up messages that took too long, and stop the workers that are busy with them."""
 
         def is_late(job: Job) -> bool:
             return job.message.metadata.message_id in message_ids
@@ -222,24 +223,24 @@ class LocalGrid(Grid):
         self._dispatch()
 
     def _drop(self, worker: Worker) -> None:
-        """End a worker; what it has not answered goes back to the head of the queue."""
+        """End a worker; its unanswered jobs go back to the head of the queue."""
         self._queue[:0] = worker.jobs
         self._workers.remove(worker)
         worker.end()
 
     def _finish(self, job: Job) -> None:
-        job.batch.left -= 1
-        if not job.batch.left:
-            self._free.append(job.batch.buffer)
+        job.broadcast.unanswered -= 1
+        if not job.broadcast.unanswered:
+            self._free_buffers.append(job.broadcast.buffer)
 
     def _buffer(self, size: int) -> Buffer:
-        """Return a free buffer that is large enough; free ones that are not have had their day."""
-        for buffer in self._free:
+        """Return a free buffer that is large enough. If there is none, free buffers are closed and one is created."""
+        for buffer in self._free_buffers:
             if buffer.size >= size:
-                self._free.remove(buffer)
+                self._free_buffers.remove(buffer)
                 return buffer
-        while self._free:
-            self._free.pop().close()
+        while self._free_buffers:
+            self._free_buffers.pop().close()
         return Buffer(max(size, 1))
 
 
@@ -250,13 +251,13 @@ def _job_key(message: Message) -> tuple[int, str]:
 def run_local(
     server_app: ServerApp, client_app: ClientApp, run_config: UserConfig, sites: int, workers: int | None = None
 ) -> None:
-    """Run an app with simulated sites on this machine; whatever happens, no process is left behind."""
-    # Flower's messages ask this process-wide identity who sends them; its own engines set it the same way.
+    """Run an app with simulated sites on this machine. No process is left behind, even after an error."""
+    # Flower's messages take their sender from this process-wide identity; its own engines set it the same way.
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
     threads = 0
     if (torch := sys.modules.get("torch")) is not None:
-        # Before any tensor work: a worker forked from a process that has computed with several threads hangs when it
-        # computes with several itself, as torch-threads may ask it to.
+        # This must come before any tensor work: a worker that is forked from a process which has computed with several
+        # threads hangs as soon as it uses several itself, as it does with torch-threads above 1.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
     nodes: list[Any] = [{"partition-id": i, "num-partitions": sites} for i in range(sites)]

@@ -1,6 +1,6 @@
 """Messages between processes of one machine: arrays in shared memory, the rest pickled over a pipe.
 
-Both ends are forks of one process, so nothing here is ever read from outside.
+Both ends are forks of one process, so nothing that is read here comes from outside.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from ...strategies.wire import FlatArray
 
-ALIGN = 64
+ALIGNMENT = 64  # bytes
 RECORDS = {"array": ArrayRecord, "metric": MetricRecord, "config": ConfigRecord}
 ArrayLocation = tuple[str, tuple[int, ...], str, int, int]  # dtype, shape, serialisation ("" = raw), offset, bytes
-Flat = list[tuple[str, str, dict[str, Any]]]  # of each record: name, kind, and its values or slots
+FlatRecords = list[tuple[str, str, dict[str, Any]]]  # for each record: name, kind, and its values or array locations
 
 
 class Buffer:
-    """Shared memory behind a file without a name: it vanishes with the last process that maps it, however that ends."""
+    """Shared memory in a file without a name, which is freed once no process maps it, even after a crash."""
 
     def __init__(self, size: int, fd: int | None = None) -> None:
         self.fd = _nameless_file(size) if fd is None else fd
@@ -33,25 +33,25 @@ class Buffer:
         self.memory = mmap.mmap(self.fd, size)
 
     def send(self, pipe: Connection, pid: int) -> None:
-        """Give the other end of a pipe access to this memory."""
+        """Give the process at the other end of a pipe access to this memory."""
         send_handle(pipe, self.fd, pid)
 
     @classmethod
     def receive(cls, pipe: Connection, size: int) -> Buffer:
-        """Take what :meth:`send` gave."""
+        """Return the buffer that the other end of a pipe sent with :meth:`send`."""
         return cls(size, recv_handle(pipe))
 
     def array(self) -> np.ndarray:
-        """Return the memory as bytes; every view of the array keeps it, and so the mapping, alive."""
+        """Return the memory as bytes; every view of the array keeps the mapping alive."""
         return np.frombuffer(self.memory, np.uint8)
 
     def close(self) -> None:
-        """Let go of the file; the mapping goes when the last view of it does."""
+        """Close the file; the mapping goes when its last view does."""
         os.close(self.fd)
 
 
 def _nameless_file(size: int) -> int:
-    if hasattr(os, "memfd_create"):  # bound by the machine's memory, not by the size of /dev/shm
+    if hasattr(os, "memfd_create"):  # limited by the machine's memory, not by the size of /dev/shm
         fd = os.memfd_create("mtfed")
     else:
         with tempfile.TemporaryFile() as file:
@@ -61,47 +61,47 @@ def _nameless_file(size: int) -> int:
 
 
 class Writer:
-    """Lay out the arrays of several messages one after the other, each array once however often it is sent."""
+    """Lay out the arrays of several messages in one buffer. An array that is in several messages is stored once."""
 
     def __init__(self) -> None:
         self.size = 0
-        self._slots: dict[int, ArrayLocation] = {}
+        self._locations: dict[int, ArrayLocation] = {}
         self._pending: list[tuple[int, Any]] = []
-        self._kept: list[Array] = []  # an id is only good while its object lives
+        self._referenced: list[Array] = []  # an id is only valid while its object lives
 
-    def flatten(self, content: RecordDict) -> Flat:
-        """Return the records of a message with slots in place of arrays."""
-        flat: Flat = []
+    def flatten(self, content: RecordDict) -> FlatRecords:
+        """Return the records of a message with locations in place of arrays."""
+        flat: FlatRecords = []
         for name, record in content.items():
             if isinstance(record, ArrayRecord):
-                flat.append((name, "array", {key: self._slot(array) for key, array in record.items()}))
+                flat.append((name, "array", {key: self._locate(array) for key, array in record.items()}))
             else:
                 flat.append((name, "metric" if isinstance(record, MetricRecord) else "config", dict(record)))
         return flat
 
-    def _slot(self, array: Array) -> ArrayLocation:
-        slot = self._slots.get(id(array))
-        if slot is None:
-            raw = isinstance(array, FlatArray)
-            data = array.numpy().reshape(-1).view(np.uint8) if raw else array.data
-            offset = -(-self.size // ALIGN) * ALIGN
-            slot = (array.dtype, tuple(array.shape), "" if raw else array.stype, offset, len(data))
-            self._slots[id(array)] = slot
+    def _locate(self, array: Array) -> ArrayLocation:
+        location = self._locations.get(id(array))
+        if location is None:
+            is_raw = isinstance(array, FlatArray)
+            data = array.numpy().reshape(-1).view(np.uint8) if is_raw else array.data
+            offset = -(-self.size // ALIGNMENT) * ALIGNMENT
+            location = (array.dtype, tuple(array.shape), "" if is_raw else array.stype, offset, len(data))
+            self._locations[id(array)] = location
             self._pending.append((offset, data))
-            self._kept.append(array)
+            self._referenced.append(array)
             self.size = offset + len(data)
-        return slot
+        return location
 
     def write(self, buffer: Buffer) -> None:
-        """Copy every array to its place."""
+        """Copy every array to its location."""
         view = memoryview(buffer.memory)
         for offset, data in self._pending:
             view[offset : offset + len(data)] = data
         view.release()
 
 
-def restore(flat: Flat, memory: np.ndarray | None) -> RecordDict:
-    """Rebuild a message's records; raw arrays are views of ``memory`` (bytes), which lives as long as one of them."""
+def restore(flat: FlatRecords, memory: np.ndarray | None) -> RecordDict:
+    """Rebuild a message's records; raw arrays are views of ``memory`` (bytes), and keep it alive."""
     content = RecordDict()
     for name, kind, values in flat:
         if kind != "array":
@@ -119,7 +119,7 @@ def restore(flat: Flat, memory: np.ndarray | None) -> RecordDict:
 
 
 def array_bytes(content: RecordDict) -> int:
-    """Return how many bytes of arrays a message carries."""
+    """Return the total size in bytes of a message's arrays."""
     return sum(array.numpy().nbytes if isinstance(array, FlatArray) else len(array.data) for array in _arrays(content))
 
 

@@ -1,7 +1,7 @@
-"""Resident worker processes: forked once torch is warm, one thread each, handed one message at a time.
+"""Resident worker processes: forked once torch is imported, with one thread each, and given one message at a time.
 
-A worker keeps what the ClientApp keeps between messages: its model, the shards it has read. It waits on a pipe, never
-polls, and ends when the process that forked it does.
+A worker keeps everything that the ClientApp caches between messages: its model and the shards that it has read. It
+waits on a pipe, never polls, and ends when the process that forked it ends.
 """
 
 from __future__ import annotations
@@ -31,28 +31,35 @@ RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 class Worker:
-    """One forked process, seen from its parent."""
+    """A forked process, as its parent sees it.
+
+    Args:
+        client_app: the ClientApp that handles the messages.
+        run_config: the run's config, which is part of the ClientApp's context.
+        alive: both ends of a pipe that closes when the parent ends.
+        siblings: the workers that exist already; the new process closes the pipes that it inherits from them.
+    """
 
     def __init__(
-        self, client_app: ClientApp, run_config: UserConfig, alive: tuple[int, int], others: list[Worker]
+        self, client_app: ClientApp, run_config: UserConfig, alive: tuple[int, int], siblings: list[Worker]
     ) -> None:
         self.pipe, child_pipe = get_context("fork").Pipe()
-        sibling_pipes = [worker.pipe for worker in others]
+        sibling_pipes = [worker.pipe for worker in siblings]
         self.process = get_context("fork").Process(
             target=_serve, args=(child_pipe, self.pipe, sibling_pipes, alive, client_app, run_config), daemon=True
         )
         self.process.start()
         child_pipe.close()
-        self.jobs: deque[Any] = deque()  # what it was given and has not answered, in that order
-        self.cached_nodes: set[int] = set()  # nodes whose shard it has in memory
+        self.jobs: deque[Any] = deque()  # sent and not answered yet, oldest first
+        self.cached_nodes: set[int] = set()  # nodes whose shard the worker has in memory
         self._sent: Buffer | None = None
-        self._replies: dict[int, Buffer] = {}  # its reply buffers by key
-        self._freed: list[int] = []  # reply buffers that nobody looks at any more
+        self._reply_buffers: dict[int, Buffer] = {}
+        self._freed: list[int] = []  # keys of reply buffers that nothing refers to any more
 
-    def give(
+    def send(
         self, job: Any, node: int, node_config: UserConfig, packed: bytes, state: RecordDict, buffer: Buffer
     ) -> None:
-        """Hand over a message to a node: its metadata and records, pickled, and the buffer that its arrays lie in."""
+        """Send a message for a node: its metadata and records, pickled, and the buffer with its arrays."""
         self.jobs.append(job)
         self.cached_nodes.add(node)
         if buffer is not self._sent:
@@ -63,30 +70,32 @@ class Worker:
         self.pipe.send(("message", node_config, state, freed))
         self.pipe.send_bytes(packed)
 
-    def take(self) -> tuple[Any, Message, RecordDict, float]:
-        """Return the oldest job, its reply, the node's state and the seconds it took.
+    def receive(self) -> tuple[Any, Message, RecordDict, float]:
+        """Return the oldest job, its reply, the node's state and the seconds that it took.
 
-        The reply's arrays are views of the worker's memory, which it uses again once nobody holds them any more.
-        Raises ``EOFError`` if the worker died.
+        The reply's arrays are views of the worker's memory, which it reuses once nothing refers to them.
+
+        Raises:
+            EOFError: if the worker died.
         """
         while True:
-            kind, *rest = self.pipe.recv()
+            kind, *values = self.pipe.recv()
             if kind == "buffer":
-                key, size, outgrown = rest
+                key, size, outgrown = values
                 for old in outgrown:
-                    self._replies.pop(old).close()
-                self._replies[key] = Buffer.receive(self.pipe, size)
+                    self._reply_buffers.pop(old).close()
+                self._reply_buffers[key] = Buffer.receive(self.pipe, size)
                 continue
-            metadata, flat, error, state, seconds, key = rest
+            metadata, flat, error, state, seconds, key = values
             if error is not None:
                 return self.jobs.popleft(), make_message(metadata, error=Error(*error)), state, seconds
             memory = None
             if key is not None:
-                memory = self._replies[key].array()
-                finalize(memory, self._freed_later, key)
+                memory = self._reply_buffers[key].array()
+                finalize(memory, self._free_reply_buffer, key)
             return self.jobs.popleft(), make_message(metadata, restore(flat, memory)), state, seconds
 
-    def _freed_later(self, key: int) -> None:
+    def _free_reply_buffer(self, key: int) -> None:
         self._freed.append(key)
 
     def end(self) -> None:
@@ -98,48 +107,48 @@ class Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        for buffer in self._replies.values():
+        for buffer in self._reply_buffers.values():
             buffer.close()
-        self._replies.clear()
+        self._reply_buffers.clear()
 
 
-def ready(workers: list[Worker], timeout: float | None) -> list[Worker]:
-    """Wait until some busy worker has something to say (or died), or the time is over."""
+def wait_for_any(workers: list[Worker], timeout: float | None) -> list[Worker]:
+    """Wait until a busy worker has replied or died, or until the timeout; return those workers."""
     by_pipe = {worker.pipe: worker for worker in workers if worker.jobs}
     return [by_pipe[pipe] for pipe in wait(list(by_pipe), timeout)]  # type: ignore[index]
 
 
 def _serve(
     pipe: Connection,
-    parents_end: Connection,
+    parent_pipe: Connection,
     sibling_pipes: list[Connection],
     alive: tuple[int, int],
     client_app: ClientApp,
     run_config: UserConfig,
 ) -> None:
-    """Handle messages until the pipe closes (in the forked process)."""
-    for inherited in (parents_end, *sibling_pipes):
+    """Handle messages until the pipe closes. Runs in the forked process."""
+    for inherited in (parent_pipe, *sibling_pipes):
         inherited.close()
     os.close(alive[1])
     threading.Thread(target=_end_with_parent, args=(alive[0],), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
     received: Buffer | None = None
-    replies: dict[int, Buffer] = {}
+    reply_buffers: dict[int, Buffer] = {}
     free: list[int] = []
     while True:
         try:
-            kind, *rest = pipe.recv()
+            kind, *values = pipe.recv()
         except (EOFError, ConnectionResetError):
             os._exit(0)
         if kind == "buffer":
             if received is not None:
                 received.close()
-            received = Buffer.receive(pipe, rest[0])
+            received = Buffer.receive(pipe, values[0])
             continue
-        node_config, state, freed = rest
+        node_config, state, freed = values
         metadata, flat = pickle.loads(pipe.recv_bytes())
         free.extend(freed)
         start = time.perf_counter()
@@ -150,35 +159,35 @@ def _serve(
         try:
             reply = client_app(message, context)
             error = (reply.error.code, reply.error.reason) if reply.has_error() else None
-            answer = [] if error else writer.flatten(reply.content)
+            records = [] if error else writer.flatten(reply.content)
         except Exception as exception:
             reason = f"{type(exception).__name__}: {exception}\n{traceback.format_exc()}"
-            error, answer = (RAISED, reason), []
+            error, records = (RAISED, reason), []
             reply = Message(Error(*error), reply_to=message)
-        key = _reply_buffer(writer.size, replies, free, pipe) if writer.size else None
+        key = _reply_buffer(writer.size, reply_buffers, free, pipe) if writer.size else None
         if key is not None:
-            writer.write(replies[key])
-        pipe.send(("reply", reply.metadata, answer, error, context.state, time.perf_counter() - start, key))
+            writer.write(reply_buffers[key])
+        pipe.send(("reply", reply.metadata, records, error, context.state, time.perf_counter() - start, key))
 
 
-def _reply_buffer(size: int, replies: dict[int, Buffer], free: list[int], pipe: Connection) -> int:
-    """Return the key of a reply buffer that is free and large enough; make one if there is none."""
+def _reply_buffer(size: int, buffers: dict[int, Buffer], free: list[int], pipe: Connection) -> int:
+    """Return the key of a free reply buffer that is large enough; make a new one if there is none."""
     for key in free:
-        if replies[key].size >= size:
+        if buffers[key].size >= size:
             free.remove(key)
             return key
     outgrown = list(free)
     for key in outgrown:
-        replies.pop(key).close()
+        buffers.pop(key).close()
     free.clear()
-    key = max(replies, default=-1) + 1
-    replies[key] = Buffer(size)
+    key = max(buffers, default=-1) + 1
+    buffers[key] = Buffer(size)
     pipe.send(("buffer", key, size, outgrown))
-    replies[key].send(pipe, os.getppid())
+    buffers[key].send(pipe, os.getppid())
     return key
 
 
 def _end_with_parent(alive: int) -> None:
-    """Wait for the end of a pipe that only the parent can close; then there is nobody left to work for."""
+    """Wait until a pipe closes that only the parent can close, then exit."""
     os.read(alive, 1)
     os._exit(1)
