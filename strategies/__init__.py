@@ -9,9 +9,10 @@ from .base import TaskStrategy
 from .bayesian import BayesianMatching
 from .growing import GrowingMatching
 from .local_norms import TaskFedBN
+from .phase import Failure, RoundResult
 from .published import FisherMerging, Fola, Pfnm, Rebasin
 from .registry import STRATEGIES, register_strategy
-from .screening import Failure, Update
+from .screening import Update
 from .sites import FederationError, SiteCard
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "GrowingMatching",
     "Pfnm",
     "Rebasin",
+    "RoundResult",
     "SiteCard",
     "TaskFedAdam",
     "TaskFedAvg",

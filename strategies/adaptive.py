@@ -1,4 +1,4 @@
-"""Server optimisers: FedAdam and FedYogi, task by task."""
+"""Server optimisers, task by task: FedAdam and FedYogi."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .averaging import TaskFedAvg
 from .settings import check_settings
 from .wire import FlatArray, tensors_in
 
-STATISTICS = ("running_mean", "running_var")  # of BatchNorm: measured, so averaged; a step of an optimiser has no sense
+STATISTICS = ("running_mean", "running_var")  # BatchNorm's: they are measured, so averaged and not optimised
 FIRST, SECOND = "@first-moment", "@second-moment"  # groups of a checkpoint
 
 
@@ -25,17 +25,17 @@ class TaskFedOpt(TaskFedAvg):
         v <- the optimiser's own rule, from v and d^2
         w <- w + server_learning_rate * m / (sqrt(v) + server_tau)
 
-    from m = 0 and v = tau^2, without bias correction (the paper's Algorithm 2). Weights that nobody trained this round
-    keep their m and v. Integers and BatchNorm's running statistics are averaged as FedAvg does.
+    from m = 0 and v = tau^2, without bias correction (the paper's Algorithm 2). Weights that no site trained in a
+    round keep their m and v. Integers and BatchNorm's running statistics are averaged as in FedAvg.
 
     Args:
-        server_learning_rate: about the most that a weight moves in a round. The paper tunes it for every data set over
-            powers of ten. 0.01 is what a weight moves in ten local AdamW steps of 0.001 that agree, and was the best
-            of 0.001, 0.003, 0.01, 0.03 and 0.1 on the embedded sample (one seed, 8 rounds).
-        server_beta1: share of m kept a round. The paper fixes 0.9.
-        server_beta2: share of v kept a round. The paper fixes 0.99.
-        server_tau: weights whose pseudo-gradient is well below it are moved in proportion, not by sign. The paper finds
-            1e-3 good throughout.
+        server_learning_rate: roughly the largest change of a weight in a round. The paper tunes it for every data set
+            over powers of ten. 0.01 is the change after ten local AdamW steps of 0.001 in the same direction, and was
+            the best of 0.001, 0.003, 0.01, 0.03 and 0.1 on the embedded sample (one seed, 8 rounds).
+        server_beta1: share of m that is kept from round to round. The paper fixes 0.9.
+        server_beta2: share of v that is kept from round to round. The paper fixes 0.99.
+        server_tau: weights whose pseudo-gradient is well below it move in proportion to it, not by its sign. The paper
+            finds 1e-3 good throughout.
         settings: see :class:`TaskFedAvg`.
     """
 
@@ -59,38 +59,39 @@ class TaskFedOpt(TaskFedAvg):
         self.server_beta1 = server_beta1
         self.server_beta2 = server_beta2
         self.server_tau = server_tau
-        self._first: dict[str, np.ndarray] = {}
-        self._second: dict[str, np.ndarray] = {}
+        self._first: dict[str, np.ndarray] = {}  # key -> m
+        self._second: dict[str, np.ndarray] = {}  # key -> v
 
     @abstractmethod
     def second_moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
         """Return the new v from the old one and the squared pseudo-gradient."""
 
     def finish_merge(self) -> dict[str, np.ndarray]:
-        tensors = tensors_in(self._arrays)
+        average = self.end_average()
+        tensors = tensors_in(average.arrays)
         merged: dict[str, np.ndarray] = {}
-        for key, average in self._averages():
-            if average.dtype.kind == "f":
-                stepped = self._step(key, average)
+        for key, mean in average.means():
+            array = average.arrays[key]
+            if mean.dtype.kind == "f":
+                stepped = self._step(key, mean, array.numpy())
                 for tensor in tensors[key]:
                     if tensor.name.endswith(STATISTICS):
-                        stepped[tensor.place] = average[tensor.place]
-                average = stepped
-            merged[key] = average.astype(self._arrays[key].dtype)
+                        stepped[tensor.place] = mean[tensor.place]
+                mean = stepped
+            merged[key] = mean.astype(array.dtype)
         return merged
 
-    def _step(self, key: str, average: np.ndarray) -> np.ndarray:
-        """Return the weights after the server's step, in float64, and keep m and v in the weights' precision.
+    def _step(self, key: str, average: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the weights after the server's step, in float64, and store m and v in the weights' precision.
 
-        That is float32 at least: the square of a small step is nothing in float16.
+        They are stored in float32 at least: the square of a small step underflows in float16.
         """
-        weights = self._arrays[key].numpy()
-        kept = np.result_type(weights.dtype, np.float32)
+        stored = np.result_type(weights.dtype, np.float32)
         change = average - weights
-        m = self._first.get(key, np.zeros((), kept))
-        v = self._second.get(key, np.full((), self.server_tau**2, kept))
-        m = (self.server_beta1 * m.astype(np.float64) + (1 - self.server_beta1) * change).astype(kept)
-        v = self.second_moment(v.astype(np.float64), change * change).astype(kept)
+        m = self._first.get(key, np.zeros((), stored))
+        v = self._second.get(key, np.full((), self.server_tau**2, stored))
+        m = (self.server_beta1 * m.astype(np.float64) + (1 - self.server_beta1) * change).astype(stored)
+        v = self.second_moment(v.astype(np.float64), change * change).astype(stored)
         self._first[key], self._second[key] = m, v
         step = m.astype(np.float64) / (np.sqrt(v, dtype=np.float64) + self.server_tau)
         return np.asarray(weights + self.server_learning_rate * step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,24 +13,25 @@ from .merging import add_scaled
 from .screening import Update
 from .settings import Weighting, check_settings
 from .sites import KEY, SiteCard
-from .wire import FlatArray, part_of, task_of
+from .weighting import SiteWeights, count_samples
+from .wire import FlatArray, part_of
 
 
 class TaskFedAvg(TaskStrategy):
-    """FedAvg (McMahan et al., AISTATS 2017) with a denominator of its own for every part.
+    """FedAvg (McMahan et al., AISTATS 2017) with a separate denominator for each part.
 
-    The encoder is averaged over all sites, what belongs to task *t* (:func:`.wire.task_of`) over the sites that hold
-    *t*; a part that nobody trained stays as it was. Sums run in float64 in the order of site keys, so a result does
-    not depend on arrival.
+    The encoder is averaged over all sites, and what belongs to task *t* (:func:`.wire.task_of`) over the sites that
+    have *t*; a part that no site trained stays as it was. Sums run in float64 in the order of site keys, so the
+    result does not depend on the order of arrival.
 
-    A site's metrics tell its samples: ``num-examples``, and ``num-examples.TASK`` of each task. Where it tells none by
-    task, all its parts count by ``num-examples``.
+    A site's metrics report its samples: ``num-examples``, and ``num-examples.TASK`` for each task. If it reports none
+    by task, all its parts count by ``num-examples``.
 
     Args:
-        weighting: how the encoder counts a site: by ``samples`` (images trained on), ``uniform``, or ``tasks`` (every
-            task counts the same in total, however many samples it has: sum over tasks of the site's share of each
-            task's samples, of those that the sites told on joining; holders of a task of which none was told count
-            alike). A task's own parts are weighted by its samples, or uniformly.
+        weighting: how a site counts in the encoder: by ``samples`` (images trained on), ``uniform``, or ``tasks``
+            (every task counts the same in total, however many samples it has: the sum over tasks of the site's share
+            of each task's samples, as the sites reported them on joining; if no site reported any for a task, its
+            sites count equally). A task's own parts are weighted by its samples, or uniformly.
         task_weights: how much a task counts in the encoder with ``weighting="tasks"``; 1 for those not named.
         settings: see :class:`TaskStrategy`.
     """
@@ -45,60 +45,75 @@ class TaskFedAvg(TaskStrategy):
     ) -> None:
         super().__init__(**settings)
         check_settings(weighting=weighting)
-        self.weighting = weighting
+        self.weighting: Weighting = weighting
         self.task_weights = dict(task_weights or {})
         for task, weight in self.task_weights.items():
             if not (np.isfinite(weight) and weight > 0):
                 raise ValueError(f"Expected a task weight above 0 for {task}, got {weight}; leave the task out for 1.")
+        self._average: WeightedAverage | None = None  # of the current merge
 
     def begin_merge(self, arrays: ArrayRecord) -> None:
-        self._sums: dict[str, np.ndarray] = {}
-        self._weights: dict[str, float] = {}
-        self._held: Counter[str] = Counter()  # task -> training samples of all sites
-        for site in self.roster.sites:
-            self._held.update({task: int(site.train_count(task)) for task in site.tasks or ()})
+        self._average = WeightedAverage(arrays, self.site_weights())
 
     def add_to_merge(self, update: Update) -> None:
+        assert self._average is not None
+        self._average.add(update)
+
+    def finish_merge(self) -> dict[str, np.ndarray]:
+        average = self.end_average()
+        return {key: mean.astype(average.arrays[key].dtype) for key, mean in average.means()}
+
+    def end_average(self) -> WeightedAverage:
+        """Return the average of the current merge, which the strategy then no longer holds."""
+        assert self._average is not None
+        average, self._average = self._average, None
+        return average
+
+    def site_weights(self) -> SiteWeights:
+        """Return the weights of the updates of the current round."""
+        return SiteWeights(self.weighting, self.task_weights, count_samples(self.roster.sites))
+
+
+class WeightedAverage:
+    """The running weighted sums of one merge.
+
+    Args:
+        arrays: the global arrays that the round started from.
+        weights: how much each update counts.
+    """
+
+    def __init__(self, arrays: ArrayRecord, weights: SiteWeights) -> None:
+        self.arrays = arrays
+        self._weights = weights
+        self._sums: dict[str, np.ndarray] = {}
+        self._totals: dict[str, float] = {}
+
+    def add(self, update: Update) -> None:
+        """Add an update's arrays; integers, such as BatchNorm's counters, contribute their maximum."""
         for key, values in update.arrays.items():
-            weight = self._weight(update, part_of(key))
+            weight = self._weights.weight(update, part_of(key))
             if weight == 0:
                 continue
             if key not in self._sums:
                 self._sums[key] = np.zeros(values.shape) if values.dtype.kind == "f" else values.copy()
-                self._weights[key] = 0.0
+                self._totals[key] = 0.0
             if values.dtype.kind == "f":
                 add_scaled(self._sums[key], values, weight)
             else:
-                np.maximum(self._sums[key], values, out=self._sums[key])  # counters, as BatchNorm's
-            self._weights[key] += weight
+                np.maximum(self._sums[key], values, out=self._sums[key])
+            self._totals[key] += weight
 
-    def finish_merge(self) -> dict[str, np.ndarray]:
-        return {key: average.astype(self._arrays[key].dtype) for key, average in self._averages()}
+    def means(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield by key the average of each array that a site trained; floats are float64.
 
-    def _averages(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield, by key, the averages of what somebody trained, floats still in float64.
-
-        One at a time: each takes twice the memory of its weights.
+        They come one at a time because each takes twice the memory of its weights.
         """
         for key, total in self._sums.items():
-            yield key, total / self._weights[key] if total.dtype.kind == "f" else total
-
-    def _weight(self, update: Update, part: str) -> float:
-        task, samples = task_of(part), update.num_examples
-        if task and update.counts:
-            samples = update.counts.get(task, 0.0)
-        if self.weighting == "uniform":
-            return float(samples > 0)
-        if task or self.weighting == "samples" or not update.counts:
-            return samples
-        return sum(
-            self.task_weights.get(task, 1.0) * (count / max(self._held[task], count, 1.0))
-            for task, count in update.counts.items()
-        )
+            yield key, total / self._totals[key] if total.dtype.kind == "f" else total
 
 
 class TaskFedProx(TaskFedAvg):
-    """FedProx (Li et al., MLSys 2020): FedAvg whose sites are held near the global weights while they train.
+    """FedProx (Li et al., MLSys 2020): FedAvg whose sites stay near the global weights while they train.
 
     A site adds ``proximal_mu / 2 * ||w - w_global||^2`` to its loss; the merge is that of :class:`TaskFedAvg`.
     """
@@ -113,9 +128,9 @@ class TaskFedProx(TaskFedAvg):
 
 
 class Alone(TaskStrategy):
-    """No federation: every site goes on from its own weights. The baseline that a federation has to beat.
+    """No federation: every site continues from its own weights. The baseline that a federation has to beat.
 
-    ``site_arrays`` holds each site's own record; the global arrays stay the initial ones.
+    ``site_arrays`` contains each site's own record; the global arrays stay the initial ones.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -126,9 +141,9 @@ class Alone(TaskStrategy):
         pass
 
     def add_to_merge(self, update: Update) -> None:
-        own, site = ArrayRecord(), self.roster.by_node(self._asked[update.site].metadata.dst_node_id)
-        assert site is not None
-        for key, array in self.arrays_for(site, self._arrays, site.tasks).items():  # of tasks that have stopped, too
+        site, own = self.roster.by_key(update.site), ArrayRecord()
+        # All tasks of the site, not only those sent: a task that is no longer trained keeps its decoder.
+        for key, array in self.arrays_for(site, self.phase.arrays, site.tasks).items():
             own[key] = FlatArray(update.arrays[key].copy()) if key in update.arrays else array
         self.site_arrays[update.site] = own
 
@@ -138,7 +153,7 @@ class Alone(TaskStrategy):
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Any) -> ArrayRecord:
         return super().arrays_for(site, self.site_arrays.get(site.key, arrays), tasks)
 
-    def models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
+    def trained_models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
         return self.site_arrays
 
     def state(self) -> dict[str, ArrayRecord]:

@@ -1,4 +1,4 @@
-"""What a site says in a round, tensor by tensor: values, how much they count, and how surely it knows them."""
+"""A site's contribution to a merge, tensor by tensor: values, their precision, and how much they count."""
 
 from __future__ import annotations
 
@@ -11,34 +11,44 @@ import numpy as np
 from .axes import AxisError, AxisGraph, Tensors
 from .heads import inner_axes
 from .precision import Precision
-from .wire import TensorEntry
+from .screening import Update
+from .weighting import SiteWeights
+from .wire import TensorEntry, part_of
+
+Layout = Mapping[str, list[TensorEntry]]  # the tensors of every array, by its key
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a site says in a round, by tensor."""
+    """A site's contribution to a merge."""
 
     site: str
-    values: Tensors
-    weights: dict[str, float]  # by key
-    precision: dict[str, Precision]
+    values: Tensors  # by name of the tensor
+    weights: dict[str, float]  # by key of the array
+    precision: dict[str, Precision]  # by name of the tensor
+    num_examples: float
+    pulled: bool  # whether the site trained under a pull (:mod:`.cavity`)
 
     def copy(self) -> Contribution:
-        """Return it in memory of its own: an engine takes that of a reply back."""
+        """Return a copy with memory of its own, because an engine reuses the memory of a reply."""
         values = {name: np.array(value) for name, value in self.values.items()}
-        precision = {name: replace(said, values=np.array(said.values)) for name, said in self.precision.items()}
+        precision = {name: replace(own, values=np.array(own.values)) for name, own in self.precision.items()}
         return replace(self, values=values, precision=precision)
 
-    def moved(
+    def reordered(
         self, graph: AxisGraph, values: Tensors, orders: Mapping[str, np.ndarray], *, turned: bool = False
     ) -> Contribution:
-        """Return it with the units in another order, precision too.
+        """Return the contribution with its units in another order.
 
-        Where heads also got another inner basis, a diagonal does not turn with it: their precision is the mean over
-        the inner axis.
+        Args:
+            graph: the table of axes.
+            values: the tensors in the new order.
+            orders: the new order of each axis; the precision is reordered by it here.
+            turned: whether heads also got another inner basis. A diagonal does not turn with a basis, so their
+                precision becomes the mean over the inner axis.
         """
-        codes = graph.permute({name: said.values for name, said in self.precision.items()}, orders)
-        precision = {name: replace(said, values=codes[name]) for name, said in self.precision.items()}
+        codes = graph.permute({name: own.values for name, own in self.precision.items()}, orders)
+        precision = {name: replace(own, values=codes[name]) for name, own in self.precision.items()}
         for name, axis in inner_axes(graph).items() if turned else ():
             if name in precision:
                 view = graph.tensors[name][0] or codes[name].shape
@@ -47,48 +57,77 @@ class Contribution:
                 precision[name] = Precision(mean.reshape(codes[name].shape))
         return replace(self, values=values, precision=precision)
 
-    def counts(self, tensors: Mapping[str, list[TensorEntry]]) -> dict[str, float]:
-        """Return how much the site counts in matching, tensor by tensor."""
-        return {tensor.name: weight for key, weight in self.weights.items() for tensor in tensors[key]}
+    def tensor_weights(self, layout: Layout) -> dict[str, float]:
+        """Return the weight of each tensor, which is that of its array."""
+        return {tensor.name: weight for key, weight in self.weights.items() for tensor in layout[key]}
+
+
+def read_contribution(
+    update: Update, layout: Layout, weights: SiteWeights, *, with_precision: bool = True
+) -> Contribution:
+    """Return the contribution of an update.
+
+    Args:
+        update: what the site sent.
+        layout: where the tensors of its arrays are.
+        weights: how much each site counts in each part.
+        with_precision: ``False`` ignores the precision that the site sent.
+    """
+    own = {key: layout[key] for key in update.arrays}
+    precision = {
+        tensor.name: values.at(tensor.place, tensor.shape)
+        for key, values in update.precision.items() for tensor in own[key]
+    } if with_precision else {}  # fmt: skip
+    return Contribution(
+        update.site,
+        tensors_by_name(update.arrays, own),
+        {key: weights.weight(update, part_of(key)) for key in update.arrays},
+        precision,
+        update.num_examples,
+        update.pulled,
+    )
 
 
 def matching_weights(
-    sites: Sequence[Contribution], tensors: Mapping[str, list[TensorEntry]], graph: AxisGraph
+    contributions: Sequence[Contribution], layout: Layout, graph: AxisGraph
 ) -> list[dict[str, float | np.ndarray]]:
-    """Return how much each site counts in matching, by tensor: by its precision, as it does in the merge.
+    """Return the weight of each site in matching, by tensor: its precision, as in the merge.
 
-    Where one that holds a tensor tells none, all count there by their samples: the two have no common unit.
+    If a site that trains a tensor has no precision for it, all sites count there by their samples, because the two
+    have no common unit.
     """
-    unknown = {name for said in sites for name in said.values if name not in said.precision}
-    says: list[dict[str, float | np.ndarray]] = []
-    for said in sites:
-        own: dict[str, float | np.ndarray] = {**said.counts(tensors)}
+    unknown = {name for own in contributions for name in own.values if name not in own.precision}
+    weights: list[dict[str, float | np.ndarray]] = []
+    for own in contributions:
+        by_tensor: dict[str, float | np.ndarray] = {**own.tensor_weights(layout)}
         for name in graph.tensors:
-            if name in said.precision and name not in unknown and own[name]:
-                own[name] = said.precision[name].decode().reshape(said.values[name].shape)
-        says.append(own)
-    return says
+            if name in own.precision and name not in unknown and by_tensor[name]:
+                by_tensor[name] = own.precision[name].decode().reshape(own.values[name].shape)
+        weights.append(by_tensor)
+    return weights
 
 
-def unique_names(tensors: Mapping[str, list[TensorEntry]], graph: AxisGraph | None) -> dict[str, list[TensorEntry]]:
-    """Return tensors under names of their own: parts of a packed record may each hold, say, a ``weight``.
+def unique_names(layout: Layout, graph: AxisGraph | None) -> dict[str, list[TensorEntry]]:
+    """Return the tensors under unique names, because several parts of a packed record may contain, say, a ``weight``.
 
     Raises:
-        AxisError: where a table of axes means such a name.
+        AxisError: if a table of axes uses a name that is not unique.
     """
-    uses = Counter(tensor.name for held in tensors.values() for tensor in held)
+    uses = Counter(tensor.name for entries in layout.values() for tensor in entries)
     for name in graph.tensors if graph is not None else ():
         if uses[name] > 1:
-            raise AxisError(f"{name}: {uses[name]} parts hold a tensor of this name; give each its own, or no axes.")
+            raise AxisError(
+                f"{name}: {uses[name]} parts contain a tensor of this name; give each its own, or use no axes."
+            )
     return {
-        key: [one if uses[one.name] == 1 else one._replace(name=f"{key}/{one.name}") for one in held]
-        for key, held in tensors.items()
+        key: [tensor if uses[tensor.name] == 1 else tensor._replace(name=f"{key}/{tensor.name}") for tensor in entries]
+        for key, entries in layout.items()
     }
 
 
-def tensors_by_name(arrays: Mapping[str, np.ndarray], tensors: Mapping[str, list[TensorEntry]]) -> Tensors:
+def tensors_by_name(arrays: Mapping[str, np.ndarray], layout: Layout) -> Tensors:
     """Return the tensors of arrays by name, as views."""
     return {
         tensor.name: arrays[key].reshape(-1)[tensor.place].reshape(tensor.shape)
-        for key in arrays for tensor in tensors[key]
+        for key in arrays for tensor in layout[key]
     }  # fmt: skip

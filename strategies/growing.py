@@ -1,8 +1,8 @@
-"""A growing width: the global model has as many units as the sites' data ask for, each site trains a part of them.
+"""A growing width: the global model has as many units as the sites' data need, and each site trains some of them.
 
-A round: the updates are kept until it ends; :func:`.growth.grow` finds every unit's place in the global model or opens
-one (the predictive density of SPAHM, Yurochkin et al., NeurIPS 2019); :func:`.growth.expand` brings tensors and
-precision to the global width; the product of posteriors (:mod:`.merging`) merges them.
+In a round, all updates are kept until it ends. :func:`.growth.grow` finds the place of every unit in the global model,
+or opens one (the predictive density of SPAHM, Yurochkin et al., NeurIPS 2019); :func:`.growth.expand` brings tensors
+and precision to the global width; the product of posteriors (:mod:`.merging`) merges them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from flwr.serverapp import Grid
 
 from .axes import AxisError, AxisGraph, Tensors
 from .bayesian import BayesianMatching
-from .contribution import Contribution, tensors_by_name
-from .frame import Frame, Placement
+from .bayesian_merge import BayesianMerge
+from .contribution import Contribution, read_contribution, tensors_by_name
+from .frame import Frame
 from .growth import Growth, expand, grow
 from .merging import Product
 from .precision import Precision, floored, inflation
@@ -35,26 +36,27 @@ UNITS = "@units"  # group of a checkpoint
 
 
 class GrowingMatching(BayesianMatching):
-    """Bayesian matching at a growing width: units that match none of the global model's are added to it.
+    """Bayesian matching at a growing width: units that match none of the global model's units are added to it.
 
-    What grows are hidden units of MLPs, whole heads, and channels with BatchNorm or no norm. A site always gets and
-    returns tensors of the width that it began with: the global units that its own were matched to, in its order; a
-    site that is new gets those that most sites hold. So no client app changes, and sites evaluate the part that they
-    train, while the server holds all of the model (``mtfed.models.width.resize`` gives a torch model its width).
+    Hidden units of MLPs, whole heads, and channels with BatchNorm or no norm can grow. A site always receives and
+    returns tensors of the width that it started with: the global units that its own were matched to, in its order; a
+    new site receives the units that most sites have. So no client app has to change, and a site evaluates the part
+    that it trains, while the server has the whole model (``mtfed.models.width.resize`` gives a torch model its width).
 
-    A site counts in a tensor that reads a unit which it lacks with 0: the merge is the mean of the sites' functions
-    (:func:`.growth.expand`). So what a unit of few sites sends on becomes small, and their training has to raise it in
-    every round. A unit that no site of a round holds stays as it was, and so does what others read of it. Units are
-    never removed. A merge keeps all updates of a round in memory, and takes their precision in double.
+    In a tensor that reads a unit, a site without that unit counts with the value 0, so that the merge is the mean of
+    the sites' functions (:func:`.growth.expand`). The outputs of a unit that few sites have therefore become small,
+    and the training at these sites has to raise them in every round. A unit that no site of a round has stays as it
+    was, and so do the weights that read it. Units are never removed. A merge keeps all updates of a round in memory,
+    and their precision in double precision.
 
     Args:
         axes: as in :class:`BayesianMatching`, at the sites' width.
         gamma: mass of the beta process: how readily a unit opens a place of its own.
         width_cap: no new units beyond this many times the sites' width.
-        settings: see :class:`BayesianMatching`; ``start="apart"`` first aligns the sites with each other, as there.
+        settings: see :class:`BayesianMatching`; with ``start="apart"``, the sites are first aligned with each other.
     """
 
-    fixed: ClassVar[Mapping[str, Any]] = {"cavity": 0.0}  # sites of other widths have no tensor in common to step on
+    fixed: ClassVar[Mapping[str, Any]] = {"cavity": 0.0}  # sites of different widths have no common tensors to step on
 
     def __init__(
         self, axes: AxisGraph | None = None, *, gamma: float = 1.0, width_cap: float = 1.5, **settings: Any
@@ -68,15 +70,15 @@ class GrowingMatching(BayesianMatching):
         free = {label: axis for label, axis in self.graph.axes.items() if axis.kind in ("perm", "heads")}
         self.grows = [label for label, axis in free.items() if axis.growable]
         self.units: dict[str, dict[str, np.ndarray]] = {}  # site -> axis -> (L_j,) the global unit of each of its own
-        self._widths: dict[str, int] = {}
-        self._ready: list[Contribution] = []
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        names = Counter(tensor.name for held in tensors_in(arrays).values() for tensor in held)
-        if twice := [name for name, uses in names.items() if uses > 1]:
-            raise AxisError(f"{twice[0]}: {names[twice[0]]} parts hold a tensor of this name; give each its own.")
+        names = Counter(tensor.name for entries in tensors_in(arrays).values() for tensor in entries)
+        if repeated := [name for name, uses in names.items() if uses > 1]:
+            raise AxisError(
+                f"{repeated[0]}: {names[repeated[0]]} parts contain a tensor of this name; give each its own."
+            )
         return super().configure_train(server_round, arrays, config, grid)
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
@@ -85,44 +87,30 @@ class GrowingMatching(BayesianMatching):
         sizes = infer_sizes(self.graph, tensors)
         units = {label: self._units_of(site.key, label, sizes[label]) for label in self.grows if label in sizes}
         if all(np.array_equal(own, np.arange(sizes[label])) for label, own in units.items()):
-            return record  # the arrays of all sites then travel once
-        return relaid(record, submodel(self.graph.resize(sizes), tensors, units))
+            return record  # the same arrays for all sites are then sent once
+        return with_tensors(record, submodel(self.graph.resize(sizes), tensors, units))
 
     def finish_merge(self) -> dict[str, np.ndarray]:
-        frame, apart = tensors_by_name(self._previous, self._tensors), super()._waits()
-        if apart:
-            self._bring_together()
-        else:
-            for said in self._kept:
-                self._multiply(self._bring(said))
-        ready, self._kept, self._ready = [self._heard(said) for said in self._ready], [], []
+        merge = self._end_merge()
+        contributions, grown = self._grow(merge)
+        frame = merge.previous_tensors()
         sizes = infer_sizes(self.graph, frame)
-        grown = grow(
-            self.graph.resize(sizes), [said.values for said in ready], frame=None if apart else frame,
-            weights=[said.counts(self._tensors) for said in ready], gamma=self.gamma, width_cap=self.width_cap,
-            seed=self.seed,
-        )  # fmt: skip
-        self._place(ready, grown, sizes)
-        stays = Growth(grown.graph, [{label: np.arange(sizes[label]) for label in self.grows if label in sizes}])
-        wide, sure = expand(stays, 0, frame, self._sure_of(self.posterior))
-        grew = any(wide[name].shape != values.shape for name, values in frame.items())
-        record = relaid(self._arrays, wide) if grew else self._arrays
+        same_units = {label: np.arange(sizes[label]) for label in self.grows if label in sizes}
+        wide, wide_precision = expand(Growth(grown.graph, [same_units]), 0, frame, _by_tensor(self.posterior, merge))
+        has_grown = any(wide[name].shape != values.shape for name, values in frame.items())
+        record = with_tensors(merge.arrays, wide) if has_grown else merge.arrays
         layout = tensors_in(record)
         previous = {key: record[key].numpy() for key in layout}
-        posterior = {key: _flat(layout[key], sure, previous[key].shape) for key in self.posterior}
-        product = self._merge(ready, grown, layout)
+        posterior = {key: _flat(layout[key], wide_precision, previous[key].shape) for key in self.posterior}
+        product = self._multiply_wide(merge, contributions, grown, layout)
         scaled = {key: np.float32(self.prior_strength) * precision for key, precision in posterior.items()}
         merged = product.finish(previous, scaled if self.prior_strength else None)
-        self.posterior = posterior | merged.precision
-        first = {key: tensors[0].name for key, tensors in self._tensors.items()}
-        heard = [(said, key) for said in ready for key, weight in said.weights.items() if weight > 0]
-        self._keep_told(merged, {key for said, key in heard if first[key] in said.precision})
-        changed = {key: array.numpy() for key, array in record.items()} if grew else {}
+        first = {key: tensors[0].name for key, tensors in merge.layout.items()}
+        counting = [(own, key) for own in contributions for key, weight in own.weights.items() if weight > 0]
+        measured = {key for own, key in counting if first[key] in own.precision}
+        self._update_posterior(posterior | merged.precision, merged, measured)
+        changed = {key: array.numpy() for key, array in record.items()} if has_grown else {}
         return changed | merged.arrays
-
-    def merge_metrics(self) -> dict[str, float]:
-        """Add the width of every axis that may grow; ``moved`` says how many of the sites' units changed theirs."""
-        return super().merge_metrics() | {f"merge.width.{label}": float(n) for label, n in self._widths.items()}
 
     def state(self) -> dict[str, ArrayRecord]:
         record = ArrayRecord()
@@ -144,49 +132,46 @@ class GrowingMatching(BayesianMatching):
 
     # The steps of a merge.
 
-    def _waits(self) -> bool:
+    def _waits_for_all(self) -> bool:
         return True
 
-    def _layout(self, update: Update) -> dict[str, list[TensorEntry]]:
-        return tensors_in(self._sent(update.site))
+    def _read(self, merge: BayesianMerge, update: Update) -> Contribution:
+        layout = tensors_in(self.phase.arrays_sent(update.site))  # at the site's width
+        return read_contribution(update, layout, merge.weights, with_precision=self.precision != "none")
 
-    def _sent(self, site: str) -> ArrayRecord:
-        sent = self._asked[site].content["arrays"]
-        assert isinstance(sent, ArrayRecord)
-        return sent
-
-    def _bring(self, said: Contribution) -> Contribution:
-        """Return what a site says, in the order of what it was sent on the axes that do not grow."""
-        fixed = [label for label, axis in self.graph.axes.items() if label not in self.grows and axis.kind != "frozen"]
-        if not fixed:
-            return said
-        sent = _tensors(self._sent(said.site))
+    def _match(self, merge: BayesianMerge, contribution: Contribution) -> Contribution:
+        """Return a contribution in the order of the arrays that its site was sent, on the axes that do not grow."""
+        axes = self.graph.axes.items()
+        if not any(label not in self.grows and axis.kind != "frozen" for label, axis in axes):
+            return contribution
+        sent = _tensors(self.phase.arrays_sent(contribution.site))
         graph = self.graph.resize(infer_sizes(self.graph, sent)).freeze(*self.grows)
-        aligned = Frame(graph, sent, gate=self.gate, seed=self.seed).align(said.values)
-        for label, placement in aligned.placements.items():
-            self._placements.setdefault(label, []).append(placement)
-        return said.moved(graph, aligned.tensors, aligned.permutations) if aligned.permutations else said
+        return merge.match_to(Frame(graph, sent, gate=self.gate, seed=self.seed), contribution)
 
-    def _multiply(self, said: Contribution) -> None:
-        self._ready.append(said)  # what it is multiplied into has its width only when all are there
-
-    def _heard(self, said: Contribution) -> Contribution:
-        """Return a site's word without the arrays in which it does not count: they must not open units."""
-        names = {tensor.name for key, weight in said.weights.items() if weight > 0 for tensor in self._tensors[key]}
-        return replace(said, values={name: values for name, values in said.values.items() if name in names})
-
-    def _place(self, ready: Sequence[Contribution], grown: Growth, sizes: Mapping[str, int]) -> None:
-        """Note where the sites' units are, and how many of them moved."""
-        for said, units in zip(ready, grown.units, strict=True):
-            for label, own in units.items():
-                moved = float((own != self._units_of(said.site, label, sizes[label])).mean())
-                self._placements.setdefault(label, []).append(Placement(moved, np.nan, np.nan))
-        for said, units in zip(ready, grown.units, strict=True):
-            self.units[said.site] = self.units.get(said.site, {}) | units
-        self._widths = {label: grown.graph.axes[label].size for label in self.grows}
+    def _grow(self, merge: BayesianMerge) -> tuple[list[Contribution], Growth]:
+        """Return the matched contributions of all sites, and the place of their units in the global model."""
+        apart = self._starts_apart()
+        matched = self._match_all(merge) if apart else (self._match(merge, own) for own in merge.waiting)
+        contributions = [_without_uncounted(own, merge) for own in matched]
+        merge.waiting.clear()
+        frame = merge.previous_tensors()
+        sizes = infer_sizes(self.graph, frame)
+        grown = grow(
+            self.graph.resize(sizes), [own.values for own in contributions], frame=None if apart else frame,
+            weights=[own.tensor_weights(merge.layout) for own in contributions], gamma=self.gamma, width_cap=self.width_cap,
+            seed=self.seed,
+        )  # fmt: skip
+        for own, units in zip(contributions, grown.units, strict=True):
+            for label, places in units.items():
+                earlier = self._units_of(own.site, label, sizes[label])
+                merge.metrics.add_moved(label, float((places != earlier).mean()))
+        for own, units in zip(contributions, grown.units, strict=True):
+            self.units[own.site] = self.units.get(own.site, {}) | units
+        merge.metrics.widths = {label: grown.graph.axes[label].size for label in self.grows}
+        return contributions, grown
 
     def _units_of(self, site: str, label: str, size: int) -> np.ndarray:
-        """Return (L_j,) the global units that a site holds of an axis; of a newcomer, those that most others hold."""
+        """Return (L_j,) the global units of a site on an axis; for a new site, those that most other sites have."""
         if label in (units := self.units.get(site, {})):
             return units[label]
         count = np.zeros(size, int)
@@ -194,59 +179,54 @@ class GrowingMatching(BayesianMatching):
             count[other.get(label, [])] += 1
         return np.sort(np.argsort(-count, kind="stable")[: self.graph.axes[label].size])
 
-    def _sure_of(self, precision: Mapping[str, np.ndarray]) -> dict[str, float | np.ndarray]:
-        """Return by tensor what is given by key."""
-        return {
-            tensor.name: np.broadcast_to(values, self._previous[key].shape).reshape(-1)[tensor.place].reshape(
-                tensor.shape
-            )
-            for key, values in precision.items() for tensor in self._tensors[key]
-        }  # fmt: skip
-
-    def _merge(
-        self, ready: Sequence[Contribution], grown: Growth, layout: Mapping[str, Sequence[TensorEntry]]
+    def _multiply_wide(
+        self,
+        merge: BayesianMerge,
+        contributions: Sequence[Contribution],
+        grown: Growth,
+        layout: Mapping[str, Sequence[TensorEntry]],
     ) -> Product:
         """Return the product of the sites at the global width."""
-        product = Product(layout, floor=0.0)  # each site's own floor is in its precision by then: 0 has to stay 0
-        usual = self._usual(ready)
-        silent = {label: np.flatnonzero(grown.count_holders(label) == 0) for label in self.grows}
-        for j, said in enumerate(ready):
+        product = Product(layout, floor=0.0)  # the precision already contains each site's own floor; 0 must stay 0
+        per_sample = self._sample_precision(merge, contributions)
+        unused = {label: np.flatnonzero(grown.count_holders(label) == 0) for label in self.grows}
+        for j, own in enumerate(contributions):
             known: dict[str, float | np.ndarray] = {}
-            for name, weight in said.counts(self._tensors).items():
-                known[name] = weight * usual.get(name, 1.0)
-                if told := said.precision.get(name):
-                    known[name] = floored(told, self.precision_floor)[0].reshape(told.values.shape)
-            wide, precision = expand(grown, j, said.values, known)
-            _silence(grown.graph, precision, silent)
-            whole = {name: Precision(np.broadcast_to(precision[name], values.shape)) for name, values in wide.items()}
-            self._shares[said.site] = product.add(wide, said.weights, whole)
+            for name, weight in own.tensor_weights(merge.layout).items():
+                known[name] = weight * per_sample.get(name, 1.0)
+                if precision := own.precision.get(name):
+                    known[name] = floored(precision, self.precision_floor)[0].reshape(precision.values.shape)
+            wide, expanded = expand(grown, j, own.values, known)
+            _clear_unused(grown.graph, expanded, unused)
+            whole = {name: Precision(np.broadcast_to(expanded[name], values.shape)) for name, values in wide.items()}
+            merge.metrics.add_shares(own.site, product.add(wide, own.weights, whole))
         return product
 
-    def _usual(self, ready: Sequence[Contribution]) -> dict[str, float]:
-        """Return by tensor what a sample comes to in the unit of the sites that tell their precision.
+    def _sample_precision(self, merge: BayesianMerge, contributions: Sequence[Contribution]) -> dict[str, float]:
+        """Return by tensor the precision that corresponds to one sample at the sites that send their precision.
 
-        Where those know nothing of a tensor, the mean over tensors stands in; where no site tells, all count.
+        If it is 0 for a tensor, the mean over tensors is used; if no site sends its precision, the result is empty.
         """
         total: dict[str, float] = defaultdict(float)
         samples: dict[str, float] = defaultdict(float)
-        for said in ready:
-            for name, weight in said.counts(self._tensors).items():
-                if name in said.precision and weight > 0:
-                    total[name] += inflation(self.precision_floor) * said.precision[name].mean()
+        for own in contributions:
+            for name, weight in own.tensor_weights(merge.layout).items():
+                if name in own.precision and weight > 0:
+                    total[name] += inflation(self.precision_floor) * own.precision[name].mean()
                     samples[name] += weight
-        usual = {name: total[name] / samples[name] for name in samples}
-        mean = float(np.mean([value for value in usual.values() if value] or [1.0]))
-        return {name: value or mean for name, value in usual.items()}
+        per_sample = {name: total[name] / samples[name] for name in samples}
+        mean = float(np.mean([value for value in per_sample.values() if value] or [1.0]))
+        return {name: value or mean for name, value in per_sample.items()}
 
 
-def relaid(like: ArrayRecord, tensors: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Return a record of the same tensors as another, packed or plain as that is, at the shapes of the given ones."""
-    if is_packed(like):
-        return pack({part: {name: tensors[name] for name in held} for part, held in unpack(like).items()})
-    record = ArrayRecord()
-    for name in like:
-        record[name] = FlatArray(tensors[name])
-    return record
+def with_tensors(record: ArrayRecord, tensors: Mapping[str, np.ndarray]) -> ArrayRecord:
+    """Return a record with the same tensors as another, packed or plain like that, with the given values and shapes."""
+    if is_packed(record):
+        return pack({part: {name: tensors[name] for name in own} for part, own in unpack(record).items()})
+    plain = ArrayRecord()
+    for name in record:
+        plain[name] = FlatArray(tensors[name])
+    return plain
 
 
 def _tensors(record: ArrayRecord) -> Tensors:
@@ -254,20 +234,35 @@ def _tensors(record: ArrayRecord) -> Tensors:
     return tensors_by_name({key: record[key].numpy() for key in layout}, layout)
 
 
+def _by_tensor(precision: Mapping[str, np.ndarray], merge: BayesianMerge) -> dict[str, float | np.ndarray]:
+    """Return by tensor a precision that is given by key."""
+    return {
+        tensor.name: np.broadcast_to(values, merge.previous[key].shape).reshape(-1)[tensor.place].reshape(tensor.shape)
+        for key, values in precision.items() for tensor in merge.layout[key]
+    }  # fmt: skip
+
+
 def _flat(
     tensors: Sequence[TensorEntry], values: Mapping[str, float | np.ndarray], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Return the single-precision array of a key of which the tensors have these values."""
+    """Return the single-precision array of a key whose tensors have these values."""
     flat = np.zeros(int(np.prod(shape)), np.float32)
     for tensor in tensors:
         flat[tensor.place] = np.ravel(np.asarray(values[tensor.name]))
     return flat.reshape(shape)
 
 
-def _silence(graph: AxisGraph, precision: dict[str, float | np.ndarray], silent: Mapping[str, np.ndarray]) -> None:
-    """Take back, in place, what a site says of units that nobody holds: they, and what reads them, stay."""
+def _without_uncounted(contribution: Contribution, merge: BayesianMerge) -> Contribution:
+    """Return a contribution without the arrays in which it has no weight: their units must not open places."""
+    weights = contribution.weights.items()
+    names = {tensor.name for key, weight in weights if weight > 0 for tensor in merge.layout[key]}
+    return replace(contribution, values={name: v for name, v in contribution.values.items() if name in names})
+
+
+def _clear_unused(graph: AxisGraph, precision: dict[str, float | np.ndarray], unused: Mapping[str, np.ndarray]) -> None:
+    """Set to 0, in place, a site's precision of weights that read units that no site has, so that these stay."""
     arrays = {name: values for name, values in precision.items() if isinstance(values, np.ndarray) and values.ndim}
-    for label, units in silent.items():
+    for label, units in unused.items():
         for slot in graph.slots(label, arrays) if len(units) else ():
             if slot.name in graph.axes[label].readers:
                 values = arrays[slot.name].reshape(slot.view)

@@ -1,4 +1,4 @@
-"""FedBN: what normalises stays at its site, and all else is averaged."""
+"""FedBN: normalisation stays at its site, and everything else is averaged."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ NORMS = r"(\w+_)?(layer|batch|group|instance|rms)?_?(norm|bn|ln)(_?\d+|_\w+)?"
 
 
 class TaskFedBN(TaskFedAvg):
-    """FedBN (Li et al., ICLR 2021): normalisation, affine and statistics, stays each site's own.
+    """FedBN (Li et al., ICLR 2021): each site keeps its own normalisation, affine weights and statistics.
 
-    Scanners differ in what they do to an image, and normalisation is where a model takes that in. A site is sent the
-    shared weights with its own norms laid in. The global arrays hold the average norms, as the paper uses for a site
-    outside the federation: a site is sent these the first time, that is, the initial ones in round 1.
+    Scanners differ in their effect on an image, and a model absorbs that in its normalisation. A site is sent the
+    shared weights with its own norms. The global arrays contain the average norms, which the paper uses for a site
+    outside the federation: a site is sent these the first time, so in round 1 the initial ones.
 
-    The server keeps the norms of every site, so that a site may restart; ``site_norms`` is site -> key of the record
-    -> the values of the key's normalisation tensors, one after the other.
+    The server keeps the norms of every site, so that a site may restart; ``site_norms`` maps a site to the keys of
+    the record, and each key to the values of its normalisation tensors, concatenated.
 
     Args:
-        norms: regular expression, without regard to case, of the last word of a normalisation module's name. See
-            :func:`norm_modules` for those that are known otherwise.
+        norms: regular expression, not case-sensitive, for the last word of a normalisation module's name. See
+            :func:`norm_modules` for modules that are recognised in other ways.
         settings: see :class:`TaskFedAvg`.
     """
 
@@ -38,34 +38,34 @@ class TaskFedBN(TaskFedAvg):
         super().__init__(**settings)
         self.site_norms: dict[str, dict[str, np.ndarray]] = {}
         self._pattern = re.compile(norms, re.IGNORECASE)
-        self._known: dict[tuple[object, ...], dict[str, np.ndarray]] = {}
+        self._cached_places: dict[tuple[object, ...], dict[str, np.ndarray]] = {}
 
     def add_to_merge(self, update: Update) -> None:
         super().add_to_merge(update)
-        places = self._places(self._arrays)
+        places = self._places(self.phase.arrays)
         own = {key: values.reshape(-1)[places[key]] for key, values in update.arrays.items()}
         self.site_norms[update.site] = self.site_norms.get(update.site, {}) | own
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
         return self._with_norms(super().arrays_for(site, arrays, tasks), self.site_norms.get(site.key, {}))
 
-    def models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
+    def trained_models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
         models = {}
         for site, norms in sorted(self.site_norms.items()):
-            held = ArrayRecord()
+            own = ArrayRecord()
             for key, array in arrays.items():
                 if key in norms or not is_decoder(part_of(key)):
-                    held[key] = array
-            models[site] = self._with_norms(held, norms)
+                    own[key] = array
+            models[site] = self._with_norms(own, norms)
         return models
 
     def state(self) -> dict[str, ArrayRecord]:
-        kept = super().state()
+        state = super().state()
         for site, norms in self.site_norms.items():
-            kept[site] = ArrayRecord()
+            state[site] = ArrayRecord()
             for key, values in norms.items():
-                kept[site][key] = FlatArray(values)
-        return kept
+                state[site][key] = FlatArray(values)
+        return state
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)
@@ -88,36 +88,36 @@ class TaskFedBN(TaskFedAvg):
         return own
 
     def _places(self, arrays: ArrayRecord) -> dict[str, np.ndarray]:
-        """Return which elements of every array are of normalisation tensors; worked out once for a set of parts."""
-        model = arrays[MANIFEST].numpy().tobytes() if MANIFEST in arrays else None, *arrays
-        if model not in self._known:
-            self._known[model] = norm_places(tensors_in(arrays), self._pattern)
-        return self._known[model]
+        """Return the indices of normalisation in every array; they are computed once for each set of parts."""
+        layout = arrays[MANIFEST].numpy().tobytes() if MANIFEST in arrays else None, *arrays
+        if layout not in self._cached_places:
+            self._cached_places[layout] = norm_places(tensors_in(arrays), self._pattern)
+        return self._cached_places[layout]
 
 
 def norm_places(tensors: dict[str, list[TensorEntry]], pattern: re.Pattern[str]) -> dict[str, np.ndarray]:
     """Return the indices, in every flattened array, of the elements of normalisation tensors."""
-    modules = norm_modules([tensor for held in tensors.values() for tensor in held], pattern)
+    modules = norm_modules([tensor for entries in tensors.values() for tensor in entries], pattern)
     places = {}
-    for key, held in tensors.items():
-        size = sum(int(np.prod(tensor.shape)) for tensor in held)
-        own = [np.arange(size)[tensor.place] for tensor in held if tensor.name.rpartition(".")[0] in modules]
-        places[key] = np.concatenate([np.empty(0, np.int64), *own])
+    for key, entries in tensors.items():
+        size = sum(int(np.prod(tensor.shape)) for tensor in entries)
+        norms = [np.arange(size)[tensor.place] for tensor in entries if tensor.name.rpartition(".")[0] in modules]
+        places[key] = np.concatenate([np.empty(0, np.int64), *norms])
     return places
 
 
 def norm_modules(tensors: Iterable[TensorEntry], pattern: re.Pattern[str]) -> set[str]:
-    """Return the names of the modules that normalise: by the last word of the name, or by what they hold.
+    """Return the names of the modules that normalise, recognised by the last word of the name or by their tensors.
 
-    In an ``nn.Sequential`` a name is but a number. A module with a ``running_mean`` is a BatchNorm; one whose weight
-    and bias are vectors of one length is a normalisation of another kind, as weights of layers that mix channels are
-    matrices at least.
+    In an ``nn.Sequential`` the names are only numbers. A module with a ``running_mean`` is a BatchNorm; one whose
+    weight and bias are vectors of equal length is another kind of normalisation, because the weights of layers that
+    mix channels have at least two axes.
     """
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    found = set()
+    modules = set()
     for module in {name.rpartition(".")[0] for name in shapes} - {""}:
         weight, bias = shapes.get(f"{module}.weight"), shapes.get(f"{module}.bias")
         affine = weight is not None and weight == bias and len(weight) == 1
         if affine or f"{module}.running_mean" in shapes or pattern.fullmatch(module.rpartition(".")[2]):
-            found.add(module)
-    return found
+            modules.add(module)
+    return modules

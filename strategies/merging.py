@@ -69,7 +69,7 @@ class Merged:
 
     arrays: dict[str, np.ndarray]
     precision: dict[str, np.ndarray]
-    usual: dict[str, float]  # what a sample of a site that only counts came to, where other sites told their precision
+    sample_precision: dict[str, float]  # key -> precision of one sample, where some sites sent their precision
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Product:
 
     tensors: Mapping[str, Sequence[TensorEntry]]
     floor: float = 0.2
-    told: dict[str, float] = field(default_factory=dict)  # tensor -> mean precision that the last site told
+    mean_precision: dict[str, float] = field(default_factory=dict)  # tensor -> mean of the last site's
     _sums: dict[str, _Accumulator] = field(default_factory=dict)
     _blocks: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -102,7 +102,7 @@ class Product:
             precision: by name, of every value of a tensor; of an array all tensors have one, or none.
         """
         told = {}
-        self.told = {}
+        self.mean_precision = {}
         for key, weight in weights.items():
             if weight <= 0 or not self._beside(key) <= values.keys():  # nothing is a variance without its mean
                 continue
@@ -127,7 +127,7 @@ class Product:
                         sums.weighted, sums.precision = self._zeros("weighted", key), self._precision_zeros(key)
                     place, said = tensor.place, precision[tensor.name]
                     sure = add_product(sums.weighted[place], sums.precision[place], own, said, self.floor)
-                    self.told[tensor.name] = sure / max(own.size, 1)
+                    self.mean_precision[tensor.name] = sure / max(own.size, 1)
                     added += sure
                 else:
                     if sums.counted is None:

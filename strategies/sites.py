@@ -1,4 +1,4 @@
-"""Who takes part: one card per site, learned by a ``query.describe`` message when a node joins."""
+"""The sites of a federation: a card for each, requested by a ``query.describe`` message when a node joins."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from flwr.serverapp import Grid
 from .wire import record_in
 
 log = getLogger("flwr")
-
-
 KEY = re.compile(r"[\w.-]{1,64}")  # of a site; it names entries of checkpoints
-DESCRIBE_SECONDS = 60.0  # what a node may take to describe itself; at the start twice as long each time it was silent
-MAX_SAMPLES = 1e15  # that a site may count: more is a mistake, and its products with weights are no numbers any more
+DESCRIBE_SECONDS = 60.0  # to wait for a node's card; before the first round, doubled each time the node did not reply
+MAX_SAMPLES = 1e15  # of a site; a larger count is a mistake, and its products with weights would overflow
+MAX_DOUBLINGS = 10  # of the pause before a silent node is asked again
 
 
 class FederationError(RuntimeError):
-    """The federation cannot go on: too few sites, a quorum missed, or a failure that the policy forbids."""
+    """The federation cannot continue: too few sites, a missed quorum, or a failure that the policy forbids."""
 
 
 @dataclass(frozen=True)
 class SiteCard:
-    """What a site said of itself: a key that outlives restarts, its tasks, its counts. Never images or identifiers."""
+    """A site's description of itself: a key that survives restarts, tasks and counts; never images or identifiers."""
 
     key: str
     node_id: int
-    tasks: frozenset[str] | None = None  # None: the app does not describe itself; it gets and gives every part
+    tasks: frozenset[str] | None = None  # None: the app does not describe itself, and trains every part
     counts: dict[str, float] = field(default_factory=dict)  # "train.TASK", "validation.TASK" -> samples
-    about: dict[str, object] = field(default_factory=dict)  # modality and whatever else the app tells
+    about: dict[str, object] = field(default_factory=dict)  # modality and whatever else the app reports
 
     def train_count(self, task: str) -> float:
         """Return how many labelled training samples of a task the site reported."""
@@ -42,14 +41,17 @@ class SiteCard:
 
 
 def read_card(reply: Message) -> SiteCard:
-    """Read a site's card from its reply; raise ``ValueError`` with the reason if the site cannot take part.
+    """Read a site's card from its reply.
 
-    An app without a ``query.describe`` function is known by its node id, and holds every task.
+    The card of an app without a ``query.describe`` function has the node's id as key, and all tasks.
+
+    Raises:
+        ValueError: with the reason, if the site cannot take part.
     """
     node_id = reply.metadata.src_node_id
     if reply.has_error():
         reason = reply.error.reason or f"error code {reply.error.code}"
-        if "registered with name" in reason:  # Flower's words for a missing function
+        if "registered with name" in reason:  # Flower's message for a missing function
             return SiteCard(key=f"node-{node_id}", node_id=node_id)
         raise ValueError(reason)
     if failure := record_in(reply.content, "failure", ConfigRecord):
@@ -63,8 +65,8 @@ def read_card(reply: Message) -> SiteCard:
     nodes = about.get("num-partitions", 1)
     if not isinstance(nodes, int) or nodes < 1:
         raise ValueError(f"expected num-partitions to be an integer of 1 or more, got {nodes!r}")
-    told = record_in(reply.content, "counts", MetricRecord) or MetricRecord()
-    counts = {name: value for name, value in told.items() if isinstance(value, (int, float))}
+    record = record_in(reply.content, "counts", MetricRecord) or MetricRecord()
+    counts = {name: value for name, value in record.items() if isinstance(value, (int, float))}
     for name, value in counts.items():
         if not 0 <= value <= MAX_SAMPLES:
             raise ValueError(f"expected {name} to be a number of samples up to {MAX_SAMPLES:g}, got {value!r}")
@@ -76,36 +78,38 @@ def read_card(reply: Message) -> SiteCard:
 class Roster:
     """The sites that are connected, in the order of their keys.
 
-    Node ids and arrival order change from run to run; keys do not. Everything that must be reproducible goes by key.
+    Node ids and arrival order change from run to run, keys do not; everything that must be reproducible uses keys.
     """
 
     def __init__(self, min_sites: int = 1, join_timeout: float = 600.0) -> None:
         self.min_sites = min_sites
         self.join_timeout = join_timeout
         self.refused: dict[int, str] = {}  # node id -> why it cannot take part
-        self._silent: dict[int, tuple[int, float]] = {}  # node id -> how often it gave no answer, and when to ask again
+        self._silent: dict[int, tuple[int, float]] = {}  # node id -> how often it did not reply, and when to ask again
         self._cards: dict[int, SiteCard] = {}
-        self._complete = False  # min_sites have joined once; from then on quorum says how many must answer
+        self._complete = False  # min_sites have joined once; from then on only the quorum counts
 
     def refresh(self, grid: Grid) -> list[SiteCard]:
-        """Describe nodes that are new, forget nodes that left, and return the sites by key.
+        """Ask new nodes for their cards, forget nodes that left, and return the sites in the order of their keys.
 
-        At first waits until ``min_sites`` are there, and in a simulation (whose nodes all say how many there will be)
-        for all. Raises :class:`FederationError` after ``join_timeout`` seconds. A node that gives no answer is asked
-        again after pauses that double.
+        The first call waits until ``min_sites`` have joined; in a simulation, whose nodes all report how many there
+        will be, until all have. A node that does not reply is asked again after pauses that double.
+
+        Raises:
+            FederationError: after ``join_timeout`` seconds, or if no site can take part.
         """
         deadline = time.monotonic() + self.join_timeout
         while True:
             node_ids = set(grid.get_node_ids())
-            gone = (self._cards.keys() | self.refused.keys()) - node_ids
-            for node in gone & self._cards.keys():
+            left = (self._cards.keys() | self.refused.keys()) - node_ids
+            for node in left & self._cards.keys():
                 log.warning("Site %s left the federation.", self._cards.pop(node).key)
-            if gone:  # a node that was refused for its key may be a site that came back before its old node was gone
+            if left:  # a node that was refused for its key may be a site that came back before its old node was gone
                 self.refused.clear()
             self._silent = {node: silence for node, silence in self._silent.items() if node in node_ids}
             self._describe(grid, sorted(node_ids - self._cards.keys() - self.refused.keys()), deadline)
             sites = self.sites
-            # The least: a site's word alone must not keep the others waiting.
+            # The minimum, because one site's number alone must not keep the others waiting.
             simulated = min([int(str(site.about.get("num-partitions", 1))) for site in sites], default=1)
             expected = max(self.min_sites, simulated - len(self.refused))
             if self._complete or len(sites) >= expected:
@@ -113,53 +117,57 @@ class Roster:
                 return sites
             if not sites and len(self.refused) >= self.min_sites:
                 reason = next(iter(self.refused.values())).partition("\n")[0]
-                raise FederationError(f"No site can take part. The first to say why: {reason}")
+                raise FederationError(f"No site can take part. The first reason is: {reason}")
             if time.monotonic() > deadline:
-                here = ", ".join(site.key for site in sites) or "none"
-                wanted = "min-sites" if expected == self.min_sites else "the num-partitions that the sites say"
+                joined = ", ".join(site.key for site in sites) or "none"
+                setting = "min-sites" if expected == self.min_sites else "the num-partitions that the sites report"
                 raise FederationError(
-                    f"Expected at least {expected} sites within {self.join_timeout:g} s, found {here}; "
-                    f"start the missing sites, or lower {wanted}."
+                    f"Expected at least {expected} sites within {self.join_timeout:g} s, found {joined}; "
+                    f"start the missing sites, or lower {setting}."
                 )
             time.sleep(0.05)
 
     @property
     def sites(self) -> list[SiteCard]:
-        """Return the described sites by key."""
+        """Return the sites in the order of their keys."""
         return sorted(self._cards.values(), key=lambda card: card.key)
 
     def by_node(self, node_id: int) -> SiteCard | None:
-        """Return the card of a node, if it is known."""
+        """Return the card of a node, or ``None`` if it has none."""
         return self._cards.get(node_id)
+
+    def by_key(self, key: str) -> SiteCard:
+        """Return the card of a site."""
+        return next(card for card in self._cards.values() if card.key == key)
 
     def _describe(self, grid: Grid, node_ids: Sequence[int], deadline: float) -> None:
         now, timeout = time.monotonic(), DESCRIBE_SECONDS
-        if self._complete:  # others wait for the round to begin
+        if self._complete:  # other sites are waiting for the round to begin
             node_ids = [node for node in node_ids if self._silent.get(node, (0, now))[1] <= now]
-        else:  # it may be that the first look at its data takes long
+        else:  # a site may need long to read its data for the first time
             times = max([self._silent.get(node, (0, now))[0] for node in node_ids], default=0)
             timeout = min(DESCRIBE_SECONDS * 2**times, max(deadline - now, 1.0))
         content = RecordDict({"config": ConfigRecord()})
         messages = [Message(content, dst_node_id=node, message_type="query.describe") for node in node_ids]
         if not messages:
             return
-        taken = {card.key: card.node_id for card in self._cards.values()}
+        nodes = {card.key: card.node_id for card in self._cards.values()}
         replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda m: m.metadata.src_node_id)
         now = time.monotonic()
         for node in {message.metadata.dst_node_id for message in messages} - {r.metadata.src_node_id for r in replies}:
-            times = min(self._silent.get(node, (0, now))[0] + 1, 10)
+            times = min(self._silent.get(node, (0, now))[0] + 1, MAX_DOUBLINGS)
             self._silent[node] = times, now + DESCRIBE_SECONDS * 2**times
         for reply in replies:
             node = reply.metadata.src_node_id
             try:
                 card = read_card(reply)
-                if card.key in taken:
+                if card.key in nodes:
                     raise ValueError(
-                        f"it calls itself {card.key}, as node {taken[card.key]} does; give each site its own key"
+                        f"it calls itself {card.key}, as node {nodes[card.key]} does; give each site its own key"
                     )
             except ValueError as error:
                 self.refused[node] = str(error)
                 log.error("Node %s cannot take part: %s", node, error)
                 continue
-            taken[card.key] = node
+            nodes[card.key] = node
             self._cards[node] = card

@@ -113,7 +113,7 @@ class Federation:
         return state
 
     def _round(self, state: RunState, server_round: int, tasks: list[str], progress: Progress) -> None:
-        config, start, failed = self.config, time.perf_counter(), len(self.strategy.failures)
+        config, start = self.config, time.perf_counter()
         result = RoundRecord(server_round, learning_rate(config, server_round))
         self._train(state, result, tasks, progress)
         result.train_seconds = time.perf_counter() - start
@@ -125,7 +125,6 @@ class Federation:
         if self._is_due(server_round, config.test_every) and self._has_one_model(state.arrays):
             result.test = {task: metrics.compute() for task, metrics in self.test.metrics(state.arrays).items()}
         result.seconds = time.perf_counter() - start
-        result.failures = self.strategy.failures[failed:]
 
         state.record.append("metrics.jsonl", result.metric_lines(config))
         state.record.append("rounds.jsonl", [result.round_line()])
@@ -155,7 +154,9 @@ class Federation:
         merged, trained = strategy.aggregate_train(server_round, replies)
         assert merged is not None and trained is not None
         state.arrays, result.trained = merged, trained
-        result.asked, result.answered = len(messages), strategy.answered
+        assert strategy.train_result is not None
+        result.asked, result.answered = strategy.train_result.asked, strategy.train_result.answered
+        result.failures += strategy.train_result.failures
 
     def _validate(self, state: RunState, result: RoundRecord, progress: Progress) -> None:
         """Let the sites evaluate, and pool their metrics; if each has a model of its own, take the mean over them."""
@@ -164,11 +165,14 @@ class Federation:
         replies = self.grid.send_and_receive(messages, timeout=self.config.round_timeout)
         replies = progress.follow(server_round, "validation", replies, len(messages))
         sums = strategy.aggregate_evaluate(server_round, replies)
-        models = [sums or {}] if self._has_one_model(state.arrays) else list(strategy.evaluated.values())
+        assert strategy.evaluate_result is not None
+        result.failures += strategy.evaluate_result.failures
+        site_metrics = list(strategy.evaluate_result.site_metrics.values())
+        models = [sums or {}] if self._has_one_model(state.arrays) else site_metrics
         result.validation = pooled_values(self.config.tasks, models)
 
     def _has_one_model(self, arrays: ArrayRecord) -> bool:
-        return list(self.strategy.models(arrays)) == GLOBAL
+        return list(self.strategy.trained_models(arrays)) == GLOBAL
 
     def _scores(self, validation: MetricValues) -> dict[str, float]:
         """Return each task's score for early stopping: higher is better."""
@@ -185,7 +189,7 @@ class Federation:
         assert saved is not None
         chosen, state, progress = saved
         self.strategy.restore(state)
-        models = self.strategy.models(chosen)
+        models = self.strategy.trained_models(chosen)
         tested = {key: self.test.metrics(arrays) for key, arrays in models.items()}
         untrained = self.test.metrics(self.initial)
         model = self.test.load(next(iter(models.values())))

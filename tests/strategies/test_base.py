@@ -115,11 +115,11 @@ def test_sites_alone_keep_their_own_weights() -> None:
         merged["encoder:float32"].numpy().tobytes()
         == wire.pack(parts(np.random.default_rng(1)))["encoder:float32"].numpy().tobytes()
     )
-    own = wire.unpack(strategy.models(merged)["a"])
+    own = wire.unpack(strategy.trained_models(merged)["a"])
     np.testing.assert_array_equal(own["encoder"]["w"], parts(np.random.default_rng(list(b"a")))["encoder"]["w"])
     other = Alone()
     other.restore(strategy.state())
-    assert other.models(merged).keys() == SITES.keys()
+    assert other.trained_models(merged).keys() == SITES.keys()
 
 
 def test_sites_alone_keep_decoders_of_tasks_that_have_stopped() -> None:
@@ -131,10 +131,10 @@ def test_sites_alone_keep_decoders_of_tasks_that_have_stopped() -> None:
 
     one_round(strategy, answer, tasks=["x"])  # y may have stopped before a site joins
     merged, _, _ = one_round(strategy, answer)
-    before = wire.unpack(strategy.models(merged)["c"])
+    before = wire.unpack(strategy.trained_models(merged)["c"])
     one_round(strategy, answer, number=2, tasks=["x"])
     assert sent == {"a": ["decoder.x", "encoder"], "b": ["decoder.y", "encoder"], "c": ["decoder.x", "encoder"]}
-    after = wire.unpack(strategy.models(merged)["c"])
+    after = wire.unpack(strategy.trained_models(merged)["c"])
     np.testing.assert_array_equal(after["decoder.y"]["v"], before["decoder.y"]["v"])
     assert not np.array_equal(after["decoder.x"]["v"], before["decoder.x"]["v"])
 
@@ -163,7 +163,7 @@ def test_norms_stay_and_the_rest_is_averaged(packed: bool) -> None:
                 expected = own.get(key, before)[name] if name in LOCAL else before[name]
                 np.testing.assert_array_equal(value, expected, err_msg=f"{key} {name} round {number}")
         own |= {key: given for key, (_, given) in told.items()}
-        sites = strategy.models(arrays)
+        sites = strategy.trained_models(arrays)
         assert list(sites) == list(SITES)
         for key, model in sites.items():
             held = tensors_of(model)
@@ -193,7 +193,7 @@ def test_which_names_are_norms(module: str, known: bool) -> None:
 def test_other_norms_by_argument() -> None:
     strategy = TaskFedBN(norms="conv")
     arrays = one_round(strategy, drift, arrays=normed(True))[0]
-    model, average = tensors_of(strategy.models(arrays)["a"]), tensors_of(arrays)
+    model, average = tensors_of(strategy.trained_models(arrays)["a"]), tensors_of(arrays)
     differ = {name for name, value in model.items() if not np.array_equal(value, average[name])}
     assert differ == LOCAL - {"body.norm1.weight", "body.ln_1.gain", "body.down.1.num_batches_tracked"} | {
         "body.conv.weight",
@@ -219,7 +219,7 @@ def test_a_resumed_run_is_bit_equal(name: str, tmp_path: Path) -> None:
         arrays, _, _ = one_round(straight, drift, arrays=arrays, number=number)
         again, _, _ = one_round(resumed, drift, arrays=again, number=number)
         assert same(arrays, again)
-        left, right = straight.models(arrays), resumed.models(again)
+        left, right = straight.trained_models(arrays), resumed.trained_models(again)
         assert left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
     left, right = straight.state(), resumed.state()
     assert left.keys() == right.keys() and all(same(left[group], right[group]) for group in left)
@@ -268,14 +268,14 @@ def broken(name: str) -> Callable[[str, Message], RecordDict | Error | None]:
     ("name", "reason"),
     [
         ("error", "ValueError: no disk"),
-        ("silent", "no answer in time"),
+        ("silent", "no reply in time"),
         ("told", "OSError: no disk"),
         ("nan", "not finite"),
         ("shape", r"float32\[13\], it is float32\[12\]"),
         ("dtype", "float64"),
         ("extra", "was not sent"),
         ("count", "num-examples should be"),
-        ("too many", "it counts 1e.12 samples of y, on joining it had 3"),
+        ("too many", "it reports 1e.12 samples of y, on joining it reported 3"),
         ("not finite", "curve is not finite"),
         ("empty", "expected records"),
     ],
@@ -372,7 +372,7 @@ def test_a_card_that_makes_no_sense_is_refused_alone(told: dict, counts: dict, s
     messages = strategy.configure_train(1, wire.pack(parts(RNG)), ConfigRecord(), grid)
     strategy.aggregate_train(1, grid.send_and_receive(messages))
     assert strategy.roster.refused == ({} if sentence is None else {102: sentence})
-    assert strategy.answered == (2 if sentence else 3)
+    assert strategy.train_result is not None and strategy.train_result.answered == (2 if sentence else 3)
 
 
 def test_a_wait_for_more_sites_says_who_is_waited_for() -> None:

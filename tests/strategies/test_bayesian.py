@@ -258,7 +258,7 @@ def test_samples_have_the_posteriors_mean_and_spread() -> None:
     key = "encoder:float32"
     values = arrays[key].numpy()
     precision = np.where(np.arange(values.size) % 5, RNG(0).uniform(4, 400, values.size), 0.0).astype("f")
-    strategy.posterior, strategy.told = {key: precision, "decoder.y:float32": np.array(25.0, "f")}, {key}
+    strategy.posterior, strategy.measured_keys = {key: precision, "decoder.y:float32": np.array(25.0, "f")}, {key}
     for temperature in (1.0, 0.25):
         draws = [strategy.sample(arrays, seed, temperature) for seed in range(400)]
         drawn = np.stack([draw[key].numpy() for draw in draws])
@@ -390,5 +390,5 @@ def test_axes_of_another_model() -> None:
     with pytest.raises(AxisError, match="fc1"):
         one_round(BayesianMatching(graph), drift, arrays=record(smaller, True))
     twice = wire.pack({"encoder": {name: network[name]}, "decoder.x": {name: network[name]}})
-    with pytest.raises(AxisError, match="2 parts hold a tensor of this name"):
+    with pytest.raises(AxisError, match="2 parts contain a tensor of this name"):
         one_round(BayesianMatching(graph), drift, arrays=twice)

@@ -128,7 +128,7 @@ def test_a_tasks_part_is_the_mean_over_its_holders(name: str, weighting: str) ->
 def test_every_strategy_leaves_whole_models(name: str) -> None:
     strategy = STRATEGIES[name](**SETTINGS.get(name, {}))
     _, grid, merged = one_round(strategy)
-    for site, model in strategy.models(merged).items():
+    for site, model in strategy.trained_models(merged).items():
         held = set(wire.unpack(model))
         assert held == (grid.sent[site] if site else set(SHAPES))
 
@@ -136,7 +136,7 @@ def test_every_strategy_leaves_whole_models(name: str) -> None:
 def test_what_a_site_does_not_hold_stays_out_of_its_norms() -> None:
     strategy = STRATEGIES["fedbn"]()
     _, _, merged = one_round(strategy)
-    left = wire.unpack(strategy.models(merged)["left"])
+    left = wire.unpack(strategy.trained_models(merged)["left"])
     np.testing.assert_array_equal(left["cross.a"]["cross.a.norm.bias"], near("left")["cross.a"]["cross.a.norm.bias"])
     ours = wire.unpack(merged)["cross.b"]["cross.b.norm.bias"]
     np.testing.assert_array_equal(left["cross.b"]["cross.b.norm.bias"], ours)

@@ -11,8 +11,8 @@ from helpers.growing import Network, forward, numbers, perceptron
 from helpers.rounds import SITES, Sites, one_round, same, tensors_of
 from mtfed.strategies import GrowingMatching, SiteCard, TaskFedAvg, wire
 from mtfed.strategies.axes import AxisError, AxisGraph
+from mtfed.strategies.memory import Memory
 from mtfed.strategies.precision import write_precision
-from mtfed.strategies.screening import Memory
 from mtfed.strategies.widths import submodel
 from safetensors.numpy import load_file
 
@@ -290,5 +290,5 @@ def build_parameters(config: dict) -> int:
 
 def test_parts_that_share_a_name_are_refused_before_any_work() -> None:
     arrays = wire.pack({"encoder": {"weight": np.ones(2, "f")}, "decoder.x": {"weight": np.ones(2, "f")}})
-    with pytest.raises(AxisError, match="weight: 2 parts hold a tensor of this name"):
+    with pytest.raises(AxisError, match="weight: 2 parts contain a tensor of this name"):
         one_round(GrowingMatching(pool()[0]), arrays=arrays)

@@ -15,8 +15,8 @@ from helpers.growing import Network, forward, numbers, perceptron
 from helpers.rounds import SITES, one_round, same, tensors_of
 from mtfed.strategies import STRATEGIES, FisherMerging, Fola, Pfnm, Rebasin, TaskFedAvg, TaskStrategy, wire
 from mtfed.strategies.axes import AxisGraph
+from mtfed.strategies.memory import Memory
 from mtfed.strategies.precision import write_precision
-from mtfed.strategies.screening import Memory
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 

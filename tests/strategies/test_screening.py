@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from helpers.rounds import drift, one_round, parts, same, update
 from mtfed.strategies import Alone, BayesianMatching, FederationError, TaskFedAdam, TaskFedAvg, TaskFedBN, Update, wire
-from mtfed.strategies.screening import MOST, RECENT, REMEMBERED, Memory, distances
+from mtfed.strategies.memory import MAX_DISTANCES, MAX_UPDATES, RECENT_ROUNDS, Memory, distances
 
 from mtfed.federation.round_record import mean_losses
 from mtfed.learning.metrics import TaskMetrics, pool
@@ -58,18 +58,24 @@ def filled(value: float) -> Answer:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (without("encoder:int64"), "it holds 'encoder' without 'encoder:int64'; a part must be whole or left out"),
-        (without("encoder:float32"), "it holds 'encoder' without 'encoder:float32'; a part must be whole or left out"),
+        (
+            without("encoder:int64"),
+            "it contains 'encoder' without 'encoder:int64'; a part must be whole or left out",
+        ),
+        (
+            without("encoder:float32"),
+            "it contains 'encoder' without 'encoder:float32'; a part must be whole or left out",
+        ),
         (
             without("encoder:float32", "encoder:int64", "decoder.x:float32", "decoder.y:float32"),
-            "it holds no arrays",
+            "it contains no arrays",
         ),
         (told(num_examples=0), "it was trained on no samples: its num-examples is 0"),
         (told(num_examples=-3), "num-examples should be a number of samples up to 1e+15, it is -3"),
         (told(num_examples=float("nan")), "num-examples should be a number of samples up to 1e+15, it is nan"),
         (told(num_examples=1e16), "num-examples should be a number of samples up to 1e+15, it is 1e+16"),
-        (filled(-2e10), "'encoder:float32' holds values beyond 1e+10; its training diverged"),
-        (filled(float("nan")), "'encoder:float32' holds values that are not finite; its training diverged"),
+        (filled(-2e10), "'encoder:float32' contains values beyond 1e+10; its training diverged"),
+        (filled(float("nan")), "'encoder:float32' contains values that are not finite; its training diverged"),
         (filled(1e10), None),
         (without("decoder.x:float32"), None),
         (without("encoder:float32", "encoder:int64"), None),
@@ -149,7 +155,9 @@ def test_metrics_of_another_form_than_most_are_left_out(forms: list, left: str) 
     messages = strategy.configure_evaluate(1, merged, ConfigRecord(), grid)
     assert strategy.aggregate_evaluate(1, grid.send_and_receive(messages)) == metrics
     assert "".join(failure.site for failure in strategy.failures) == left
-    assert strategy.answered == 3 - len(left) and strategy.evaluated.keys() == set("abc") - set(left)
+    result = strategy.evaluate_result
+    assert result is not None and (result.server_round, result.asked, result.answered) == (1, 3, 3 - len(left))
+    assert result.site_metrics.keys() == set("abc") - set(left) and list(result.failures) == strategy.failures
 
 
 def test_sums_of_another_form_are_no_figures() -> None:
@@ -237,9 +245,9 @@ def test_the_memory_is_bounded() -> None:
         memory.begin_round(number, arrays)
         for site in map(str, range(20)):
             values = {"w": np.array([number, int(site)], float)}
-            memory.keep(site, memory.check(Update(site, values, 1, {}), arrays))
-    assert {len(given) for given in memory._given.values()} == {REMEMBERED}
-    assert {part: len(kept) for part, kept in memory._distances.items()} == {"": MOST}
+            memory.remember(site, memory.check(Update(site, values, 1, {}), arrays))
+    assert {len(pairs) for pairs in memory._checksums.values()} == {MAX_UPDATES}
+    assert {part: len(rows) for part, rows in memory._distances.items()} == {"": MAX_DISTANCES}
 
 
 # An outlier.
@@ -273,14 +281,14 @@ def test_outliers_equal_a_slow_reference(ratio: float) -> None:
             far = {part: float(rng.lognormal(sigma=1.0)) for part in held}
             refused = False
             for part, distance in far.items():
-                others = sorted(d for r, s, p, d in accepted if p == part and s != site and number - r <= RECENT)
+                others = sorted(d for r, s, p, d in accepted if p == part and s != site and number - r <= RECENT_ROUNDS)
                 half = len(others) // 2
                 if others and ratio:
                     median = others[half] if len(others) % 2 else (others[half - 1] + others[half]) / 2
                     refused |= distance > ratio * median
             values = {f"{part}:float64": np.array([0.0, distance, 0.0]) for part, distance in far.items()}
             try:
-                memory.keep(site, memory.check(Update(site, values, 1, {}), sent))
+                memory.remember(site, memory.check(Update(site, values, 1, {}), sent))
                 told.append(False)
             except ValueError as error:
                 assert "times the other sites' median of" in str(error)
@@ -337,9 +345,10 @@ def test_a_round_that_was_all_refused_keeps_the_model(
     strategy = kind()
     arrays, _, _ = one_round(strategy, drift)
     merged, metrics, _ = one_round(strategy, answer, arrays=arrays, number=2)
-    assert same(merged, arrays) and dict(metrics) == {} and strategy.answered == 0
+    assert same(merged, arrays) and dict(metrics) == {}
+    assert strategy.train_result is not None and strategy.train_result.answered == 0
     assert caplog.messages[-1] == (
-        f"Round 2: no answer could be used, {refused} of 3 were refused; the model stays as it was."
+        f"Round 2: no reply could be used, {refused} of 3 were refused; the model stays as it was."
     )
     assert len(strategy.failures) == 3
     after, metrics, _ = one_round(strategy, drift, arrays=merged, number=3)  # and the run goes on
