@@ -158,8 +158,8 @@ class GrowingMatching(BayesianMatching):
         sizes = infer_sizes(self.graph, frame)
         grown = grow(
             self.graph.resize(sizes), [own.values for own in contributions], frame=None if apart else frame,
-            weights=[own.tensor_weights(merge.layout) for own in contributions], gamma=self.gamma, width_cap=self.width_cap,
-            seed=self.seed,
+            weights=[own.tensor_weights(merge.layout) for own in contributions],
+            gamma=self.gamma, width_cap=self.width_cap, seed=self.seed,
         )  # fmt: skip
         for own, units in zip(contributions, grown.units, strict=True):
             for label, places in units.items():
