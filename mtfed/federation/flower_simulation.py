@@ -136,7 +136,7 @@ def run_status(run_id: str, environment: dict[str, str]) -> str:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Return an environment in which Flower writes only to the given folder, installs nothing and sends no telemetry."""
+    """Return an environment in which Flower writes only to its home, installs nothing and sends no telemetry."""
     bin_folder = str(Path(sys.executable).parent)
     return os.environ | {
         "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),

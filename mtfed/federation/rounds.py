@@ -52,7 +52,7 @@ class RunState:
             strategy.restore(state)
             self.early_stopping.restore(progress["patience"])
             self.finished = progress["round"]
-        self.record.forget_after(self.finished)
+        self.record.delete_rounds_after(self.finished)
 
     def save(self, server_round: int, strategy: TaskStrategy, *, best: bool) -> None:
         """Write the checkpoints of a round. It counts as finished once "last" is written, which is one atomic step."""

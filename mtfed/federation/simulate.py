@@ -55,7 +55,7 @@ def compare(
     engine: str,
     workers: int | None,
 ) -> int:
-    """Run every strategy with every seed, and write one page about all; runs of one seed share their initial weights."""
+    """Run every strategy with every seed, and write one page about all; a seed's runs share their initial weights."""
     from ..record.run import Run
     from ..report import write_report
     from .strategy_settings import make_strategy

@@ -1,8 +1,8 @@
-"""What a run leaves: a folder with its config, figures, weights and report, from which it can also be continued.
+"""The folder of a run: its config, metrics, weights and report. A run can be continued from it.
 
-``config.json`` (resolved), ``environment.json`` (versions, machine), ``sites.json`` (who holds what),
-``metrics.jsonl`` (a line a round and task), ``rounds.jsonl`` (a line a round), ``checkpoints/last.safetensors`` and
-``best.safetensors``, ``summary.json`` and ``report.html`` when it is done.
+It contains ``config.json`` (resolved), ``environment.json`` (versions, machine), ``sites.json`` (the sites and their
+tasks), ``metrics.jsonl`` (a line for each round and task), ``rounds.jsonl`` (a line for each round),
+``checkpoints/last.safetensors`` and ``best.safetensors``; ``summary.json`` and ``report.html`` are added at the end.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ PACKAGES = (
     "pydantic",
     "ray",
 )
-# What a resumed run may have otherwise than the run it continues; the rest would change its result.
-FREE_KEYS = {
+# Config keys that may differ between a run and its continuation; any other would change the result.
+RESUMABLE_KEYS = {
     "resume",
     "out",
     "device",
@@ -55,14 +55,14 @@ FREE_KEYS = {
 
 
 class Run:
-    """A run folder that is being written."""
+    """A run folder, which is written and read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def create(cls, config: Config) -> Run:
-        """Make a new folder ``NAME-TIME`` under the config's ``out``."""
+        """Create a new folder ``NAME-TIME`` under the config's ``out``."""
         out = Path(config.out).expanduser().resolve()
         stamp = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
@@ -73,7 +73,7 @@ class Run:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise MtfedError(f"Config key out: cannot make a run folder in {out}: {error.strerror}.") from None
+                raise MtfedError(f"Config key out: cannot create a run folder in {out}: {error.strerror}.") from None
         (folder / "checkpoints").mkdir()
         run = cls(folder)
         run.write_json("config.json", flatten(config))
@@ -86,26 +86,26 @@ class Run:
         folder = Path(path).expanduser().resolve()
         run = cls(folder)
         if not (folder / "config.json").is_file() or "strategy" not in (run.read_json("config.json") or ()):
-            raise MtfedError(f"Expected a run folder (with config.json), {folder} is not one; runs/NAME-TIME is.")
+            raise MtfedError(f"Expected a run folder (with config.json), such as runs/NAME-TIME; {folder} is not one.")
         return run
 
     def config(self) -> Config:
-        """Return the config of the run."""
+        """Return the run's config."""
         return read_config(self.read_json("config.json"))
 
     def check_resumable(self, config: Config) -> None:
         """Refuse to continue a run under settings that would change its result."""
-        then, now = flatten(self.config()), flatten(config)
-        # More rounds stretch a cosine schedule, and so change the rounds that are done.
-        free = FREE_KEYS | ({"rounds"} if config.schedule == "constant" else set())
-        for key in sorted(then.keys() | now.keys()):
-            if key not in free and then.get(key) != now.get(key):
+        recorded, given = flatten(self.config()), flatten(config)
+        # More rounds stretch a cosine schedule, which changes the rounds that are already done.
+        allowed = RESUMABLE_KEYS | ({"rounds"} if config.schedule == "constant" else set())
+        for key in sorted(recorded.keys() | given.keys()):
+            if key not in allowed and recorded.get(key) != given.get(key):
                 raise MtfedError(
-                    f"Config key {key}: the run to resume has {then.get(key)!r}, the config has {now.get(key)!r}; "
-                    "a resumed run keeps its settings."
+                    f"Config key {key}: the run to resume has {recorded.get(key)!r}, "
+                    f"the config has {given.get(key)!r}; a resumed run keeps its settings."
                 )
 
-    # Figures.
+    # Metrics and other records.
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Append lines to a ``.jsonl`` file."""
@@ -113,7 +113,7 @@ class Run:
             file.writelines(json.dumps(finite(record)) + "\n" for record in records)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """Return the whole lines of a ``.jsonl`` file; a torn last one (after a crash) is left out."""
+        """Return the lines of a ``.jsonl`` file; a last line that is incomplete after a crash is ignored."""
         path = self.folder / name
         records = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -123,14 +123,14 @@ class Run:
                 break
         return records
 
-    def forget_after(self, server_round: int) -> None:
-        """Drop the lines of rounds after the last checkpoint: they will be run again."""
+    def delete_rounds_after(self, server_round: int) -> None:
+        """Delete the lines of rounds after the given one, which will be run again."""
         for name in ("metrics.jsonl", "rounds.jsonl"):
-            kept = [record for record in self.lines(name) if record["round"] <= server_round]
-            self._replace(self.folder / name, "".join(json.dumps(record) + "\n" for record in kept).encode())
+            records = [record for record in self.lines(name) if record["round"] <= server_round]
+            self._replace(self.folder / name, "".join(json.dumps(record) + "\n" for record in records).encode())
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file atomically."""
         self._replace(self.folder / name, (json.dumps(finite(content), indent=2) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
@@ -144,7 +144,7 @@ class Run:
     # Weights.
 
     def save(self, name: str, arrays: ArrayRecord, state: Mapping[str, ArrayRecord], progress: dict[str, Any]) -> None:
-        """Write a checkpoint, whole or not at all: model tensors by name, the strategy's state, the run's progress."""
+        """Write a checkpoint atomically: model tensors by name, the strategy's state, the run's progress."""
         tensors = {name: value for part in wire.unpack(arrays).values() for name, value in part.items()}
         for group, record in state.items():
             tensors |= {f"strategy/{group}/{key}": array.numpy() for key, array in record.items()}
@@ -158,7 +158,10 @@ class Run:
         os.replace(part, path)
 
     def load(self, name: str, like: ArrayRecord) -> tuple[ArrayRecord, dict[str, ArrayRecord], dict[str, Any]] | None:
-        """Return arrays, strategy state and progress of a checkpoint, or ``None`` if there is none yet."""
+        """Return arrays, strategy state and progress of a checkpoint, or None if there is none.
+
+        ``like`` is a record with the tensors of the config's model; the arrays are laid out in the same way.
+        """
         path = self.folder / "checkpoints" / f"{name}.safetensors"
         if not path.exists():
             return None
@@ -166,7 +169,7 @@ class Run:
         try:
             with safe_open(path, framework="numpy") as file:
                 parts = {part: {n: file.get_tensor(n) for n in tensors} for part, tensors in wire.unpack(like).items()}
-                for key in file.keys():  # noqa: SIM118 - it is no dict
+                for key in file.keys():  # noqa: SIM118 - it is not a dict
                     if key.startswith("strategy/"):
                         _, group, name = key.split("/", 2)
                         state.setdefault(group, ArrayRecord())[name] = wire.FlatArray(file.get_tensor(key))
@@ -182,7 +185,7 @@ class Run:
 
 
 def environment(config: Config) -> dict[str, Any]:
-    """Return what a figure depends on beside the config."""
+    """Return what results depend on besides the config: versions, machine and command."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -202,7 +205,7 @@ def environment(config: Config) -> dict[str, Any]:
 
 
 def finite(content: Any) -> Any:
-    """Return JSON content with NaN and infinities as null: JSON knows neither."""
+    """Return JSON content with null in place of NaN and infinities, which JSON does not have."""
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
