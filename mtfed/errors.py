@@ -1,4 +1,4 @@
-"""Errors a person can act on: what was expected, what came, what to do."""
+"""Errors that a user can act on; a message says what was expected, what came, and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class MtfedError(Exception):
-    """A mistake in what the user gave: config, data or a run folder. The command line shows it as one line."""
+    """A mistake in the config, the data or a run folder. The command line shows it as one line."""
 
 
 class LabelError(MtfedError):
@@ -26,8 +26,8 @@ class LabelError(MtfedError):
 
 
 def unknown(what: str, name: str, options: Iterable[str]) -> MtfedError:
-    """Return the error for a name that is not in a table, with the nearest valid one."""
+    """Return the error for a name that is not among the options; it suggests the nearest one or lists them all."""
     options = sorted(options)
-    near = get_close_matches(name, options, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "expected one of: " + ", ".join(options) + "."
+    matches = get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f"did you mean {matches[0]!r}?" if matches else "expected one of: " + ", ".join(options) + "."
     return MtfedError(f"Unknown {what} {name!r}; {hint}")

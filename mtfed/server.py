@@ -1,4 +1,4 @@
-"""The ServerApp that experiments name: ``serverapp = "mtfed.server:app"``."""
+"""The ServerApp of the experiments: ``serverapp = "mtfed.server:app"``."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run a federation as the run config says."""
+    """Run the federation that the run config describes."""
     Federation(grid, read_config(context.run_config)).run()
