@@ -1,0 +1,69 @@
+"""A task kind, a file format, a model and a strategy that are registered from outside take part in a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, mtfed
+from safetensors.numpy import load_file
+
+TOY_APP = ROOT / "tests/helpers/toy_app"
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Path:
+    """Two sites and the server's test images, all in the toy format."""
+    rng = np.random.default_rng(0)
+    for name in ("north", "south", "test"):
+        folder = tmp_path / "sites" / name
+        folder.mkdir(parents=True)
+        with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["image", "patient", "light", "side"])
+            for i in range(12):
+                level = rng.uniform(0.2, 0.8)
+                grid = (rng.uniform(0, 255 * level, (16, 16))).astype(int)
+                (folder / f"{i}.grid").write_text("\n".join(" ".join(map(str, row)) for row in grid))
+                table.writerow([f"{i}.grid", f"p{i}", f"{level:.3f}", "bright" if level > 0.5 else "dark"])
+    return tmp_path / "sites"
+
+
+def test_a_run_with_everything_from_outside(tmp_path: Path, sites: Path) -> None:
+    arguments = ("simulate", TOY_APP, "--sites", 2, "--out", tmp_path / "runs", "-c", f"data={sites}")
+    result = mtfed(*arguments)
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert "Distance" in result.stdout  # the metric's title in the table
+    (run,) = (tmp_path / "runs").iterdir()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    light = [line for line in lines if line["task"] == "light"]
+    assert [line["round"] for line in light] == [1, 2]
+    assert all(
+        np.isfinite([line["loss"], line["validation"]["distance"], line["test"]["distance"]]).all() for line in light
+    )
+    weights = load_file(run / "checkpoints/last.safetensors")
+    assert "encoder.factor" in weights and weights["encoder.factor"] != 1
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "HalfStep" in page and "Light" in page and "mean distance from the true brightness" in page
+
+
+def test_a_name_is_registered_once() -> None:
+    from mtfed.strategies import TaskFedAvg, register_strategy
+
+    from mtfed.data.formats import FORMATS, register_format
+    from mtfed.errors import MtfedError
+    from mtfed.models.specs import MODEL_SPECS, register_model
+    from mtfed.tasks import KIND_SPECS, Task, kind_of, register_kind
+
+    finding = Task(name="finding", kind="classification", classes=("a", "b"))
+    with pytest.raises(ValueError, match="new name for TaskFedAvg, got 'fedavg'"):
+        register_strategy("fedavg", TaskFedAvg)
+    with pytest.raises(ValueError, match="new name for a model .* got 'ctan'"):
+        register_model("ctan", MODEL_SPECS["ctan"])
+    with pytest.raises(MtfedError, match="new format, got NIfTI"):
+        register_format(FORMATS["NIfTI"])
+    with pytest.raises(MtfedError, match="new name for a kind of task, got 'classification'"):
+        register_kind("classification", KIND_SPECS["classification"], kind_of(finding))
