@@ -136,9 +136,8 @@ class _Descent:
         if not holders or len(networks) < 2:
             return False
         in_circuits = _circuit_tensors(self.graph, label)
-        with_circuits = (
-            self.gauge != "none" and bool(in_circuits) and all(in_circuits <= net.keys() for net in networks)
-        )
+        complete = bool(in_circuits) and all(in_circuits <= tensors.keys() for tensors in networks)
+        with_circuits = complete and self.gauge != "none"
         slots = _slots_of_any(self.graph, label, networks)
         columns = comparable_slots(self.graph, label, slots, self.settled, with_circuits)
         if not any(columns):  # no axis is settled yet that would allow a comparison: use all columns as they are

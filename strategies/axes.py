@@ -1,9 +1,9 @@
-"""Which axes of which tensors can be reordered together without changing the function of a network.
+"""Which axes of which tensors can be permuted together without changing the function of a network.
 
-An :class:`AxisGraph` is a table, as in Git Re-Basin (Ainsworth et al., ICLR 2023): every tensor axis carries the label
-of the group of units it runs over. Two things are added for transformers. Heads are units like any other, seen
-through a view of the tensor, and inside a head the axis between query and key, or value and output, has no basis of
-its own (:class:`Circuit`). Axes that are concatenated carry a sum of labels.
+An :class:`AxisGraph` is a table as in Git Re-Basin (Ainsworth et al., ICLR 2023): every axis of a tensor carries the
+label of the group of units that it runs over. Transformers need two additions. Attention heads are units like any
+other, seen through a view of the tensor; and inside a head, the axis between query and key, or between value and
+output, has no basis of its own (:class:`Circuit`). Concatenated axes carry a sum of labels.
 
 >>> graph = AxisGraph(
 ...     {
@@ -33,11 +33,11 @@ Gauge = Literal["none", "orth", "gl"]
 
 
 class AxisError(ValueError):
-    """A table of axes that does not fit its tensors, or a reordering that is no symmetry."""
+    """Raised if an axis graph does not fit its tensors, or a permutation is not one of its symmetries."""
 
 
 class Piece(NamedTuple):
-    """A tensor with a head axis; of a fused one, the part along its first viewed axis.
+    """A tensor with a head axis, or one part of a fused tensor, along its first viewed axis.
 
     The axis after the head axis is the inner one.
     """
@@ -48,10 +48,10 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Circuit:
-    """Two maps whose product is all that a head's outside sees: left^T right, as Q^T K and V^T O.
+    """Two maps whose product, left^T right, is all that the rest of the network sees of a head: Q^T K or V^T O.
 
-    Any invertible A on the inner axis, left -> A left and right -> A^-T right, leaves the product as it is. Biases
-    count as one more column of their side.
+    For any invertible A on the inner axis, left -> A left and right -> A^-T right leaves the product unchanged. A bias
+    counts as one more column of its side.
     """
 
     left: tuple[Piece, ...]
@@ -62,30 +62,31 @@ class Circuit:
 class Axis:
     """A group of units.
 
-    ``perm`` allows any order; ``heads`` too, with ``circuits`` inside; ``grouped`` moves whole groups, and units
-    inside each, as GroupNorm allows; ``frozen`` has a meaning that the outside knows.
+    ``perm`` allows any permutation, and so does ``heads``, which may also have ``circuits``. ``grouped`` allows to
+    permute whole groups, and units inside each group, as GroupNorm does. ``frozen`` allows none: the units have a
+    fixed meaning outside the network.
     """
 
     size: int
     kind: Literal["perm", "heads", "grouped", "frozen"] = "perm"
-    groups: int = 1  # of kind grouped: equal runs of units
-    circuits: tuple[Circuit, ...] = ()  # of kind heads
-    growable: bool = False  # units may be added: nothing normalises over the axis or skips past it
-    readers: tuple[str, ...] = ()  # of a growable axis: tensors that read it linearly; others belong to the unit itself
+    groups: int = 1  # for kind "grouped": the number of equal runs of units
+    circuits: tuple[Circuit, ...] = ()  # for kind "heads"
+    growable: bool = False  # units may be added: no layer normalises over the axis, and no skip connection bypasses it
+    readers: tuple[str, ...] = ()  # of a growable axis: tensors that read it linearly; all others belong to the units
 
-    def check(self, order: np.ndarray) -> str | None:
-        """Return why an order of units is no symmetry, or ``None`` if it is one."""
-        if not np.array_equal(np.sort(order), np.arange(self.size)):
-            return f"expected a permutation of {self.size} units, got {len(order)} entries"
-        if self.kind == "frozen" and not np.array_equal(order, np.arange(self.size)):
+    def check(self, permutation: np.ndarray) -> str | None:
+        """Return why a permutation of the units is not allowed, or ``None`` if it is."""
+        if not np.array_equal(np.sort(permutation), np.arange(self.size)):
+            return f"expected a permutation of {self.size} units, got {len(permutation)} entries"
+        if self.kind == "frozen" and not np.array_equal(permutation, np.arange(self.size)):
             return "it is frozen"
-        groups = order.reshape(self.groups, -1) // (self.size // self.groups)
+        groups = permutation.reshape(self.groups, -1) // (self.size // self.groups)
         if self.kind == "grouped" and np.ptp(groups, axis=1).any():
             return f"it mixes units of different groups; {self.groups} groups move as wholes"
         return None
 
     def random_permutation(self, generator: np.random.Generator) -> np.ndarray:
-        """Draw an order from the group of those allowed."""
+        """Draw an allowed permutation uniformly."""
         if self.kind == "frozen":
             return np.arange(self.size)
         if self.kind == "grouped":
@@ -95,7 +96,7 @@ class Axis:
 
 
 class Slot(NamedTuple):
-    """One place where an axis appears: the tensor, its view, and the run of units along one viewed axis."""
+    """One occurrence of an axis: the tensor, its view, and the run of units along one viewed axis."""
 
     name: str
     view: tuple[int, ...]
@@ -104,55 +105,61 @@ class Slot(NamedTuple):
     stop: int
 
     def rows(self, tensor: np.ndarray) -> np.ndarray:
-        """Return (units, everything else) of the tensor."""
+        """Return the slot of the tensor as a (units, width) matrix."""
         values = np.moveaxis(tensor.reshape(self.view), self.axis, 0)[self.start : self.stop]
         return values.reshape(self.stop - self.start, -1)
 
     @property
     def width(self) -> int:
-        """Return how many numbers the slot holds of one unit."""
+        """Return how many numbers the slot holds per unit."""
         return prod(self.view) // self.view[self.axis]
 
 
 class AxisGraph:
-    """The axes of a network's tensors. Tensors that the table does not name are frozen.
+    """The axes of a network's tensors. Tensors that the graph does not name are frozen.
 
     Args:
-        tensors: tensor name -> (view shape, or ``None`` for the tensor's own; one label a viewed axis, ``None`` for an
-            axis that stays, ``"a+b"`` for a concatenation).
+        tensors: tensor name -> (view shape, or ``None`` for the tensor's own shape; one label per viewed axis, ``None``
+            for an axis that is not permuted, ``"a+b"`` for a concatenation).
         axes: label -> :class:`Axis`.
 
     Raises:
-        AxisError: where labels, sizes and views contradict each other.
+        AxisError: if labels, sizes and views contradict each other.
     """
 
     def __init__(self, tensors: Mapping[str, Spec], axes: Mapping[str, Axis]) -> None:
         self.tensors = dict(tensors)
         self.axes = dict(axes)
-        for name, (view, labels) in self.tensors.items():
-            flat = [part for label in labels if label for part in label.split("+")]
-            if unknown := [label for label in flat if label not in self.axes]:
-                raise AxisError(f"{name}: axis {unknown[0]!r} is not declared; declared are {', '.join(self.axes)}.")
-            if twice := [label for label in flat if flat.count(label) > 1]:
-                raise AxisError(f"{name}: axis {twice[0]!r} appears twice on one tensor; use frozen, or two labels.")
-            if view is not None:
-                self._check_shape(name, view)
-        for label, axis in self.axes.items():
-            if axis.kind == "grouped" and (axis.groups < 1 or axis.size % axis.groups):
-                raise AxisError(f"Axis {label!r}: {axis.size} units do not divide into {axis.groups} groups.")
-            if axis.circuits and axis.kind != "heads":
-                raise AxisError(f"Axis {label!r}: circuits belong to heads, the axis is {axis.kind}.")
-            if stranger := [
-                name for name in axis.readers if name not in self.tensors or label not in self.labels(name)
-            ]:
-                raise AxisError(f"Axis {label!r}: its reader {stranger[0]} does not carry it.")
-            for piece in (piece for circuit in axis.circuits for piece in (*circuit.left, *circuit.right)):
-                labels = self.tensors[piece.name][1] if piece.name in self.tensors else ()
-                if label not in labels or labels[labels.index(label) + 1 :][:1] != (None,):
-                    raise AxisError(f"Axis {label!r}: {piece.name} has no unlabelled axis right after the head axis.")
+        for name in self.tensors:
+            self._check_tensor(name)
+        for label in self.axes:
+            self._check_axis(label)
+
+    def _check_tensor(self, name: str) -> None:
+        view, labels = self.tensors[name][0], self.labels(name)
+        if unknown := [label for label in labels if label not in self.axes]:
+            raise AxisError(f"{name}: axis {unknown[0]!r} is not declared; declared are {', '.join(self.axes)}.")
+        if repeated := [label for label in labels if labels.count(label) > 1]:
+            raise AxisError(f"{name}: axis {repeated[0]!r} appears twice on one tensor; use frozen, or two labels.")
+        if view is not None:
+            self._check_shape(name, view)
+
+    def _check_axis(self, label: str) -> None:
+        axis = self.axes[label]
+        if axis.kind == "grouped" and (axis.groups < 1 or axis.size % axis.groups):
+            raise AxisError(f"Axis {label!r}: {axis.size} units do not divide into {axis.groups} groups.")
+        if axis.circuits and axis.kind != "heads":
+            raise AxisError(f"Axis {label!r}: circuits belong to heads, the axis is {axis.kind}.")
+        for name in axis.readers:
+            if name not in self.tensors or label not in self.labels(name):
+                raise AxisError(f"Axis {label!r}: its reader {name} does not carry it.")
+        for piece in (piece for circuit in axis.circuits for piece in (*circuit.left, *circuit.right)):
+            labels = self.tensors[piece.name][1] if piece.name in self.tensors else ()
+            if label not in labels or labels[labels.index(label) + 1 :][:1] != (None,):
+                raise AxisError(f"Axis {label!r}: {piece.name} has no unlabelled axis right after the head axis.")
 
     def validate(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Raise :class:`AxisError` unless the table fits these tensors; a part of the network is enough."""
+        """Raise :class:`AxisError` unless the graph fits these tensors; they may be a part of the network."""
         for name, (view, _) in self.tensors.items():
             if name not in tensors:
                 continue
@@ -171,7 +178,7 @@ class AxisGraph:
                 raise AxisError(f"{name}: axis {label!r} has {declared} units, the shape {tuple(shape)} has {size}.")
 
     def freeze(self, *labels: str) -> AxisGraph:
-        """Return the graph with some axes frozen, as the residual stream of clients that start from one model."""
+        """Return the graph with some axes frozen, such as the residual stream of clients that start from one model."""
         frozen = {label: replace(self.axes[label], kind="frozen", circuits=()) for label in labels}
         return AxisGraph(self.tensors, self.axes | frozen)
 
@@ -189,7 +196,7 @@ class AxisGraph:
         return AxisGraph(tensors, axes)
 
     def slots(self, label: str, tensors: Mapping[str, np.ndarray]) -> list[Slot]:
-        """Return where an axis appears in the given tensors, in the table's order."""
+        """Return where an axis appears in the given tensors, in the order of the graph."""
         return [
             slot for name in self.tensors if name in tensors
             for part, slot in self._parts(name, tensors[name].shape) if part == label
@@ -205,33 +212,34 @@ class AxisGraph:
                 start = stop
 
     def labels(self, name: str) -> list[str]:
-        """Return the axes that a tensor carries."""
+        """Return the labels of a tensor's axes."""
         return [part for label in self.tensors[name][1] if label for part in label.split("+")]
 
-    def permute(self, tensors: Mapping[str, np.ndarray], orders: Mapping[str, np.ndarray]) -> Tensors:
-        """Return the network whose unit i on each named axis is unit ``order[i]`` of the given one.
+    def permute(self, tensors: Mapping[str, np.ndarray], permutations: Mapping[str, np.ndarray]) -> Tensors:
+        """Return the network whose unit i on each named axis is unit ``permutation[i]`` of the given one.
 
-        ``np.argsort(order)`` undoes ``order``. Tensors that no order touches are the same objects.
+        ``np.argsort(permutation)`` is the inverse. Tensors that no permutation affects are returned as the same
+        objects.
         """
-        for label, order in orders.items():
+        for label, permutation in permutations.items():
             if label not in self.axes:
                 raise AxisError(f"Axis {label!r} is not declared; declared are {', '.join(self.axes)}.")
-            if reason := self.axes[label].check(np.asarray(order)):
-                raise AxisError(f"Axis {label!r} cannot be reordered so: {reason}.")
-        moved = dict(tensors)
+            if reason := self.axes[label].check(np.asarray(permutation)):
+                raise AxisError(f"Axis {label!r} cannot be permuted like this: {reason}.")
+        permuted = dict(tensors)
         for name in self.tensors:
             if name not in tensors:
                 continue
-            slots = [(part, slot) for part, slot in self._parts(name, tensors[name].shape) if part in orders]
+            slots = [(part, slot) for part, slot in self._parts(name, tensors[name].shape) if part in permutations]
             for axis in {slot.axis for _, slot in slots}:
                 index = np.arange(slots[0][1].view[axis])
                 for part, slot in slots:
                     if slot.axis == axis:
-                        index[slot.start : slot.stop] = slot.start + np.asarray(orders[part])
-                moved[name] = moved[name].reshape(slots[0][1].view).take(index, axis).reshape(tensors[name].shape)
-        return moved
+                        index[slot.start : slot.stop] = slot.start + np.asarray(permutations[part])
+                permuted[name] = permuted[name].reshape(slots[0][1].view).take(index, axis).reshape(tensors[name].shape)
+        return permuted
 
-    # The inside of heads.
+    # The inner axis of heads.
 
     def side(self, tensors: Mapping[str, np.ndarray], label: str, pieces: Sequence[Piece]) -> np.ndarray:
         """Return one side of a circuit, (heads, inner, all columns of its pieces)."""
@@ -243,15 +251,15 @@ class AxisGraph:
         if piece.part is not None:
             values, axis = values[piece.part], axis - 1
         values = np.moveaxis(values, (axis, axis + 1), (0, 1))
-        return values.reshape(*values.shape[:2], -1)  # shares memory or not, as the layout has it
+        return values.reshape(*values.shape[:2], -1)  # a view or a copy, depending on the memory layout
 
     def regauge(self, tensors: Mapping[str, np.ndarray], label: str, matrices: Sequence[np.ndarray]) -> Tensors:
-        """Return the network with the inner basis of every head changed: left -> A left, right -> A^-T right.
+        """Return the network with another inner basis in every head: left -> A left, right -> A^-T right.
 
         Args:
             tensors: the network.
-            label: a heads axis.
-            matrices: one (heads, inner, inner) A per circuit of the axis.
+            label: an axis of kind ``heads``.
+            matrices: one (heads, inner, inner) array A per circuit of the axis.
         """
         changed = dict(tensors)
         for circuit, matrix in zip(self.axes[label].circuits, matrices, strict=True):
@@ -278,7 +286,7 @@ class AxisGraph:
         for circuit in self.axes[label].circuits:
             heads, inner, _ = self._piece(tensors, label, circuit.left[0]).shape
             basis = np.linalg.qr(generator.standard_normal((2, heads, inner, inner)))[0]
-            stretch = np.exp(generator.uniform(-1, 1, (heads, inner, 1)))  # well away from singular
+            stretch = np.exp(generator.uniform(-1, 1, (heads, inner, 1)))  # keeps the matrices well-conditioned
             matrices.append({
                 "none": np.broadcast_to(np.eye(inner), basis[0].shape), "orth": basis[0],
                 "gl": basis[0] @ (stretch * basis[1]),

@@ -1,4 +1,4 @@
-"""Attention heads as units whose inside has no basis of its own: distances of circuits, and turns of the basis."""
+"""Attention heads, whose inner axis has no basis of its own: distances of circuits, and alignment of the inner basis."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 
 from .axes import AxisGraph, Gauge, Tensors
 
-HUGE = 1e6  # of weights: products of four that are much larger are beyond single precision
+MAX_SINGLE_PRECISION = 1e6  # of a weight: products of four much larger ones overflow float32
 
 
 def circuit_rows(graph: AxisGraph, label: str, networks: Sequence[Tensors]) -> list[np.ndarray]:
     """Return per network (heads, R) rows whose distances are those of the heads' circuits, whatever the inner basis.
 
-    A head is its products Q^T K and V^T O with biases as columns, each scaled to norm 1 on average; their inner
-    products <L^T R, L'^T R'> = sum (L L'^T) * (R R'^T) need no product formed, and the rows are read off the Gram
-    matrix of all heads of all networks. Time grows with the square of the number of networks.
+    A head is represented by its products Q^T K and V^T O, with biases as columns, each scaled to norm 1 on average.
+    Inner products of circuits, <L^T R, L'^T R'> = sum (L L'^T) * (R R'^T), do not need the products themselves, and the
+    rows are computed from the Gram matrix of all heads of all networks. Time is quadratic in the number of networks.
     """
     gram: np.ndarray | float = 0.0
     for circuit in graph.axes[label].circuits:
         left, right = ([graph.side(net, label, pieces) for net in networks] for pieces in (circuit.left, circuit.right))
-        if max(np.abs(values).max() for values in (*left, *right)) > HUGE:
+        if max(np.abs(values).max() for values in (*left, *right)) > MAX_SINGLE_PRECISION:
             left, right = ([values.astype(np.float64) for values in side] for side in (left, right))
         heads, inner, _ = left[0].shape
         left, right = ([values.reshape(heads * inner, -1) for values in side] for side in (left, right))
@@ -38,29 +38,32 @@ def circuit_rows(graph: AxisGraph, label: str, networks: Sequence[Tensors]) -> l
 
 
 def inner_basis(
-    left: np.ndarray, right: np.ndarray, left_to: np.ndarray, right_to: np.ndarray, gauge: Gauge
+    left: np.ndarray, right: np.ndarray, left_target: np.ndarray, right_target: np.ndarray, gauge: Gauge
 ) -> np.ndarray:
-    """Return (heads, inner, inner) A that brings left -> A left and right -> A^-T right near the targets.
+    """Return (heads, inner, inner) A such that A left and A^-T right are close to the targets.
 
-    ``orth`` solves the orthogonal Procrustes problem of both sides at once. ``gl`` first gives every head the basis in
-    which both sides have the same Gram matrix, which leaves only an orthogonal freedom, and ends in the targets' own.
+    ``orth`` solves the orthogonal Procrustes problem of both sides at once. ``gl`` first transforms every head to the
+    basis in which both sides have the same Gram matrix, which leaves only an orthogonal freedom, and finally to the
+    basis of the targets.
 
     Args:
-        left: (heads, inner, R_1), one unit's side of a circuit.
+        left: (heads, inner, R_1), one side of a circuit of each unit.
         right: (heads, inner, R_2).
-        left_to: as ``left``, of the atom.
-        right_to: as ``right``, of the atom.
+        left_target: like ``left``, of the atoms.
+        right_target: like ``right``, of the atoms.
         gauge: which matrices are allowed.
     """
-    one = np.broadcast_to(np.eye(left.shape[1]), (*left.shape[:2], left.shape[1]))
-    own, target = (_balance(left, right), _balance(left_to, right_to)) if gauge == "gl" else (one, one)
-    cross = target @ left_to @ (own @ left).swapaxes(1, 2)
-    cross = cross + _contra(target) @ right_to @ (_contra(own) @ right).swapaxes(1, 2)
+    identity = np.broadcast_to(np.eye(left.shape[1]), (*left.shape[:2], left.shape[1]))
+    own, target = identity, identity
+    if gauge == "gl":
+        own, target = _balance(left, right), _balance(left_target, right_target)
+    cross = target @ left_target @ (own @ left).swapaxes(1, 2)
+    cross = cross + _inverse_transpose(target) @ right_target @ (_inverse_transpose(own) @ right).swapaxes(1, 2)
     u, _, v = np.linalg.svd(cross)
     return np.linalg.inv(target) @ u @ v @ own
 
 
-def _contra(matrices: np.ndarray) -> np.ndarray:
+def _inverse_transpose(matrices: np.ndarray) -> np.ndarray:
     return np.linalg.inv(matrices).swapaxes(1, 2)
 
 
@@ -72,7 +75,7 @@ def _balance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _power(matrices: np.ndarray, exponent: float) -> np.ndarray:
-    """Return powers of symmetric matrices; a direction that no weight uses gets a small scale instead of none."""
+    """Return powers of symmetric matrices; a direction that no weight uses gets a small eigenvalue instead of zero."""
     values, vectors = np.linalg.eigh(matrices.astype(float))
     largest = values[..., -1:]
     values = np.where(largest > 0, np.maximum(values, 1e-10 * largest), 1.0)
@@ -80,17 +83,17 @@ def _power(matrices: np.ndarray, exponent: float) -> np.ndarray:
 
 
 def align_gauge(graph: AxisGraph, label: str, network: Tensors, target: Tensors, gauge: Gauge) -> Tensors:
-    """Return the network with the inner bases of its heads turned to those of the target's."""
+    """Return the network with the inner bases of its heads aligned with those of the target."""
     matrices = []
     for circuit in graph.axes[label].circuits:
         left, right = (graph.side(network, label, pieces) for pieces in (circuit.left, circuit.right))
-        left_to, right_to = (graph.side(target, label, pieces) for pieces in (circuit.left, circuit.right))
-        matrices.append(inner_basis(left, right, left_to, right_to, gauge))
+        left_target, right_target = (graph.side(target, label, pieces) for pieces in (circuit.left, circuit.right))
+        matrices.append(inner_basis(left, right, left_target, right_target, gauge))
     return graph.regauge(network, label, matrices)
 
 
 def inner_axes(graph: AxisGraph) -> dict[str, int]:
-    """Return the viewed axis inside heads, which :func:`turn` gives another basis, of every tensor that has one."""
+    """Return tensor -> the viewed axis inside heads, whose basis :func:`align_gauge` changes."""
     return {
         piece.name: graph.tensors[piece.name][1].index(label) + 1
         for label, axis in graph.axes.items() for circuit in axis.circuits

@@ -1,4 +1,4 @@
-"""Sums of squares unit by unit, for all axes of a network in one pass over its tensors."""
+"""Sums of squares per unit, for all axes of a network in one pass over its tensors."""
 
 from __future__ import annotations
 
@@ -9,80 +9,80 @@ import numpy as np
 
 from .axes import Slot, Tensors
 
-CHUNK = 1 << 17  # numbers at a time: half a megabyte, which stays in the processor's cache
+CHUNK = 1 << 17  # numbers per step: half a megabyte, which fits into the processor's cache
 
 
 class UnitSums:
-    """Each unit's sum of squares, or of squared differences from another network, one number a slot.
+    """Each unit's sum of squares, or of squared differences from another network, one number per slot.
 
-    A tensor is looked at when one of its slots is first asked for. All axes that it carries share that pass: it is cut
-    into a matrix between two of its axes, and every axis' sums are sums of the row sums or of the column sums.
+    A tensor is read when one of its slots is first requested, in one pass for all of its axes: it is cut into a matrix
+    between two of its axes, and the sums of every axis are sums of the matrix's row sums or column sums.
 
     Args:
         slots: where each axis appears.
-        tensors: the network; it may lack some.
-        others: what to subtract.
+        tensors: the network; it may lack some tensors.
+        others: the network to subtract, if any.
     """
 
     def __init__(self, slots: Mapping[str, Sequence[Slot]], tensors: Tensors, others: Tensors | None = None) -> None:
-        self._carried: dict[str, set[int]] = {}  # tensor -> the viewed axes whose sums are wanted
-        for slot in (slot for found in slots.values() for slot in found):
-            self._carried.setdefault(slot.name, set()).add(slot.axis)
+        self._axes: dict[str, set[int]] = {}  # tensor -> the viewed axes whose sums are needed
+        for slot in (slot for own in slots.values() for slot in own):
+            self._axes.setdefault(slot.name, set()).add(slot.axis)
         self._tensors, self._others = dict(tensors), others
-        self._found: dict[tuple[str, int], np.ndarray] = {}
+        self._sums: dict[tuple[str, int], np.ndarray] = {}
 
     def of(self, slot: Slot) -> np.ndarray:
-        """Return (units,) the sums of a slot."""
+        """Return the (units,) sums of a slot."""
         key = (slot.name, slot.axis)
-        if key not in self._found:
+        if key not in self._sums:
             other = None if self._others is None else self._others[slot.name]
-            for axis, sums in square_sums(self._tensors[slot.name], other, slot.view, self._carried[slot.name]).items():
-                self._found[slot.name, axis] = sums
-        return self._found[key][slot.start : slot.stop]
+            for axis, sums in square_sums(self._tensors[slot.name], other, slot.view, self._axes[slot.name]).items():
+                self._sums[slot.name, axis] = sums
+        return self._sums[key][slot.start : slot.stop]
 
     def replace(self, tensors: Tensors) -> None:
-        """Put other tensors in the place of some."""
+        """Replace some of the network's tensors."""
         self._tensors |= tensors
         for name in tensors:
-            for axis in self._carried.get(name, ()):
-                self._found.pop((name, axis), None)
+            for axis in self._axes.get(name, ()):
+                self._sums.pop((name, axis), None)
 
 
 def square_sums(
     tensor: np.ndarray, other: np.ndarray | None, view: tuple[int, ...], axes: set[int]
 ) -> dict[int, np.ndarray]:
-    """Return for each of some axes of a viewed tensor its sums of squares over all other axes.
+    """Return, for some axes of a viewed tensor, the sums of squares over all other axes.
 
     Args:
-        tensor: as many numbers as the view has.
-        other: what to subtract.
-        view: the shape to see it in.
-        axes: whose sums are wanted.
+        tensor: of any shape with as many numbers as the view.
+        other: tensor to subtract, if any.
+        view: shape whose axes are meant.
+        axes: those whose sums are needed.
     """
     cut = max(range(len(view) + 1), key=lambda cut: min(prod(view[:cut]), prod(view[cut:])))
     height, width = prod(view[:cut]), prod(view[cut:])
-    rows, columns = np.zeros(height), np.zeros(width)
+    row_sums, column_sums = np.zeros(height), np.zeros(width)
     step = max(CHUNK // max(width, 1), 1)
     values = tensor.reshape(height, width)
-    minus = None if other is None else other.reshape(height, width)
+    subtrahend = None if other is None else other.reshape(height, width)
     scratch, ones = np.empty((min(step, height), width), np.float32), np.ones(max(step, width), np.float32)
-    kind = np.result_type(tensor, np.float32)  # squares of half precision overflow
-    upper, lower = any(axis < cut for axis in axes), any(axis >= cut for axis in axes)
-    with np.errstate(over="ignore"):  # an axis of which the sums are infinite has no say, see :mod:`.frame`
+    dtype = np.result_type(tensor, np.float32)  # squares of half precision would overflow
+    needs_rows, needs_columns = any(axis < cut for axis in axes), any(axis >= cut for axis in axes)
+    with np.errstate(over="ignore"):  # slots with infinite sums are ignored, see :mod:`.frame`
         for start in range(0, 0 if tensor is other else height, step):
             piece = values[start : start + step]
             square = scratch[: len(piece)]
-            if minus is None:
-                np.multiply(piece, piece, out=square, casting="same_kind", dtype=kind)
+            if subtrahend is None:
+                np.multiply(piece, piece, out=square, casting="same_kind", dtype=dtype)
             else:
-                np.subtract(piece, minus[start : start + step], out=square, casting="same_kind", dtype=kind)
+                np.subtract(piece, subtrahend[start : start + step], out=square, casting="same_kind", dtype=dtype)
                 np.multiply(square, square, out=square)
-            if upper:
-                rows[start : start + step] = square @ ones[:width]
-            if lower:
-                columns += ones[: len(piece)] @ square
+            if needs_rows:
+                row_sums[start : start + step] = square @ ones[:width]
+            if needs_columns:
+                column_sums += ones[: len(piece)] @ square
     sums = {}
     for axis in axes:
-        part, shape, at = (rows, view[:cut], axis) if axis < cut else (columns, view[cut:], axis - cut)
-        sums[axis] = part.reshape(shape).sum(axis=tuple(k for k in range(len(shape)) if k != at))
+        part, shape, own = (row_sums, view[:cut], axis) if axis < cut else (column_sums, view[cut:], axis - cut)
+        sums[axis] = part.reshape(shape).sum(axis=tuple(k for k in range(len(shape)) if k != own))
     return sums
