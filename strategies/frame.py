@@ -239,7 +239,7 @@ class _Search:
         return {part for name in changed for part in self.graph.labels(name)} - {label}
 
     def _gains(self, label: str, plain: Sequence[Slot], inside: Sequence[Slot]) -> np.ndarray:
-        """Return (L, L) gains of moving each unit to each atom: minus half the squared distance, up to a constant per unit."""
+        """Return (L, L) gains of each unit at each atom: minus half the squared distance, up to a constant per unit."""
         frame, tensors, size = self.frame, self.tensors, self.graph.axes[label].size
         gains, lengths, atoms = np.zeros((size, size)), np.zeros(size), np.zeros(size)
         for slot in plain:

@@ -1,4 +1,4 @@
-"""Attention heads, whose inner axis has no basis of its own: distances of circuits, and alignment of the inner basis."""
+"""Attention heads, whose inner axis has no basis of its own: distances of circuits, alignment of the inner basis."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Matching at a growing width by the predictive density (SPAHM, Yurochkin et al., NeurIPS 2019).
 
-Unlike :mod:`.pfnm` it fits mean and variances on the way, and observers may be blind in some columns.
+Unlike :mod:`.pfnm`, it estimates the prior mean and the variances, and observers may lack some columns.
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .pfnm import BetaBernoulli, base_measure, gather, match_growing
+from .beta_bernoulli import Atoms, BetaBernoulli, base_measure, gather_atoms, match_growing
 
 
 @dataclass(frozen=True)
-class Spahm:
-    """Atoms that SPAHM found, and the prior that it estimated on the way."""
+class Prior:
+    """The hyper-parameters, one number per column."""
+
+    mean: np.ndarray  # (D,) mu_0, prior mean of an atom
+    unit_variance: np.ndarray  # (D,) sigma^2, of a unit around its atom
+    atom_variance: np.ndarray  # (D,) sigma_0^2, of an atom around the prior mean
+
+
+@dataclass(frozen=True)
+class SpahmResult:
+    """The atoms, the assignment, and the estimated prior."""
 
     atoms: np.ndarray  # (L, D)
-    count: np.ndarray  # (L,) clients that hold each atom, the frame among them
+    count: np.ndarray  # (L,) number of observers that hold each atom, including the frame
     assignment: list[np.ndarray]  # per client (L_j,); the frame's units are the first atoms, in its order
-    mean: np.ndarray  # (D,) mu_0
-    variance: np.ndarray  # (D,) sigma^2, of a unit around its atom
-    spread: np.ndarray  # (D,) sigma_0^2, of atoms around the mean
+    prior: Prior
 
 
 def spahm(
@@ -39,63 +46,79 @@ def spahm(
     floor: float = 1e-10,
     popularity_cap: int | None = 10,
     width_cap: int | None = None,
-) -> Spahm:
-    """Match by the predictive density, fitting mean and variances after every sweep (SPAHM, NeurIPS 2019).
+) -> SpahmResult:
+    """Match by the predictive density; estimate mean and variances after every sweep (SPAHM, NeurIPS 2019).
 
-    This is the growing width for a network's axis too: its log-determinant weighs a new atom against its width, where
-    the maximum a posteriori of :func:`pfnm` opens one whenever the prior is flat.
+    It also decides the growing width of a network's axis: its log-determinant penalises the width of the predictive
+    density of a new atom, whereas the maximum a posteriori of :func:`.pfnm.pfnm` opens one whenever the prior is flat.
 
     Args:
         rows: per client (L_j, D) units.
-        frame: (L, D) the last global model's units: one more observer, whose atoms stay.
-        shares: per observer, the frame first, (D,) what it counts in each column: a unit varies around its atom by
-            the variance over its share; 0 where the observer has nothing to say. All 1 if not given.
-        blocks: columns that share their variances, as lengths of runs; each column has its own if not given.
-        sigma: variance of a unit around its atom, to start from; read off nearest units (:func:`near_share`) if not
-            given. The authors start from 1, and what a wrong start mismatches, the sweeps seldom mend.
-        sigma0: variance of an atom around the mean, to start from; that of all units if not given.
+        frame: (L, D) units of the last global model: one more observer, whose atoms are not removed.
+        shares: per observer, the frame first, (D,) weight in each column: a unit varies around its atom by the variance
+            over its share; 0 where the observer has no information. All 1 if not given.
+        blocks: lengths of runs of columns with common variances; if not given, each column has its own.
+        sigma: initial variance of a unit around its atom; estimated from nearest units (:func:`unit_variance_share`) if
+            not given. The authors start from 1, and sweeps seldom correct what a wrong start mismatches.
+        sigma0: initial variance of an atom around the mean; that of all units if not given.
         gamma: mass of the beta process.
-        sweeps: passes over the clients after the first placement.
-        seed: of the clients' order in each sweep.
-        floor: least variance of any kind. The authors' code has none, and its spread turns negative when clients
-            share an initialisation; a millionth of a column's variance bounds it as well.
+        sweeps: number of sweeps over the clients after the first placement.
+        seed: of the order of clients in each sweep.
+        floor: minimum of every variance. The authors' code has none, and its atom variance becomes negative when
+            clients share an initialisation. A millionth of a column's variance is a lower limit as well.
         popularity_cap: as in the authors' code.
-        width_cap: most atoms, unless a client alone has more units.
+        width_cap: maximum number of atoms, unless a single client has more units.
     """
-    pinned = [] if frame is None else [0]
     observed = [np.asarray(v, float) for v in (*([] if frame is None else [frame]), *rows)]
-    columns = observed[0].shape[1]
+    columns, first_client = observed[0].shape[1], len(observed) - len(rows)
     shares = [np.ones(columns)] * len(observed) if shares is None else [np.asarray(share, float) for share in shares]
     runs = np.repeat(np.arange(len(blocks)), blocks) if blocks else np.arange(columns)
-    mean, whole = _moments(observed, shares, runs)
-    floors = np.maximum(floor, 1e-6 * whole)
-    variance = near_share(observed, [share > 0 for share in shares]) * whole
-    variance = variance if sigma is None else np.full(columns, sigma)
-    spread = whole if sigma0 is None else np.full(columns, sigma0)
-    variance, spread = np.maximum(variance, floors), np.maximum(spread, floors)
+    prior, floors = _initial_prior(observed, shares, runs, sigma, sigma0, floor)
     process = BetaBernoulli(gamma, log_det=True, popularity_cap=popularity_cap, width_cap=width_cap)
-    free = range(len(pinned), len(observed))
+    clients = range(first_client, len(observed))
     generator = np.random.default_rng(seed)
-    placed = [*pinned, *sorted(free, key=lambda j: -len(observed[j]))]
-    base, precisions = base_measure(mean, 1 / spread), [share / variance for share in shares]
-    assignment, atoms = match_growing(observed, precisions, base, process, [], placed=placed)
+    first_order = [*range(first_client), *sorted(clients, key=lambda j: -len(observed[j]))]
+    base, precisions = _precisions(prior, shares)
+    assignment, atoms = match_growing(observed, precisions, base, process, [], first_order=first_order)
     for sweep in range(sweeps + 1):
-        mean, variance, spread = fit_prior(observed, shares, assignment, variance, floors, runs)
-        base, precisions = base_measure(mean, 1 / spread), [share / variance for share in shares]
-        atoms = gather(assignment, observed, precisions, base)
+        prior = fit_prior(observed, shares, assignment, prior.unit_variance, floors, runs)
+        base, precisions = _precisions(prior, shares)
+        atoms = gather_atoms(assignment, observed, precisions, base)
         if sweep < sweeps:
-            order = [free[j] for j in generator.permutation(len(rows))]
+            order = [clients[j] for j in generator.permutation(len(rows))]
             assignment, atoms = match_growing(observed, precisions, base, process, [order], start=(assignment, atoms))
-    return Spahm(atoms.mean, atoms.count, assignment[len(pinned) :], mean, variance, spread)
+    return SpahmResult(atoms.mean, atoms.count, assignment[first_client:], prior)
 
 
-def near_share(rows: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> float:
-    """Return about what share of units' variance lies between units of one atom: where :func:`spahm` starts from.
+def _initial_prior(
+    rows: Sequence[np.ndarray],
+    shares: Sequence[np.ndarray],
+    runs: np.ndarray,
+    sigma: float | None,
+    sigma0: float | None,
+    floor: float,
+) -> tuple[Prior, np.ndarray]:
+    """Return the prior before the first placement, and (D,) the minimum of the variances."""
+    mean, total = _moments(rows, shares, runs)
+    floors = np.maximum(floor, 1e-6 * total)
+    unit_variance = unit_variance_share(rows, [share > 0 for share in shares]) * total
+    unit_variance = unit_variance if sigma is None else np.full(len(total), sigma)
+    atom_variance = total if sigma0 is None else np.full(len(total), sigma0)
+    return Prior(mean, np.maximum(unit_variance, floors), np.maximum(atom_variance, floors)), floors
 
-    Each unit is compared with its nearest of another client, on the columns (D,) that both have seen; the farther half,
-    whose atoms perhaps no one else holds, is left out. Two units of one atom differ by twice the variance, but the
-    nearest of many by less: the factor stays in, since a start that is too tight opens atoms that are never closed
-    again.
+
+def _precisions(prior: Prior, shares: Sequence[np.ndarray]) -> tuple[Atoms, list[np.ndarray]]:
+    """Return the base measure, and per observer the (D,) precision of its units."""
+    return base_measure(prior.mean, 1 / prior.atom_variance), [share / prior.unit_variance for share in shares]
+
+
+def unit_variance_share(rows: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> float:
+    """Return roughly what share of the units' variance is within atoms: the start of :func:`spahm`.
+
+    Each unit is compared with the nearest unit of another client, on the columns (D,) that both have seen. The more
+    distant half is left out, because no other client may hold those atoms. Two units of one atom differ by twice the
+    variance, but the nearest of many differs by less. The factor 2 is not removed, since a start that is too low opens
+    atoms that are never closed again.
     """
     nearest = []
     for j, v in enumerate(rows):
@@ -107,23 +130,23 @@ def near_share(rows: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> float:
                 distance = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
                 closest = np.minimum(closest, distance.min(axis=1) * len(both) / both.sum())
         nearest.append(closest[np.isfinite(closest)])
-    joined = np.sort(np.concatenate(nearest))[: (sum(map(len, rows)) + 1) // 2]
+    smaller_half = np.sort(np.concatenate(nearest))[: (sum(map(len, rows)) + 1) // 2]
     _, variance = _moments(rows, [own.astype(float) for own in seen], np.arange(rows[0].shape[1]))
     total = variance.sum()
-    return max(float(joined.mean()), 0.0) / total if total > 0 and len(joined) else 0.0
+    return max(float(smaller_half.mean()), 0.0) / total if total > 0 and len(smaller_half) else 0.0
 
 
 def fit_prior(
     rows: Sequence[np.ndarray],
     shares: Sequence[np.ndarray],
     assignment: Sequence[np.ndarray],
-    variance: np.ndarray,
+    unit_variance: np.ndarray,
     floors: np.ndarray,
     runs: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean, variance and spread, (D,) each, of an assignment by moments (SPAHM).
+) -> Prior:
+    """Return the prior that fits an assignment, by the method of moments (SPAHM).
 
-    Where every atom has one unit, nothing tells the variance: it stays as given.
+    If every atom has only one unit, the variance of units cannot be estimated and stays as given.
     """
     width = 1 + max(int(columns.max()) for columns in assignment)
     weight, number, total, squares = np.zeros((4, width, rows[0].shape[1]))
@@ -135,19 +158,20 @@ def fit_prior(
     known = weight > 0
     inverse = np.divide(1.0, weight, out=np.zeros_like(weight), where=known)
     centres, atoms = total * inverse, known.sum(axis=0)
-    spare = np.bincount(runs, (number - known).sum(axis=0))[runs]
+    freedom = np.bincount(runs, (number - known).sum(axis=0))[runs]  # degrees of freedom
     within = np.bincount(runs, (squares - total * centres).sum(axis=0))[runs]
-    variance = np.where(spare > 0, np.maximum(within / np.maximum(spare, 1), floors), variance)
+    unit_variance = np.where(freedom > 0, np.maximum(within / np.maximum(freedom, 1), floors), unit_variance)
     mean = centres.sum(axis=0) / np.maximum(atoms, 1)
-    apart = (known * (centres - mean) ** 2).sum(axis=0) / np.maximum(atoms, 1)
-    spread = _pool(apart - variance * inverse.sum(axis=0) / np.maximum(atoms, 1), runs, atoms > 0)
-    return mean, variance, np.maximum(spread, floors)
+    between = (known * (centres - mean) ** 2).sum(axis=0) / np.maximum(atoms, 1)
+    noise = unit_variance * inverse.sum(axis=0) / np.maximum(atoms, 1)
+    atom_variance = _pool(between - noise, runs, atoms > 0)
+    return Prior(mean, unit_variance, np.maximum(atom_variance, floors))
 
 
 def _moments(
     rows: Sequence[np.ndarray], shares: Sequence[np.ndarray], runs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (D,) mean and pooled variance of all units, as far as somebody has seen the column."""
+    """Return (D,) mean and pooled variance of all units, 0 in columns that no observer has seen."""
     weight = np.sum([len(v) * share for v, share in zip(rows, shares, strict=True)], axis=0)
     known = weight > 0
     mean = np.sum([v.sum(axis=0) * share for v, share in zip(rows, shares, strict=True)], axis=0)
@@ -157,5 +181,5 @@ def _moments(
 
 
 def _pool(values: np.ndarray, runs: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return (D,) values replaced by the mean of those known in their run."""
+    """Return (D,) values, each replaced by the mean of the known ones in its run."""
     return (np.bincount(runs, values * known) / np.maximum(np.bincount(runs, known), 1))[runs]

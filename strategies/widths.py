@@ -1,4 +1,4 @@
-"""Networks of one table of axes at several widths: how wide one is, a part of one, and one inside a wider one."""
+"""Networks of one axis graph at several widths: sizes from shapes, submodels, and embedding into a wider network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ Units = Mapping[str, np.ndarray]
 
 
 def infer_sizes(graph: AxisGraph, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Return how many units each axis has in the given tensors, whatever the graph says; axes not held are left out.
+    """Return how many units each axis has in the given tensors, independent of the graph's sizes.
+
+    Axes that none of the tensors has are left out.
 
     Raises:
-        AxisError: where two tensors disagree.
+        AxisError: if two tensors contradict each other.
     """
     equations: list[tuple[list[list[str]], int]] = []  # labels of each viewed axis, and the product of their sizes
     for name, (view, labels) in graph.tensors.items():
@@ -31,95 +33,90 @@ def infer_sizes(graph: AxisGraph, tensors: Mapping[str, np.ndarray]) -> dict[str
                 fixed = prod(n for n, own in zip(view, parts, strict=True) if not own)
                 equations.append(([own for own in parts if own], tensors[name].size // fixed))
     sizes: dict[str, int] = {}
-    while True:
-        found = dict(item for factors, product in equations for item in _solve(factors, product, sizes))
-        if not found:
-            break
-        sizes |= found
+    while solved := dict(item for factors, product in equations for item in _solve(factors, product, sizes)):
+        sizes |= solved
     graph.resize(sizes).validate(tensors)
     return sizes
 
 
 def _solve(factors: list[list[str]], product: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Yield the one size that an equation leaves open, if it is one."""
+    """Yield the only unknown size of an equation, if there is exactly one."""
     unknown = [(own, part) for own in factors for part in own if part not in sizes]
     if len(unknown) == 1:
-        (own, part), others = (
-            unknown[0],
-            prod(sum(sizes.get(p, 0) for p in f) for f in factors if f is not unknown[0][0]),
-        )
+        own, part = unknown[0]
+        others = prod(sum(sizes.get(p, 0) for p in factor) for factor in factors if factor is not own)
         yield part, product // others - sum(sizes.get(p, 0) for p in own)
 
 
 def submodel(graph: AxisGraph, tensors: Mapping[str, np.ndarray], units: Units) -> Tensors:
-    """Return the part of a network that has these units, in this order, in tensors of its own shapes.
+    """Return the part of a network that consists of some units, in the given order.
 
     Args:
         graph: of the network.
         tensors: the network.
-        units: axis -> the units to take; all of an axis that is not named.
+        units: axis -> the units to keep; an axis that is not named keeps all.
     """
     part = dict(tensors)
     for name in graph.tensors:
-        picks = unit_indices(graph, name, units) if name in tensors else {}
-        if picks:
+        indices = unit_indices(graph, name, units) if name in tensors else {}
+        if indices:
             shape = tensors[name].shape
             view = graph.tensors[name][0] or shape
             values = tensors[name].reshape(view)
-            for axis, index in picks.items():
+            for axis, index in indices.items():
                 values = values.take(index, axis)
-            part[name] = values.reshape(_merged(view, shape, values.shape))
+            part[name] = values.reshape(_unview(view, shape, values.shape))
     return part
 
 
 def unit_indices(graph: AxisGraph, name: str, units: Units) -> dict[int, np.ndarray]:
-    """Return for each viewed axis of a tensor on which units are named the places of those units."""
-    picks = {}
+    """Return, for each viewed axis of a tensor that has units in ``units``, the indices of those units along it."""
+    indices = {}
     for axis, label in enumerate(graph.tensors[name][1]):
-        parts, start, places = label.split("+") if label else [], 0, []
+        parts, start, runs = label.split("+") if label else [], 0, []
         for part in parts:
             size = graph.axes[part].size
-            places.append(start + np.asarray(units.get(part, np.arange(size))))
+            runs.append(start + np.asarray(units.get(part, np.arange(size))))
             start += size
         if any(part in units for part in parts):
-            picks[axis] = np.concatenate(places)
-    return picks
+            indices[axis] = np.concatenate(runs)
+    return indices
 
 
 def widen(graph: AxisGraph, name: str, values: np.ndarray, units: Units) -> np.ndarray:
-    """Return a tensor of a narrower network in its places of the graph's width, and 0 elsewhere.
+    """Return a tensor of a narrower network at the graph's width; entries of other units are 0.
 
     Args:
         graph: of the wider network.
-        name: the tensor's.
+        name: of the tensor.
         values: the narrower tensor, in its own shape.
-        units: axis -> (L_j,) the wider network's unit of each of the narrower one's.
+        units: axis -> (L_j,) the wider network's unit of each unit of the narrower one.
     """
-    picks = unit_indices(graph, name, units)
-    if not picks:
+    indices = unit_indices(graph, name, units)
+    if not indices:
         return values
     view, labels = graph.tensors[name]
-    narrow = tuple(len(picks[axis]) if axis in picks else n for axis, n in enumerate(view or values.shape))
-    wide = tuple(axis_size(graph, labels[axis]) if axis in picks else n for axis, n in enumerate(narrow))
+    narrow = tuple(len(indices[axis]) if axis in indices else n for axis, n in enumerate(view or values.shape))
+    wide = tuple(axis_size(graph, labels[axis]) if axis in indices else n for axis, n in enumerate(narrow))
     result = np.zeros(wide, values.dtype)
-    result[np.ix_(*(picks.get(axis, np.arange(n)) for axis, n in enumerate(narrow)))] = values.reshape(narrow)
-    return result.reshape(_merged(narrow, values.shape, wide))
+    result[np.ix_(*(indices.get(axis, np.arange(n)) for axis, n in enumerate(narrow)))] = values.reshape(narrow)
+    return result.reshape(_unview(narrow, values.shape, wide))
 
 
 def axis_size(graph: AxisGraph, label: str | None) -> int:
-    """Return how many units a viewed axis has that carries a label or a sum of some."""
+    """Return how many units a viewed axis has whose label is a single axis or a sum of several."""
     return sum(graph.axes[part].size for part in label.split("+")) if label else 0
 
 
-def _merged(view: tuple[int, ...], shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    """Return another view's shape with the axes merged that this shape merges of this view."""
-    merged, at = [], 0
+def _unview(view: tuple[int, ...], shape: tuple[int, ...], new_view: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a tensor with view ``new_view``, in which the same axes are merged as in ``shape``."""
+    merged, axis = [], 0
     for n in shape:
-        here, there = view[at], other[at]
-        at += 1
-        while here < n:
-            here, there, at = here * view[at], there * other[at], at + 1
-        merged.append(there)
-    if at < len(view) and merged:  # axes of one unit that no product shows
-        merged[-1] *= prod(other[at:])
+        old_size, new_size = view[axis], new_view[axis]
+        axis += 1
+        while old_size < n:
+            old_size, new_size, axis = old_size * view[axis], new_size * new_view[axis], axis + 1
+        merged.append(new_size)
+    if axis < len(view) and merged:  # trailing axes of size 1, which the products above do not show
+        merged[-1] *= prod(new_view[axis:])
     return tuple(merged)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers.growing import CHAIN, RNG, TASKS, Network, multitask, numbers, perceptron, samples
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
-from mtfed.strategies.growth import Growth, expand, submodel
-from mtfed.strategies.widths import infer_sizes, widen
+from mtfed.strategies.growth import Growth, expand
+from mtfed.strategies.widths import infer_sizes, submodel, widen
 from torch import Tensor, nn
 
 from mtfed.errors import MtfedError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers.growing import CHAIN, RNG, Network, forward, multitask, numbers, perceptron
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
-from mtfed.strategies.growth import Growth, expand, grow, submodel
-from mtfed.strategies.widths import widen
+from mtfed.strategies.growth import Growth, expand, grow
+from mtfed.strategies.widths import submodel, widen
 from torch import nn
 
 from mtfed.models.symmetry import derive_axes
