@@ -1,7 +1,7 @@
-"""Git Re-Basin (Ainsworth, Hayase & Srinivasa, ICLR 2023): weight matching of two models, and the merging of many.
+"""Git Re-Basin (Ainsworth, Hayase & Srinivasa, ICLR 2023): weight matching of two models, and merging of many.
 
-As published: inner products of weights as they are, no scale of tensors, no gate, no precision. :mod:`.alignment`
-differs in all of these; this is what it is compared with.
+As published: inner products of unscaled weights, no gate, no precision. :mod:`.alignment` differs in all of these and
+is compared with this module.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .axes import AxisGraph, Tensors
-from .matching import assign
+from .matching import assign, moved_share
 
 
 def weight_matching(
@@ -23,48 +23,49 @@ def weight_matching(
     tolerance: float = 1e-12,
     max_passes: int = 100,
 ) -> dict[str, np.ndarray]:
-    """Return the orders that bring a network nearest to a target, by coordinate descent over axes (Algorithm 1).
+    """Return the permutations that bring a network closest to a target, by coordinate descent (Algorithm 1).
 
-    Each axis in turn gets argmax_P <P, sum over its slots of W_target W_network^T>, with all others as they stand.
+    In turn, each axis gets argmax_P <P, sum over its slots of W_target W_network^T>, with all other axes fixed.
 
     Args:
-        graph: the table of axes; frozen ones stay.
-        target: all tensors that the network has.
-        network: the network to reorder.
+        graph: the axis graph; frozen axes are not permuted.
+        target: contains all tensors of the network.
+        network: the network to permute.
         seed: of the order of axes in each pass.
-        tolerance: a pass in which no axis gains more is the last.
-        max_passes: most passes; the authors' limit.
+        tolerance: the descent ends after a pass in which no axis gains more.
+        max_passes: maximum number of passes; the authors' limit.
 
     Returns:
-        Axis -> its unit at each place, as :meth:`.axes.AxisGraph.permute` takes it.
+        Axis -> permutation, as :meth:`.axes.AxisGraph.permute` takes it.
     """
-    moved = dict(network)
-    labels = [label for label, axis in graph.axes.items() if axis.kind != "frozen" and graph.slots(label, moved)]
-    orders = {label: np.arange(graph.axes[label].size) for label in labels}
+    permuted = dict(network)
+    labels = [label for label, axis in graph.axes.items() if axis.kind != "frozen" and graph.slots(label, permuted)]
+    permutations = {label: np.arange(graph.axes[label].size) for label in labels}
     generator = np.random.default_rng(seed)
     for _ in range(max_passes):
         progress = False
         for index in generator.permutation(len(labels)):
             label = labels[index]
             products = np.zeros((graph.axes[label].size,) * 2)  # (target's units, network's units)
-            for slot in graph.slots(label, moved):
-                products += slot.rows(target[slot.name]) @ slot.rows(moved[slot.name]).T
-            order = assign(products, graph.axes[label].groups)
-            progress |= products[np.arange(len(order)), order].sum() > products.trace() + tolerance
-            moved = graph.permute(moved, {label: order})
-            orders[label] = orders[label][order]
+            for slot in graph.slots(label, permuted):
+                products += slot.rows(target[slot.name]) @ slot.rows(permuted[slot.name]).T
+            permutation = assign(products, graph.axes[label].groups)
+            gain = products[np.arange(len(permutation)), permutation].sum()
+            progress |= gain > products.trace() + tolerance
+            permuted = graph.permute(permuted, {label: permutation})
+            permutations[label] = permutations[label][permutation]
         if not progress:
             break
-    return orders
+    return permutations
 
 
 def moving_permutations(
     graph: AxisGraph, target: Mapping[str, np.ndarray], network: Mapping[str, np.ndarray], *, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Return those orders of :func:`weight_matching` that move a unit, matched on the tensors that both have."""
-    held = {name: values for name, values in network.items() if name in target}
-    orders = weight_matching(graph, target, held, seed=seed)
-    return {label: order for label, order in orders.items() if (order != np.arange(len(order))).any()}
+    """Return the permutations of :func:`weight_matching` that move a unit, based on the tensors that both have."""
+    common = {name: values for name, values in network.items() if name in target}
+    permutations = weight_matching(graph, target, common, seed=seed)
+    return {label: permutation for label, permutation in permutations.items() if moved_share(permutation)}
 
 
 def match_many(
@@ -73,32 +74,32 @@ def match_many(
     """Match each network to the mean of the others until nothing moves (MergeMany, Algorithm 3).
 
     Args:
-        graph: the table of axes.
+        graph: the axis graph.
         networks: they may lack tensors.
         seed: of all random orders.
-        max_passes: most passes over the networks; the authors' limit.
+        max_passes: maximum number of passes over the networks; the authors' limit.
 
     Returns:
-        The networks, ready to be averaged, and how each was reordered, by axis.
+        The permuted networks, ready to be averaged, and per network the permutation of each axis.
     """
-    members = [dict(network) for network in networks]
-    orders: list[dict[str, np.ndarray]] = [{} for _ in members]
+    permuted = [dict(network) for network in networks]
+    permutations: list[dict[str, np.ndarray]] = [{} for _ in permuted]
     generator = np.random.default_rng(seed)
-    for _ in range(max_passes if len(members) > 1 else 0):
+    for _ in range(max_passes if len(permuted) > 1 else 0):
         moved = False
-        for j in generator.permutation(len(members)):
-            others = mean_network([network for k, network in enumerate(members) if k != j])
-            found = moving_permutations(graph, others, members[j], seed=int(generator.integers(2**32)))
-            members[j] = graph.permute(members[j], found)
-            for label, order in found.items():
-                orders[j][label] = orders[j].get(label, np.arange(len(order)))[order]
-            moved |= bool(found)
+        for j in generator.permutation(len(permuted)):
+            others = mean_network([network for k, network in enumerate(permuted) if k != j])
+            moving = moving_permutations(graph, others, permuted[j], seed=int(generator.integers(2**32)))
+            permuted[j] = graph.permute(permuted[j], moving)
+            for label, permutation in moving.items():
+                permutations[j][label] = permutations[j].get(label, np.arange(len(permutation)))[permutation]
+            moved |= bool(moving)
         if not moved:
             break
-    return members, orders
+    return permuted, permutations
 
 
 def mean_network(networks: Sequence[Mapping[str, np.ndarray]]) -> Tensors:
-    """Return the plain mean of every tensor over those who hold it."""
+    """Return the unweighted mean of every tensor over the networks that have it."""
     names = dict.fromkeys(name for network in networks for name in network)
     return {name: np.mean([network[name] for network in networks if name in network], axis=0) for name in names}
