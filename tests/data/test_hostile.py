@@ -36,7 +36,7 @@ from pydicom.uid import (
 
 from mtfed.data.formats import FORMATS, MAX_VALUES, Picture, read_picture
 from mtfed.errors import MtfedError
-from mtfed.site.check.tags import identifying
+from mtfed.site.check.tags import identifying_tags
 from mtfed.site.draft.scan import _read_header
 
 MEGABYTE = 2**20
@@ -351,7 +351,7 @@ def test_headers_are_read_to_the_pixels_whatever_follows(tmp_path: Path, monkeyp
     (tmp_path / "a.dcm").write_bytes(deflated(256 * MEGABYTE, stream.getvalue()))
     with lean():
         found = _read_header(tmp_path / "a.dcm")
-        told = identifying((tmp_path / "a.dcm").read_bytes())
+        told = identifying_tags((tmp_path / "a.dcm").read_bytes())
         assert (found.patient, found.modality, told) == ("12", "CT", ("PatientID",))
 
 

@@ -1,4 +1,4 @@
-"""Check a site's data: read all of it, look for what is wrong, and say so on the console and on a page."""
+"""Check a site's data: read everything, run all checks, and report on the terminal and on a page."""
 
 from __future__ import annotations
 
@@ -14,63 +14,65 @@ from ...data.manifest_table import has_manifest
 from ...errors import MtfedError
 from ...federation.app_folder import find_app
 from ...progress import print_table
+from ...report.html import count
 from ..site_file import SITE_FILE, SiteFile, read_site_file
-from .findings import CHECKS, Finding, findings
-from .page import write_page
-from .survey import Survey, survey
+from .findings import CHECKS, SEVERITIES, Finding, run_checks
+from .page import render_page
+from .survey import Survey, survey_site
 
-SIDE = {2: 256, 3: 64}  # of what images are read into, where no experiment says what a model sees
-SHOWN = 3  # things of a finding that the console names
+IMAGE_SIZE = {2: 256, 3: 64}  # by dimensions, unless an experiment sets the size that a model sees
+MAX_PRINTED = 3  # occurrences of a finding on the terminal
 
 
-def check(place: Path, app: str | None, out: Path | None, record: Path | None, jobs: int | None) -> int:
-    """Check a site and return the exit code: 0 no errors, 1 errors.
+def check(site: Path, app: str | None, page: Path | None, record: Path | None, jobs: int | None) -> int:
+    """Check a site and return the exit code: 0 if there are no errors, otherwise 1.
 
     Args:
-        place: a folder, a zip, or a site file.
-        app: an experiment whose tasks and settings count; by default those of the site file.
-        out: where the page goes; by default beside the manifest.
-        record: where to write what was found as JSON.
-        jobs: processes; by default one per core.
+        site: its folder, zip or site file.
+        app: an experiment whose tasks and settings are used; by default those of the site file.
+        page: file of the page; by default next to the manifest.
+        record: file for the findings as JSON; by default none is written.
+        jobs: number of reading processes; by default one per core.
     """
-    folder, site = _site(place)
-    config = _config(folder, site, app)
-    key = site.key or folder.resolve().stem
-    target = out or (folder / "check.html" if folder.is_dir() else folder.with_suffix(".check.html"))
+    folder, site_file = _find_site(site)
+    config = _read_config(folder, site_file, app)
+    key = site_file.key or folder.resolve().stem
+    page = page or (folder / "check.html" if folder.is_dir() else folder.with_suffix(".check.html"))
     start = time.perf_counter()
-    held = survey(folder, key, config, jobs or usable_cores())
-    found = findings(held)
-    _write(target, write_page(held, found, app))
+    survey = survey_site(folder, key, config, jobs or usable_cores())
+    findings = run_checks(survey)
+    _write(page, render_page(survey, findings, app))
     if record:
-        _write(record, json.dumps(as_json(held, found), indent=1))
-    _say(held, found, time.perf_counter() - start)
-    print(target)
-    return int(any(one.check.severity == "error" for one in found))
+        _write(record, json.dumps(as_json(survey, findings), indent=1))
+    _print_findings(survey, findings, time.perf_counter() - start)
+    print(page)
+    return int(any(finding.check.severity == "error" for finding in findings))
 
 
-def _site(place: Path) -> tuple[Path, SiteFile]:
-    """Return a site's folder, and what its site file says."""
-    if place.is_file() and place.suffix == ".toml":
-        return place.parent, read_site_file(place)
-    if not has_manifest(place):
+def _find_site(site: Path) -> tuple[Path, SiteFile]:
+    """Return a site's folder, and the content of its site file."""
+    if site.is_file() and site.suffix == ".toml":
+        return site.parent, read_site_file(site)
+    if not has_manifest(site):
         raise MtfedError(
-            f"Expected a site folder with a manifest, found none in {place}; `mtfed site init {place}` drafts one."
+            f"Expected a site folder with a manifest, found none in {site}; `mtfed site init {site}` drafts one."
         )
-    path = place / SITE_FILE
-    return place, read_site_file(path) if path.is_file() else SiteFile()
+    path = site / SITE_FILE
+    return site, read_site_file(path) if path.is_file() else SiteFile()
 
 
-def _config(folder: Path, site: SiteFile, app: str | None) -> Config:
-    """Return the tasks and settings that the site is read by."""
+def _read_config(folder: Path, site_file: SiteFile, app: str | None) -> Config:
+    """Return the tasks and settings to read the site with."""
     if app:
         return read_config(find_app(app).run_config)
-    if not site.tasks:
+    if not site_file.tasks:
         raise MtfedError(
-            f"Expected tasks to check the labels of: add tables [task.NAME] to {folder / SITE_FILE}, or name an "
-            "experiment by --app."
+            f"Expected tasks whose labels can be checked, found none; add tables [task.NAME] to {folder / SITE_FILE}, "
+            "or name an experiment with --app."
         )
-    known = {"tasks": site.tasks, "dimensions": site.dimensions, "image-size": SIDE[site.dimensions]}
-    return Config.model_validate(known)
+    dimensions = site_file.dimensions
+    settings = {"tasks": site_file.tasks, "dimensions": dimensions, "image-size": IMAGE_SIZE[dimensions]}
+    return Config.model_validate(settings)
 
 
 def _write(path: Path, content: str) -> None:
@@ -78,65 +80,66 @@ def _write(path: Path, content: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
     except OSError as error:
-        raise MtfedError(f"Cannot write {path}: {error.strerror}; name another place.") from None
+        raise MtfedError(f"Cannot write {path}: {error.strerror}; choose another path.") from None
 
 
-def _say(held: Survey, found: list[Finding], seconds: float) -> None:
-    """Print what the site holds and what is wrong, in a screen."""
+def _print_findings(survey: Survey, findings: list[Finding], seconds: float) -> None:
+    """Print what the site contains and what is wrong, briefly."""
     splits = ("train", "val", "test")
     rows = []
-    for name, task in held.config.tasks.items():
-        counts = held.count(name)
+    for name, task in survey.config.tasks.items():
+        counts = survey.count(name)
         rows.append([name, task.kind, *(str(counts[split]) for split in splits)])
-    patients = len(held.patients)
-    title = f"{held.data.key}: {len(held.rows):,} images of {patients:,} patients, read in {seconds:.1f} s"
-    print_table(title, ["task", "kind", *splits], rows)
-    for one in found:
-        print(f"{one.check.severity:8} {one.check.title} ({len(one.items):,})  [{one.id}]")
-        for item in one.items[:SHOWN]:
-            print(f"           {item.name}: {item.said}" if item.said else f"           {item.name}")
-        if len(one.items) > SHOWN:
-            print(f"           and {len(one.items) - SHOWN:,} more")
-    severities = Counter(one.check.severity for one in found)
-    told = ", ".join(f"{severities[s]} {s}{'s' * (severities[s] != 1)}" for s in ("error", "warning", "note"))
-    print(f"{told}; {len(CHECKS) - len(found)} of {len(CHECKS)} checks found nothing.")
+    images, patients = count(len(survey.rows), "image"), count(len(survey.patients), "patient")
+    print_table(f"{survey.data.key}: {images} of {patients}, read in {seconds:.1f} s", ["task", "kind", *splits], rows)
+    for finding in findings:
+        occurrences = finding.occurrences
+        print(f"{finding.check.severity:8} {finding.check.title} ({len(occurrences):,})  [{finding.id}]")
+        for occurrence in occurrences[:MAX_PRINTED]:
+            detail = f": {occurrence.detail}" if occurrence.detail else ""
+            print(f"           {occurrence.name}{detail}")
+        if len(occurrences) > MAX_PRINTED:
+            print(f"           and {len(occurrences) - MAX_PRINTED:,} more")
+    severities = Counter(finding.check.severity for finding in findings)
+    totals = ", ".join(count(severities[severity], severity) for severity in SEVERITIES)
+    print(f"{totals}; {len(CHECKS) - len(findings)} of {len(CHECKS)} checks found nothing.")
 
 
-def as_json(held: Survey, found: list[Finding]) -> dict[str, Any]:
-    """Return what was found as a record: counts, findings, and a line an image."""
-    counts = {}
-    for name in held.config.tasks:
+def as_json(survey: Survey, findings: list[Finding]) -> dict[str, Any]:
+    """Return the result of a check as a record: counts, findings, and an entry for each image."""
+    tasks = {}
+    for name in survey.config.tasks:
         classes: dict[str, Counter[str]] = {}
-        for one in held.readable:
-            if (label := one.labels.get(name)) and not label.fault:
-                for kind in label.counts:
-                    classes.setdefault(kind, Counter())[held.split[one.number]] += 1
-        counts[name] = {"images": dict(held.count(name)), "classes": {k: dict(v) for k, v in classes.items()}}
+        for image in survey.readable:
+            if (label := image.labels.get(name)) and not label.fault:
+                for class_name in label.counts:
+                    classes.setdefault(class_name, Counter())[survey.split[image.number]] += 1
+        tasks[name] = {"images": dict(survey.count(name)), "classes": {k: dict(v) for k, v in classes.items()}}
     return {
-        "site": held.data.key,
-        "images": len(held.rows),
-        "patients": len(held.patients),
-        "tasks": counts,
+        "site": survey.data.key,
+        "images": len(survey.rows),
+        "patients": len(survey.patients),
+        "tasks": tasks,
         "findings": [
             {
-                "id": one.id,
-                "severity": one.check.severity,
-                "title": one.check.title,
-                "items": [{"name": item.name, "said": item.said} for item in one.items],
+                "id": finding.id,
+                "severity": finding.check.severity,
+                "title": finding.check.title,
+                "items": [{"name": item.name, "said": item.detail} for item in finding.occurrences],
             }
-            for one in found
+            for finding in findings
         ],
         "files": [
             {
-                "image": held.rows[one.number].image,
-                "fault": one.fault,
-                "shape": list(one.shape),
-                "spacing": list(one.spacing) if one.spacing else None,
-                "kind": one.kind,
-                "low": one.low,
-                "high": one.high,
-                "mean": one.mean,
+                "image": survey.rows[image.number].image,
+                "fault": image.fault,
+                "shape": list(image.shape),
+                "spacing": list(image.spacing) if image.spacing else None,
+                "kind": image.kind,
+                "low": image.low,
+                "high": image.high,
+                "mean": image.mean,
             }
-            for one in held.examined
+            for image in survey.examined
         ],
     }

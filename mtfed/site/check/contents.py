@@ -1,110 +1,133 @@
-"""What a site holds, on its page: labels by class and split, how images are, and some of them to look at."""
+"""What a site contains, for its page: labels by class and split, statistics of the images, and sample images."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 from ...report.html import Html, chip, escape, join, number, table, tag, task_title
-from .examine import Examined
-from .histograms import histogram, share
+from ...tasks.task import Task
+from .examine import ExaminedImage
+from .histograms import histogram, share_bar
 from .survey import Survey
 from .thumbnails import palette, shown
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-GRID = 16  # images that are shown
+SAMPLES = 16  # images on the page
+COMMON_SIZES = 4  # image sizes that are listed
 
 
-def labels(survey: Survey) -> Html:
-    """Return how many images each task and class has, by split, and of how many patients."""
+def class_counts(survey: Survey) -> Html:
+    """Return how many images each task and each class has, by split, and from how many patients."""
     sections = []
     for task in survey.config.tasks.values():
-        held = [one for one in survey.readable if task.name in one.labels and not one.labels[task.name].fault]
-        if not held:
-            continue
-        counted: list[tuple[object, list[Examined]]] = [(task_title(task.name), held)]
-        single = task.spec.has_range and len(task.classes) == 1
-        names = () if single else task.structures
-        for name in names:
-            of_class = [one for one in held if name in one.labels[task.name].counts]
-            counted.append((tag("span", name, class_="class"), of_class))
-        rows = []
-        for title, group in counted:
-            splits = Counter(survey.split[one.number] for one in group)
-            patients = len({survey.rows[one.number].patient for one in group})
-            counts = (f"{splits[split]:,}" for split in SPLITS)
-            rows.append((title, *counts, f"{patients:,}", share(len(group), len(held))))
-        sections.append(table((task.kind, *SPLITS.values(), "patients", "share of its images"), rows, "numbers counts"))
-        numbers = [value for one in held if (value := one.labels[task.name].number) is not None]
-        if numbers:
-            drawn = histogram(numbers, f"{task_title(task.name)}: {task.classes[0]}")
-            sections.append(tag("div", drawn, class_="charts"))
+        if images := [e for e in survey.readable if task.name in e.labels and not e.labels[task.name].fault]:
+            sections.append(_task_counts(survey, task, images))
     if sections and not any(row.split == "val" for row in survey.rows):
-        share_held = f"{survey.config.validation_share:.0%}"
-        note = f"The manifest sets no patients aside for validation: training holds out {share_held} of them, and they "
-        sections.insert(0, tag("p", note + "are counted as such here.", class_="note"))
+        note = (
+            "The manifest contains no validation split. Training will hold out "
+            f"{survey.config.validation_share:.0%} of the patients for validation, and the table counts them as such."
+        )
+        sections.insert(0, tag("p", note, class_="note"))
     return join(sections)
 
 
-def images(survey: Survey) -> Html:
-    """Return how sizes, spacings and values are spread."""
-    held = survey.readable
-    if not held:
+def _task_counts(survey: Survey, task: Task, images: list[ExaminedImage]) -> Html:
+    """Return the table of a task, and a histogram of its labels if they are numbers.
+
+    Args:
+        survey: of the site.
+        task: the task.
+        images: those with a usable label for it.
+    """
+    groups: list[tuple[object, list[ExaminedImage]]] = [(task_title(task.name), images)]
+    is_single = task.spec.has_range and len(task.classes) == 1
+    for name in () if is_single else task.structures:
+        with_class = [image for image in images if name in image.labels[task.name].counts]
+        groups.append((tag("span", name, class_="class"), with_class))
+    rows = []
+    for title, group in groups:
+        splits = Counter(survey.split[image.number] for image in group)
+        patients = len({survey.rows[image.number].patient for image in group})
+        counts = (f"{splits[split]:,}" for split in SPLITS)
+        rows.append((title, *counts, f"{patients:,}", share_bar(len(group), len(images))))
+    section = table((task.kind, *SPLITS.values(), "patients", "share of its images"), rows, "numbers counts")
+    numbers = [value for image in images if (value := image.labels[task.name].number) is not None]
+    if numbers:
+        chart = histogram(numbers, f"{task_title(task.name)}: {task.classes[0]}")
+        section = join([section, tag("div", chart, class_="charts")])
+    return section
+
+
+def image_statistics(survey: Survey) -> Html:
+    """Return the distributions of sizes, spacings and values."""
+    images = survey.readable
+    if not images:
         return escape("")
-    sizes = Counter(one.shape for one in held)
-    kinds = Counter(one.kind for one in held)
-    spacings = [min(one.spacing) for one in held if one.spacing]
-    common = ", ".join(f"{' × '.join(map(str, shape))} ({n:,})" for shape, n in sizes.most_common(4))
-    more = f" and {len(sizes) - 4:,} other sizes" if len(sizes) > 4 else ""
+    sizes = Counter(image.shape for image in images)
+    kinds = Counter(image.kind for image in images)
+    spacings = [min(image.spacing) for image in images if image.spacing]
+    common = ", ".join(f"{' × '.join(map(str, shape))} ({n:,})" for shape, n in sizes.most_common(COMMON_SIZES))
+    others = f" and {len(sizes) - COMMON_SIZES:,} other sizes" if len(sizes) > COMMON_SIZES else ""
     axes = "slices × rows × columns" if survey.config.dimensions == 3 else "rows × columns"
-    told = [
-        tag("p", f"Sizes, {axes}: {common}{more}."),
+    lines = [
+        tag("p", f"Sizes, {axes}: {common}{others}."),
         tag("p", "Values: " + ", ".join(f"{kind} ({n:,})" for kind, n in kinds.most_common()) + "."),
-        tag("p", f"Spacing: {_spacing(spacings, len(held))}."),
+        tag("p", f"Spacing: {_spacing_text(spacings, len(images))}."),
     ]
-    charts = [histogram([float(max(one.shape)) for one in held], "Longest side, pixels")]
+    charts = [histogram([float(max(image.shape)) for image in images], "Longest side, pixels")]
     charts += [histogram(spacings, "Finest spacing, mm")] if spacings else []
-    for name, get in (("Lowest", "low"), ("Highest", "high"), ("Mean", "mean")):
-        charts.append(histogram([getattr(one, get) for one in held], f"{name} value of an image"))
-    return join([*told, tag("div", *charts, class_="charts")])
+    for name, values in (
+        ("Lowest", [image.low for image in images]),
+        ("Highest", [image.high for image in images]),
+        ("Mean", [image.mean for image in images]),
+    ):
+        charts.append(histogram(values, f"{name} value of an image"))
+    return join([*lines, tag("div", *charts, class_="charts")])
 
 
-def _spacing(spacings: list[float], images: int) -> str:
+def _spacing_text(spacings: list[float], images: int) -> str:
     if not spacings:
-        return "no file says; pixels are taken as squares"
+        return "not stored in the files; pixels are assumed to be square"
     low, high = min(spacings), max(spacings)
-    told = f"{number(low)} mm" if low == high else f"{number(low)} to {number(high)} mm"
-    return told + (f", of {len(spacings):,} of {images:,} images" if len(spacings) < images else "")
+    text = f"{number(low)} mm" if low == high else f"{number(low)} to {number(high)} mm"
+    return text + (f", in {len(spacings):,} of {images:,} images" if len(spacings) < images else "")
 
 
-def grid(survey: Survey) -> Html:
-    """Return some images of every task and class with what is marked on them."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for one in survey.readable:
-        for task, label in one.labels.items():
-            for name in label.counts if not label.fault else ():
-                groups.setdefault((task, name), []).append(one.number)
-    picked: dict[int, None] = {}
-    for turn in range(GRID):
-        for numbers in groups.values():  # a class at a time, evenly over the manifest
-            picked.setdefault(numbers[turn * len(numbers) // GRID])
+def image_samples(survey: Survey) -> Html:
+    """Return some images of every task and class, with the masks and boxes of their labels."""
     figures = []
-    for index in list(picked)[:GRID]:
-        said = tag("div", ", ".join(_says(survey, index)))
-        figures.append(tag("figure", shown(survey, index), tag("figcaption", survey.rows[index].image, said)))
+    for index in _pick_samples(survey):
+        labels = tag("div", ", ".join(_label_texts(survey, index)))
+        figures.append(tag("figure", shown(survey, index), tag("figcaption", survey.rows[index].image, labels)))
     if not figures:
         return escape("")
     keys = [
         tag("li", chip(colour, "square"), f"{task_title(task)}: {structure}")
         for task, colours in palette(survey.config.tasks).items() for structure, colour in colours.items()
     ]  # fmt: skip
-    note = "Masks and boxes lie over the images as training sees them: look whether they are where they should be."
+    note = "Masks and boxes are drawn on the images as training sees them. Check that they are in the right place."
     return join([tag("p", note, class_="note"), tag("ul", *keys, class_="legend"), tag("div", *figures, class_="few")])
 
 
-def _says(survey: Survey, index: int) -> list[str]:
-    told = []
+def _pick_samples(survey: Survey) -> list[int]:
+    """Return the rows of sample images: one of each class in turn, evenly spaced over the manifest."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for image in survey.readable:
+        for task, label in image.labels.items():
+            for name in label.counts if not label.fault else ():
+                groups.setdefault((task, name), []).append(image.number)
+    picked: dict[int, None] = {}
+    for turn in range(SAMPLES):
+        for numbers in groups.values():
+            picked.setdefault(numbers[turn * len(numbers) // SAMPLES])
+    return list(picked)[:SAMPLES]
+
+
+def _label_texts(survey: Survey, index: int) -> list[str]:
+    """Return the labels of a row in words, without those that are drawn on its image."""
+    texts = []
     for name, label in survey.examined[index].labels.items():
         task = survey.config.tasks[name]
         if not label.fault and not task.spec.geometry:
-            told.append(f"{name} {label.number:g}" if label.number is not None else ", ".join(label.counts) or "none")
-    return told
+            texts.append(f"{name} {label.number:g}" if label.number is not None else ", ".join(label.counts) or "none")
+    return texts

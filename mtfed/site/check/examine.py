@@ -1,4 +1,4 @@
-"""One image of a site and its labels, read once: what a record keeps of them."""
+"""Read the image of a row and its labels once, and record what the checks and the page need."""
 
 from __future__ import annotations
 
@@ -19,91 +19,103 @@ from ...data.manifest import Row, SiteData, location
 from ...errors import MtfedError
 from .cells import LabelRead, read_label
 from .recording_source import RecordingSource, fault_of
-from .tags import identifying
+from .tags import identifying_tags
 
-THUMB = {2: 24, 3: 12}  # side of what is kept of an image, to find it again in others
+THUMBNAIL_SIDE = {2: 24, 3: 12}  # of the small copies that are compared to find duplicates, by dimensions
+MAX_SAMPLE = 2**22  # values of an image from which its mean, deviation and mode are computed
 
 
 @dataclass
-class Examined:
-    """What is known of a row's image; ``fault`` is "" or what is wrong: missing, outside, unreadable, killed."""
+class ExaminedImage:
+    """What was read from the image of a row and from its labels."""
 
     number: int  # of the row
-    fault: str = ""
-    said: str = ""
+    fault: str = ""  # "" or why the image cannot be used: missing, outside, unreadable, killed
+    reason: str = ""  # the error message of a fault
     shape: tuple[int, ...] = ()
     spacing: tuple[float, ...] | None = None
-    kind: str = ""  # of its values: "8 bits", "16 bits", "16 bits signed", "floating", ...
+    kind: str = ""  # of its values, see value_type()
     low: float = 0.0
     high: float = 0.0
     mean: float = 0.0
     deviation: float = 0.0
-    mostly: float = 0.0  # share of its values that are its most common one
+    mode_share: float = 0.0  # share of the most frequent value
     digest: bytes = b""
-    thumb: np.ndarray | None = None  # uint8
-    tags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # identifying attributes that its files fill
-    labels: dict[str, LabelRead] = field(default_factory=dict)
+    thumbnail: np.ndarray | None = None  # uint8
+    tags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # file -> identifying DICOM attributes that it fills
+    labels: dict[str, LabelRead] = field(default_factory=dict)  # by task
 
 
-def examine(data: SiteData, config: Config, tagged: Container[int], number: int) -> Examined:
-    """Return what is known of one row's image and labels; a fault is part of it, and nothing is raised.
+def examine(data: SiteData, config: Config, tagged_rows: Container[int], number: int) -> ExaminedImage:
+    """Read the image and the labels of a row. Faults are part of the result; no error is raised.
 
     Args:
-        data: the site's.
-        config: whose tasks and settings it is read by.
-        tagged: the rows of which the files are looked through for identifying attributes.
+        data: the site.
+        config: the tasks and settings to read it with.
+        tagged_rows: numbers of the rows whose files are searched for identifying attributes.
         number: of the row.
     """
-    row, found = data.rows[number], Examined(number)
+    row, image = data.rows[number], ExaminedImage(number)
     source = RecordingSource(
         data, row.image, config.image_size, config.dimensions, config.window_ends, config.proportions
     )
     try:
-        _look(source, found)
+        _measure(source, image)
     except MtfedError as error:
-        found.fault, found.said = fault_of(data, row.image), str(error)
-    except Exception as error:  # a reader that fails in a way of its own must not hide the file
-        found.fault, found.said = "unreadable", f"{type(error).__name__}: {error}"
+        image.fault, image.reason = fault_of(data, row.image), str(error)
+    except Exception as error:  # a reader that fails in an unexpected way must not hide the file
+        image.fault, image.reason = "unreadable", f"{type(error).__name__}: {error}"
     for name, cell in row.labels.items():
-        found.labels[name] = read_label(cell, config.tasks[name], source, not found.fault)
-    if number in tagged and found.fault not in ("missing", "outside"):
-        found.tags = _tags(data, row)
-    return found
+        image.labels[name] = read_label(cell, config.tasks[name], source, not image.fault)
+    if number in tagged_rows and image.fault not in ("missing", "outside"):
+        image.tags = _read_tags(data, row)
+    return image
 
 
-def _look(source: RecordingSource, found: Examined) -> None:
-    """Read an image, as training would, and keep what tells it from others."""
+def make_examiner(data: SiteData, config: Config) -> Callable[[int], ExaminedImage]:
+    """Return a function that examines a row by its number and can be sent to other processes.
+
+    Several rows can be slices of one volume; its files are searched for identifying attributes only at the first row.
+    """
+    first_rows: dict[str, int] = {}
+    for row in data.rows:
+        first_rows.setdefault(location(row), row.number)
+    return partial(examine, data, config, frozenset(first_rows.values()))
+
+
+def _measure(source: RecordingSource, image: ExaminedImage) -> None:
+    """Read an image as training does, and store its properties."""
     pixels = source.pixels(1)
     assert source.image_read is not None
     values = source.image_read.values
-    found.shape, found.spacing = values.shape, source.image_read.spacing
-    found.kind = kind_of_values(values)
-    sample = values if values.size <= 2**22 else values.ravel()[:: values.size // 2**22 + 1]
-    found.low, found.high = float(values.min()), float(values.max())
-    found.mean, found.deviation = float(sample.mean(dtype=np.float64)), float(sample.std(dtype=np.float64))
-    found.mostly = _most_common(sample)
-    content = np.ascontiguousarray(values)
-    found.digest = hashlib.blake2b(content.view(np.uint8).data, key=str(values.shape).encode(), digest_size=16).digest()
-    side = THUMB[source.dimensions]
+    image.shape, image.spacing = values.shape, source.image_read.spacing
+    image.kind = value_type(values)
+    sample = values if values.size <= MAX_SAMPLE else values.ravel()[:: values.size // MAX_SAMPLE + 1]
+    image.low, image.high = float(values.min()), float(values.max())
+    image.mean, image.deviation = float(sample.mean(dtype=np.float64)), float(sample.std(dtype=np.float64))
+    image.mode_share = _mode_share(sample)
+    content = np.ascontiguousarray(values).view(np.uint8).data
+    image.digest = hashlib.blake2b(content, key=str(values.shape).encode(), digest_size=16).digest()
+    side = THUMBNAIL_SIDE[source.dimensions]
     small = F.interpolate(torch.from_numpy(pixels.astype(np.float32))[None], (side,) * source.dimensions, mode="area")
-    found.thumb = small[0, 0].round().byte().numpy()
+    image.thumbnail = small[0, 0].round().byte().numpy()
 
 
-def kind_of_values(values: np.ndarray) -> str:
-    """Say how an image's values are held, and of whole numbers of more than 8 bits whether some are below 0.
+def value_type(values: np.ndarray) -> str:
+    """Return in words what kind of values an image has: their depth, negative values, colour.
 
-    >>> kind_of_values(np.zeros((2, 2, 3), np.uint8))
+    >>> value_type(np.zeros((2, 2, 3), np.uint8))
     '8 bits, colour'
     """
     if values.dtype.itemsize == 1:
-        held = "8 bits"
+        text = "8 bits"
     else:
-        held = "more than 8 bits" + (", negative ones" if values.min() < 0 else "")
-    return held + (", colour" if values.ndim == 3 and values.shape[2] == 3 else "")
+        text = "more than 8 bits" + (", negative values" if values.min() < 0 else "")
+    return text + (", colour" if values.ndim == 3 and values.shape[2] == 3 else "")
 
 
-def _most_common(sample: np.ndarray) -> float:
-    """Return the share of an image's values that are its most common one."""
+def _mode_share(sample: np.ndarray) -> float:
+    """Return the share of the most frequent value; values of more than 8 bits are counted in 256 bins."""
     if sample.dtype == np.uint8:
         return float(np.bincount(sample.ravel(), minlength=1).max() / sample.size)
     low, high = float(sample.min()), float(sample.max())
@@ -112,25 +124,14 @@ def _most_common(sample: np.ndarray) -> float:
     return float(np.histogram(sample, 256, (low, high))[0].max() / sample.size)
 
 
-def _tags(data: SiteData, row: Row) -> dict[str, tuple[str, ...]]:
-    """Return the identifying attributes that each file of an image fills."""
-    found = {}
+def _read_tags(data: SiteData, row: Row) -> dict[str, tuple[str, ...]]:
+    """Return the identifying attributes that each DICOM file of an image fills."""
+    tags = {}
     try:
         for name in files_of(data, row.image):
             format = format_of(name)
-            if (format is None or format.is_dicom) and (tags := identifying(data.root.read(name))):
-                found[normpath(name)] = tags
+            if (format is None or format.is_dicom) and (names := identifying_tags(data.root.read(name))):
+                tags[normpath(name)] = names
     except (MtfedError, OSError, KeyError, ValueError, zipfile.BadZipFile):
-        pass  # what cannot be read is told as that
-    return found
-
-
-def examiner(data: SiteData, config: Config) -> Callable[[int], Examined]:
-    """Return what examines a row by its number, as other processes may be given it.
-
-    A volume may have a row a slice: its files are looked through for the first of them only.
-    """
-    first: dict[str, int] = {}
-    for row in data.rows:
-        first.setdefault(location(row), row.number)
-    return partial(examine, data, config, frozenset(first.values()))
+        pass  # another check reports that the file cannot be read
+    return tags

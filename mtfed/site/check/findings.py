@@ -1,7 +1,7 @@
-"""What may be wrong with a site's data: a table of checks, each a function of the survey.
+"""The table of checks, each a function of the survey.
 
-To add a check, write a function that yields an :class:`Item` for each thing that is wrong, and a row of :data:`CHECKS`
-that says how bad it is, what it is, and what to do.
+To add a check, write a function that yields an :class:`Occurrence` for everything that is wrong, and add a row to
+:data:`CHECKS` with the severity, a title and advice.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from . import images, labels
-from . import patients as people
-from .survey import Survey, SurveyedImage
-from .tags import BURNED, GROUPS, OVERLAY, PRIVATE
+from . import images, labels, patients
+from .occurrence import Occurrence
+from .survey import Survey
+from .tags import BURNED_IN, GROUPS, OVERLAY, PRIVATE
 
 Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
 class Check:
-    """What is looked for, how bad it is if found, and what to do then."""
+    """What is looked for, how serious it is, and what to do about it."""
 
     severity: Severity
     title: str
     advice: str
-    find: Callable[[Survey], Iterable[SurveyedImage]]
+    find: Callable[[Survey], Iterable[Occurrence]]
 
 
 @dataclass(frozen=True)
@@ -35,244 +36,262 @@ class Finding:
 
     id: str
     check: Check
-    items: tuple[SurveyedImage, ...]
+    occurrences: tuple[Occurrence, ...]
 
 
 CHECKS: dict[str, Check] = {
-    # What keeps a site from training, or training from being honest.
+    # Errors prevent training or invalidate its evaluation.
     "manifest-lines": Check(
-        "error", "Lines of the manifest that are no rows", "Mend these lines of the manifest.", people.bad_lines
+        "error", "Invalid lines in the manifest", "Correct these lines of the manifest.", patients.bad_lines
     ),
     "missing": Check(
         "error",
-        "Images that are not there",
-        "Add the files, or take their rows out.",
+        "Missing images",
+        "Add the files, or remove their rows.",
         partial(images.image_faults, ("missing",)),
     ),
     "outside": Check(
         "error",
-        "Paths that lead out of the folder",
-        "Name files by their paths within the site's folder.",
+        "Paths outside the site's folder",
+        "Copy the files into the site's folder and use paths within it.",
         partial(images.image_faults, ("outside",)),
     ),
     "unreadable": Check(
         "error",
         "Images that cannot be read",
-        "Export them anew from where they come from, or take their rows out.",
+        "Export them again from the source system, or remove their rows.",
         partial(images.unreadable, False),
     ),
     "killed": Check(
         "error",
-        "Files that ended the process that read them",
-        "Take them out: they are damaged or made to do harm, or need more memory than there is.",
+        "Files that crash the program that reads them",
+        "Remove them: they are damaged, malicious, or need more memory than this machine has.",
         partial(images.image_faults, ("killed",)),
     ),
     "too-many-unreadable": Check(
         "error",
-        "Training would refuse: too much cannot be used",
-        "Mend the images and labels named here, or let the run leave out more (max-unreadable).",
-        images.too_many,
+        "Too many images or labels that cannot be used",
+        "Training would refuse to start. Correct the images and labels listed on this page, or raise max-unreadable in "
+        "the run config.",
+        images.too_many_unreadable,
     ),
     "blank": Check(
-        "error", "Empty images: one value throughout", "Export them anew, or take their rows out.", images.blank
+        "error", "Blank images", "All their values are the same. Export them again, or remove their rows.", images.blank
     ),
     "label-missing": Check(
         "error",
-        "Masks and other files of labels that are not there",
+        "Missing masks and other label files",
         "Add the files, or empty their cells.",
         partial(labels.label_faults, ("missing", "outside")),
     ),
     "label-unreadable": Check(
         "error",
-        "Masks and other files of labels that cannot be read",
-        "Write them anew, or empty their cells.",
+        "Masks and other label files that cannot be read",
+        "Export them again, or empty their cells.",
         partial(labels.label_faults, ("unreadable",)),
     ),
     "mask-misfit": Check(
         "error",
         "Masks that do not fit their images",
-        "A mask has the size of its image and lies where it lies: write it anew, or name the one that belongs to it.",
+        "A mask must have the size and the position of its image. Export it again, or name the mask that belongs to "
+        "the image.",
         partial(labels.label_faults, ("misfit",)),
     ),
     "mask-values": Check(
         "error",
-        "Masks with values that are no class",
-        "A mask holds class indices: 0 for the background, 1 for the first structure, and so on. Masks of 0 and 255 "
-        "have to be written anew as 0 and 1.",
+        "Masks with values that are not classes",
+        "A mask must contain class indices: 0 for the background, 1 for the first structure, and so on. Masks of 0 and "
+        "255 must be rewritten as 0 and 1.",
         partial(labels.label_faults, ("values",)),
     ),
     "class-unknown": Check(
         "error",
-        "Class names that are not declared",
+        "Unknown class names",
         "Correct the cell, or add the class to the task in the site file.",
         partial(labels.label_faults, ("class",)),
     ),
     "outside-range": Check(
         "error",
         "Labels outside their range",
-        "Correct the number or the box, or the task's range. A frequent cause is another unit.",
+        "Correct the number or the box, or the task's range. A frequent cause is a different unit.",
         partial(labels.label_faults, ("range",)),
     ),
     "label-wrong": Check(
         "error",
-        "Labels that cannot be understood",
-        "Write them as `mtfed config` says for the kind of task.",
+        "Labels in the wrong format",
+        "Write them in the format that `mtfed config` describes for the kind of task.",
         partial(labels.label_faults, ("wrong",)),
     ),
     "patient-split": Check(
         "error",
         "Patients in two splits",
-        "Put all images of a patient into one split, else a model is tested on whom it was trained on.",
-        people.split_patients,
+        "Put all images of a patient into one split. Otherwise the model is tested on patients it was trained on.",
+        patients.divided_patients,
     ),
     "image-patients": Check(
-        "error", "Images of two patients", "Name each image under the one patient it shows.", people.two_patients
+        "error",
+        "Images listed under two patients",
+        "List each image only under the patient it shows.",
+        patients.shared_images,
     ),
     "same-across": Check(
         "error",
-        "The same image under different patients or in different splits",
-        "Keep one; or if both are of one person, give them one patient and one split.",
-        partial(people.duplicates, True, True),
+        "Identical images under different patients or in different splits",
+        "Keep one of them. If both show the same person, give them the same patient and the same split.",
+        partial(patients.duplicates, True, True),
     ),
     "near-across": Check(
         "error",
-        "Nearly the same image under different patients or in different splits",
-        "Look at each pair: if it is one picture saved twice, keep one; if it is one person, give it one patient.",
-        partial(people.duplicates, False, True),
+        "Nearly identical images under different patients or in different splits",
+        "Look at each pair. If it is one picture saved twice, keep one. If it is one person, use the same patient for "
+        "both.",
+        partial(patients.duplicates, False, True),
     ),
     "no-training": Check(
         "error",
-        "Tasks without a training label",
-        "Label some images of the split train, or take the task out.",
+        "Tasks without training labels",
+        "Label some images of the split train, or remove the task.",
         partial(labels.no_split_labels, "train"),
     ),
-    # What a person should look at.
+    # Warnings should be looked at by a person.
     "unreadable-allowed": Check(
         "warning",
-        "Images that cannot be read, no more than the run allows",
-        "Training goes on without them (max-unreadable); better to export them anew.",
+        "Images that cannot be read, within the limit of the run",
+        "Training will skip them (max-unreadable). It is better to export them again.",
         partial(images.unreadable, True),
     ),
     "no-validation": Check(
         "warning",
-        "Tasks without a validation label",
-        "The site cannot tell how well a model does at the task: label images of some patients of split val.",
+        "Tasks without validation labels",
+        "This site cannot measure how well a model solves the task. Label images of some patients in the split val.",
         partial(labels.no_split_labels, "val"),
     ),
     "few-patients": Check(
         "warning",
-        "Classes of fewer than two patients",
-        "A class of one patient is either trained on or validated on, never both: add patients, or leave the class to "
-        "other sites.",
-        labels.few_patients,
+        "Classes with fewer than two patients",
+        "A class with one patient can be used for training or for validation, but not for both. Add patients, or leave "
+        "the class to other sites.",
+        labels.rare_classes,
     ),
     "no-labels": Check(
         "warning",
-        "Tasks that the site has no label of",
-        "Nothing is wrong if other sites have them; else name the column in the manifest like the task.",
+        "Tasks without labels at this site",
+        "Nothing is wrong if other sites have labels for them. Otherwise, give the column in the manifest the name of "
+        "the task.",
         labels.no_labels,
     ),
     "intensity-outlier": Check(
         "warning",
         "Images far brighter or darker than the others",
-        "Look whether the unit is the same (Hounsfield units, or 0 to 255), and whether they belong to this set.",
-        images.far_intensities,
+        "Check that all use the same unit (Hounsfield units, or 0 to 255), and that they belong to this data set.",
+        images.intensity_outliers,
     ),
     "mixed-kinds": Check(
         "warning",
-        "Images of different kinds of values",
-        "Export all in the same way: 8 bits beside Hounsfield units, or colour beside grey, teach a model who made the "
-        "file.",
-        images.mixed_kinds,
+        "Images with different types of values",
+        "Export all images in the same way. If some have 8 bits and others Hounsfield units, or some are in colour and "
+        "others grey, a model can learn where a file comes from instead of what it shows.",
+        images.mixed_value_types,
     ),
     "size-outlier": Check(
         "warning",
         "Images far larger or smaller than the others",
-        "Look whether they belong to this set.",
-        images.far_sizes,
+        "Check that they belong to this data set.",
+        images.size_outliers,
     ),
     "spacing-outlier": Check(
         "warning",
-        "Pixels far larger or smaller than the others",
-        "Look whether the unit is millimetres, and whether they belong to this set.",
-        images.far_spacings,
+        "Images with far larger or smaller pixels than the others",
+        "Check that the pixel spacing is in millimetres, and that they belong to this data set.",
+        images.spacing_outliers,
     ),
     "nearly-blank": Check(
-        "warning", "Images that are nearly empty", "Look whether anything is to be seen on them.", images.nearly_blank
+        "warning", "Images that are nearly blank", "Check that they show anything.", images.nearly_blank
     ),
     "burned-in": Check(
         "warning",
-        "Text may be burned into the pixels",
-        "The DICOM header says so: look whether a name stands in the picture.",
-        partial(people.tags, frozenset({BURNED, OVERLAY})),
+        "Text that may be burned into the pixels",
+        "The DICOM header says that there may be text in the picture. Check that it is not a name.",
+        partial(patients.filled_tags, frozenset({BURNED_IN, OVERLAY})),
     ),
     "tags-person": Check(
         "warning",
-        "DICOM attributes that name the patient",
-        "Training does not need them, and they never leave the site; a pseudonymised export is safer all the same.",
-        partial(people.tags, GROUPS["person"]),
+        "DICOM attributes that identify the patient",
+        "They never leave the site and training does not need them, but pseudonymised files are safer.",
+        partial(patients.filled_tags, GROUPS["person"]),
     ),
-    # What is good to know.
+    # Notes are good to know.
     "empty-mask": Check(
         "note",
         "Masks with nothing marked",
-        "Right if there is nothing to see; if nobody looked, empty the cell.",
+        "This is correct if there is nothing to mark. If nobody looked, empty the cell.",
         labels.empty_masks,
     ),
     "class-written": Check(
-        "note", "Classes written in two ways", "Both are understood; one way is easier to check.", labels.known_classes
+        "note",
+        "Classes written both as names and as numbers",
+        "Both are understood, but one notation is easier to check.",
+        labels.mixed_class_notation,
     ),
     "named-twice": Check(
-        "note", "Images that several rows name", "Each row is trained on; join them into one row.", people.named_twice
+        "note",
+        "Images in several rows",
+        "Training uses each row. Merge them into one row.",
+        patients.repeated_images,
     ),
     "same-within": Check(
-        "note", "The same image twice of one patient", "Keep one.", partial(people.duplicates, True, False)
+        "note", "Identical images of one patient", "Keep one of them.", partial(patients.duplicates, True, False)
     ),
     "near-within": Check(
         "note",
-        "Nearly the same image twice of one patient",
-        "Nothing is wrong with views of one moment; they count as several images.",
-        partial(people.duplicates, False, False),
+        "Nearly identical images of one patient",
+        "Nothing is wrong with several views from one examination, but they count as several images.",
+        partial(patients.duplicates, False, False),
     ),
     "tags-staff": Check(
         "note",
         "DICOM attributes that name staff",
-        "They stay at the site; a pseudonymised export leaves them out.",
-        partial(people.tags, GROUPS["staff"]),
+        "They never leave the site; pseudonymised files do not contain them.",
+        partial(patients.filled_tags, GROUPS["staff"]),
     ),
     "tags-place": Check(
         "note",
         "DICOM attributes that name the hospital or its machines",
-        "They stay at the site.",
-        partial(people.tags, GROUPS["place"]),
+        "They never leave the site.",
+        partial(patients.filled_tags, GROUPS["place"]),
     ),
     "tags-time": Check(
-        "note", "DICOM attributes that hold dates", "They stay at the site.", partial(people.tags, GROUPS["time"])
+        "note",
+        "DICOM attributes that contain dates",
+        "They never leave the site.",
+        partial(patients.filled_tags, GROUPS["time"]),
     ),
     "tags-private": Check(
         "note",
         "Private DICOM attributes",
-        "Only the maker of the scanner knows what is in them.",
-        partial(people.tags, frozenset({PRIVATE})),
+        "Only the manufacturer of the scanner knows what they contain.",
+        partial(patients.filled_tags, frozenset({PRIVATE})),
     ),
     "some-spacing": Check(
         "note",
-        "Images that do not say how large their pixels are, where others do",
-        "Their pixels are taken as squares.",
-        images.some_spacings,
+        "Images without a pixel spacing, unlike others",
+        "Their pixels are assumed to be square.",
+        images.missing_spacings,
     ),
-    "unlabelled": Check("note", "Rows without any label", "They are not trained on.", labels.unlabelled),
+    "unlabelled": Check("note", "Rows without any label", "Training does not use them.", labels.unlabelled),
     "unnamed": Check(
         "note",
         "Images in the folder that no row names",
-        "They are not used; add rows if they were meant.",
-        images.unnamed,
+        "They are not used. Add rows if they should be.",
+        images.unlisted,
     ),
 }
 
 
-def findings(survey: Survey) -> list[Finding]:
-    """Return what all checks find, errors first, in the table's order."""
-    found = [Finding(name, check, tuple(check.find(survey))) for name, check in CHECKS.items()]
-    order = ("error", "warning", "note")
-    return sorted((one for one in found if one.items), key=lambda one: order.index(one.check.severity))
+def run_checks(survey: Survey) -> list[Finding]:
+    """Return what the checks find: errors first, then warnings and notes, each in the order of the table."""
+    findings = [Finding(name, check, tuple(check.find(survey))) for name, check in CHECKS.items()]
+    return sorted(
+        (finding for finding in findings if finding.occurrences),
+        key=lambda finding: SEVERITIES.index(finding.check.severity),
+    )

@@ -1,4 +1,4 @@
-"""Small drawings of the page: how numbers are spread, and shares of a whole."""
+"""Small charts of the page: histograms, and bars that show a share."""
 
 from __future__ import annotations
 
@@ -9,53 +9,55 @@ import numpy as np
 
 from ...report.html import Html, escape, tag, with_minus
 
-BARS = 28
-WIDTH, HEIGHT, FOOT = 320, 96, 18  # of a drawing, and of the numbers beneath
+BINS = 28
+WIDTH, HEIGHT, AXIS_HEIGHT = 320, 96, 18  # of the bars, and of the numbers below them
+MIN_LOG_RATIO = 30  # of the highest to the lowest value on a logarithmic axis
+BAR_COLOUR = "#56789c"
 
 
 def histogram(values: Sequence[float], title: str) -> Html:
-    """Return how numbers are spread, as bars; on a scale of logarithms where they go over several magnitudes."""
-    held = np.array([value for value in values if math.isfinite(value)])
-    if not len(held):
+    """Return a histogram of the finite values; its axis is logarithmic if they span several orders of magnitude."""
+    finite = np.array([value for value in values if math.isfinite(value)])
+    if not len(finite):
         return escape("")
-    low, high = float(held.min()), float(held.max())
+    low, high = float(finite.min()), float(finite.max())
     if low == high:
-        said = f"{written(low)} throughout"
-        return tag("figure", tag("figcaption", f"{title}: {said}"))
-    logarithmic = low > 0 and high / low > 30
-    scaled = np.log(held) if logarithmic else held
-    counts, edges = np.histogram(scaled, BARS)
-    step, most = WIDTH / BARS, counts.max()
-    drawn = [
-        tag("rect", x=f"{i * step:.1f}", y=f"{HEIGHT - max(h, 1.5):.1f}", width=f"{step - 1.5:.1f}",
-            height=f"{max(h, 1.5):.1f}", fill="#56789c")
-        for i, count in enumerate(counts) if count for h in [count / most * (HEIGHT - 4)]
-    ]  # fmt: skip
-    drawn.append(tag("line", x1=0, x2=WIDTH, y1=HEIGHT + 0.5, y2=HEIGHT + 0.5, stroke="#9aa5b1"))
+        return tag("figure", tag("figcaption", f"{title}: always {short_number(low)}"))
+    is_log = low > 0 and high / low > MIN_LOG_RATIO
+    counts, edges = np.histogram(np.log(finite) if is_log else finite, BINS)
+    step = WIDTH / BINS
+    elements = []
+    for i, height in enumerate(counts / counts.max() * (HEIGHT - 4)):
+        if counts[i]:
+            height = max(height, 1.5)
+            place = {"x": f"{i * step:.1f}", "y": f"{HEIGHT - height:.1f}"}
+            elements.append(tag("rect", **place, width=f"{step - 1.5:.1f}", height=f"{height:.1f}", fill=BAR_COLOUR))
+    elements.append(tag("line", x1=0, x2=WIDTH, y1=HEIGHT + 0.5, y2=HEIGHT + 0.5, stroke="#9aa5b1"))
     middle = (edges[0] + edges[-1]) / 2
-    ends = (edges[0], "start", 0), (middle, "middle", WIDTH / 2), (edges[-1], "end", WIDTH)
-    for value, anchor, x in ends:
-        said = written(math.exp(value) if logarithmic else float(value))
-        drawn.append(tag("text", said, x=x, y=HEIGHT + FOOT - 4, text_anchor=anchor, font_size=11, fill="#5b6675"))
-    alt = f"{title}: {len(held)} images, from {written(low)} to {written(high)}, half of them below "
-    alt += written(float(np.median(held)))
-    svg = tag("svg", *drawn, viewBox=f"0 0 {WIDTH} {HEIGHT + FOOT}", role="img", aria_label=alt)
+    for position, anchor, x in ((edges[0], "start", 0), (middle, "middle", WIDTH / 2), (edges[-1], "end", WIDTH)):
+        text = short_number(math.exp(position) if is_log else float(position))
+        style = {"text_anchor": anchor, "font_size": 11, "fill": "#5b6675"}
+        elements.append(tag("text", text, x=x, y=HEIGHT + AXIS_HEIGHT - 4, **style))
+    ends, median = f"{short_number(low)} to {short_number(high)}", short_number(float(np.median(finite)))
+    description = f"{title}: {len(finite)} images, from {ends}, median {median}"
+    box = f"0 0 {WIDTH} {HEIGHT + AXIS_HEIGHT}"
+    svg = tag("svg", *elements, viewBox=box, role="img", aria_label=description)
     return tag("figure", tag("figcaption", title), svg)
 
 
-def written(value: float) -> str:
-    """Return a number as short as it can be understood."""
+def short_number(value: float) -> str:
+    """Return a number with as few digits as it needs to be understood."""
     if value and (abs(value) < 0.01 or abs(value) >= 1e6):
         return with_minus(f"{value:.2g}")
     digits = 0 if abs(value) >= 100 or value == round(value) else 1 if abs(value) >= 10 else 2
     return with_minus(f"{value:,.{digits}f}")
 
 
-def share(part: int, whole: int, colour: str = "#56789c") -> Html:
-    """Return a bar that is filled as far as a part is of the whole."""
-    filled = 100 * part / whole if whole else 0
-    bar = [
+def share_bar(part: int, whole: int) -> Html:
+    """Return a bar that shows the share of a part in a whole."""
+    share = 100 * part / whole if whole else 0
+    rectangles = [
         tag("rect", width=100, height=10, fill="#e9edf2"),
-        tag("rect", width=f"{filled:.1f}", height=10, fill=colour),
+        tag("rect", width=f"{share:.1f}", height=10, fill=BAR_COLOUR),
     ]
-    return tag("svg", *bar, viewBox="0 0 100 10", preserveAspectRatio="none", class_="bar", aria_hidden="true")
+    return tag("svg", *rectangles, viewBox="0 0 100 10", preserveAspectRatio="none", class_="bar", aria_hidden="true")

@@ -1,4 +1,4 @@
-"""What may be wrong with images: each function yields what it finds."""
+"""Checks of images. Each function yields what it finds."""
 
 from __future__ import annotations
 
@@ -7,148 +7,154 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .examine import Examined
-from .survey import Survey, SurveyedImage, few, plain
+from ...report.html import count
+from .examine import ExaminedImage
+from .occurrence import Occurrence, abbreviate, shorten
+from .survey import Survey
 
-FAR = 8.0  # deviations from the median at which an image stands out; of a normal distribution none is so far out
-MIN_SHIFT = 0.5  # of an image's usual extent of values: what is less matters little
-MIN_IMAGES = 8  # that it takes to say what is usual
-TIMES = 4.0  # by which a size or a spacing that stands out differs from the usual
-NEARLY_BLANK = 0.98  # share of an image's values that are all the same
-
-
-def image_faults(faults: tuple[str, ...], survey: Survey) -> Iterator[SurveyedImage]:
-    """Images with one of some faults."""
-    for found in survey.examined:
-        if found.fault in faults:
-            image = survey.rows[found.number].image
-            yield SurveyedImage(image, plain(found.said, image, survey.data.key))
+MAX_DEVIATIONS = 8.0  # an outlier is further from the median; no value of a normal distribution is
+MIN_SHIFT = 0.5  # of the usual range of values in an image; smaller deviations matter little
+MIN_IMAGES = 8  # needed to know what is usual
+MAX_RATIO = 4.0  # of a size or a spacing to the usual one
+NEARLY_BLANK = 0.98  # share of the most frequent value
 
 
-def unreadable(within: bool, survey: Survey) -> Iterator[SurveyedImage]:
-    """Images that cannot be read, if they are as many as max-unreadable allows, or if they are more."""
-    if bool(too_many(survey)) != within:
+def image_faults(faults: tuple[str, ...], survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images with one of some faults."""
+    for image in survey.examined:
+        if image.fault in faults:
+            name = survey.rows[image.number].image
+            yield Occurrence(name, shorten(image.reason, name, survey.data.key))
+
+
+def unreadable(within_limit: bool, survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images that cannot be read if max-unreadable allows that many, or else only if it does not."""
+    if bool(too_many_unreadable(survey)) != within_limit:
         yield from image_faults(("unreadable",), survey)
 
 
-def too_many(survey: Survey) -> list[SurveyedImage]:
-    """Splits of which training would have to leave out more images than max-unreadable allows."""
-    labelled, left = Counter[str](), Counter[str]()
-    for found in survey.examined:
-        if survey.rows[found.number].labels:
-            split = survey.split[found.number]
+def too_many_unreadable(survey: Survey) -> list[Occurrence]:
+    """Return the splits in which training would have to skip more images than max-unreadable allows."""
+    labelled, skipped = Counter[str](), Counter[str]()
+    for image in survey.examined:
+        if survey.rows[image.number].labels:
+            split = survey.split[image.number]
             labelled[split] += 1
-            left[split] += bool(found.fault) or any(label.fault for label in found.labels.values())
-    allowed = survey.config.max_unreadable
+            skipped[split] += bool(image.fault) or any(label.fault for label in image.labels.values())
+    limit = survey.config.max_unreadable
     return [
-        SurveyedImage(f"split {split}", f"{left[split]} of {count} labelled images cannot be used, {allowed:.1%} are allowed")
-        for split, count in labelled.items() if left[split] > allowed * count
-    ]  # fmt: skip
+        Occurrence(
+            f"split {split}",
+            f"{skipped[split]} of {total} labelled images cannot be used, max-unreadable allows {limit:.1%}",
+        )
+        for split, total in labelled.items()
+        if skipped[split] > limit * total
+    ]
 
 
-def blank(survey: Survey) -> Iterator[SurveyedImage]:
-    """Images of which all values are the same."""
-    for found in survey.readable:
-        if found.low == found.high:
-            yield SurveyedImage(survey.rows[found.number].image, f"every value is {found.low:g}")
+def blank(survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images whose values are all the same."""
+    for image in survey.readable:
+        if image.low == image.high:
+            yield Occurrence(survey.rows[image.number].image, f"every value is {image.low:g}")
 
 
-def nearly_blank(survey: Survey) -> Iterator[SurveyedImage]:
-    """Images of which nearly all values are the same."""
-    for found in survey.readable:
-        if found.low < found.high and found.mostly >= NEARLY_BLANK:
-            said = f"{found.mostly:.1%} of its values are about the same"
-            yield SurveyedImage(survey.rows[found.number].image, said, (found.number,))
+def nearly_blank(survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images whose values are nearly all the same."""
+    for image in survey.readable:
+        if image.low < image.high and image.mode_share >= NEARLY_BLANK:
+            detail = f"{image.mode_share:.1%} of its values are about the same"
+            yield Occurrence(survey.rows[image.number].image, detail, (image.number,))
 
 
-def mixed_kinds(survey: Survey) -> Iterator[SurveyedImage]:
-    """Images whose values are held in another way than most are, as 8 bits beside Hounsfield units."""
-    held = _kinds(survey)
-    usual = max(held, key=lambda kind: len(held[kind]), default="")
-    for kind, group in held.items():
-        if kind != usual:
-            ranged = f"{min(e.low for e in group):g} to {max(e.high for e in group):g}"
-            said = f"{_count(group)} of {kind} ({ranged}), as {few([survey.rows[e.number].image for e in group])}; "
-            said += f"{_count(held[usual])} are of {usual}"
-            yield SurveyedImage(kind, said, tuple(found.number for found in group[:4]))
+def mixed_value_types(survey: Survey) -> Iterator[Occurrence]:
+    """Yield the types of values that most images do not have, such as 8 bits among Hounsfield units."""
+    groups = _by_value_type(survey)
+    usual = max(groups, key=lambda value_type: len(groups[value_type]), default="")
+    for value_type, group in groups.items():
+        if value_type != usual:
+            names = abbreviate([survey.rows[image.number].image for image in group])
+            low, high = min(image.low for image in group), max(image.high for image in group)
+            detail = f"{count(len(group), 'image')} with {value_type} ({low:g} to {high:g}), such as {names}; "
+            detail += f"{count(len(groups[usual]), 'image')} with {usual}"
+            yield Occurrence(value_type, detail, tuple(image.number for image in group[:4]))
 
 
-def far_intensities(survey: Survey) -> Iterator[SurveyedImage]:
-    """Images whose values lie far from those of the others of their kind."""
-    for kind, group in _kinds(survey).items():
-        group = [found for found in group if found.low < found.high]
+def intensity_outliers(survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images whose values are far from those of the other images with the same type of values."""
+    for value_type, group in _by_value_type(survey).items():
+        group = [image for image in group if image.low < image.high]
         if len(group) < MIN_IMAGES:
             continue
-        extent = float(np.median([found.high - found.low for found in group]))
+        extent = float(np.median([image.high - image.low for image in group]))
         for name, measure in MEASURES.items():
-            values = np.array([measure(found) for found in group])
-            for index in _far(values, MIN_SHIFT * extent):
-                number, value, usual = group[index].number, values[index], float(np.median(values))
-                said = f"{name} {value:.4g}, of the images of {kind} it is {usual:.4g} in the middle"
-                yield SurveyedImage(survey.rows[number].image, said, (number,))
+            values = np.array([measure(image) for image in group])
+            for index in _outliers(values, MIN_SHIFT * extent):
+                number, value, median = group[index].number, values[index], float(np.median(values))
+                detail = f"{name} {value:.4g}, the median of the images with {value_type} is {median:.4g}"
+                yield Occurrence(survey.rows[number].image, detail, (number,))
 
 
-MEASURES: dict[str, Callable[[Examined], float]] = {
-    "mean value": lambda found: found.mean,
-    "highest value": lambda found: found.high,
-    "lowest value": lambda found: found.low,
+MEASURES: dict[str, Callable[[ExaminedImage], float]] = {
+    "mean value": lambda image: image.mean,
+    "highest value": lambda image: image.high,
+    "lowest value": lambda image: image.low,
 }
 
 
-def _far(values: np.ndarray, least: float) -> list[int]:
-    """Return which values lie further from the middle than scatter explains, and further than ``least``."""
-    middle = np.median(values)
-    # 2.56 deviations apart, and wider where images are of several sorts; never the outermost themselves.
+def _outliers(values: np.ndarray, min_shift: float) -> list[int]:
+    """Return the indices of values that are further from the median than scatter explains and than ``min_shift``."""
+    median = np.median(values)
+    # In a normal distribution, these percentiles are 2.56 deviations apart; if there are several sorts of images, they
+    # are further apart. They never are the outermost values themselves.
     low, high = np.percentile(values, 10, method="higher"), np.percentile(values, 90, method="lower")
-    spread = max(1.4826 * float(np.median(abs(values - middle))), float(high - low) / 2.56)
-    return [int(i) for i in np.nonzero(abs(values - middle) > max(FAR * spread, least))[0]]
+    deviation = max(1.4826 * float(np.median(abs(values - median))), float(high - low) / 2.56)
+    return [int(i) for i in np.nonzero(abs(values - median) > max(MAX_DEVIATIONS * deviation, min_shift))[0]]
 
 
-def _kinds(survey: Survey) -> dict[str, list[Examined]]:
-    held: dict[str, list[Examined]] = defaultdict(list)
-    for found in survey.readable:
-        held[found.kind].append(found)
-    return held
+def _by_value_type(survey: Survey) -> dict[str, list[ExaminedImage]]:
+    groups: dict[str, list[ExaminedImage]] = defaultdict(list)
+    for image in survey.readable:
+        groups[image.kind].append(image)
+    return groups
 
 
-def far_sizes(survey: Survey) -> Iterator[SurveyedImage]:
-    """Images that are far larger or smaller than the others."""
-    longest = {found.number: float(max(found.shape)) for found in survey.readable}
-    for number, value, usual in _times_off(longest):
-        said = f"its longest side has {value:.0f} pixels, that of others {usual:.0f}"
-        yield SurveyedImage(survey.rows[number].image, said, (number,))
+def size_outliers(survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images that are far larger or smaller than the others."""
+    sides = {image.number: float(max(image.shape)) for image in survey.readable}
+    for number, side, median in _ratio_outliers(sides):
+        detail = f"its longest side has {side:.0f} pixels, the median is {median:.0f}"
+        yield Occurrence(survey.rows[number].image, detail, (number,))
 
 
-def far_spacings(survey: Survey) -> Iterator[SurveyedImage]:
-    """Images whose pixels are far larger or smaller than those of the others, in millimetres."""
-    finest = {found.number: min(found.spacing) for found in survey.readable if found.spacing and min(found.spacing) > 0}
-    for number, value, usual in _times_off(finest):
-        yield SurveyedImage(
-            survey.rows[number].image, f"{value:.3g} mm between pixels, of others {usual:.3g} mm", (number,)
-        )
+def spacing_outliers(survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images whose pixels are far larger or smaller than those of the others, in millimetres."""
+    spacings = {
+        image.number: min(image.spacing) for image in survey.readable if image.spacing and min(image.spacing) > 0
+    }
+    for number, spacing, median in _ratio_outliers(spacings):
+        detail = f"its pixels are {spacing:.3g} mm apart, the median is {median:.3g} mm"
+        yield Occurrence(survey.rows[number].image, detail, (number,))
 
 
-def _times_off(values: dict[int, float]) -> Iterator[tuple[int, float, float]]:
+def _ratio_outliers(values: dict[int, float]) -> Iterator[tuple[int, float, float]]:
+    """Yield the rows whose value is far larger or smaller than the median, the value, and the median."""
     if len(values) < MIN_IMAGES:
         return
-    usual = float(np.median(list(values.values())))
+    median = float(np.median(list(values.values())))
     for number, value in values.items():
-        if not usual / TIMES <= value <= usual * TIMES:
-            yield number, value, usual
+        if not median / MAX_RATIO <= value <= median * MAX_RATIO:
+            yield number, value, median
 
 
-def some_spacings(survey: Survey) -> Iterator[SurveyedImage]:
-    """Images that do not say how large their pixels are, where others do."""
-    without = [found for found in survey.readable if not found.spacing]
+def missing_spacings(survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images without a pixel spacing if others have one."""
+    without = [image for image in survey.readable if not image.spacing]
     if len(without) < len(survey.readable):
-        for found in without:
-            yield SurveyedImage(survey.rows[found.number].image, "its file tells no spacing")
+        for image in without:
+            yield Occurrence(survey.rows[image.number].image, "its file contains no pixel spacing")
 
 
-def _count(group: list[Examined]) -> str:
-    return f"{len(group):,} image{'s' * (len(group) != 1)}"
-
-
-def unnamed(survey: Survey) -> Iterator[SurveyedImage]:
-    """Images in the folder that no row names."""
-    yield from (SurveyedImage(name) for name in survey.unnamed)
+def unlisted(survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images in the folder that no row names."""
+    yield from (Occurrence(name) for name in survey.unlisted)

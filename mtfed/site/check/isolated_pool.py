@@ -1,4 +1,4 @@
-"""Processes that look at files, one after the other; a file that ends a process is named, and the rest goes on."""
+"""Run work in separate processes, so that an item that kills its process is reported and the others go on."""
 
 from __future__ import annotations
 
@@ -13,115 +13,113 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 T = TypeVar("T")
-CHUNK = 8  # items that a process is given at once: it is not kept waiting, and at most so many are given again
+CHUNK = 8  # items sent to a worker at once: the worker never waits, and few items are resent if it dies
 
 
 @dataclass(frozen=True)
-class Died:
-    """What ended the process that looked at an item."""
+class WorkerDied:
+    """The outcome of an item that ended its worker."""
 
-    code: int | None  # of its exit; below 0 the signal
+    exit_code: int | None  # negative: the signal
 
     def __str__(self) -> str:
-        if self.code is not None and self.code < 0:
-            return f"signal {_signal(-self.code)}"
-        return f"exit code {self.code}"
+        if self.exit_code is not None and self.exit_code < 0:
+            return f"signal {_signal_name(-self.exit_code)}"
+        return f"exit code {self.exit_code}"
 
 
 @dataclass
 class IsolatedWorker:
-    """A process, and the items that it has yet to answer, in this order."""
+    """A worker process, and the items whose results it has not sent yet, in the order in which it works on them."""
 
     process: BaseProcess
-    left: deque[int]
+    pending: deque[int]
 
 
-def outcomes(work: Callable[[int], T], count: int, jobs: int) -> Iterator[tuple[int, T | Died]]:
-    """Yield what ``work`` returns for 0, 1, ... in processes, as it comes, with its number.
+def run_isolated(work: Callable[[int], T], count: int, jobs: int) -> Iterator[tuple[int, T | WorkerDied]]:
+    """Call ``work`` for the items 0 to ``count`` - 1 in worker processes; yield each item with its result when done.
 
     Args:
-        work: what may be pickled, as a partial of a module's function; it is to return its errors, not to raise them.
-        count: of the items.
-        jobs: processes at once.
+        work: a function that can be pickled, such as a partial of a function of a module. It must return its errors
+            instead of raising them.
+        count: number of items.
+        jobs: number of processes.
     """
-    # Forked where that is possible, as importing what reads images takes seconds.
-    forks = "fork" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if forks else None)
-    waiting = deque(deque(range(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK))
-    hands: dict[Connection, IsolatedWorker] = {}
+    # Fork where possible, because importing the image readers in a new process takes seconds.
+    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if can_fork else None)
+    chunks = deque(deque(range(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK))
+    workers: dict[Connection, IsolatedWorker] = {}
 
-    def give(pipe: Connection, hand: IsolatedWorker) -> None:
-        if waiting:
-            hand.left = waiting.popleft()
-            pipe.send(list(hand.left))
+    def assign(pipe: Connection) -> None:
+        worker = workers[pipe]
+        if chunks:
+            worker.pending = chunks.popleft()
+            pipe.send(list(worker.pending))
         else:
-            del hands[pipe]
-            pipe.close()  # which ends it
-            hand.process.join()
+            del workers[pipe]
+            pipe.close()  # the worker ends when its pipe is closed
+            worker.process.join()
 
-    def begin() -> None:
-        ours, theirs = context.Pipe()
-        # A forked process must let go of our ends, else none would notice that we closed one, or died.
-        inherited = (ours, *hands) if forks else ()
-        process = context.Process(target=_serve, args=(theirs, inherited, work), daemon=True)  # type: ignore[attr-defined]
+    def start_worker() -> None:
+        pipe, worker_pipe = context.Pipe()
+        # A forked process must close its copies of the other pipe ends, or no worker would notice that one is closed.
+        inherited = (pipe, *workers) if can_fork else ()
+        arguments = (worker_pipe, inherited, work)
+        process = context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
         process.start()
-        theirs.close()  # so that its end is noticed
-        hands[ours] = IsolatedWorker(process, deque())
-        give(ours, hands[ours])
+        worker_pipe.close()  # so that reading from the pipe fails when the worker dies
+        workers[pipe] = IsolatedWorker(process, deque())
+        assign(pipe)
 
     try:
-        for _ in range(min(jobs, len(waiting))):
-            begin()
-        while hands:
-            for pipe in wait(list(hands)):
+        for _ in range(min(jobs, len(chunks))):
+            start_worker()
+        while workers:
+            for pipe in wait(list(workers)):
                 assert isinstance(pipe, Connection)
-                hand = hands[pipe]
+                worker = workers[pipe]
                 try:
-                    outcome = pipe.recv()
+                    result = pipe.recv()
                 except (EOFError, OSError, pickle.UnpicklingError):
-                    hand.process.join()
-                    del hands[pipe]
+                    worker.process.join()
+                    del workers[pipe]
                     pipe.close()
-                    yield hand.left.popleft(), Died(hand.process.exitcode)
-                    if hand.left:
-                        waiting.appendleft(hand.left)
-                    if waiting:
-                        begin()
+                    yield worker.pending.popleft(), WorkerDied(worker.process.exitcode)
+                    if worker.pending:
+                        chunks.appendleft(worker.pending)
+                    if chunks:
+                        start_worker()
                     continue
-                number = hand.left.popleft()
-                if not hand.left:
-                    give(pipe, hand)
-                yield number, outcome
+                item = worker.pending.popleft()
+                if not worker.pending:
+                    assign(pipe)
+                yield item, result
     finally:
-        for hand in hands.values():
-            hand.process.kill()
-            hand.process.join()
+        for worker in workers.values():
+            worker.process.kill()
+            worker.process.join()
 
 
 def _serve(pipe: Connection, inherited: tuple[Connection, ...], work: Callable[[int], T]) -> None:
-    """Answer items until there are no more."""
-    for end in inherited:
-        end.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever began us ends us
+    """Work on the items that arrive until the pipe is closed."""
+    for connection in inherited:
+        connection.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _one_thread()
-    while True:
-        try:
-            numbers = pipe.recv()
-        except (EOFError, OSError):
-            return
-        for number in numbers:
-            pipe.send(work(number))
-
-
-def _one_thread() -> None:
-    """Compute in one thread: there are as many processes as cores."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # there are as many processes as cores
+    while True:
+        try:
+            items = pipe.recv()
+        except (EOFError, OSError):
+            return
+        for item in items:
+            pipe.send(work(item))
 
 
-def _signal(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,167 +1,167 @@
-"""The page of a check: what is wrong and where, then what the site holds. A file that loads nothing, and stays here."""
+"""The page of a check: first what is wrong and where, then what the site contains. It loads no other files."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from importlib.resources import files
 
 from ...report.html import Html, count, escape, fold, join, page, table, tag
-from .contents import SPLITS, grid, images, labels
+from .contents import SPLITS, class_counts, image_samples, image_statistics
 from .findings import CHECKS, Finding
-from .survey import Survey, SurveyedImage
+from .occurrence import Occurrence
+from .survey import Survey
 from .thumbnails import shown
 
-FIRST, MOST = 8, 400  # things of a finding that are in sight, and that are listed at all
-PICTURES = 6  # of a finding: rows of pictures
-STYLE = """
-.sheet th:first-child { width: 34%; overflow-wrap: anywhere; font-weight: 500 } .sheet td { overflow-wrap: anywhere }
-.overview td:last-child { overflow-wrap: anywhere } .overview a { color: inherit }
-.badge { display: inline-block; min-width: 5.2em; text-align: center; border-radius: 4px; padding: .05em .5em;
-         font-size: .8rem; font-weight: 600; vertical-align: .1em; margin-right: .6em }
-.badge.is-error { background: #b3261e; color: #fff } .badge.is-warning { background: #f6c177; color: #3d2600 }
-.badge.is-note { background: #e3e8ee; color: #38434f }
-.finding { margin: 1.5em 0; padding-left: 1em; border-left: 4px solid #e3e8ee; break-inside: avoid }
-.finding.is-error { border-color: #b3261e } .finding.is-warning { border-color: #f6c177 } .finding h3 { margin-top: 0 }
-.fine { border-left: 4px solid #00694b; background: #eef7f3; padding: .55em .9em; max-width: none }
-.bad { border-left: 4px solid #b3261e; background: #fcefee; padding: .55em .9em; max-width: none }
-.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px 22px; margin: .7em 0 }
-.pairs figure > div { display: grid; grid-template-columns: 1fr 1fr; gap: 4px }
-.pairs svg, .few svg { display: block; width: 100%; height: auto; border-radius: 4px; background: #000 }
-.few { display: grid; grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); gap: 12px; margin: .7em 0 }
-.pairs figcaption, .few figcaption { overflow-wrap: anywhere; padding-top: .3em; font-size: .8rem }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 14px; margin: 1em 0 }
-.figures .card { padding: 12px 16px }
-.counts { table-layout: fixed } .counts tr > :first-child { width: 26%; white-space: normal }
-.counts tr > :last-child { width: 30% } .counts .class { padding-left: 1.2em; font-weight: 400 }
-"""
+VISIBLE_ROWS, MAX_ROWS = 8, 400  # occurrences of a finding that are visible at once, and that are listed at all
+MAX_PICTURES = 6  # of a finding; pairs count as one
 
 
-def write_page(survey: Survey, found: list[Finding], app: str | None) -> str:
-    """Return the page about a site."""
+def render_page(survey: Survey, findings: list[Finding], app: str | None) -> str:
+    """Return the HTML page about a site.
+
+    Args:
+        survey: of the site.
+        findings: of the checks.
+        app: the experiment whose tasks were used, or ``None`` for those of the site file.
+    """
     body = [
-        tag("style", Html(STYLE)),
         tag(
             "p", f"{survey.data.key} · check of {survey.data.root.path} · this page stays at the site", class_="eyebrow"
         ),
-        _headline(survey, found),
-        _figures(survey, found),
-        _overview(found),
-        _section("What was found", join(_finding(survey, one) for one in found)),
-        _section("Labels", labels(survey)),
-        _section("Images", images(survey)),
-        _section("Some of the images", grid(survey)),
-        _section("What was looked for", _checks(survey, found, app)),
+        _headline(survey, findings),
+        _cards(survey, findings),
+        _overview(findings),
+        _section("Findings", join(_finding(survey, finding) for finding in findings)),
+        _section("Labels", class_counts(survey)),
+        _section("Images", image_statistics(survey)),
+        _section("Sample images", image_samples(survey)),
+        _section("What was checked", _checks(survey, findings, app)),
         tag(
             "footer",
-            "Written by mtfed on this machine, from files on this machine. It shows patients' images and names files: "
-            "nothing of it has been sent anywhere, and it is not to be.",
+            "Written by mtfed on this machine, from files on this machine. This page shows images of patients and file "
+            "names. Nothing in it has been sent anywhere; please do not send it to anyone either.",
         ),
     ]
-    return page(f"{survey.data.key}: check", *body)
+    style = (files(__package__) / "page.css").read_text("utf-8")
+    return page(f"{survey.data.key}: check", *body, style=style)
 
 
 def _section(title: str, content: Html) -> Html:
     return tag("section", tag("h2", title), content) if content else escape("")
 
 
-def _headline(survey: Survey, found: list[Finding]) -> Html:
-    """Say in a sentence whether the site can train."""
-    by = Counter(one.check.severity for one in found)
-    if by["error"]:
-        wrong = sum(len(one.items) for one in found if one.check.severity == "error")
+def _headline(survey: Survey, findings: list[Finding]) -> Html:
+    """Return a heading and a sentence on whether the site can train."""
+    severities = Counter(finding.check.severity for finding in findings)
+    if severities["error"]:
+        places = sum(len(finding.occurrences) for finding in findings if finding.check.severity == "error")
         title = f"{survey.data.key}: not ready to train"
-        said = f"{count(by['error'], 'error')} to mend, in {count(wrong, 'place')}. The list below leads to each."
-        return join([tag("h1", title), tag("p", said, class_="bad")])
+        text = f"{count(severities['error'], 'error')} to correct, in {count(places, 'place')}. See the list below."
+        return join([tag("h1", title), tag("p", text, class_="bad")])
     title = f"{survey.data.key}: ready to train"
-    said = "No errors were found."
-    if by["warning"]:
-        said += f" {count(by['warning'], 'warning').capitalize()} a person should look at."
-    return join([tag("h1", title), tag("p", said, class_="fine")])
+    text = "No errors were found."
+    if severities["warning"]:
+        text += f" {count(severities['warning'], 'warning')} should be looked at by a person."
+    return join([tag("h1", title), tag("p", text, class_="fine")])
 
 
-def _figures(survey: Survey, found: list[Finding]) -> Html:
-    by = Counter(one.check.severity for one in found)
-    who: dict[str, set[str]] = {split: set() for split in SPLITS}
+def _cards(survey: Survey, findings: list[Finding]) -> Html:
+    """Return the numbers of images, patients, tasks and errors."""
+    severities = Counter(finding.check.severity for finding in findings)
+    patients: dict[str, set[str]] = {split: set() for split in SPLITS}
     for row, split in zip(survey.rows, survey.split, strict=True):
-        who[split].add(row.patient)
+        patients[split].add(row.patient)
+    patient_counts = {split: len(names) for split, names in patients.items()}
     cards = [
         (len(survey.rows), "image" if survey.config.dimensions == 2 else "volume", _by_split(Counter(survey.split))),
-        (len(survey.patients), "patient", _by_split({split: len(held) for split, held in who.items()})),
+        (len(survey.patients), "patient", _by_split(patient_counts)),
         (len(survey.config.tasks), "task", ", ".join(survey.config.tasks)),
-        (by["error"], "error", f"{count(by['warning'], 'warning')}, {count(by['note'], 'note')}"),
+        (
+            severities["error"],
+            "error",
+            f"{count(severities['warning'], 'warning')}, {count(severities['note'], 'note')}",
+        ),
     ]
-    drawn = []
-    for amount, noun, more in cards:
+    elements = []
+    for amount, noun, note in cards:
         figure = tag("p", f"{amount:,} ", tag("small", noun + "s" * (amount != 1)), class_="figure")
-        drawn.append(tag("div", figure, tag("p", more, class_="note"), class_="card"))
-    return tag("div", *drawn, class_="figures")
+        elements.append(tag("div", figure, tag("p", note, class_="note"), class_="card"))
+    return tag("div", *elements, class_="figures")
 
 
 def _by_split(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[split]:,} {name}" for split, name in SPLITS.items() if counts[split])
 
 
-def _overview(found: list[Finding]) -> Html:
-    """Return what was found in a table: how bad, what, how often, and the first place."""
+def _overview(findings: list[Finding]) -> Html:
+    """Return a table of the findings: severity, title, number of occurrences, and the first of them."""
     rows = []
-    for one in found:
-        first = one.items[0].name
-        more = f" and {len(one.items) - 1:,} more" if len(one.items) > 1 else ""
-        link = tag("a", one.check.title, href=f"#{one.id}")
-        rows.append((_badge(one), link, f"{len(one.items):,}", join([tag("code", first), more])))
+    for finding in findings:
+        amount = len(finding.occurrences)
+        link = tag("a", finding.check.title, href=f"#{finding.id}")
+        others = f" and {amount - 1:,} more" if amount > 1 else ""
+        rows.append((_badge(finding), link, f"{amount:,}", join([tag("code", finding.occurrences[0].name), others])))
     return table(("", "What", "How many", "Where"), rows, "overview") if rows else escape("")
 
 
-def _badge(one: Finding) -> Html:
-    return tag("span", one.check.severity, class_=f"badge is-{one.check.severity}")
+def _badge(finding: Finding) -> Html:
+    return tag("span", finding.check.severity, class_=f"badge is-{finding.check.severity}")
 
 
-def _finding(survey: Survey, one: Finding) -> Html:
-    """Return a finding: what to do, every place, and pictures where they help."""
-    rows = [(tag("code", item.name), item.said) for item in one.items[:MOST]]
-    header = ("Where", "What") if any(item.said for item in one.items) else ("Where", "")
+def _finding(survey: Survey, finding: Finding) -> Html:
+    """Return a finding: its advice, all occurrences, and pictures if there are any."""
+    occurrences = finding.occurrences
+    rows = [(tag("code", occurrence.name), occurrence.detail) for occurrence in occurrences[:MAX_ROWS]]
+    header = ("Where", "What") if any(occurrence.detail for occurrence in occurrences) else ("Where", "")
     parts: list[Html] = [
-        tag("h3", _badge(one), one.check.title),
-        tag("p", one.check.advice),
-        table(header, rows[:FIRST], "sheet"),
+        tag("h3", _badge(finding), finding.check.title),
+        tag("p", finding.check.advice),
+        table(header, rows[:VISIBLE_ROWS], "sheet"),
     ]
-    if len(rows) > FIRST:
-        left = len(one.items) - len(rows)
-        after = tag("p", f"and {left:,} more: --json writes all of them.", class_="note") if left else ""
-        parts.append(fold(f"{len(rows) - FIRST:,} more", table(header, rows[FIRST:], "sheet"), after))
-    parts.append(_item_pictures(survey, one.items))
-    return tag("section", *parts, class_=f"finding is-{one.check.severity}", id=one.id)
+    if len(rows) > VISIBLE_ROWS:
+        omitted = len(occurrences) - len(rows)
+        note = tag("p", f"and {omitted:,} more; --json writes all of them.", class_="note") if omitted else ""
+        hidden = rows[VISIBLE_ROWS:]
+        parts.append(fold(f"{len(hidden):,} more", table(header, hidden, "sheet"), note))
+    parts.append(_pictures(survey, occurrences))
+    return tag("section", *parts, class_=f"finding is-{finding.check.severity}", id=finding.id)
 
 
-def _item_pictures(survey: Survey, items: tuple[SurveyedImage, ...]) -> Html:
-    """Return pictures of what a finding is about: pairs side by side, others in a row."""
-    pairs = [item for item in items if len(item.images) == 2][:PICTURES]
+def _pictures(survey: Survey, occurrences: tuple[Occurrence, ...]) -> Html:
+    """Return pictures that illustrate a finding: pairs side by side, others in a row."""
+    pairs = [occurrence for occurrence in occurrences if len(occurrence.rows) == 2][:MAX_PICTURES]
     if pairs:
-        figures = [tag("figure", tag("div", *(_shown(survey, n) for n in item.images)), tag("figcaption", item.name))
-                   for item in pairs]  # fmt: skip
+        figures = [
+            tag("figure", tag("div", *(_picture(survey, n) for n in pair.rows)), tag("figcaption", pair.name))
+            for pair in pairs
+        ]
         return tag("div", *figures, class_="pairs")
-    numbers = [n for item in items for n in item.images][:PICTURES]
-    drawn = [(n, picture) for n in numbers if (picture := _shown(survey, n))]
-    figures = [tag("figure", picture, tag("figcaption", survey.rows[n].image)) for n, picture in drawn]
+    numbers = [number for occurrence in occurrences for number in occurrence.rows][:MAX_PICTURES]
+    figures = [
+        tag("figure", picture, tag("figcaption", survey.rows[number].image))
+        for number in numbers
+        if (picture := _picture(survey, number))
+    ]
     return tag("div", *figures, class_="few") if figures else escape("")
 
 
-def _shown(survey: Survey, number: int) -> Html:
+def _picture(survey: Survey, number: int) -> Html:
     return shown(survey, number) if not survey.examined[number].fault else escape("")
 
 
-def _checks(survey: Survey, found: list[Finding], app: str | None) -> Html:
-    """Return all that was looked for, and by which tasks and settings."""
-    hit = {one.id: one for one in found}
-    rows = [(check.title, f"{len(hit[name].items):,}" if name in hit else "nothing") for name, check in CHECKS.items()]
-    config = survey.config
-    settings = [
-        (t.name, t.kind, ", ".join(t.classes), " to ".join(f"{n:g}" for n in t.range)) for t in config.tasks.values()
+def _checks(survey: Survey, findings: list[Finding], app: str | None) -> Html:
+    """Return the tasks that were used, and all checks with the number of occurrences."""
+    amounts = {finding.id: len(finding.occurrences) for finding in findings}
+    checks = [(check.title, f"{amounts[id]:,}" if id in amounts else "none") for id, check in CHECKS.items()]
+    tasks = [
+        (task.name, task.kind, ", ".join(task.classes), " to ".join(f"{end:g}" for end in task.range))
+        for task in survey.config.tasks.values()
     ]
     source = f"the experiment {app}" if app else "the site file"
-    read = f"Every image and label was read once, as training reads them, with the tasks of {source}."
+    note = f"Every image and label was read once, in the same way as in training, with the tasks of {source}."
     return join([
-        tag("p", read, class_="note"),
-        table(("Task", "Kind", "Classes", "Range"), settings),
-        fold(f"All {len(CHECKS)} checks", table(("Looked for", "Found"), rows)),
+        tag("p", note, class_="note"),
+        table(("Task", "Kind", "Classes", "Range"), tasks),
+        fold(f"All {len(CHECKS)} checks", table(("Check", "Found"), checks)),
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""An image as training reads it, and what its files held before they were made to fit the model."""
+"""A source that also records what its files contained before training's preprocessing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ...errors import MtfedError
 
 
 class RecordingSource(Source):
-    """A source that keeps what was in its files as they were read, too."""
+    """A source that keeps the last image and the last label as they were read."""
 
     image_read: Picture | None = None
-    label_read: Picture | None = None  # the last
+    label_read: Picture | None = None
 
     def read(self, name: str, what: str) -> Picture:
         picture = super().read(name, what)
@@ -26,7 +26,7 @@ class RecordingSource(Source):
 
 
 def fault_of(data: SiteData, name: str) -> str:
-    """Say what is wrong with a file that cannot be read."""
+    """Return why a file cannot be read: "outside" the site's folder, "missing", or "unreadable"."""
     try:
         data.root.stamp(file_of(name))
     except MtfedError:

@@ -1,8 +1,9 @@
-"""DICOM attributes that tell who somebody is, and which of them a file fills.
+"""DICOM attributes that can identify a person, and which of them a file fills.
 
-From the Basic Application Level Confidentiality Profile, DICOM PS3.15 Annex E, Table E.1-1: of its attributes, those
-that name a person, a place or a time, or that free text can name one in. Its unique identifiers are left out: they are
-in every file, and point to a person only within the hospital. Values are looked at here and told nowhere.
+They are taken from the Basic Application Level Confidentiality Profile, DICOM PS3.15 Annex E, Table E.1-1: those of its
+attributes that name a person, a place or a time, or whose free text can do so. Unique identifiers are left out, because
+every file has them and only the hospital can link them to a person. Only the names of attributes are reported, never
+their values.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-def _names(text: str) -> frozenset[str]:
+def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-PERSON = _names("""
+PERSON = _words("""
     PatientName PatientID PatientBirthDate PatientBirthTime PatientBirthName PatientAddress PatientTelephoneNumbers
     PatientTelecomInformation PatientMotherBirthName PatientInsurancePlanCodeSequence PatientReligiousPreference
     PatientInstitutionResidence OtherPatientIDs OtherPatientIDsSequence OtherPatientNames IssuerOfPatientID
@@ -29,7 +30,7 @@ PERSON = _names("""
     ReferencedPatientPhotoSequence VisitComments ImageComments ConfidentialityConstraintOnPatientDataDescription
     IdentifyingComments
 """)
-STAFF = _names("""
+STAFF = _words("""
     ReferringPhysicianName ReferringPhysicianAddress ReferringPhysicianTelephoneNumbers
     ReferringPhysicianIdentificationSequence PerformingPhysicianName PerformingPhysicianIdentificationSequence
     PhysiciansOfRecord PhysiciansOfRecordIdentificationSequence PhysiciansReadingStudyIdentificationSequence
@@ -42,62 +43,65 @@ STAFF = _names("""
     DistributionName DistributionAddress InterpretationRecorder InterpretationTranscriber InterpretationAuthor
     InterpretationApproverSequence
 """)
-PLACE = _names("""
+PLACE = _words("""
     InstitutionName InstitutionAddress InstitutionalDepartmentName InstitutionCodeSequence StationName
     DeviceSerialNumber GantryID PlateID DetectorID CassetteID PerformedStationName PerformedStationAETitle
     PerformedLocation ScheduledStationName ScheduledStationAETitle ScheduledProcedureStepLocation RequestingService
     PerformedStationNameCodeSequence ScheduledStationNameCodeSequence RetrieveAETitle
 """)
-TIME = _names("""
+TIME = _words("""
     StudyDate SeriesDate AcquisitionDate ContentDate AcquisitionDateTime AdmittingDate AdmittingTime
     InstanceCreationDate OverlayDate CurveDate ScheduledProcedureStepStartDate ScheduledProcedureStepEndDate
     PerformedProcedureStepStartDate PerformedProcedureStepEndDate ScheduledAdmissionDate ScheduledDischargeDate
     DischargeDate LastMenstrualDate DateOfSecondaryCapture FrameAcquisitionDateTime VerificationDateTime
 """)
-# The order in which a page tells of them.
 GROUPS = {"person": PERSON, "staff": STAFF, "place": PLACE, "time": TIME}
-PRIVATE, OVERLAY, BURNED = "private tags", "overlays", "BurnedInAnnotation = YES"
-# What is in the place of a value that has been taken out.
-BLANK = _names("""
+PRIVATE, OVERLAY, BURNED_IN = "private tags", "overlays", "BurnedInAnnotation = YES"
+# Written in place of values that were removed.
+PLACEHOLDERS = _words("""
     anonymous anonymized anonymised anonym anon removed deleted deidentified de-identified none unknown no_name
     noname na n/a xxx x 0 00000000 19000101
 """)
-FOUND = {name: group for group, names in GROUPS.items() for name in names}
+IDENTIFYING = frozenset[str]().union(*GROUPS.values())
 
 
-def identifying(content: bytes) -> tuple[str, ...]:
-    """Return the names of the attributes of a DICOM file that hold something identifying, sorted; () of other files."""
+def identifying_tags(content: bytes) -> tuple[str, ...]:
+    """Return the sorted names of the identifying attributes that a DICOM file fills; none if it is another file."""
     if content[128:132] != b"DICM":
         return ()
     from ...data.formats.dicom import read_header
 
     try:
-        return tags_of(read_header(io.BytesIO(content)))
-    except Exception:  # of as many kinds as there are ways to be broken; that it cannot be read is told elsewhere
+        return _filled_tags(read_header(io.BytesIO(content)))
+    except Exception:  # a broken file can raise any error; another check reports that it cannot be read
         return ()
 
 
-def tags_of(header: Dataset) -> tuple[str, ...]:
-    """Return the names of the attributes that hold something, at any depth; of a removed identity, only the others."""
-    found = set()
-    removed = str(header.get("PatientIdentityRemoved", "")).upper() == "YES"  # names are then made up, by its word
+def _filled_tags(header: Dataset) -> tuple[str, ...]:
+    """Return the sorted names of the identifying attributes that a header fills, at any depth.
+
+    If the header says that the patient's identity was removed, the patient's name and ID are pseudonyms and are not
+    returned.
+    """
+    names = set()
+    is_removed = str(header.get("PatientIdentityRemoved", "")).upper() == "YES"
     for element in header.iterall():
         group = element.tag.group
         if element.tag.is_private:
-            # A creator alone says whose block it is; what is in it nobody else knows.
+            # A creator element only names the owner of a block. The other elements can contain anything.
             if not element.tag.is_private_creator and not element.is_empty:
-                found.add(PRIVATE)
+                names.add(PRIVATE)
         elif 0x6000 <= group <= 0x60FF and element.tag.element == 0x3000:
-            found.add(OVERLAY)
+            names.add(OVERLAY)
         elif element.keyword == "BurnedInAnnotation" and str(element.value).upper() == "YES":
-            found.add(BURNED)
-        elif removed and element.keyword in ("PatientName", "PatientID"):
+            names.add(BURNED_IN)
+        elif is_removed and element.keyword in ("PatientName", "PatientID"):
             continue
-        elif element.keyword in FOUND and not element.is_empty and _told(element.value):
-            found.add(element.keyword)
-    return tuple(sorted(found))
+        elif element.keyword in IDENTIFYING and not element.is_empty and _is_informative(element.value):
+            names.add(element.keyword)
+    return tuple(sorted(names))
 
 
-def _told(value: object) -> bool:
+def _is_informative(value: object) -> bool:
     words = str(value).replace("^", " ").lower().split()
-    return bool(words) and not BLANK.issuperset(words)
+    return bool(words) and not PLACEHOLDERS.issuperset(words)

@@ -155,8 +155,8 @@ def _set_patients(drafted: Draft, hints: NameHints) -> None:
         images = f"{len(unknown):,} images (such as {unknown[0]})" if patients else "all images"
         drafted.decide.append(
             f"the patients of {images} are unknown; each image is drafted as a patient of its own. If a patient has "
-            "several images, write the same ID into the column patient for all of them. Otherwise the model may be tested on a "
-            "patient it was trained on."
+            "several images, write the same ID into the column patient for all of them. Otherwise the model may be "
+            "tested on a patient it was trained on."
         )
     elif len(set(drafted.patients.values())) == 1 and len(drafted.images) > 1:
         drafted.decide.append("all images seem to be of one patient. Is that correct?")
