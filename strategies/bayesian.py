@@ -23,7 +23,8 @@ from .axes import AxisGraph, Gauge
 from .bayesian_merge import BayesianMerge
 from .cavity import Cavities
 from .contribution import Contribution, matching_weights, read_contribution
-from .merge_metrics import MergeMetrics, moved_share
+from .matching import moved_share
+from .merge_metrics import MergeMetrics
 from .merging import MEAN, VARIANCE, Merged
 from .screening import Update
 from .settings import PrecisionKind, Start, check_settings

@@ -60,8 +60,3 @@ class MergeMetrics:
             total = sum(part.values()) or 1.0
             metrics |= {f"merge.share.{name or 'model'}.{site}": share / total for site, share in part.items()}
         return metrics | {f"merge.width.{label}": float(size) for label, size in self.widths.items()}
-
-
-def moved_share(order: np.ndarray) -> float:
-    """Return the share of units that an order moves."""
-    return float((order != np.arange(len(order))).mean())

@@ -16,8 +16,7 @@ from .axes import AxisGraph, Slot, Tensors
 from .bayesian import BayesianMatching
 from .bayesian_merge import BayesianMerge
 from .contribution import Contribution
-from .matching import match
-from .merge_metrics import moved_share
+from .matching import match, moved_share
 from .merging import MEAN, VARIANCE
 from .precision import Precision
 from .rebasin import match_many, moving_permutations
