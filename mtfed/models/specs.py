@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..errors import MtfedError
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -69,10 +71,10 @@ def register_model(name: str, spec: ModelSpec) -> None:
     """Add a model under a name that a config can then use.
 
     Raises:
-        ValueError: if the name is taken.
+        MtfedError: if the name is taken.
     """
     if name in MODEL_SPECS:
-        raise ValueError(
+        raise MtfedError(
             f"Expected a new name for a model of {spec.scheme}, got {name!r}, which is {MODEL_SPECS[name].scheme}; "
             "choose another name."
         )

@@ -47,7 +47,7 @@ class HalfStep(TaskFedAvg):
 
     def finish_merge(self) -> dict[str, np.ndarray]:
         merged = super().finish_merge()
-        before = {key: self._arrays[key].numpy() for key in merged}
+        before = {key: self.phase.arrays[key].numpy() for key in merged}
         return {k: ((v + before[k]) / 2).astype(v.dtype) if v.dtype.kind == "f" else v for k, v in merged.items()}
 
 
