@@ -1,11 +1,12 @@
-"""The merge: the sites' Gaussian posteriors of every weight, multiplied as they arrive.
+"""The merge: the sites' Gaussian posteriors of every weight are multiplied as they arrive.
 
-Site j says N(theta_j, 1 / P_j), weight by weight. The product, with a prior N(theta_0, 1 / P_0), is the Gaussian of
-precision S = P_0 + sum_j P_j around (P_0 theta_0 + sum_j P_j theta_j) / S: Fisher merging (Matena and Raffel, NeurIPS
-2022) with the counts in the precision, and, where P_j is the number of samples and P_0 = 0, FedAvg to the last bit.
+Site j contributes N(theta_j, 1 / P_j) for every weight. The product, with a prior N(theta_0, 1 / P_0), is the Gaussian
+of precision S = P_0 + sum_j P_j around (P_0 theta_0 + sum_j P_j theta_j) / S. This is Fisher merging (Matena and
+Raffel, NeurIPS 2022) with the counts in the precision; if P_j is the number of samples and P_0 = 0, it is FedAvg to
+the last bit.
 
-A site that lacks a part, or has learned nothing of a weight, has precision 0 there. Integers, as the counters of
-BatchNorm, merge by their maximum; its variances as those of the pooled images, by moments.
+A site that lacks a part, or has learned nothing about a weight, has precision 0 there. Integers, such as the counters
+of BatchNorm, are merged by their maximum; BatchNorm's variances become those of the pooled images, by moments.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from .precision import Precision, floored, mean_of
 from .wire import TensorEntry
 
-CHUNK = 1 << 16  # numbers worked on at a time, so that they stay in the processor's cache
+CHUNK = 1 << 16  # numbers per step, so that they stay in the processor's cache
 MEAN, VARIANCE = "running_mean", "running_var"
 
 
@@ -43,7 +44,9 @@ def add_product(
     for start in range(0, values.size, CHUNK):
         own = known[start : start + CHUNK]
         total[start : start + CHUNK] += own
-        if values.dtype == own.dtype:  # the copy is ours; sums are in double precision, their terms as they came
+        if (
+            values.dtype == own.dtype
+        ):  # in place, on a copy; terms keep their type, only the sums are in double precision
             own *= values[start : start + CHUNK]
         else:
             own = own * values[start : start + CHUNK]
@@ -53,19 +56,19 @@ def add_product(
 
 @dataclass
 class _Accumulator:
-    """What has been added up of one array: from sites that count samples, and from sites that know their precision."""
+    """The sums of one array: over sites that count by their samples, and over sites that sent their precision."""
 
-    counted: np.ndarray | None = None
-    weight: float | np.ndarray = 0.0  # behind ``counted``; in the end one number a value, if anybody told its precision
-    weighted: np.ndarray | None = None
+    counted: np.ndarray | None = None  # sum of values times samples
+    weight: float | np.ndarray = 0.0  # of ``counted``; finally one number for each value, if a site sent its precision
+    weighted: np.ndarray | None = None  # sum of values times precision
     precision: np.ndarray | None = None
-    samples: float = 0.0  # behind ``precision``
-    largest: np.ndarray | None = None  # integers
+    samples: float = 0.0  # of the sites in ``precision``
+    maximum: np.ndarray | None = None  # of integers
 
 
 @dataclass(frozen=True)
 class Merged:
-    """The product: arrays by key, and their precision, one number where all sites only counted."""
+    """The product: arrays by key, and their precision, a single number if all sites counted by their samples."""
 
     arrays: dict[str, np.ndarray]
     precision: dict[str, np.ndarray]
@@ -74,11 +77,11 @@ class Merged:
 
 @dataclass
 class Product:
-    """A product of posteriors in the making.
+    """A product of posteriors, multiplied site by site.
 
     Args:
-        tensors: the tensors that each array of the global record holds, by key (:func:`.wire.tensors_in`).
-        floor: least precision of a weight, as a share of its row's mean, :func:`.precision.floored`.
+        tensors: the tensors in each array of the global record, by key (:func:`.wire.tensors_in`).
+        floor: minimum precision of a weight, as a share of its row's mean, see :func:`.precision.floored`.
     """
 
     tensors: Mapping[str, Sequence[TensorEntry]]
@@ -97,109 +100,114 @@ class Product:
 
         Args:
             values: the site's tensors by name.
-            weights: by key of the arrays that the site holds: its samples, or another measure of how much it counts.
-                That is its precision throughout, if it tells none; at 0 it has no say.
-            precision: by name, of every value of a tensor; of an array all tensors have one, or none.
+            weights: by key of the arrays that the site sent: its samples, or another measure of how much it counts.
+                If the site sent no precision, this is its precision everywhere; at 0 the array is ignored.
+            precision: by name of a tensor, one for each of its values; for the tensors of an array, all or none.
         """
-        told = {}
+        added = {}
         self.mean_precision = {}
         for key, weight in weights.items():
-            if weight <= 0 or not self._beside(key) <= values.keys():  # nothing is a variance without its mean
+            if weight <= 0 or not self._required_means(key) <= values.keys():  # a variance needs its mean
                 continue
             sums = self._sums.setdefault(key, _Accumulator())
-            size = sum(prod(tensor.shape) for tensor in self.tensors[key])
             known = precision is not None and self.tensors[key][0].name in precision
-            added = 0.0
+            added[key] = 0.0
             for tensor in self.tensors[key]:
                 own = values[tensor.name]
                 if own.dtype.kind != "f":
-                    if sums.largest is None:
-                        sums.largest = np.full(size, _least(own.dtype), own.dtype)
-                    there = sums.largest[tensor.place]
-                    np.maximum(there, own.reshape(-1), out=there)
+                    self._add_integers(key, tensor, own)
                     continue
-                if tensor.name.endswith((MEAN, VARIANCE)):  # a small difference of large moments
+                if tensor.name.endswith((MEAN, VARIANCE)):  # variances are small differences of large moments
                     own = own.astype(np.float64)
-                if mean := self._mean_beside(tensor):  # the second moment around 0 averages as a mean does
+                if mean := self._running_mean_of(tensor):  # the second moment around 0 is averaged like a mean
                     own = own + np.square(values[mean.name], dtype=np.float64)
                 if known and precision is not None:
                     if sums.weighted is None or sums.precision is None:
                         sums.weighted, sums.precision = self._zeros("weighted", key), self._precision_zeros(key)
-                    place, said = tensor.place, precision[tensor.name]
-                    sure = add_product(sums.weighted[place], sums.precision[place], own, said, self.floor)
-                    self.mean_precision[tensor.name] = sure / max(own.size, 1)
-                    added += sure
+                    place = tensor.place
+                    total = add_product(
+                        sums.weighted[place], sums.precision[place], own, precision[tensor.name], self.floor
+                    )
+                    self.mean_precision[tensor.name] = total / max(own.size, 1)
+                    added[key] += total
                 else:
                     if sums.counted is None:
                         sums.counted = self._zeros("counted", key)
                     add_scaled(sums.counted[tensor.place], own, weight)
-                    added += weight * own.size
+                    added[key] += weight * own.size
             sums.samples += weight if known else 0.0
             sums.weight += 0.0 if known else weight
-            told[key] = added
-        return told
+        return added
 
     def finish(self, previous: Mapping[str, np.ndarray], prior: Mapping[str, np.ndarray] | None = None) -> Merged:
-        """Return the product, and release what was added up.
+        """Return the product, and release the sums.
 
         Args:
-            previous: the last global arrays by key. A weight of which nobody knows anything stays as it is there.
-            prior: how sure they are, by key, if they are to count: one number an array, or one a value.
+            previous: the last global arrays by key. A weight whose precision is 0 at all sites keeps its value there.
+            prior: the precision of ``previous`` by key, if it counts: one number for an array, or one for each value.
         """
         arrays: dict[str, np.ndarray] = {}
         precisions: dict[str, np.ndarray] = {}
-        usual: dict[str, float] = {}
+        sample_precision: dict[str, float] = {}
         for key, sums in self._sums.items():
             if sums.precision is not None:
-                usual[key] = mean_of(sums.precision) / sums.samples
+                sample_precision[key] = mean_of(sums.precision) / sums.samples
                 self._join(key, sums)
             if sums.counted is not None and prior is not None and key in prior:
-                surely = prior[key].reshape(-1) if prior[key].ndim else prior[key]
-                sums.counted += np.multiply(surely, self._moments(key, previous), dtype=np.float64)
-                sums.weight += surely
+                prior_precision = prior[key].reshape(-1) if prior[key].ndim else prior[key]
+                sums.counted += np.multiply(prior_precision, self._moments(key, previous), dtype=np.float64)
+                sums.weight += prior_precision
         self._centre(previous)
         self._blocks.clear()
         for key in list(self._sums):
             sums, last = self._sums.pop(key), previous[key]
-            if sums.largest is not None:
-                arrays[key] = sums.largest.reshape(last.shape)
+            if sums.maximum is not None:
+                arrays[key] = sums.maximum.reshape(last.shape)
             elif sums.counted is not None:
                 arrays[key] = quotient(sums.counted, sums.weight, last)
-                kept = np.asarray(sums.weight, np.float32)
-                precisions[key] = kept.reshape(last.shape if kept.ndim else ())
-        return Merged(arrays, precisions, usual)
+                precision = np.asarray(sums.weight, np.float32)
+                precisions[key] = precision.reshape(last.shape if precision.ndim else ())
+        return Merged(arrays, precisions, sample_precision)
+
+    def _add_integers(self, key: str, tensor: TensorEntry, values: np.ndarray) -> None:
+        sums = self._sums[key]
+        if sums.maximum is None:
+            size = sum(prod(entry.shape) for entry in self.tensors[key])
+            sums.maximum = np.full(size, _min_value(values.dtype), values.dtype)
+        maximum = sums.maximum[tensor.place]
+        np.maximum(maximum, values.reshape(-1), out=maximum)
 
     def _centre(self, previous: Mapping[str, np.ndarray]) -> None:
-        """Turn sums of second moments around 0 into those of variances."""
+        """Convert sums of second moments around 0 to sums of variances."""
         for key, tensor, mean_key, mean in self._variances:
-            sums, beside = self._sums.get(key), self._sums.get(mean_key)
-            if sums is None or beside is None or sums.counted is None or beside.counted is None:
+            sums, mean_sums = self._sums.get(key), self._sums.get(mean_key)
+            if sums is None or mean_sums is None or sums.counted is None or mean_sums.counted is None:
                 continue
             last = previous[mean_key].reshape(-1)[mean.place].astype(np.float64)
-            around = quotient(beside.counted[mean.place], _at(beside.weight, mean), last)
+            centre = quotient(mean_sums.counted[mean.place], _at(mean_sums.weight, mean), last)
             moments, weight = sums.counted[tensor.place], _at(sums.weight, tensor)
-            np.maximum(moments - weight * np.square(around), 0, out=moments)
+            np.maximum(moments - weight * np.square(centre), 0, out=moments)
 
     def _join(self, key: str, sums: _Accumulator) -> None:
-        """Put the sums of both kinds of sites together.
+        """Add the sums of both kinds of sites.
 
-        A site that only counts is taken to know as much a sample as the others do, on average over a tensor; where
-        they know nothing of a tensor, over the array.
+        A sample of a site without precision counts as much as a sample of the other sites, on average over a tensor,
+        or over the array if their precision of the tensor is 0.
         """
         assert sums.weighted is not None and sums.precision is not None
         if sums.counted is not None:
             overall = mean_of(sums.precision) or sums.samples
             for tensor in self.tensors[key]:
                 weighted, precision = sums.weighted[tensor.place], sums.precision[tensor.place]
-                usual = (mean_of(precision) or overall) / sums.samples
-                add_scaled(weighted, sums.counted[tensor.place], usual)
-                precision += usual * sums.weight
+                per_sample = (mean_of(precision) or overall) / sums.samples
+                add_scaled(weighted, sums.counted[tensor.place], per_sample)
+                precision += per_sample * sums.weight
         sums.counted, sums.weight = sums.weighted, sums.precision
 
     def _zeros(self, kind: str, key: str, dtype: type[np.floating] = np.float64) -> np.ndarray:
-        """Return an array's place in one block of zeros for all.
+        """Return the part of an array in one block of zeros for all arrays.
 
-        Of a large block a system makes large pages. In small ones their first touch took a fifth of a merge's time.
+        The system gives a large block large pages; with small blocks, their first touch took a fifth of a merge's time.
         """
         if kind not in self._blocks:
             size = sum(place.stop - place.start for place in self._places.values())
@@ -207,9 +215,9 @@ class Product:
         return self._blocks[kind][self._places[key]]
 
     def _precision_zeros(self, key: str) -> np.ndarray:
-        """Return zeros for an array's precision: in single precision, in which it is kept, unless variances need more.
+        """Return zeros for an array's precision, in single precision unless the array contains variances.
 
-        A share of 1e-7 is lost on a mean; a variance, the small difference of large moments, would lose more.
+        A mean loses a share of 1e-7 by that; a variance, the small difference of large moments, would lose more.
         """
         if any(tensor.name.endswith((MEAN, VARIANCE)) for tensor in self.tensors[key]):
             return self._zeros("precision beside statistics", key)
@@ -221,50 +229,51 @@ class Product:
         return {key: slice(*ends[i : i + 2]) for i, key in enumerate(self.tensors)}
 
     def _moments(self, key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return an array raveled, with second moments in the places of variances."""
-        values, among = arrays[key].reshape(-1), [held for held in self._variances if held[0] == key]
-        if among:
+        """Return a flattened array with second moments around 0 in place of variances."""
+        values, variances = arrays[key].reshape(-1), [entry for entry in self._variances if entry[0] == key]
+        if variances:
             values = values.astype(np.float64)
-            for _, tensor, mean_key, mean in among:
+            for _, tensor, mean_key, mean in variances:
                 values[tensor.place] += np.square(arrays[mean_key].reshape(-1)[mean.place], dtype=np.float64)
         return values
 
     @cached_property
     def _variances(self) -> list[tuple[str, TensorEntry, str, TensorEntry]]:
-        """Return every running variance with the running mean beside it, and their keys."""
+        """Return every running variance and its running mean, each after the key of its array."""
         return [
-            (key, tensor, *self._homes[mean.name])
-            for key, tensor in self._homes.values() if (mean := self._mean_beside(tensor))
+            (key, tensor, *self._by_name[mean.name])
+            for key, tensor in self._by_name.values() if (mean := self._running_mean_of(tensor))
         ]  # fmt: skip
 
-    def _beside(self, key: str) -> set[str]:
-        """Return the running means that go with an array's variances."""
-        return {mean.name for tensor in self.tensors[key] if (mean := self._mean_beside(tensor))}
+    def _required_means(self, key: str) -> set[str]:
+        """Return the names of the running means that belong to an array's variances."""
+        return {mean.name for tensor in self.tensors[key] if (mean := self._running_mean_of(tensor))}
 
-    def _mean_beside(self, tensor: TensorEntry) -> TensorEntry | None:
+    def _running_mean_of(self, tensor: TensorEntry) -> TensorEntry | None:
+        """Return the running mean that belongs to a running variance, or ``None``."""
         if not tensor.name.endswith(VARIANCE):
             return None
-        home = self._homes.get(tensor.name.removesuffix(VARIANCE) + MEAN)
-        return home[1] if home and home[1].shape == tensor.shape else None
+        entry = self._by_name.get(tensor.name.removesuffix(VARIANCE) + MEAN)
+        return entry[1] if entry and entry[1].shape == tensor.shape else None
 
     @cached_property
-    def _homes(self) -> dict[str, tuple[str, TensorEntry]]:
+    def _by_name(self) -> dict[str, tuple[str, TensorEntry]]:
         return {tensor.name: (key, tensor) for key, tensors in self.tensors.items() for tensor in tensors}
 
 
-def _least(dtype: np.dtype) -> int:
+def _min_value(dtype: np.dtype) -> int:
     return int(np.iinfo(dtype).min) if dtype.kind in "iu" else 0
 
 
 def quotient(weighted: np.ndarray, weight: float | np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Return ``weighted / weight`` in the type and shape of the last values, which stay where the weight is 0."""
+    """Return ``weighted / weight`` with the type and shape of the last values, which stay where the weight is 0."""
     flat, before = np.empty(last.size, last.dtype), last.reshape(-1)
     for start in range(0, flat.size, CHUNK):
         where = slice(start, start + CHUNK)
-        below = weight[where] if isinstance(weight, np.ndarray) and weight.ndim else weight
+        divisor = weight[where] if isinstance(weight, np.ndarray) and weight.ndim else weight
         with np.errstate(divide="ignore", invalid="ignore"):
-            flat[where] = weighted[where] / below
-        np.copyto(flat[where], before[where], where=np.equal(below, 0))
+            flat[where] = weighted[where] / divisor
+        np.copyto(flat[where], before[where], where=np.equal(divisor, 0))
     return flat.reshape(last.shape)
 
 

@@ -1,11 +1,11 @@
-"""How sure a site is of each weight: the diagonal of its Gaussian posterior, as it travels and as it is read.
+"""The precision of a site's weights: the diagonal of its Gaussian posterior, as it is sent and read.
 
-A reply may hold a record ``precision`` beside ``arrays``: under the same keys, the precision of every value, that is
-the curvature of the site's whole loss (samples times the mean diagonal Fisher information of one). Any float array
-will do. Two bytes, or one, are enough: what precision decides is a weighted mean, and its own sampling noise is far
-above a rounding of 9 %. :func:`encode` therefore keeps the logarithm, in quarters of an octave below the largest value
-of its array, in one byte: a quarter more upload than the weights alone. The largest value travels under
-``KEY/largest``.
+A reply may contain a record ``precision`` beside ``arrays``: under the same keys, the precision of every value, which
+is the curvature of the site's whole loss (samples times the mean diagonal Fisher information of a sample). Any float
+array will do, but two bytes or one are enough: precision only decides a weighted mean, and its own sampling noise is
+far above a rounding error of 9 %. :func:`encode` therefore stores the logarithm, in quarters of an octave below the
+largest value of its array, in one byte, which adds only a quarter to the upload of the weights. The largest value is
+sent under ``KEY/largest``.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from flwr.app import ArrayRecord
 from .wire import FlatArray, values_of
 
 LARGEST = "/largest"
-MOST = 1e20  # far beyond any curvature; times a weight it stays within single precision
+MAX_PRECISION = 1e20  # far beyond any curvature; its product with a weight does not overflow single precision
 CHUNK = 1 << 16
-STEPS = 4.0  # an octave; 255 codes span 63 octaves, and 0 means no precision at all
+STEPS = 4.0  # codes for each octave; 255 codes span 63 octaves, and 0 means precision 0
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Precisions of one array: floats as they came, or codes and the largest value."""
+    """The precision of one array: floats as they were sent, or codes and the largest value."""
 
     values: np.ndarray
     largest: float | None = None
 
     def decode(self) -> np.ndarray:
-        """Return the precisions raveled, in single precision or better."""
+        """Return the flattened precision, at least in single precision."""
         values = self.values.reshape(-1)
         if self.largest is None:
             return values if values.itemsize > 2 else values.astype(np.float32)
         decoded = np.empty(values.size, np.float32)
         even = values.size // 2 * 2
-        codes, found = np.ascontiguousarray(values[:even]).view(np.uint16), decoded[:even].view(np.complex64)
-        for start in range(0, len(codes), CHUNK // 2):  # of indices NumPy makes eight bytes each
+        codes, pairs = np.ascontiguousarray(values[:even]).view(np.uint16), decoded[:even].view(np.complex64)
+        for start in range(0, len(codes), CHUNK // 2):  # NumPy makes eight bytes of each index
             where = slice(start, start + CHUNK // 2)
-            np.take(_pairs(), codes[where], out=found[where], mode="clip")  # the mode that needs no copy; no code clips
-            found[where].view(np.float32)[:] *= np.float32(self.largest)
+            np.take(_pairs(), codes[where], out=pairs[where], mode="clip")  # avoids a copy; all codes are in range
+            pairs[where].view(np.float32)[:] *= np.float32(self.largest)
         decoded[even:] = _TABLE[values[even:]] * np.float32(self.largest)
         return decoded
 
@@ -53,19 +53,19 @@ class Precision:
         return mean_of(self.decode())
 
     def at(self, place: slice | EllipsisType, shape: tuple[int, ...]) -> Precision:
-        """Return the precisions of a tensor that lies in this array."""
+        """Return the precision of a tensor that is a part of this array."""
         return Precision(self.values.reshape(-1)[place].reshape(shape), self.largest)
 
 
 def floored(precision: Precision, floor: float) -> tuple[np.ndarray, float]:
-    """Return P = F + floor * (mean of F over the row) + floor^2 * (mean over the tensor), raveled, and its mean.
+    """Return P = F + floor * (mean of F over the row) + floor^2 * (mean over the tensor), flattened, and its mean.
 
-    A row is an output. Of a curvature that is estimated from few samples the small values are the least known, and a
-    weight that looks free would be left to whoever saw it least; an absolute floor would swamp all of them near
-    convergence. Rows go first, as a site knows little of the output of a class that it has never seen, however well it
-    knows the others. (Measured on digits, one-shot from models trained apart, 100 seeds: .8998 at 0.2, against .8913
-    with the tensor's mean alone.) A vector is one row. Axis 0 is taken for the outputs; of a transposed convolution it
-    is the inputs.
+    A row is an output. If a curvature is estimated from few samples, its small values are the least reliable, and a
+    weight that seems to be free would be decided by the site that saw least of it. An absolute floor would dominate
+    all values near convergence. The floor is relative to the row first, because a site learns little about the output
+    of a class that it has never seen, however well it knows the others. (Measured on digits, one-shot from models
+    trained apart, 100 seeds: .8998 at 0.2, against .8913 with the tensor's mean alone.) A vector is one row. Axis 0 is
+    assumed to be the outputs; in a transposed convolution it is the inputs.
     """
     known, shape = precision.decode(), precision.values.shape
     if not known.size:
@@ -73,23 +73,23 @@ def floored(precision: Precision, floor: float) -> tuple[np.ndarray, float]:
     rows = known.reshape(shape[0] if len(shape) > 1 else 1, -1)
     means = rows.mean(axis=1, keepdims=True)
     mean = float(means.mean(dtype=np.float64))
-    least = (floor * (means + floor * mean)).astype(known.dtype)
-    own = None if precision.largest is None else rows  # decoded codes are nobody else's
-    return np.add(rows, least, out=own).reshape(-1), inflation(floor) * mean
+    offset = (floor * (means + floor * mean)).astype(known.dtype)
+    out = None if precision.largest is None else rows  # decoded codes are a copy, which may be overwritten
+    return np.add(rows, offset, out=out).reshape(-1), inflation(floor) * mean
 
 
 def inflation(floor: float) -> float:
-    """Return by what factor :func:`floored` raises a tensor's mean precision."""
+    """Return the factor by which :func:`floored` raises a tensor's mean precision."""
     return 1 + floor + floor**2
 
 
 def mean_of(values: np.ndarray) -> float:
-    """Return the mean of a flat array; each chunk's sum is in the array's own type, pair by pair."""
+    """Return the mean of a flat array; the pairwise sum of each chunk is in the array's own type."""
     return sum(float(values[i : i + CHUNK].sum()) for i in range(0, values.size, CHUNK)) / max(values.size, 1)
 
 
-def _is_sound(values: np.ndarray) -> bool:
-    return not values.size or (float(values.min()) >= 0 and float(values.max()) < MOST)  # NaN fails either
+def _is_valid(values: np.ndarray) -> bool:
+    return not values.size or (float(values.min()) >= 0 and float(values.max()) < MAX_PRECISION)  # NaN fails both
 
 
 def _table() -> np.ndarray:
@@ -102,16 +102,16 @@ _TABLE = _table()
 
 @cache
 def _pairs() -> np.ndarray:
-    """Return the values of every two codes, as the two halves of a complex number: one look-up for two codes."""
+    """Return the values of every pair of codes, as the two halves of a complex number: one look-up for two codes."""
     codes = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
     return _TABLE[codes].view(np.complex64).reshape(-1)
 
 
 def encode(values: np.ndarray) -> Precision:
-    """Round precisions to one byte each; what is 63 octaves below the largest becomes 0."""
+    """Round precisions to one byte each; values more than 63 octaves below the largest become 0."""
     values = np.asarray(values)
-    if not _is_sound(values):
-        raise ValueError(f"Expected precisions from 0 to {MOST:g}, got {values.min()} to {values.max()}.")
+    if not _is_valid(values):
+        raise ValueError(f"Expected precisions from 0 to {MAX_PRECISION:g}, got {values.min()} to {values.max()}.")
     largest = float(values.max(initial=0.0))
     if not largest > 0:
         return Precision(np.zeros(values.shape, np.uint8), 0.0)
@@ -122,7 +122,7 @@ def encode(values: np.ndarray) -> Precision:
 
 
 def write_precision(values: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Return the record ``precision`` of a reply: one byte a value, under the keys of its ``arrays``."""
+    """Return the record ``precision`` of a reply: one byte for each value, under the keys of its ``arrays``."""
     record = ArrayRecord()
     for key, array in values.items():
         coded = encode(array)
@@ -132,15 +132,16 @@ def write_precision(values: Mapping[str, np.ndarray]) -> ArrayRecord:
 
 
 def read_precision(record: ArrayRecord, arrays: Mapping[str, np.ndarray]) -> dict[str, Precision]:
-    """Read and check what a site says of its arrays' precision; raise ``ValueError`` to refuse the update.
+    """Read and check the precision that a site sent with its arrays; arrays without it count by their samples.
 
-    Keys may be missing: those arrays then count by their samples.
+    Raises:
+        ValueError: with the reason, if the update has to be refused.
     """
-    found = {}
+    precision = {}
     for key, array in record.items():
         name = key.removesuffix(LARGEST)
         if name not in arrays:
-            raise ValueError(f"it gives the precision of {name!r}, which it did not send")
+            raise ValueError(f"it contains the precision of {name!r}, but no such array")
         if key != name:
             continue
         values = values_of(key, array)
@@ -150,15 +151,13 @@ def read_precision(record: ArrayRecord, arrays: Mapping[str, np.ndarray]) -> dic
             )
         if values.dtype == np.uint8:
             largest = values_of(key + LARGEST, record[key + LARGEST]) if key + LARGEST in record else np.array(np.nan)
-            if largest.size != 1 or largest.dtype.kind != "f" or not _is_sound(largest):
-                raise ValueError(
-                    f"the precision of {key!r} came as codes without their scale {key + LARGEST!r}, or bad"
-                )
-            found[key] = Precision(values, float(largest.reshape(())))
+            if largest.size != 1 or largest.dtype.kind != "f" or not _is_valid(largest):
+                raise ValueError(f"the precision of {key!r} consists of codes without a valid scale {key + LARGEST!r}")
+            precision[key] = Precision(values, float(largest.reshape(())))
         elif values.dtype.kind != "f":
             raise ValueError(f"the precision of {key!r} should be floats or one-byte codes, it is {values.dtype}")
-        elif _is_sound(values):
-            found[key] = Precision(values)
+        elif _is_valid(values):
+            precision[key] = Precision(values)
         else:
-            raise ValueError(f"the precision of {key!r} holds values that are negative, too large or not finite")
-    return found
+            raise ValueError(f"the precision of {key!r} contains values that are negative, too large or not finite")
+    return precision

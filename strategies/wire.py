@@ -1,12 +1,13 @@
-"""A model on the wire: one flat array per part and dtype, and a manifest that says what lies where.
+"""A model in a message: one flat array for each part and dtype, and a manifest of the tensors in them.
 
-Flower's deployment engine pays for every array of a message (about 0.25 s a round each), and a vision transformer has
-hundreds of small tensors. A packed record holds ``manifest`` (JSON as bytes: part -> [name, shape, dtype] in order) and
-one vector per part and dtype under ``part:dtype``, for example ``encoder:float32`` or ``decoder.lungs:float32``.
+Flower's deployment engine needs about 0.25 s in each round for every array of a message, and a vision transformer has
+hundreds of small tensors. A packed record therefore contains ``manifest`` (JSON as bytes: part -> [name, shape, dtype]
+in order) and one vector for each part and dtype under ``part:dtype``, for example ``encoder:float32`` or
+``decoder.lungs:float32``.
 
-A part ``decoder.TASK`` or ``cross.TASK`` belongs to a task: only sites that hold the task return it, and in its merge
-they count by their samples of the task. A decoder is sent to those sites alone; ``cross.TASK``, on which features of
-other tasks depend, to every site. Any other part is shared by all.
+A part ``decoder.TASK`` or ``cross.TASK`` belongs to a task: only sites that have the task return it, and in its merge
+they count by their samples of the task. A decoder is sent only to these sites; ``cross.TASK``, on which the features
+of other tasks depend, is sent to every site. All other parts are shared by all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 MANIFEST = "manifest"
-DECODER, CROSS = "decoder", "cross"  # kinds of parts of which each task has its own, named KIND.TASK
+DECODER, CROSS = "decoder", "cross"  # kinds of parts that each task has one of, named KIND.TASK
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 Tensors = dict[str, np.ndarray]
 Layout = dict[str, list[tuple[str, tuple[int, ...], str, int]]]  # part -> (tensor name, shape, dtype, offset)
@@ -32,11 +33,11 @@ Layout = dict[str, list[tuple[str, tuple[int, ...], str, int]]]  # part -> (tens
 class FlatArray(Array):
     """A Flower array over memory that already exists; it is serialised only if an engine asks for bytes.
 
-    The array is read-only: engines that share memory hand the same bytes to many sites.
+    The array is read-only, because engines that share memory give the same bytes to many sites.
     """
 
     def __init__(self, values: np.ndarray) -> None:
-        values = np.asarray(values, order="C")  # ascontiguousarray would give a scalar an axis
+        values = np.asarray(values, order="C")  # ascontiguousarray would add an axis to a scalar
         values = values.view()
         values.flags.writeable = False
         self.__dict__["_values"] = values
@@ -44,21 +45,21 @@ class FlatArray(Array):
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
-        """Return the array in NumPy's ``.npy`` format, as Flower's own arrays hold it."""
+        """Return the array in NumPy's ``.npy`` format, as in Flower's own arrays."""
         buffer = BytesIO()
         np.save(buffer, self.__dict__["_values"], allow_pickle=False)
         return buffer.getvalue()
 
     def numpy(self) -> np.ndarray:
-        """Return the values themselves, read-only, without a copy."""
+        """Return the read-only values without a copy."""
         return self.__dict__["_values"]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Chunks and ids that an engine cached would be sent twice.
+        # Without this, chunks and ids that an engine cached would be sent as well.
         return _flat_array, (self.__dict__["_values"],)
 
 
-# Flower writes a class's qualified name ahead of its bytes, and knows the receiver's class by it.
+# Flower writes a class's qualified name before its bytes, and the receiver finds the class by this name.
 FlatArray.__qualname__ = Array.__qualname__
 
 
@@ -82,13 +83,13 @@ def pack(parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:
 
 
 def is_packed(record: ArrayRecord) -> bool:
-    """Say whether a record came from :func:`pack`; a plain ``ArrayRecord(state_dict)`` did not."""
+    """Return whether a record was made by :func:`pack`; a plain ``ArrayRecord(state_dict)`` was not."""
     return MANIFEST in record
 
 
 @lru_cache(maxsize=64)
 def _layout(manifest: bytes) -> Layout:
-    """Return where each part's tensors lie in their flat arrays."""
+    """Return the places of each part's tensors in their flat arrays."""
     layout: Layout = {}
     for part, tensors in json.loads(manifest).items():
         offsets: dict[str, int] = {}
@@ -101,7 +102,7 @@ def _layout(manifest: bytes) -> Layout:
 
 
 def unpack(record: ArrayRecord) -> dict[str, Tensors]:
-    """Return the parts that a packed record holds, as read-only views into its flat arrays."""
+    """Return the parts of a packed record, as read-only views into its flat arrays."""
     layout = _layout(record[MANIFEST].numpy().tobytes())
     flat = {key: array.numpy() for key, array in record.items()}
     parts: dict[str, Tensors] = {}
@@ -115,7 +116,7 @@ def unpack(record: ArrayRecord) -> dict[str, Tensors]:
 
 
 class TensorEntry(NamedTuple):
-    """A tensor of a model, and its place in the array that holds it."""
+    """A tensor of a model, and its place in the array that contains it."""
 
     name: str
     shape: tuple[int, ...]
@@ -126,21 +127,21 @@ def tensors_in(arrays: ArrayRecord) -> dict[str, list[TensorEntry]]:
     """Return the tensors of every array by its key: those of a packed array, or the array itself."""
     if not is_packed(arrays):
         return {key: [TensorEntry(key, tuple(array.shape), ...)] for key, array in arrays.items()}
-    found: dict[str, list[TensorEntry]] = {key: [] for key in arrays if key != MANIFEST}
+    entries: dict[str, list[TensorEntry]] = {key: [] for key in arrays if key != MANIFEST}
     for part, tensors in _layout(arrays[MANIFEST].numpy().tobytes()).items():
         for name, shape, dtype, offset in tensors:
-            if (key := f"{part}:{dtype}") in found:
-                found[key].append(TensorEntry(name, shape, slice(offset, offset + prod(shape))))
-    return found
+            if (key := f"{part}:{dtype}") in entries:
+                entries[key].append(TensorEntry(name, shape, slice(offset, offset + prod(shape))))
+    return entries
 
 
 def part_of(key: str) -> str:
-    """Return the part that a key of a packed record belongs to."""
+    """Return the part to which a key of a packed record belongs."""
     return key.rpartition(":")[0]
 
 
 def task_of(part: str) -> str:
-    """Return the task that a part belongs to, ``""`` if all tasks share it.
+    """Return the task to which a part belongs, or ``""`` if all tasks share it.
 
     >>> [task_of(part) for part in ("encoder", "decoder.lungs", "cross.lungs", "stem.0")]
     ['', 'lungs', 'lungs', '']
@@ -165,17 +166,17 @@ def is_decoder(part: str) -> bool:
 
 
 def select(record: ArrayRecord, parts: Iterable[str]) -> ArrayRecord:
-    """Return the record restricted to some parts; arrays are shared, and the manifest stays whole."""
+    """Return the record with only some parts; arrays are not copied, and the manifest stays complete."""
     wanted = set(parts)
-    chosen = ArrayRecord()
+    selected = ArrayRecord()
     for key, array in record.items():
         if key == MANIFEST or part_of(key) in wanted:
-            chosen[key] = array
-    return chosen
+            selected[key] = array
+    return selected
 
 
 def repack(record: ArrayRecord, parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:
-    """Return a record laid out as the given one, with the values of ``parts``."""
+    """Return a record with the layout of the given one, and the values of ``parts``."""
     layout = _layout(record[MANIFEST].numpy().tobytes())
     packed = ArrayRecord()
     packed[MANIFEST] = record[MANIFEST]
@@ -189,13 +190,13 @@ def repack(record: ArrayRecord, parts: Mapping[str, Mapping[str, np.ndarray]]) -
 
 
 def values_of(key: str, array: Array) -> np.ndarray:
-    """Return an array's values; raise ``ValueError`` where a site sent bytes that are none."""
+    """Return an array's values; raise ``ValueError`` if a site sent bytes that are not an array."""
     try:
         values = array.numpy()
         if not isinstance(values, np.ndarray):
-            raise TypeError(f"expected one array, got {type(values).__name__}")  # NumPy reads archives too
+            raise TypeError(f"expected one array, got {type(values).__name__}")  # NumPy also reads archives
         return values
-    except Exception as error:  # NumPy's reader raises whatever its formats raise
+    except Exception as error:  # NumPy's reader raises whatever the readers of its formats raise
         raise ValueError(f"{key!r} cannot be read as an array: {type(error).__name__}: {error}") from None
 
 
@@ -207,15 +208,15 @@ def json_record(content: Any) -> ArrayRecord:
 
 
 def read_json_record(record: ArrayRecord) -> Any:
-    """Return what :func:`json_record` was given."""
+    """Return the content that :func:`json_record` stored."""
     return json.loads(record["json"].numpy().tobytes())
 
 
 def record_in(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
-    """Return a message's record if it is there and of its kind.
+    """Return a message's record of a name, or ``None`` if it is missing or of another kind.
 
-    Not by ``content.array_records``: each look at that makes a reference cycle, which keeps the arrays of every reply
-    until the garbage collector comes by.
+    This does not use ``content.array_records``, which creates a reference cycle on each access; that keeps the arrays
+    of every reply in memory until the next garbage collection.
     """
-    found = content.get(name)
-    return found if isinstance(found, kind) else None
+    record = content.get(name)
+    return record if isinstance(record, kind) else None

@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from helpers.rounds import SITES, one_round, same, update
 from mtfed.strategies import BayesianMatching, wire
-from mtfed.strategies.precision import LARGEST, MOST, Precision, encode, read_precision, write_precision
+from mtfed.strategies.precision import LARGEST, MAX_PRECISION, Precision, encode, read_precision, write_precision
 
 RNG = np.random.default_rng
 ARRAYS = {"w": np.zeros((2, 3), "f"), "n": np.array(3)}
@@ -103,22 +103,22 @@ def floats(value: float) -> dict[str, Any]:
 
 
 BAD = {
-    "negative": (floats(-1e-3), "the precision of 'w' holds values that are negative, too large or not finite"),
-    "nan": (floats(np.nan), "the precision of 'w' holds values that are negative, too large or not finite"),
-    "inf": (floats(np.inf), "the precision of 'w' holds values that are negative, too large or not finite"),
-    "huge": (floats(MOST), "the precision of 'w' holds values that are negative, too large or not finite"),
+    "negative": (floats(-1e-3), "the precision of 'w' contains values that are negative, too large or not finite"),
+    "nan": (floats(np.nan), "the precision of 'w' contains values that are negative, too large or not finite"),
+    "inf": (floats(np.inf), "the precision of 'w' contains values that are negative, too large or not finite"),
+    "huge": (floats(MAX_PRECISION), "the precision of 'w' contains values that are negative, too large or not finite"),
     "shape": ({"w": np.ones((3, 2), "f")}, "the precision of 'w' should be of shape [2, 3], it is [3, 2]"),
     "flat": ({"w": np.ones(6, "f")}, "the precision of 'w' should be of shape [2, 3], it is [6]"),
     "code shape": (coded(np.array(1.0, "f"), np.ones(6, np.uint8)), "should be of shape [2, 3], it is [6]"),
-    "unknown": ({"v": np.ones((2, 3), "f")}, "it gives the precision of 'v', which it did not send"),
-    "unknown scale": ({"v/largest": np.array(1.0)}, "it gives the precision of 'v', which it did not send"),
-    "no scale": (coded(None), "the precision of 'w' came as codes without their scale 'w/largest', or bad"),
-    "two scales": (coded(np.ones(2)), "the precision of 'w' came as codes without their scale 'w/largest', or bad"),
-    "negative scale": (coded(np.array(-1.0)), "came as codes without their scale 'w/largest', or bad"),
-    "nan scale": (coded(np.array(np.nan)), "came as codes without their scale 'w/largest', or bad"),
-    "infinite scale": (coded(np.array(np.inf)), "came as codes without their scale 'w/largest', or bad"),
-    "huge scale": (coded(np.array(1e21)), "came as codes without their scale 'w/largest', or bad"),
-    "text for a scale": (coded(np.array("1")), "came as codes without their scale 'w/largest', or bad"),
+    "unknown": ({"v": np.ones((2, 3), "f")}, "it contains the precision of 'v', but no such array"),
+    "unknown scale": ({"v/largest": np.array(1.0)}, "it contains the precision of 'v', but no such array"),
+    "no scale": (coded(None), "the precision of 'w' consists of codes without a valid scale 'w/largest'"),
+    "two scales": (coded(np.ones(2)), "the precision of 'w' consists of codes without a valid scale 'w/largest'"),
+    "negative scale": (coded(np.array(-1.0)), "consists of codes without a valid scale 'w/largest'"),
+    "nan scale": (coded(np.array(np.nan)), "consists of codes without a valid scale 'w/largest'"),
+    "infinite scale": (coded(np.array(np.inf)), "consists of codes without a valid scale 'w/largest'"),
+    "huge scale": (coded(np.array(1e21)), "consists of codes without a valid scale 'w/largest'"),
+    "text for a scale": (coded(np.array("1")), "consists of codes without a valid scale 'w/largest'"),
     "integers": ({"w": np.ones((2, 3), int)}, "the precision of 'w' should be floats or one-byte codes, it is int64"),
     "bools": ({"w": np.ones((2, 3), bool)}, "the precision of 'w' should be floats or one-byte codes, it is bool"),
     "complex": ({"w": np.ones((2, 3), "F")}, "should be floats or one-byte codes, it is complex64"),
