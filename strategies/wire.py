@@ -24,7 +24,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 MANIFEST = "manifest"
-DECODER, CROSS = "decoder", "cross"  # kinds of parts that each task has one of, named KIND.TASK
+DECODER, CROSS = "decoder", "cross"  # prefixes of the parts that each task has for itself
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 Tensors = dict[str, np.ndarray]
 Layout = dict[str, list[tuple[str, tuple[int, ...], str, int]]]  # part -> (tensor name, shape, dtype, offset)
@@ -146,13 +146,13 @@ def task_of(part: str) -> str:
     >>> [task_of(part) for part in ("encoder", "decoder.lungs", "cross.lungs", "stem.0")]
     ['', 'lungs', 'lungs', '']
     """
-    kind, _, task = part.partition(".")
-    return task if kind in (DECODER, CROSS) else ""
+    prefix, _, task = part.partition(".")
+    return task if prefix in (DECODER, CROSS) else ""
 
 
-def task_part(kind: str, task: str) -> str:
-    """Return the name of a task's part of a kind (:data:`DECODER` or :data:`CROSS`)."""
-    return f"{kind}.{task}"
+def task_part(prefix: str, task: str) -> str:
+    """Return the name of a task's part with a prefix (:data:`DECODER` or :data:`CROSS`)."""
+    return f"{prefix}.{task}"
 
 
 def decoder_part(task: str) -> str:
@@ -184,7 +184,7 @@ def repack(record: ArrayRecord, parts: Mapping[str, Mapping[str, np.ndarray]]) -
         if key == MANIFEST:
             continue
         part, _, dtype = key.rpartition(":")
-        flat = [np.ravel(parts[part][name]) for name, _, kind, _ in layout[part] if kind == dtype]
+        flat = [np.ravel(parts[part][name]) for name, _, own_dtype, _ in layout[part] if own_dtype == dtype]
         packed[key] = FlatArray(np.concatenate(flat))
     return packed
 
@@ -212,11 +212,11 @@ def read_json_record(record: ArrayRecord) -> Any:
     return json.loads(record["json"].numpy().tobytes())
 
 
-def record_in(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
-    """Return a message's record of a name, or ``None`` if it is missing or of another kind.
+def record_in(content: RecordDict, name: str, record_type: type[Record]) -> Record | None:
+    """Return a message's record of a name, or ``None`` if it is missing or has another type.
 
     This does not use ``content.array_records``, which creates a reference cycle on each access; that keeps the arrays
     of every reply in memory until the next garbage collection.
     """
     record = content.get(name)
-    return record if isinstance(record, kind) else None
+    return record if isinstance(record, record_type) else None
