@@ -119,13 +119,13 @@ def imported(config: Config, folder: Path) -> dict[str, float]:
 def warm(config: Config, folder: Path) -> dict[str, float]:
     """Return seconds of the processor, and of the clock, from the manifest to the first batch."""
     import torch
-    from mtfed.clients.site import _folder
+    from mtfed.clients.site import site_of_folder
 
     from mtfed.tasks.kind import kind_of
 
     kind_of(config.tasks["finding"])
     clock = [(time.process_time(), time.perf_counter())]
-    site = _folder(folder, "site", config)
+    site = site_of_folder(folder, "site", config)
     clock.append((time.process_time(), time.perf_counter()))
     shard = site.shard("train")
     next(iter(shard.batches(config.batch_size, torch.randperm(len(shard)))))
@@ -163,7 +163,7 @@ def steps(config: Config, folder: Path) -> float:
 def memory(config: Config, folder: Path) -> dict[str, float]:
     """Return the MB that a process comes to hold, not counting the pages of files that it shares with others."""
     import torch
-    from mtfed.clients.site import _folder
+    from mtfed.clients.site import site_of_folder
 
     from mtfed.data.shard import Labels, Shard
     from mtfed.learning.train import train
@@ -174,7 +174,7 @@ def memory(config: Config, folder: Path) -> dict[str, float]:
     shard = Shard(few, {"finding": Labels(torch.arange(20), torch.arange(20) % 2)})
     train(model, shard, ["finding"], config, seed=0, learning_rate=1e-3)
     before = own_megabytes()
-    site = _folder(folder, "site", config)
+    site = site_of_folder(folder, "site", config)
     rows, peak, done = own_megabytes(), [0.0], threading.Event()
 
     def watch() -> None:

@@ -1,20 +1,20 @@
-"""The ClientApp: what runs inside a hospital, in a simulation and on Flower's deployment engine alike.
+"""The ClientApp: what runs at a hospital, in a simulation and on Flower's deployment engine alike.
 
-A message of the server reveals nothing of the site, and of other sites the global weights; in the record ``pull`` what
-their curvatures add up to (:mod:`mtfed.strategies.cavity`); and for balancing that looks back (``dwa``, ``gradnorm``)
-the tasks' mean losses over all sites, of which two sites can work out each other's. In CTAN the weights are also those
-of ``cross.TASK`` of tasks that the site does not hold: where one hospital alone holds a task, they are that hospital's.
-A reply tells:
+A message from the server reveals nothing about the site it is sent to. About other sites it contains the global
+weights; in the record ``pull``, the sum of their curvatures (:mod:`mtfed.strategies.cavity`); and for balancing by
+earlier losses (``dwa``, ``gradnorm``), the tasks' mean losses over all sites, from which each of two sites can compute
+the other's. In CTAN the weights include ``cross.TASK`` of tasks that the site does not have; if only one hospital has
+the task, they are that hospital's. A reply contains:
 
-* ``query.describe``: the site's key, its modality if its node config names one, its tasks, sample counts a task, and
-  class counts if its node config says ``share-class-counts``;
+* ``query.describe``: the site's key, its modality if its node config names one, its tasks, the number of samples of
+  each, and class counts if its node config sets ``share-class-counts``;
 * ``train``: the trained parts of the model, sample counts, summed losses, steps, seconds; if the strategy asks for it,
-  the curvature of the site's loss in every weight, which is a sum over its images of squared gradients;
+  the curvature of the site's loss in every weight, which is a sum of squared gradients over its images;
 * ``evaluate``: the sums of :mod:`mtfed.learning.metrics` over the site's held-out images; sums over a handful of images
   reveal something about each, and a mean error over one image reveals how far the model is from its label;
-* a failure: the kind of the error, and all of it if the node config says ``share-tracebacks``.
+* after a failure: the type of the error, and the whole error if the node config sets ``share-tracebacks``.
 
-Images, masks, labels of single images and patient identifiers stay.
+Images, masks, labels of single images and patient identifiers never leave the site.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from .site import Site, open_site
 
 app = ClientApp()
 log = logging.getLogger("mtfed.clients")
-Answer = Callable[[Message, Context, Config, Site], RecordDict]
+Handler = Callable[[Message, Context, Config, Site], RecordDict]
 
 
 @lru_cache(maxsize=4)
@@ -68,43 +68,43 @@ def _config(run_config: tuple[tuple[str, RunConfigValue], ...]) -> Config:
 
 @lru_cache(maxsize=2)
 def _resident_model(config: Config) -> MultiTaskModel:
-    """Return the process's model; every message overwrites all the parts that it uses."""
+    """Return the model of this process; every message overwrites all parts that it uses."""
     model = build_model(config).to(pick_device(config.device))
     lay_out(model, config)
     return model
 
 
-def allows(context: Context, config: Config | None, what: str) -> bool:
-    """Say whether a site tells more than it must: ``share-class-counts``, ``share-tracebacks``.
+def is_shared(context: Context, config: Config | None, setting: str) -> bool:
+    """Return whether a site shares more than it must, by ``share-class-counts`` or ``share-tracebacks``.
 
-    A real site decides that itself, in its node config. Simulated sites hold the researcher's own data, and go by the
-    run's config.
+    A real site decides this in its node config. Simulated sites have the researcher's own data and use the run's
+    config.
     """
-    asked = config is not None and bool(getattr(config, what.replace("-", "_")))
-    return bool(context.node_config.get(what, "partition-id" in context.node_config and asked))
+    in_config = config is not None and bool(getattr(config, setting.replace("-", "_")))
+    return bool(context.node_config.get(setting, "partition-id" in context.node_config and in_config))
 
 
-def answering(answer: Answer) -> Callable[[Message, Context], Message]:
-    """Turn an answer into a handler that tells a failure instead of raising it.
+def reporting_failures(handler: Handler) -> Callable[[Message, Context], Message]:
+    """Return a function for Flower that replies with a record ``failure`` instead of raising an error.
 
-    The server needs the reason, whatever the engine; what it says may hold file names, so unless the site shares it,
-    it stays in the site's log.
+    The server needs the reason on every engine. Its text may contain file names, so it stays in the site's log unless
+    the site shares it.
     """
 
-    @wraps(answer)
+    @wraps(handler)
     def handle(message: Message, context: Context) -> Message:
         config = None
         try:
             config = _config(tuple(sorted(context.run_config.items())))
             torch.set_num_threads(config.torch_threads)
-            content = answer(message, context, config, open_site(context, config))
+            content = handler(message, context, config, open_site(context, config))
         except Exception as error:
             failure: dict[str, ConfigRecordValues] = {"reason": f"{type(error).__name__}: {error}"}
-            if allows(context, config, "share-tracebacks"):
+            if is_shared(context, config, "share-tracebacks"):
                 failure["traceback"] = traceback.format_exc()
             else:
                 log.exception("Failed to answer %s", message.metadata.message_type)
-                if config is not None:  # an unreadable config is the server's own, and tells nothing of the site
+                if config is not None:  # an invalid config comes from the server, and reveals nothing about the site
                     failure = {"reason": f"{type(error).__name__} (see the site's log)"}
             content = RecordDict({"failure": ConfigRecord(failure)})
         return Message(content, reply_to=message)
@@ -113,9 +113,9 @@ def answering(answer: Answer) -> Callable[[Message, Context], Message]:
 
 
 @app.query("describe")
-@answering
+@reporting_failures
 def describe(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
-    """Tell the server which tasks the site holds, and how many samples."""
+    """Return the site's card: its key, its tasks and its numbers of samples."""
     card: dict[str, ConfigRecordValues] = {"key": site.key, "tasks": site.tasks()}
     if "num-partitions" in context.node_config:
         card["num-partitions"] = int(context.node_config["num-partitions"])
@@ -125,27 +125,27 @@ def describe(message: Message, context: Context, config: Config, site: Site) -> 
     for split, name in (("train", "train"), ("val", "validation")):
         rows = site.data.part(split)
         counts |= {f"{name}.{task}": rows.count(task) for task in site.tasks()}
-    if allows(context, config, "share-class-counts"):
+    if is_shared(context, config, "share-class-counts"):
         train_rows = site.data.part("train").rows
         for task in (config.tasks[name] for name in site.tasks()):
             if (class_of := kind_of(task).class_of) is None:
                 continue
-            found = Counter(class_of(r.labels[task.name], task) for r in train_rows if task.name in r.labels)
-            counts |= {f"class.{task.name}.{name}": found[i] for i, name in enumerate(task.classes)}
+            classes = Counter(class_of(r.labels[task.name], task) for r in train_rows if task.name in r.labels)
+            counts |= {f"class.{task.name}.{name}": classes[i] for i, name in enumerate(task.classes)}
     return RecordDict({"site": ConfigRecord(card), "counts": MetricRecord(counts)})
 
 
 @app.train()
-@answering
+@reporting_failures
 def train_round(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
-    """Train the received parts on the site's shard, and send them back."""
+    """Train the received parts on the site's images, and return them."""
     arrays, model, tasks = _receive(message, config, site)
     settings: Mapping[str, Any] = message.content["config"]
     server_round = int(settings["server-round"])
     if config.start == "apart" and server_round == 1:
         begin_apart(model, site, tasks, config, context)
     pull: dict[str, Any] = dict(record_in(message.content, "pull", ConfigRecord) or {})
-    told = train(
+    result = train(
         model,
         site.shard("train"),
         tasks,
@@ -159,10 +159,10 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     )
     shard = site.shard("train")
     counts = {f"num-examples.{task}": shard.count(task) for task in tasks}
-    losses = {f"loss-sum.{task}": value for task, value in told.loss_sums.items()}
-    seen = {f"seen.{task}": count for task, count in told.seen.items()}
+    losses = {f"loss-sum.{task}": value for task, value in result.loss_sums.items()}
+    seen = {f"seen.{task}": count for task, count in result.seen.items()}
     metrics: dict[str, MetricRecordValues] = {"num-examples": len(shard.labelled(tasks)), **counts, **losses, **seen}
-    metrics |= {"steps": told.steps, "seconds": told.seconds, "pulled": int(bool(pull))}
+    metrics |= {"steps": result.steps, "seconds": result.seconds, "pulled": int(bool(pull))}
     trained = wire.select(arrays, [part for part in model.parts() if wire.task_of(part) in ("", *tasks)])
     reply = RecordDict({"arrays": wire.repack(trained, numpy_parts(model)), "metrics": MetricRecord(metrics)})
     if settings.get("precision") == "fisher":
@@ -174,10 +174,10 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
 
 
 def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Config, context: Context) -> None:
-    """Put the site's own earlier model in the place of the server's, but for what belongs to tasks that it lacks.
+    """Replace the server's weights by those of the site's own earlier model, except parts of tasks that it lacks.
 
-    A real site's node config names it (``weights``, a safetensors file with the model's tensor names); a simulated
-    site starts from weights of its own and trains them for ``apart-epochs``.
+    A real site's node config names the model (``weights``, a safetensors file with the model's tensor names); a
+    simulated site starts from random weights of its own and trains them for ``apart-epochs``.
     """
     parts = [part for part in model.parts() if wire.task_of(part) in ("", *tasks)]
     if "weights" in context.node_config:
@@ -198,9 +198,9 @@ def precision_of(
     config: Config,
     settings: Mapping[str, Any],
 ) -> ArrayRecord:
-    """Return how sure the site is of what it trained, one byte a weight; buffers count by its samples."""
+    """Return the precision of what the site trained, one byte for each weight; that of buffers is its samples."""
     shard = site.shard("train")
-    found = curvature(
+    measured = curvature(
         model,
         shard,
         tasks,
@@ -213,7 +213,7 @@ def precision_of(
     parameters = {name for name, _ in model.named_parameters()}
     parts = {
         part: {
-            name: found[name].cpu().numpy() if name in found
+            name: measured[name].cpu().numpy() if name in measured
             else np.full(tensor.shape, 0.0 if name in parameters else samples[wire.task_of(part)], np.float32)
             for name, tensor in tensors.items()
         }
@@ -225,7 +225,7 @@ def precision_of(
 
 
 @app.evaluate()
-@answering
+@reporting_failures
 def evaluate_round(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Evaluate the received parts on the site's held-out patients."""
     _, model, tasks = _receive(message, config, site)

@@ -1,4 +1,4 @@
-"""What a client knows of its site: a folder of its own, or its part of a simulated federation."""
+"""A client's access to its site's data: a folder of its own, or its part of a simulated federation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mtfed.startup import garbage_collection_paused
 
 
 class Site:
-    """A site's data, read when first asked for and kept for the next message that this process handles."""
+    """A site's data, read on first use and kept for the next messages that this process handles."""
 
     def __init__(self, data: SiteData, config: Config) -> None:
         self.key = data.key
@@ -40,17 +40,20 @@ class Site:
 def open_site(context: Context, config: Config) -> Site:
     """Return the site of a node.
 
-    A real site's node config names its folder (``data-path``) and, if not the folder's name, its key (``site``); a
-    simulated node's says which part of the config's data it is (``partition-id``, ``num-partitions``). What the
-    folder's ``site.toml`` says of the site is put into the node config where that says nothing itself.
+    A real site's node config names its folder (``data-path``) and its key (``site``), unless that is the name of the
+    folder. A simulated node's config gives its part of the data (``partition-id``, ``num-partitions``). The settings
+    of the folder's ``site.toml`` are added to the node config, except those that the node config sets itself.
+
+    Raises:
+        MtfedError: if the node config names neither.
     """
     node = context.node_config
     if "data-path" in node:
         folder = Path(str(node["data-path"]))
-        told = read_site_file(folder / SITE_FILE) if (folder / SITE_FILE).is_file() else SiteFile()
-        for key, value in told.settings.items():
+        site_file = read_site_file(folder / SITE_FILE) if (folder / SITE_FILE).is_file() else SiteFile()
+        for key, value in site_file.settings.items():
             node.setdefault(key, value)
-        return _folder(folder, str(node.get("site", told.key or folder.resolve().name)), config)
+        return site_of_folder(folder, str(node.get("site", site_file.key or folder.resolve().name)), config)
     if "partition-id" in node:
         return _simulated(int(node["partition-id"]), int(node["num-partitions"]), config)
     raise MtfedError(
@@ -65,6 +68,7 @@ def _simulated(index: int, sites: int, config: Config) -> Site:
 
 
 @lru_cache(maxsize=8)
-def _folder(folder: Path, key: str, config: Config) -> Site:
+def site_of_folder(folder: Path, key: str, config: Config) -> Site:
+    """Return the site whose data is in a folder."""
     with garbage_collection_paused():
         return Site(site_folder(folder, key, config), config)
