@@ -11,7 +11,7 @@ from pathlib import Path
 from .arguments import add_app, positive_int
 from .data.sets.command import add_commands as add_data_commands
 from .errors import MtfedError
-from .federation.holdings import add_command as add_partition_command
+from .federation.command import add_command as add_partition_command
 from .site.command import add_commands as add_site_commands
 
 Subparsers = argparse._SubParsersAction  # of ArgumentParser

@@ -1,24 +1,16 @@
-"""Which site holds which data: a table and a chart of a simulated federation, before anything is trained."""
+"""Which site of a simulated federation holds which data, as a table."""
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..arguments import add_app
-from ..data.partition_names import describe_partitions
-from ..errors import MtfedError
-
-if TYPE_CHECKING:
-    from ..config import Config
-    from ..data.manifest import SiteData
-    from ..tasks.task import Task
-
-FORMATS = (".png", ".svg", ".pdf")
+from ..config import Config
+from ..data.federation import simulated_site, test_data
+from ..data.manifest import SiteData
+from ..tasks.specs import KIND_SPECS
+from ..tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -36,46 +28,8 @@ class Holding:
         return self.counts[task].total()
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``mtfed data partition`` to the command line."""
-    command = commands.add_parser(
-        "partition",
-        help="show which simulated site holds which data",
-        description="Show which simulated site of an app holds which data: a table and, with --out, a chart.",
-        epilog=f"schemes (-c 'partition=tasks + dirichlet'):\n{describe_partitions()}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_app(command)
-    command.add_argument("--out", type=Path, metavar="FILE", help=f"also draw a chart ({', '.join(FORMATS)})")
-    command.set_defaults(command=_command)
-
-
-def _command(arguments: argparse.Namespace) -> int:
-    from ..config import read_config
-    from ..data.federation import default_sites, division
-    from .app_folder import find_app, override
-
-    if arguments.out and arguments.out.suffix.lower() not in FORMATS:
-        raise MtfedError(f"Expected --out to end with {', '.join(FORMATS)}, got {str(arguments.out)!r}.")
-    config = read_config(override(find_app(arguments.app).run_config, arguments.config))
-    sites = arguments.num_supernodes or default_sites(config)
-    of_sites, test = holdings(config, sites)
-    print(table(of_sites, test, config.tasks))
-    if not config.pooled and (divided := division(config, sites)) and divided.left_out:
-        count = len(divided.left_out)
-        print(f"Left out: {count} patient{'s' * (count > 1)} without a label of any task that their sites may hold.")
-    if arguments.out:
-        from .holdings_chart import draw
-
-        draw(of_sites, config.tasks, arguments.out)
-        print(arguments.out)
-    return 0
-
-
 def holdings(config: Config, sites: int) -> tuple[list[Holding], Holding | None]:
     """Return the data of every simulated site, and the server's test data if there is any."""
-    from ..data.federation import simulated_site, test_data
-
     of_sites = [_holding(simulated_site(config, index, sites), config.tasks) for index in range(sites)]
     test = test_data(config)
     return of_sites, None if test is None else _holding(test, config.tasks, "server's test")
@@ -132,8 +86,6 @@ def class_names(sites: Sequence[Holding], task: Task) -> list[str]:
 
 
 def _has_one_class(task: Task) -> bool:
-    from ..tasks.specs import KIND_SPECS  # not at the top: the command line imports this module for its grammar
-
     return KIND_SPECS[task.kind].by_class
 
 
