@@ -1,4 +1,4 @@
-"""The command as a user meets it: a run, its record, resuming after a crash, and one clear sentence for a mistake."""
+"""The command as users run it: a run and its record, resuming after a crash, and one clear sentence for a mistake."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, mtfed, pairs
+from helpers import ROOT, mtfed, only_run, pairs
 from safetensors.numpy import load_file
 
 from mtfed.config import read_config
@@ -21,13 +21,8 @@ from mtfed.federation.simulate import simulate
 from mtfed.record.run import Run
 
 
-def the_run(out: str | Path) -> Run:
-    (folder,) = Path(out).glob("*/config.json")
-    return Run.open(folder.parent)
-
-
 def test_a_run_leaves_its_record(small: dict) -> None:
-    told = mtfed(
+    result = mtfed(
         "simulate",
         "pneumonia",
         "--num-supernodes",
@@ -36,10 +31,10 @@ def test_a_run_leaves_its_record(small: dict) -> None:
         5,
         *pairs(small | {"test-every": 1, "share-class-counts": True}),
     )
-    assert told.returncode == 0, told.stderr
-    assert "round 1/2  4 sites  loss" in told.stdout and "before training  trained" in told.stdout
-    assert "failure" not in told.stdout
-    run = the_run(small["out"])
+    assert result.returncode == 0, result.stderr
+    assert "round 1/2  4 sites  loss" in result.stdout and "before training  trained" in result.stdout
+    assert "failure" not in result.stdout
+    run = only_run(small["out"])
     summary = run.read_json("summary.json")
     assert summary["strategy"] == "fedavg" and summary["rounds"] == 2 and summary["seconds_per_round"] > 0
     assert set(summary["tasks"]["lungs"]["test"]) == {"dice", "iou"} and set(summary["tasks"]["pneumonia"]["test"]) == {
@@ -64,7 +59,7 @@ def test_a_run_leaves_its_record(small: dict) -> None:
 def test_resuming_after_kill_ends_with_the_same_weights(small: dict, tmp_path: Path) -> None:
     config = small | {"rounds": 5, "patience": 5}
     assert mtfed("simulate", "--sites", 3, *pairs(config)).returncode == 0
-    whole = the_run(small["out"])
+    whole = only_run(small["out"])
 
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "mtfed.cli", "simulate", "--sites", "3", *pairs(config | {"out": str(out)})]
@@ -82,39 +77,41 @@ def test_resuming_after_kill_ends_with_the_same_weights(small: dict, tmp_path: P
     ):
         assert time.monotonic() < deadline, "a worker outlived the killed run"
         time.sleep(0.1)
-    killed = the_run(out)
+    killed = only_run(out)
     with open(killed.folder / "metrics.jsonl", "a") as file:
-        file.write('{"round": 3, "task": "lun')  # as if the crash had come in the middle of a line
+        file.write('{"round": 3, "task": "lun')  # as if the crash had happened in the middle of a line
 
-    told = mtfed("simulate", "--resume", killed.folder)  # as the README says: the run knows its settings and sites
-    assert told.returncode == 0, told.stderr
-    assert the_run(out).folder == killed.folder and "round 1/" not in told.stdout
+    result = mtfed(
+        "simulate", "--resume", killed.folder
+    )  # as in the README: the run folder contains its settings and sites
+    assert result.returncode == 0, result.stderr
+    assert only_run(out).folder == killed.folder and "round 1/" not in result.stdout
     for name in ("last", "best"):
         a, b = (load_file(run.folder / "checkpoints" / f"{name}.safetensors") for run in (whole, killed))
         assert a.keys() == b.keys() and all(a[key].tobytes() == b[key].tobytes() for key in a)
     assert killed.lines("metrics.jsonl") == whole.lines("metrics.jsonl")
     assert killed.read_json("summary.json")["tasks"] == whole.read_json("summary.json")["tasks"]
 
-    for wrong, sentence in (
+    for options, sentence in (
         (["-c", "learning-rate=0.5"], "Config key learning-rate: the run to resume has 0.001, the config has 0.5"),
         (["-c", "rounds=9"], "Config key rounds"),
         (["--sites", 4], "Expected the 3 sites that began the run"),
     ):
-        told = mtfed("simulate", "--resume", killed.folder, *wrong)
-        assert told.returncode == 2 and sentence in told.stderr.splitlines()[-1]
+        result = mtfed("simulate", "--resume", killed.folder, *options)
+        assert result.returncode == 2 and sentence in result.stderr.splitlines()[-1]
 
 
 def test_comparing_strategies_and_seeds(small: dict) -> None:
-    told = mtfed(
+    result = mtfed(
         "simulate", "--sites", 3, "--strategies", "fedavg", "fedprox", "alone", *pairs(small | {"local-steps": 3})
     )
-    assert told.returncode == 0, told.stderr
+    assert result.returncode == 0, result.stderr
     runs = [Run.open(path.parent) for path in sorted(Path(small["out"]).glob("*/config.json"))]
     assert sorted(run.read_json("summary.json")["strategy"] for run in runs) == ["alone", "fedavg", "fedprox"]
     first_losses = {
         json.dumps([line["loss"] for line in run.lines("metrics.jsonl") if line["round"] == 1]) for run in runs
     }
-    assert len(first_losses) == 2  # one start and the same batches; only FedProx's pull differs within the first round
+    assert len(first_losses) == 2  # the same start and batches; in the first round only FedProx's pull differs
     alone = next(run for run in runs if run.config().strategy == "alone").read_json("summary.json")
     assert set(alone["per_site"]) == {"hospital-1", "hospital-2", "hospital-3"}
     (page,) = Path(small["out"]).glob("*-comparison.html")
@@ -123,7 +120,7 @@ def test_comparing_strategies_and_seeds(small: dict) -> None:
 
 def test_early_stopping(small: dict) -> None:
     simulate(find_app("pneumonia"), small | {"rounds": 30, "patience": 1, "learning-rate": 1e-9}, 3, "local", None)
-    summary = the_run(small["out"]).read_json("summary.json")
+    summary = only_run(small["out"]).read_json("summary.json")
     assert (
         summary["rounds"] < 30
         and summary["stopped"] == "no improvement in 1 evaluations"
@@ -135,7 +132,7 @@ def test_a_task_can_stop_by_itself(small: dict) -> None:
     config = small | {"rounds": 8, "patience": 1, "stop-per-task": True, "learning-rate": 1e-9}
     simulate(find_app("pneumonia"), config, 3, "local", None)
     trained: dict[int, set[str]] = {}
-    for line in the_run(small["out"]).lines("metrics.jsonl"):
+    for line in only_run(small["out"]).lines("metrics.jsonl"):
         trained.setdefault(line["round"], set()).update({line["task"]} if line["loss"] is not None else ())
     assert trained[1] == {"pneumonia", "lungs"} and len(trained) < 8
 
@@ -170,14 +167,14 @@ def test_a_task_can_stop_by_itself(small: dict) -> None:
 )
 def test_mistakes_get_one_sentence_and_leave_nothing(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     extra = ["-c", f"out={tmp_path / 'runs'}"] if arguments[0] == "simulate" else []
-    told = mtfed(*arguments, *extra)
-    assert told.returncode == 2
-    assert sentence in told.stderr.splitlines()[-1]
-    assert "Traceback" not in told.stderr and not (tmp_path / "runs").exists()
+    result = mtfed(*arguments, *extra)
+    assert result.returncode == 2
+    assert sentence in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr and not (tmp_path / "runs").exists()
 
 
 def damaged(small: dict, tmp_path: Path) -> dict:
-    """Return the config of three site folders, of which the second has an image that cannot be read."""
+    """Return a config for three site folders; the second has an image that cannot be read."""
     list(export_sample(read_config(small), 3, tmp_path / "sites"))
     site = tmp_path / "sites" / "hospital-2"
     next(site.rglob("images/*.png")).write_bytes(b"not an image")
@@ -186,12 +183,12 @@ def damaged(small: dict, tmp_path: Path) -> dict:
 
 def test_a_failing_site_is_named_and_the_round_goes_on(small: dict, tmp_path: Path) -> None:
     config = damaged(small, tmp_path)
-    told = mtfed("simulate", *pairs(config))
-    assert told.returncode == 0, told.stderr
-    assert "site hospital-2 failed to train: MtfedError: Cannot read 1 of " in told.stdout + told.stderr
-    assert "round 1/2  2 of 3 sites  loss" in told.stdout
-    assert "2 failures at hospital-2; rounds.jsonl has the reasons." in told.stdout
-    run = the_run(small["out"])
+    result = mtfed("simulate", *pairs(config))
+    assert result.returncode == 0, result.stderr
+    assert "site hospital-2 failed to train: MtfedError: Cannot read 1 of " in result.stdout + result.stderr
+    assert "round 1/2  2 of 3 sites  loss" in result.stdout
+    assert "2 failures at hospital-2; rounds.jsonl has the reasons." in result.stdout
+    run = only_run(small["out"])
     (failure, *_) = run.lines("rounds.jsonl")[0]["failures"]
     assert failure["site"] == "hospital-2" and "Traceback" in failure["traceback"]
     assert run.lines("rounds.jsonl")[0]["answered"] == 2
@@ -205,14 +202,14 @@ def test_a_failing_site_is_named_and_the_round_goes_on(small: dict, tmp_path: Pa
     ],
 )
 def test_policies_end_the_run(policy: dict, sentence: str, small: dict, tmp_path: Path) -> None:
-    told = mtfed("simulate", *pairs(damaged(small, tmp_path) | policy))
-    assert told.returncode == 1 and sentence in told.stderr.splitlines()[-1]
-    assert ".; " not in told.stderr.splitlines()[-1]
+    result = mtfed("simulate", *pairs(damaged(small, tmp_path) | policy))
+    assert result.returncode == 1 and sentence in result.stderr.splitlines()[-1]
+    assert ".; " not in result.stderr.splitlines()[-1]
 
 
 def test_help_teaches() -> None:
-    told = mtfed("--help")
-    assert told.returncode == 0 and "mtfed simulate pneumonia --strategies" in told.stdout
+    result = mtfed("--help")
+    assert result.returncode == 0 and "mtfed simulate pneumonia --strategies" in result.stdout
     assert "--num-supernodes" in mtfed("simulate", "--help").stdout
     assert "learning-rate" in mtfed("config").stdout
     assert os.path.exists(ROOT / "experiments" / "pneumonia" / "pyproject.toml")

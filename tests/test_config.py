@@ -1,4 +1,4 @@
-"""Config: good values read back, bad ones named."""
+"""Config: valid values read back, and errors name the wrong key."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_flat_config_reads_back() -> None:
 
 @pytest.mark.parametrize("ends", ["-1024.125, 3071.875", "0, 80", "1e-7, 123456789.5", "-1e22, 1e300"])
 def test_a_range_reads_back(ends: str) -> None:
-    more = {"task.size.kind": "regression", "task.size.classes": "mm, cm", "task.size.range": ends}
-    config = read_config(TASKS | more)
+    size = {"task.size.kind": "regression", "task.size.classes": "mm, cm", "task.size.range": ends}
+    config = read_config(TASKS | size)
     assert config.tasks["size"].range == tuple(map(float, ends.split(",")))
     assert read_config(flatten(config)) == config
 
@@ -104,14 +104,14 @@ def test_task_weights_read_back(text: str, weights: dict[str, float]) -> None:
         ({"task.other.kind": "segmentation"}, "Config key task.other.classes: field required"),
     ],
 )
-def test_wrong_config_is_named(wrong: dict, sentence: str) -> None:
+def test_an_error_names_the_wrong_key(wrong: dict, sentence: str) -> None:
     with pytest.raises(MtfedError) as error:
         read_config(TASKS | wrong)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_strategy_is_given_its_settings() -> None:
+def test_a_strategy_gets_its_settings() -> None:
     settings = {"weighting": "tasks", "task-weights": "lungs=4", "server-tau": 0.5, "max-norm-ratio": 3}
     strategy = make_strategy(read_config(TASKS | settings | {"strategy": "fedyogi"}))
     assert isinstance(strategy, TaskFedYogi) and strategy.task_weights == {"lungs": 4.0}
@@ -131,7 +131,7 @@ def test_no_task_is_an_error() -> None:
         ("strategy=fedprox", "fedprox"),
         ("resume=''", ""),
         ("stop-per-task=true", True),
-        ("name=2026", "2026"),  # a text, whatever it looks like
+        ("name=2026", "2026"),  # the value of a text key, even if it looks like a number
         ("partition='iid'", "iid"),
     ],
 )
@@ -140,7 +140,7 @@ def test_overrides_are_read_as_toml(pair: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("pair", ["rounds", "ronds=3"])
-def test_wrong_override_is_named(pair: str) -> None:
+def test_an_error_names_the_wrong_override(pair: str) -> None:
     with pytest.raises(MtfedError, match=pair.partition("=")[0]):
         override({"rounds": 1}, [pair])
 
@@ -152,8 +152,8 @@ def test_every_key_is_described() -> None:
 
 def test_the_default_app_is_valid() -> None:
     app = find_app("pneumonia")
-    assert set(KEYS) <= set(app.run_config)  # flwr run -c can only override what is there
+    assert set(KEYS) <= set(app.run_config)  # flwr run -c can only override keys of the app
     config = read_config(app.run_config)
-    assert list(config.tasks) == ["lungs", "pneumonia"]  # by name, in every engine
+    assert list(config.tasks) == ["lungs", "pneumonia"]  # sorted by name, on every engine
     with pytest.raises(MtfedError, match="did you mean 'pneumonia'"):
         find_app("pnuemonia")

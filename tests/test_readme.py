@@ -1,4 +1,4 @@
-"""The app of the README, as it stands there, under ``flwr run``."""
+"""The app of the README, copied from it, runs under ``flwr run``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SECTION = "use the strategy in your own Flower app"
 
 
 def blocks() -> dict[str, str]:
-    """Return the section's blocks of code by language; it has one of each."""
+    """Return the section's code blocks by language; it has one of each."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (section,) = (part for part in re.split(r"(?m)^## ", text) if SECTION in part.partition("\n")[0])
-    found = re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", section)
-    assert [language for language, _ in found] == ["python", "toml", "bash"]
-    return dict(found)
+    matches = re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", section)
+    assert [language for language, _ in matches] == ["python", "toml", "bash"]
+    return dict(matches)
 
 
 def test_the_readmes_app_runs_and_learns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +32,7 @@ def test_the_readmes_app_runs_and_learns(tmp_path: Path, capfd: pytest.CaptureFi
     (federation,) = re.findall(r'--federation-config "(.*?)"', code["bash"])
     with superlink(tmp_path / "home", simulation=True) as environment:
         assert flwr_run(app, environment, ["--federation-config", federation]) == 0
-    told = capfd.readouterr().out
-    losses = [float(loss) for loss in re.findall(r"round \d+: loss ([\d.]+), moved", told)]
-    assert len(losses) == 5 and losses[-1] < 0.7 * losses[0], told[-3000:]
-    assert "failed to" not in told  # as the strategy says of a site
+    output = capfd.readouterr().out
+    losses = [float(loss) for loss in re.findall(r"round \d+: loss ([\d.]+), moved", output)]
+    assert len(losses) == 5 and losses[-1] < 0.7 * losses[0], output[-3000:]
+    assert "failed to" not in output  # the strategy's words for a site that failed

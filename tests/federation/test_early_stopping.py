@@ -1,4 +1,4 @@
-"""Which round counts as best, and when training stops."""
+"""Which round is the best, and when training stops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from mtfed.federation.early_stopping import EarlyStopping
 
 A, B = "lungs", "pneumonia"
-CASES = [  # patience, per task, a round's scores and what becomes of them: whether it is best, what is still trained
+CASES = [  # patience, per task, and for each round: its scores, whether it is the best, the tasks still trained
     (2, False, [({A: 0.5}, True, [A, B]), ({A: 0.5}, False, [A, B]), ({A: 0.5}, False, [])]),
     (2, False, [({A: 0.8, B: 0.6}, True, [A, B]), ({A: 0.9}, False, [A, B]), ({A: 0.8, B: 0.65}, True, [A, B])]),
     (1, False, [({A: 0.9}, True, [A, B]), ({A: 0.8, B: 0.2}, True, [A, B]), ({A: 0.8, B: 0.1}, False, [])]),
@@ -21,7 +21,7 @@ CASES = [  # patience, per task, a round's scores and what becomes of them: whet
 
 
 @pytest.mark.parametrize(("patience", "per_task", "rounds"), CASES)
-def test_rounds_are_compared_where_they_can_be(patience: int, per_task: bool, rounds: list) -> None:
+def test_the_best_round_and_the_active_tasks(patience: int, per_task: bool, rounds: list) -> None:
     state = EarlyStopping(patience, per_task)
     for number, (scores, best, active) in enumerate(rounds, 1):
         assert state.update(number, scores) == best

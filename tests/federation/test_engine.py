@@ -1,4 +1,4 @@
-"""The in-process engine with real workers: the same bits however many, and nothing lost or left behind."""
+"""The in-process engine with real workers: results do not depend on their number, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ echo = ClientApp()
 
 @echo.train()
 def train(message: Message, context: Context) -> Message:
-    """Do what the message's config says of this node: answer, fail, hang, die, remember."""
+    """Reply and count messages in the node's state; fail, hang or die if the message's config names this node."""
     node, config = int(context.node_config["partition-id"]), message.content["config"]
     if node == config.get("fails"):
         raise ValueError("no such scan")
@@ -51,12 +51,12 @@ def run(main: Callable[[Grid], None], sites: int = 4, workers: int | None = 2, c
 
 
 def children() -> set[str]:
-    """Return the processes that this one has started, other tests' among them."""
-    found = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return {pid for pid in found if not zombie(pid)}
+    """Return the child processes of this process, including those of other tests."""
+    pids = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return {pid for pid in pids if not is_zombie(pid)}
 
 
-def zombie(pid: str) -> bool:
+def is_zombie(pid: str) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
 
 
@@ -73,9 +73,9 @@ def by_node(replies: Iterator[Message]) -> dict[int, Message]:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_arrays_and_state_go_both_ways(workers: int) -> None:
+def test_arrays_and_state_travel_both_ways(workers: int) -> None:
     def main(grid: Grid) -> None:
-        for round_, size in enumerate((5, 70_000, 3, 1_000_000), start=1):  # buffers grow, and are used again
+        for round_, size in enumerate((5, 70_000, 3, 1_000_000), start=1):  # buffers grow and are reused
             replies = by_node(grid.send_and_receive(messages(grid, size)))
             assert sorted(replies) == [0, 1, 2, 3]
             for node, reply in replies.items():
@@ -89,7 +89,7 @@ def test_arrays_and_state_go_both_ways(workers: int) -> None:
     run(main, workers=workers)
 
 
-def test_an_exception_is_that_sites_alone() -> None:
+def test_an_exception_at_one_site_does_not_affect_others() -> None:
     def main(grid: Grid) -> None:
         replies = by_node(grid.send_and_receive(messages(grid, fails=2)))
         assert replies[2].error.code == 2
@@ -118,11 +118,13 @@ def test_a_worker_that_hangs_is_stopped() -> None:
     run(main)
 
 
-def test_messages_can_be_asked_again_while_others_are_out() -> None:
+def test_messages_can_be_sent_while_others_are_unanswered() -> None:
     def main(grid: Grid) -> None:
         replies = grid.send_and_receive(messages(grid))
         first = next(replies)
-        again = by_node(grid.send_and_receive(messages(grid)))  # collects what the first call still waits for
+        again = by_node(
+            grid.send_and_receive(messages(grid))
+        )  # also collects replies that the first call still waits for
         assert sorted(again) == [0, 1, 2, 3]
         assert len({first.metadata.src_node_id, *(r.metadata.src_node_id for r in replies)}) == 4
 
@@ -140,7 +142,7 @@ def test_push_and_pull() -> None:
     run(main)
 
 
-def test_flowers_own_fedavg_runs_here() -> None:
+def test_flowers_own_fedavg_runs_on_this_engine() -> None:
     def main(grid: Grid) -> None:
         record = ArrayRecord()
         record["a"] = Array(np.zeros(3, "f"))
@@ -188,14 +190,14 @@ def test_the_same_weights_with_any_number_of_workers(strategy: str, small: dict,
     from mtfed.record.run import Run
     from mtfed.server import app as server_app
 
-    told = []
+    results = []
     for workers in (1, 2, 3):
         out = tmp_path / str(workers)
         run_local(server_app, client_app, small | {"out": str(out), "strategy": strategy}, 4, workers)
         (folder,) = out.iterdir()
         digest = hashlib.sha256((folder / "checkpoints" / "last.safetensors").read_bytes()).hexdigest()
-        told.append((digest, Run.open(folder).lines("metrics.jsonl")))
-    assert told[0] == told[1] == told[2]
+        results.append((digest, Run.open(folder).lines("metrics.jsonl")))
+    assert results[0] == results[1] == results[2]
 
 
 def test_a_worker_that_dies_while_idle_is_replaced() -> None:
@@ -227,7 +229,7 @@ def test_large_state_does_not_block() -> None:
     run(main, client=app)
 
 
-def test_our_strategy_runs_an_app_that_knows_nothing_of_it() -> None:
+def test_our_strategy_runs_an_app_without_a_describe_function() -> None:
     def main(grid: Grid) -> None:
         record = ArrayRecord()
         record["a"] = Array(np.zeros(3, "f"))
@@ -245,7 +247,7 @@ def test_large_messages_do_not_block() -> None:
         return Message(message.content, reply_to=message)
 
     def main(grid: Grid) -> None:
-        for _ in (1, 2):  # a worker that is known to be quick has the next message in hand
+        for _ in (1, 2):  # a worker whose jobs are short gets its next message early
             content = RecordDict({"config": ConfigRecord({"blob": b"x" * 1_000_000})})
             out = [Message(content, dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
             assert len(by_node(grid.send_and_receive(out))) == 4

@@ -1,4 +1,4 @@
-"""Federations of every kind of task, in two and three dimensions, with every model: real files, real rounds."""
+"""Federations with tasks of every kind, in two and three dimensions, with several models and real files."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mtfed.models.build import build_model
 from mtfed.models.specs import MODEL_SPECS
 from mtfed.record.run import Run
 
-TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1  # what a Flower process knows of itself
+TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1  # as Flower sets them in its processes
 HALVES = list(TASKS)[:4], list(TASKS)[4:]
 
 
 def federation(path: Path, dimensions: int = 2, side: int = 32) -> dict[str, RunConfigValue]:
-    """Write three sites, two with half of the tasks each and one with all, and test images; return a config of them."""
+    """Write three sites, two with half of the tasks each and one with all, and test images; return their config."""
     for seed, (name, tasks) in enumerate(
         [("a", HALVES[0]), ("b", HALVES[1]), ("c", list(TASKS)), ("test", list(TASKS))]
     ):
@@ -50,7 +50,7 @@ def run(config: dict[str, RunConfigValue]) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("model", "more"),
+    ("model", "settings"),
     [
         ("mtmedformer", {"encoder": "pvt_mini", "strategy": "bayesian"}),
         ("ctan", {"strategy": "bayesian", "balancing": "gradnorm"}),
@@ -58,12 +58,12 @@ def run(config: dict[str, RunConfigValue]) -> Run:
         ("single-task", {"balancing": "pcgrad", "accumulate": 2}),
     ],
 )
-def test_a_federation_of_every_kind_of_task(model: str, more: dict[str, RunConfigValue], tmp_path: Path) -> None:
-    done = run(federation(tmp_path) | {"model": model} | more)
+def test_a_federation_of_every_kind_of_task(model: str, settings: dict[str, RunConfigValue], tmp_path: Path) -> None:
+    done = run(federation(tmp_path) | {"model": model} | settings)
     summary = done.read_json("summary.json")
     assert summary["failures"] == 0 and summary["rounds"] == 2
-    for name, told in summary["tasks"].items():
-        assert math.isfinite(told["test"][told["metric"]]), name
+    for name, task in summary["tasks"].items():
+        assert math.isfinite(task["test"][task["metric"]]), name
     losses = [line["loss"] for line in done.lines("metrics.jsonl")]
     assert len(losses) == 2 * len(TASKS) and all(map(math.isfinite, losses))
     page = (done.folder / "report.html").read_text()
@@ -77,8 +77,8 @@ def test_a_federation_of_volumes(tmp_path: Path) -> None:
     assert set(summary["tasks"]) == set(TASKS)
 
 
-def test_a_site_returns_only_what_it_holds(tmp_path: Path) -> None:
-    """Streams of tasks that a site does not hold are sent to it as context, and stay the server's."""
+def test_a_site_returns_only_the_parts_of_its_tasks(tmp_path: Path) -> None:
+    """Streams of tasks that a site does not have are sent to it as context, and are not returned."""
     config = federation(tmp_path) | {"model": "ctan", "data": "sample"}
     model = build_model(read_config(config))
     arrays = wire.pack(numpy_parts(model))
@@ -107,14 +107,16 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("more", "message"), BAD)
-def test_a_model_that_cannot_be(more: dict[str, RunConfigValue], message: str, tmp_path: Path) -> None:
-    config = {"image-size": 32, "encoder": "resnet_nano", "model": "hard-sharing", **keys(), **more}
+@pytest.mark.parametrize(("settings", "message"), BAD)
+def test_a_model_that_cannot_be_built_is_refused(
+    settings: dict[str, RunConfigValue], message: str, tmp_path: Path
+) -> None:
+    config = {"image-size": 32, "encoder": "resnet_nano", "model": "hard-sharing", **keys(), **settings}
     with pytest.raises(MtfedError, match=message):
         build_model(read_config(config), pretrained=True)
 
 
-def test_weights_that_cannot_be_read_are_told_before_ray_starts(tmp_path: Path) -> None:
+def test_weights_that_cannot_be_read_are_reported_before_ray_starts(tmp_path: Path) -> None:
     from mtfed.federation.app_folder import read_app
 
     write_site(tmp_path / "data" / "a", ["grade"], 4)
@@ -138,7 +140,7 @@ def test_weights_that_cannot_be_read_are_told_before_ray_starts(tmp_path: Path) 
         ("outline", "small.npy", "Mask small.npy of site a should be 32 x 32 pixels"),
     ],
 )
-def test_a_label_that_cannot_be(task: str, cell: str, message: str, tmp_path: Path) -> None:
+def test_an_impossible_label_is_refused(task: str, cell: str, message: str, tmp_path: Path) -> None:
     from mtfed.data.federation import site_folder
     from mtfed.data.shard import load_shard
 
@@ -153,7 +155,7 @@ def test_a_label_that_cannot_be(task: str, cell: str, message: str, tmp_path: Pa
         load_shard(site_folder(folder, "a", config).part("train"), config)
 
 
-def test_a_task_that_no_site_holds_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_task_that_no_site_has_is_refused_before_any_work(tmp_path: Path) -> None:
     write_site(tmp_path / "data" / "a", ["grade"], 4)
     with pytest.raises(
         MtfedError, match=r"No site holds task 'blobs' to train it on; .*; label it in a manifest\.csv, or take "

@@ -1,4 +1,4 @@
-"""The same app on Flower's own engines: Ray by ``flwr run``, and a real deployment of processes on loopback."""
+"""The same app on Flower's own engines: Ray with ``flwr run``, and a real deployment of processes on loopback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, mtfed, pairs
+from helpers import ROOT, mtfed, only_run, pairs
 from safetensors.numpy import load_file
 
 from mtfed.config import read_config
@@ -22,11 +22,6 @@ from mtfed.federation.app_folder import find_app, read_app
 from mtfed.federation.flower_simulation import end_group, flower_environment, flwr_run, free_port, superlink, write_app
 from mtfed.federation.simulate import simulate
 from mtfed.record.run import Run
-
-
-def only_run(out: Path) -> Run:
-    (folder,) = out.glob("*/config.json")
-    return Run.open(folder.parent)
 
 
 def same_weights(a: Run, b: Run) -> None:
@@ -43,7 +38,7 @@ def test_flwr_run_on_ray_equals_the_local_engine(small: dict, tmp_path: Path) ->
         assert (
             flwr_run(folder, environment, ["--federation-config", "num-supernodes=3 client-resources-num-cpus=1"]) == 0
         )
-        # A config that cannot work: flwr run alone would report success.
+        # A config that fails: flwr run alone would report success.
         folder = write_app(app, app.run_config | ray | {"strategy": "fedagv"}, tmp_path / "wrong")
         assert (
             flwr_run(folder, environment, ["--federation-config", "num-supernodes=3 client-resources-num-cpus=1"]) == 1
@@ -56,13 +51,13 @@ def test_flwr_run_on_ray_equals_the_local_engine(small: dict, tmp_path: Path) ->
 
 
 def marked(mark: str) -> list[int]:
-    """Return the processes whose environment holds a mark, whoever their parent is by now."""
-    found = []
+    """Return the processes with a mark in their environment, whatever their parent is by now."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
             if mark.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def test_ending_a_run_on_ray_ends_everything(small: dict, tmp_path: Path) -> None:
@@ -86,7 +81,7 @@ def test_ending_a_run_on_ray_ends_everything(small: dict, tmp_path: Path) -> Non
 
 @contextmanager
 def supernode(link: str, folder: Path, home: Path) -> Iterator[None]:
-    """Start a hospital's node, whose config names its folder and nothing else."""
+    """Start a hospital's node; its config has only the path of its folder."""
     command = [
         "flower-supernode",
         "--insecure",
@@ -111,7 +106,7 @@ def test_two_real_sites_equal_the_simulation(small: dict, tmp_path: Path) -> Non
     sites = tmp_path / "sites"
     app = read_app(ROOT / "experiments" / "pneumonia")
     for folder, _ in export_sample(read_config(app.run_config), 8, tmp_path / "all"):
-        if folder.name in {"hospital-3", "hospital-6", "test"}:  # the first two hold both kinds of labels
+        if folder.name in {"hospital-3", "hospital-6", "test"}:  # the first two have labels of both tasks
             folder.rename(sites.joinpath(folder.name)) if sites.exists() else (
                 sites.mkdir(),
                 folder.rename(sites / folder.name),

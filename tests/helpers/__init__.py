@@ -1,4 +1,4 @@
-"""What the tests share: a small federation that trains in a second, and the command as a user runs it."""
+"""Shared by the tests: a small federation that trains in a second, and the command as users run it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from mtfed.record.run import Run
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
@@ -24,8 +26,6 @@ SMALL = {
     "rounds": 2,
     "test-every": 0,
 }
-
-
 SHARED = ROOT.parent / "shared"
 
 
@@ -46,3 +46,9 @@ def pairs(config: dict[str, bool | int | float | str]) -> list[str]:
         for key, value in config.items()
         for word in ("-c", f"{key}={str(value).lower() if isinstance(value, bool) else value}")
     ]
+
+
+def only_run(out: str | Path) -> Run:
+    """Open the only run in a folder of run folders."""
+    (path,) = Path(out).glob("*/config.json")
+    return Run.open(path.parent)

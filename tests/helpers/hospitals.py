@@ -1,4 +1,4 @@
-"""Hospitals that hold tasks of every kind, as site folders with real files; all of it is drawn, nobody was ill."""
+"""Hospitals with tasks of every kind, as site folders with real files; all data is synthetic."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TASKS = {
 
 
 def keys(*tasks: str) -> dict[str, str]:
-    """Return the config keys of some tasks, of all if none is named."""
+    """Return the config keys of the given tasks, or of all tasks if none is given."""
     return {f"task.{n}.{key}": value for n in tasks or TASKS for key, value in TASKS[n].items()}
 
 
 def write_site(folder: Path, tasks: list[str], images: int, dimensions: int = 2, side: int = 32, seed: int = 0) -> Path:
-    """Write a site: bright blobs on noise, and labels of some tasks; every fourth image is held out."""
+    """Write a site: bright blobs on noise, with labels of the given tasks; every fourth image is for validation."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     lines = [["image", "patient", "split", *tasks]]
