@@ -1,4 +1,4 @@
-"""Where a manifest's files are: a folder, or a zip read in place. Paths cannot lead out of it."""
+"""The folder or zip that contains a site's files. Paths cannot lead out of it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import MtfedError
 
-MAX_BYTES = 4 * 2**30  # of one file; of a zip's member, unpacked
+MAX_BYTES = 4 * 2**30  # of one file; of a member of a zip, unpacked
 
 
 class Root:
-    """A folder or a zip, and the files in it by their paths within it."""
+    """A folder or a zip, whose files are named by their paths within it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._zip: tuple[int, zipfile.ZipFile] | None = None
+        self._zip: tuple[int, zipfile.ZipFile] | None = None  # process and archive
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes; raise ``OSError`` or ``KeyError`` if there is none, or if it is far too large."""
+        """Return a file's bytes; raise ``OSError`` or ``KeyError`` if it does not exist or is far too large."""
         if (size := self.stamp(name)[0]) > MAX_BYTES:
             raise OSError(f"it has {size / 2**30:.1f} GiB, more than {MAX_BYTES / 2**30:.0f}")
         if self.path.is_dir():
@@ -27,20 +27,19 @@ class Root:
         return self._archive.read(name)
 
     def stamp(self, name: str) -> tuple[int, ...]:
-        """Return a file's size in bytes, and what changes with what it holds: times of change, or CRC."""
+        """Return a file's size in bytes, and what changes with its content: times of change, or CRC."""
         _refuse_outside(name, self.path)
         if self._zip is None and self.path.is_dir():
-            found = os.stat(self.path / name)
-            return stamp_of(found)
+            return stat_stamp(os.stat(self.path / name))
         member = self._archive.getinfo(name)
         return member.file_size, member.CRC
 
     def list(self, name: str) -> list[str]:
-        """Return the paths of the files right in a folder, sorted; none if it is no folder."""
+        """Return the paths of the files directly in a folder, sorted; none if it is no folder."""
         _refuse_outside(name, self.path)
         if self.path.is_dir():
             folder = self.path / name
-            return sorted(f"{name}/{found.name}" for found in folder.iterdir()) if folder.is_dir() else []
+            return sorted(f"{name}/{path.name}" for path in folder.iterdir()) if folder.is_dir() else []
         start = name.rstrip("/") + "/"
         return sorted(
             member
@@ -58,14 +57,14 @@ class Root:
         return {"path": self.path, "_zip": None}
 
 
-def stamp_of(told: os.stat_result) -> tuple[int, int, int]:
-    """Return a file's size and times: of its bytes, and of its name, as two masks of one age may be exchanged."""
-    return told.st_size, told.st_mtime_ns, told.st_ctime_ns
+def stat_stamp(result: os.stat_result) -> tuple[int, int, int]:
+    """Return a file's size and times of change: of its content, and of its name, as two files may be exchanged."""
+    return result.st_size, result.st_mtime_ns, result.st_ctime_ns
 
 
 def _refuse_outside(name: str, path: Path) -> None:
-    # Of a link within the folder it is the site that says where it leads.
-    if name[:1] != "/" and ".." not in name:  # told at once, as a site has many files
+    # Links within the folder may lead anywhere: the site has made them.
+    if name[:1] != "/" and ".." not in name:  # the common case, fast, because a site has many files
         return
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise MtfedError(f"Expected a path inside {path}, got {name!r}; a manifest names files of its own folder.")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mtfed.data.letterbox import Letterbox
 from mtfed.data.manifest import SiteData
 from mtfed.data.root import Root
-from mtfed.data.source import Letterbox, Source
+from mtfed.data.source import Source
 from mtfed.errors import MtfedError
 
 RNG = np.random.default_rng(0)
@@ -207,16 +208,21 @@ BAD = [
     ("x.npy", 2, np.zeros((4, 4), complex), "x.npy of site site should be an array of numbers; it has type complex128"),
     ("x.npy", 2, np.zeros((0, 4, 4)), r"should be an array of numbers; it has type float64 and shape \[0, 4, 4\]"),
     ("x.npy", 3, np.zeros((0, 4, 4)), r"should be an array of numbers; it has type float64 and shape \[0, 4, 4\]"),
-    ("x.npy", 2, HOLES, "x.npy of site site should hold finite numbers, 4 of its 16 values are NaN or infinite; repl"),
-    ("x.tif", 2, HOLES.astype(np.float32), "x.tif of site site should hold finite numbers, 4 of its 16 values"),
+    (
+        "x.npy",
+        2,
+        HOLES,
+        "x.npy of site site should contain finite numbers, 4 of its 16 values are NaN or infinite; r",
+    ),
+    ("x.tif", 2, HOLES.astype(np.float32), "x.tif of site site should contain finite numbers, 4 of its 16 values"),
     ("x.npy", 3, np.stack([HOLES] * 3) * np.inf, "finite numbers, 48 of its 48 values are NaN or infinite"),
     ("x.npy", 2, np.zeros((3, 8, 8)), r"x.npy of site site should have the axes \(H, W\) or \(H, W, 3\), its shape is"),
     ("x.npz", 3, {"image": np.zeros((4, 4))}, r"x.npz of site site should have 3 axes, its shape is \[4, 4\]"),
-    ("x.npy", 3, np.zeros((24, 128, 128)), "has 24 x 128 x 128 voxels, of which .* but 3 x 16 x 16; resample it"),
+    ("x.npy", 3, np.zeros((24, 128, 128)), "has 24 x 128 x 128 voxels, of which .* only 3 x 16 x 16; resample it"),
     ("x.png", 3, np.zeros((4, 4), np.uint8), r"and the model sees volumes; .* numpy.savez\(image=...\)"),
     ("x.nii.gz", 3, b"a volume", "x.nii.gz of site site: it is broken, or no NIfTI file; mend or remove it"),
-    ("x.npz", 3, FLAT, "but 3 x 16 x 16; resample it to even voxels first, or say how large they are in an"),
-    ("x.npz", 3, FLAT | {"spacing": [1, 1, 1]}, "but 3 x 16 x 16; crop it, or raise image-size"),
+    ("x.npz", 3, FLAT, "only 3 x 16 x 16; resample it to even voxels first, or add an array 'spacing' with the"),
+    ("x.npz", 3, FLAT | {"spacing": [1, 1, 1]}, "only 3 x 16 x 16; crop it, or raise image-size"),
     ("x.npz", 3, FLAT | {"spacing": [1, 1]}, r"Spacing in x.npz of site site should be three .* it is \[1, 1\]"),
     ("x.npz", 3, FLAT | {"spacing": [1, 1, 0]}, "should be three numbers above 0, in mm along the axes"),
     ("x.npz", 2, {"image": HOLES[:3], "spacing": [1, np.nan]}, "should be two or three numbers above 0, in mm"),

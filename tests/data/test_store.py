@@ -22,13 +22,15 @@ from helpers.hospitals import TASKS, keys, write_site
 from PIL import Image
 
 from mtfed.config import Config, read_config
-from mtfed.data import cache, store
-from mtfed.data.cache import Stamps, cache_of, open_store
+from mtfed.data import cache, decoding, fingerprint
+from mtfed.data.cache import cache_folder, open_store
 from mtfed.data.feature_shift import site_shift
 from mtfed.data.federation import simulated_site, site_folder
-from mtfed.data.manifest import SiteData, read_site
+from mtfed.data.manifest import Row, SiteData, read_site
 from mtfed.data.root import Root
-from mtfed.data.shard import Labels, Scale, Shard, load_shard, standardise
+from mtfed.data.shard import Labels, Normalisation, Shard, load_shard, standardise
+from mtfed.data.stamps import Stamps
+from mtfed.data.store import Decoded, map_array
 from mtfed.errors import MtfedError
 from mtfed.progress import counted
 
@@ -39,7 +41,7 @@ SAMPLE = read_config(TASKS_OF_SAMPLE | {"image-size": 16})
 @pytest.fixture(autouse=True)
 def _in_its_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("MTFED_CACHE", raising=False)
-    cache._told.clear()
+    cache._unwritable.clear()
     yield
     cache._open.clear()
 
@@ -69,13 +71,13 @@ def opened(folder: Path, config: Config = GRADED, split: str = "train") -> Shard
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the images decoded from now on."""
     seen: list[str] = []
-    plain = store.decode_row
+    plain = decoding.decode_row
 
-    def decode_row(data: SiteData, row: store.Row, config: Config) -> store.Decoded | str:
+    def decode_row(data: SiteData, row: Row, config: Config) -> Decoded | str:
         seen.append(row.image)
         return plain(data, row, config)
 
-    monkeypatch.setattr(store, "decode_row", decode_row)
+    monkeypatch.setattr(decoding, "decode_row", decode_row)
     return seen
 
 
@@ -84,8 +86,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_store_holds_what_decoding_gives(
     tmp_path: Path, dimensions: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mtfed.data.store.usable_cores", lambda: threads)
-    monkeypatch.setattr(store, "CHUNK", 1)
+    monkeypatch.setattr("mtfed.data.decoding.usable_cores", lambda: threads)
+    monkeypatch.setattr(decoding, "CHUNK", 1)
     folder = write_site(tmp_path / "s", list(TASKS), 9, dimensions)
     config = read_config({"image-size": 16, "dimensions": dimensions, **keys()})
     found = {}
@@ -161,7 +163,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], dict[str, object], bool]] = {
         {"task.grade.metrics": "accuracy", "task.grade.loss": "focal", "normalise": "site"},
         False,
     ),
-    "our own code": (lambda f: cache.settings_of.cache_clear(), {}, True),
+    "our own code": (lambda f: fingerprint.settings_digest.cache_clear(), {}, True),
 }
 
 
@@ -179,11 +181,11 @@ def test_what_makes_a_store_anew(tmp_path: Path, what: str, monkeypatch: pytest.
     opened(folder, read_config(basic))
     (before,) = stores(folder)
     if what == "our own code":
-        monkeypatch.setattr(cache, "_code", lambda: b"another")
+        monkeypatch.setattr(fingerprint, "image_code", lambda: [b"another"])
     change(folder)
     seen = counting(monkeypatch)
     opened(folder, read_config(basic | settings))
-    cache.settings_of.cache_clear()
+    fingerprint.settings_digest.cache_clear()
     assert bool(seen) == (anew and what != "a row")  # whose others are taken over
     assert (before not in stores(folder)) == (anew and not settings and what != "our own code")
     assert len(stores(folder)) == (2 if (settings and anew) or what == "our own code" else 1)
@@ -219,7 +221,7 @@ def test_stores_that_nobody_opens_go(tmp_path: Path) -> None:
 def test_where_a_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = graded(tmp_path / "site")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-    assert cache_of(Root(folder)) == folder / ".mtfed-cache"
+    assert cache_folder(Root(folder)) == folder / ".mtfed-cache"
     opened(folder)
     assert not (tmp_path / "user").exists()  # pixels stay at the site
     for path in (folder / ".mtfed-cache", folder / ".mtfed-cache" / stores(folder)[0]):
@@ -229,18 +231,18 @@ def test_where_a_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         for path in folder.glob("*.*"):
             if path.is_file():
                 file.write(path, path.name)
-    place = cache_of(Root(archive))
+    place = cache_folder(Root(archive))
     assert place is not None and place.parent == tmp_path / "user" / "mtfed" and place.name.startswith("site.zip-")
     assert opened(archive).images.equal(opened(folder).images) and len(list(place.glob("*-*"))) == 1
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    place = cache_of(Root(archive))
+    place = cache_folder(Root(archive))
     assert place is not None and place.parent == tmp_path / "home" / ".cache" / "mtfed"
     monkeypatch.setenv("MTFED_CACHE", str(tmp_path / "all"))
-    places = {cache_of(Root(folder)), cache_of(Root(archive)), cache_of(Root(tmp_path / "other" / "site"))}
+    places = {cache_folder(Root(folder)), cache_folder(Root(archive)), cache_folder(Root(tmp_path / "other" / "site"))}
     assert len(places) == 3 and all(place and place.parent == tmp_path / "all" for place in places)
     monkeypatch.setenv("MTFED_CACHE", "off")
-    assert cache_of(Root(folder)) is None
+    assert cache_folder(Root(folder)) is None
 
 
 @pytest.mark.parametrize("obstacle", ["no folder", "disk full", "no room told", "deleted"])
@@ -256,14 +258,14 @@ def test_training_goes_on_where_nothing_can_be_kept(
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     else:
-        plain = store.fill
+        plain = decoding.fill_arrays
 
         def fill(*given: object) -> dict[int, str]:
             told = plain(*given)  # type: ignore[arg-type]
             shutil.rmtree(folder / ".mtfed-cache", ignore_errors=True)
             return told
 
-        monkeypatch.setattr(store, "fill", fill)
+        monkeypatch.setattr(decoding, "fill_arrays", fill)
     shards = [opened(folder, split=split) for split in ("train", "val", "train")]
     assert [len(shard) for shard in shards] == [4, 2, 4] and shards[0].images.float().std() > 0
     assert [record.getMessage()[:26] for record in caplog.records] == ["Cannot keep decoded images"]
@@ -306,7 +308,7 @@ def test_a_broken_store_is_made_again(tmp_path: Path, damage: str) -> None:
 def test_maps_keep_no_file_open_and_are_private(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(24, dtype=np.int16).reshape(4, 6))
     opened_files = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
-    found = store.mapped(tmp_path / "a.npy")
+    found = map_array(tmp_path / "a.npy")
     assert found[2].tolist() == list(range(12, 18))
     found[2] = 0
     assert np.load(tmp_path / "a.npy")[2, 0] == 12
@@ -314,16 +316,16 @@ def test_maps_keep_no_file_open_and_are_private(tmp_path: Path) -> None:
 
 
 def _decode_slowly(folder: Path, notes: Path, doomed: bool = False) -> None:
-    plain = store.decode_row
+    plain = decoding.decode_row
 
-    def decode_row(data: SiteData, row: store.Row, config: Config) -> store.Decoded | str:
+    def decode_row(data: SiteData, row: Row, config: Config) -> Decoded | str:
         with open(notes, "a", encoding="utf-8") as file:
             file.write(row.image + "\n")
         if doomed and row.image == "3.png":
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(data, row, config)
 
-    store.decode_row = decode_row  # type: ignore[assignment]
+    decoding.decode_row = decode_row  # type: ignore[assignment]
     assert opened(folder).images.shape == (4, 1, 16, 16)
 
 
@@ -354,7 +356,7 @@ def test_a_killed_process_leaves_nothing_that_counts(tmp_path: Path) -> None:
 def test_without_locks_the_first_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = graded(tmp_path)
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    plain, inner = store.fill, []
+    plain, inner = decoding.fill_arrays, []
 
     def fill(*given: object) -> dict[int, str]:
         if not inner:
@@ -362,7 +364,7 @@ def test_without_locks_the_first_one_counts(tmp_path: Path, monkeypatch: pytest.
             inner.append(opened(folder))  # another process, faster than this one
         return plain(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "fill", fill)
+    monkeypatch.setattr(decoding, "fill_arrays", fill)
     assert opened(folder).images.equal(inner[1].images) and len(stores(folder)) == 1
 
 
@@ -421,14 +423,14 @@ def test_the_last_images_of_a_task_cannot_be_left_out(tmp_path: Path) -> None:
 def test_whatever_a_decoder_raises_is_a_fault(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = store.Source.pixels
+    plain = decoding.Source.pixels
 
-    def pixels(source: store.Source, channels: int) -> np.ndarray:
+    def pixels(source: decoding.Source, channels: int) -> np.ndarray:
         if source.image == "3.png":
             raise error
         return plain(source, channels)
 
-    monkeypatch.setattr(store.Source, "pixels", pixels)
+    monkeypatch.setattr(decoding.Source, "pixels", pixels)
     assert len(opened(graded(tmp_path), GRADED.model_copy(update={"max_unreadable": 0.3}))) == 3
     (record,) = caplog.records
     assert f"Cannot read image 3.png of site h or its labels: {type(error).__name__}" in record.getMessage()
@@ -436,17 +438,17 @@ def test_whatever_a_decoder_raises_is_a_fault(
 
 
 def test_a_fault_of_the_machine_is_no_fault_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, folder = store.Source.pixels, graded(tmp_path)
+    plain, folder = decoding.Source.pixels, graded(tmp_path)
 
-    def pixels(source: store.Source, channels: int) -> np.ndarray:
+    def pixels(source: decoding.Source, channels: int) -> np.ndarray:
         if source.image == "3.png":
             raise OSError(5, "Input/output error")
         return plain(source, channels)
 
     some = GRADED.model_copy(update={"max_unreadable": 0.3})
-    monkeypatch.setattr(store.Source, "pixels", pixels)
+    monkeypatch.setattr(decoding.Source, "pixels", pixels)
     assert len(opened(folder, some)) == 3
-    monkeypatch.setattr(store.Source, "pixels", plain)
+    monkeypatch.setattr(decoding.Source, "pixels", plain)
     cache._open.clear()  # as in another process
     seen = counting(monkeypatch)
     assert len(opened(folder, some)) == 4 and set(seen) == {"3.png"} and len(stores(folder)) == 1
@@ -503,13 +505,13 @@ def test_no_figure_of_held_out_images_reaches_training(tmp_path: Path) -> None:
         Image.new("L", (16, 16), 255).save(folder / name)
     after = opened(folder, config)
     val, test = opened(folder, config, "val"), opened(folder, config, "test")
-    assert before.scale and after.scale and val.scale and test.scale
-    for scale in (after.scale, val.scale):
-        assert scale.mean.equal(before.scale.mean) and scale.deviation.equal(before.scale.deviation)
-    assert test.scale.mean.item() == 255  # the server's, by their own
-    assert standardise(test.images, test.scale).abs().max() == 0
+    assert before.normalisation and after.normalisation and val.normalisation and test.normalisation
+    for scale in (after.normalisation, val.normalisation):
+        assert scale.mean.equal(before.normalisation.mean) and scale.deviation.equal(before.normalisation.deviation)
+    assert test.normalisation.mean.item() == 255  # the server's, by their own
+    assert standardise(test.images, test.normalisation).abs().max() == 0
     by_image = opened(folder, GRADED)
-    assert by_image.scale is None
+    assert by_image.normalisation is None
 
 
 def test_a_shifted_site_is_normalised_as_it_is_seen(tmp_path: Path) -> None:
@@ -521,9 +523,9 @@ def test_a_shifted_site_is_normalised_as_it_is_seen(tmp_path: Path) -> None:
         train, val = (load_shard(data, config, split) for split in ("train", "val"))
         plain = load_shard(replace(data, scanners=None), config, "train")
         assert not train.images.equal(plain.images)
-        expected = Scale.of(torch.stack([store.sums_of(image) for image in train.images]), 16 * 16)
+        expected = Normalisation.of(torch.stack([decoding.channel_sums(image) for image in train.images]), 16 * 16)
         for shard in (train, val):
-            assert shard.scale and shard.scale.mean.equal(expected.mean)
+            assert shard.normalisation and shard.normalisation.mean.equal(expected.mean)
 
 
 def test_splits_are_kept_apart(tmp_path: Path) -> None:
@@ -537,7 +539,7 @@ def test_splits_are_kept_apart(tmp_path: Path) -> None:
             load_shard(mixed, config, split)
     with pytest.raises(MtfedError, match="Config key normalise: site h has no training image"):
         load_shard(data.part("val"), config)
-    assert load_shard(data.part("train"), config).scale is not None
+    assert load_shard(data.part("train"), config).normalisation is not None
     strange = replace(data, rows=(replace(data.rows[0], number=3), *data.rows[1:]))
     with pytest.raises(ValueError, match="Expected row 3 of the pool of site h to be"):
         load_shard(strange, config, "train")
@@ -562,16 +564,16 @@ def test_stamps_of_what_manifests_name(tmp_path: Path) -> None:
 def test_slices_of_a_volume_stay_together(tmp_path: Path) -> None:
     data = read_site(graded(tmp_path), "h", ["grade"])
     rows = [replace(data.rows[0], image=name) for name in ("a#0", "a#1", "a#2", "b", "c", "d")]
-    assert [list(chunk) for chunk in store.chunks(rows, 1)] == [[0, 1, 2], [3], [4], [5]]
-    assert [list(chunk) for chunk in store.chunks(rows, 4)] == [[0, 1, 2, 3], [4, 5]]
-    assert list(store.chunks([], 4)) == []
+    assert [list(chunk) for chunk in decoding.chunk_rows(rows, 1)] == [[0, 1, 2], [3], [4], [5]]
+    assert [list(chunk) for chunk in decoding.chunk_rows(rows, 4)] == [[0, 1, 2, 3], [4, 5]]
+    assert list(decoding.chunk_rows([], 4)) == []
 
 
 def test_a_process_looks_at_a_pool_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = site_folder(graded(tmp_path), "h", GRADED)
     rows = [row for row in data.rows if row.split == "train"]
     first, _ = open_store(data, GRADED, rows)
-    monkeypatch.setattr(cache, "sources_of", None)
+    monkeypatch.setattr(cache, "row_sources", None)
     assert open_store(data, GRADED, rows)[0] is first
 
 

@@ -13,7 +13,7 @@ from helpers.checked_site import MISSING, broken, check, content, drawn, make_si
 
 from mtfed.cli import main
 from mtfed.config import Config
-from mtfed.data.store import decode_row
+from mtfed.data.decoding import decode_row
 from mtfed.site.check.survey import survey_site
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
