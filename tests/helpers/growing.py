@@ -1,4 +1,4 @@
-"""Models whose width the tests change."""
+"""Models whose width the tests change, and their tensors."""
 
 from __future__ import annotations
 
@@ -9,15 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mtfed.models.build import assemble
-from mtfed.tasks.task import Task
 
-RNG = np.random.default_rng
-Network = dict[str, np.ndarray]
-TASKS = {
-    "kind": Task(name="kind", kind="classification", classes=("x", "y", "z")),
-    "lungs": Task(name="lungs", kind="segmentation", classes=("background", "lung")),
-}
-
+from .planted import TASKS, Network
 
 CHAIN = nn.Sequential(
     nn.Conv2d(2, 14, 3), nn.BatchNorm2d(14), nn.ReLU(), nn.Conv2d(14, 16, 3), nn.ReLU(),

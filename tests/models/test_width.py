@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.growing import CHAIN, RNG, TASKS, Network, multitask, numbers, perceptron, samples
+from helpers.growing import CHAIN, multitask, numbers, perceptron, samples
+from helpers.planted import RNG, TASKS, Network
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
 from mtfed.strategies.growth import Growth, expand
 from mtfed.strategies.widths import infer_sizes, submodel, widen

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
-from helpers.growing import Network, forward, numbers, perceptron
+from helpers.growing import forward, numbers, perceptron
+from helpers.planted import Network
 from helpers.rounds import SITES, Sites, one_round, same, tensors_of
 from mtfed.strategies import GrowingMatching, SiteCard, TaskFedAvg, wire
 from mtfed.strategies.axes import AxisError, AxisGraph

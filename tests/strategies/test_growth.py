@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.growing import CHAIN, RNG, Network, forward, multitask, numbers, perceptron
+from helpers.growing import CHAIN, forward, multitask, numbers, perceptron
+from helpers.planted import RNG, Network
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
 from mtfed.strategies.growth import Growth, expand, grow
 from mtfed.strategies.widths import submodel, widen

@@ -11,7 +11,8 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from helpers import TASKS, mtfed
-from helpers.growing import Network, forward, numbers, perceptron
+from helpers.growing import forward, numbers, perceptron
+from helpers.planted import Network
 from helpers.rounds import SITES, one_round, same, tensors_of
 from mtfed.strategies import STRATEGIES, FisherMerging, Fola, Pfnm, Rebasin, TaskFedAvg, TaskStrategy, wire
 from mtfed.strategies.axes import AxisGraph
