@@ -46,10 +46,13 @@ from mtfed.strategies.precision import write_precision
 from mtfed.strategies.wire import record_in
 
 from mtfed.config import Config, RunConfigValue, read_config
-from mtfed.learning.acceleration import lay_out
-from mtfed.learning.balancing import read_history
+from mtfed.learning.acceleration import set_memory_format
 from mtfed.learning.curvature import curvature
-from mtfed.learning.train import evaluate, fixed_seed, load_parts, load_weights, numpy_parts, pick_device, train
+from mtfed.learning.device import derive_seed, pick_device
+from mtfed.learning.evaluate import evaluate
+from mtfed.learning.loss_history import read_history
+from mtfed.learning.parts import load_parts, load_weights, numpy_parts
+from mtfed.learning.train import train
 from mtfed.models.build import build_model
 from mtfed.models.system import MultiTaskModel
 from mtfed.tasks.kind import kind_of
@@ -70,7 +73,7 @@ def _config(run_config: tuple[tuple[str, RunConfigValue], ...]) -> Config:
 def _resident_model(config: Config) -> MultiTaskModel:
     """Return the model of this process; every message overwrites all parts that it uses."""
     model = build_model(config).to(pick_device(config.device))
-    lay_out(model, config)
+    set_memory_format(model, config)
     return model
 
 
@@ -150,7 +153,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
         site.shard("train"),
         tasks,
         config,
-        seed=fixed_seed(config.seed, site.key, server_round),
+        seed=derive_seed(config.seed, site.key, server_round),
         learning_rate=float(settings.get("learning-rate", config.learning_rate)),
         proximal_mu=float(settings.get("proximal-mu", 0.0)),
         pull=pull,
@@ -160,7 +163,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     shard = site.shard("train")
     counts = {f"num-examples.{task}": shard.count(task) for task in tasks}
     losses = {f"loss-sum.{task}": value for task, value in result.loss_sums.items()}
-    seen = {f"seen.{task}": count for task, count in result.seen.items()}
+    seen = {f"seen.{task}": count for task, count in result.samples.items()}
     metrics: dict[str, MetricRecordValues] = {"num-examples": len(shard.labelled(tasks)), **counts, **losses, **seen}
     metrics |= {"steps": result.steps, "seconds": result.seconds, "pulled": int(bool(pull))}
     trained = wire.select(arrays, [part for part in model.parts() if wire.task_of(part) in ("", *tasks)])
@@ -183,7 +186,7 @@ def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Con
     if "weights" in context.node_config:
         load_weights(model, Path(str(context.node_config["weights"])), parts)
         return
-    seed = fixed_seed(config.seed, site.key, "apart")
+    seed = derive_seed(config.seed, site.key, "apart")
     own = numpy_parts(build_model(config.model_copy(update={"seed": seed})))
     load_parts(model, {part: own[part] for part in parts})
     alone = config.model_copy(update={"local_epochs": config.apart_epochs, "local_steps": 0})
@@ -205,7 +208,7 @@ def precision_of(
         shard,
         tasks,
         config,
-        seed=fixed_seed(config.seed, site.key, int(settings["server-round"]), "curvature"),
+        seed=derive_seed(config.seed, site.key, int(settings["server-round"]), "curvature"),
         samples=config.curvature_samples,
         history=read_history(settings),
     )

@@ -10,8 +10,9 @@ from flwr.app import ArrayRecord
 from ..config import Config
 from ..data.federation import test_data
 from ..data.shard import Shard, load_shard
+from ..learning.evaluate import evaluate
 from ..learning.metrics import TaskMetrics, pool
-from ..learning.train import evaluate, load_parts
+from ..learning.parts import load_parts
 from ..models.system import MultiTaskModel
 from ..record.summary import mean_figures
 from ..strategies import wire

@@ -17,9 +17,9 @@ from flwr.serverapp import Grid
 
 from ..config import Config
 from ..errors import MtfedError
-from ..learning.balancing import write_history
+from ..learning.loss_history import write_history
 from ..learning.losses import task_losses
-from ..learning.train import numpy_parts
+from ..learning.parts import numpy_parts
 from ..models.build import build_model
 from ..progress import Progress
 from ..record.examples import save_examples

@@ -34,7 +34,7 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
     from ..startup import garbage_collection_paused
 
     with garbage_collection_paused():
-        from ..learning.train import pick_device
+        from ..learning.device import pick_device
         from .local.grid import run_local
 
         server_app, client_app = app.load("serverapp"), app.load("clientapp")

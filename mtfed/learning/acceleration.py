@@ -1,4 +1,4 @@
-"""What makes training faster on a GPU: half precision, memory laid out for convolutions, compiled models."""
+"""Faster training on a GPU: half precision, a memory format for convolutions, compiled models."""
 
 from __future__ import annotations
 
@@ -18,106 +18,106 @@ from ..errors import MtfedError
 log = logging.getLogger("mtfed")
 Forward = Callable[[Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
-COMPILE_FROM = 5000  # forward passes of a training that make up for minutes of compiling (our estimate)
-GRAPHS = 64  # that a compiled model may have: sites differ in their tasks, and batches in which of them they label
-FIRST_SCALE = (
-    1024.0  # of float16 gradients; each round begins with it, and every halving from a higher one costs a step
-)
-LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
-_graphs: dict[type[nn.Module], Callable[..., dict[str, Tensor]]] = {}  # compiled forward passes, by class
-_compiles: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether a model can be compiled
+MIN_COMPILED_PASSES = 5000  # forward passes of a training that make up for minutes of compiling (our estimate)
+MAX_GRAPHS = 64  # of a compiled model: sites differ in their tasks, and batches in the tasks that they have labels of
+# Of float16's loss scaler. Each round starts with it, and every halving from a larger scale would cost a step.
+INITIAL_LOSS_SCALE = 1024.0
+MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
+_compiled_forwards: dict[type[nn.Module], Callable[..., dict[str, Tensor]]] = {}
+_can_compile: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def half_precision(autocast: str, device: torch.device) -> torch.dtype | None:
-    """Return the type that a model computes in under autocast, or ``None`` for that of its weights.
+    """Return the dtype that a model computes in under autocast, or ``None`` for the dtype of its weights.
 
-    ``auto`` is bfloat16 on a CUDA GPU that computes in it.
+    ``auto`` is bfloat16 on a CUDA GPU that supports it without emulation.
 
     Raises:
-        MtfedError: for float16 anywhere but on a CUDA GPU.
+        MtfedError: for float16 on anything but a CUDA GPU.
     """
     if autocast == "auto":
-        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if able else None
+        supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if supported else None
     if autocast == "float16" and device.type != "cuda":
         raise MtfedError(f"Config key autocast: float16 needs a CUDA GPU, this is {device.type}; use auto or bfloat16.")
     return {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[autocast]
 
 
-def cast_to(dtype: torch.dtype | None, device: torch.device) -> Any:
-    """Return the context that a forward pass runs in."""
+def autocast(dtype: torch.dtype | None, device: torch.device) -> Any:
+    """Return the context for a forward pass; it does nothing if ``dtype`` is None."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def make_scaler(dtype: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler:
-    """Return what keeps float16's small gradients from vanishing; for other types it passes everything on."""
-    return torch.amp.GradScaler(device.type, init_scale=FIRST_SCALE, enabled=dtype is torch.float16)
+    """Return a loss scaler, which prevents float16's small gradients from vanishing; it is disabled for other types."""
+    return torch.amp.GradScaler(device.type, init_scale=INITIAL_LOSS_SCALE, enabled=dtype is torch.float16)
 
 
-def lay_out(model: nn.Module, config: Config) -> None:
-    """Put channels last in the memory of a model's convolutions, where that is faster: in half precision on CUDA.
+def set_memory_format(model: nn.Module, config: Config) -> None:
+    """Store a model's convolutions with channels last where that is faster: in half precision on CUDA.
 
     On a CPU it is not (a ResNet-18, 16 images of 64 px, one core: 5 % slower; ResNet-50 and ConvNeXt: no difference),
-    and float32 convolutions on CUDA gain little. Shapes, names and values of all tensors stay.
+    and float32 convolutions on CUDA gain little. Shapes, names and values of all tensors stay the same.
     """
     device = next(model.parameters()).device
     if device.type == "cuda" and half_precision(config.autocast, device) is not None:
-        model.to(memory_format=LAYOUTS[config.dimensions])  # type: ignore[call-overload]  # torch does not type it
+        model.to(memory_format=MEMORY_FORMATS[config.dimensions])  # type: ignore[call-overload]  # torch does not type it
 
 
-def forward_of(model: nn.Module, config: Config, device: torch.device, passes: int) -> Forward:
-    """Return a model's forward pass for training: compiled, if the config wants that and it can be done.
+def training_forward(model: nn.Module, config: Config, device: torch.device, passes: int) -> Forward:
+    """Return a model's forward pass for training, compiled if the config asks for it and the model can be compiled.
 
-    Nothing of the model changes, so that what trains next may again choose. ``compile = "auto"`` compiles on a CUDA GPU
-    for a training of so many passes that it is worth it, :data:`COMPILE_FROM`.
+    The model itself does not change, so the next training can choose again. ``compile = "auto"`` compiles on a CUDA GPU
+    if the training has at least :data:`MIN_COMPILED_PASSES` forward passes.
     """
-    worth = device.type == "cuda" and passes >= COMPILE_FROM
-    wanted = {"on": True, "off": False, "auto": worth}[config.compile]
-    return partial(_call_compiled, model) if wanted else model
+    pays_off = device.type == "cuda" and passes >= MIN_COMPILED_PASSES
+    is_compiled = {"on": True, "off": False, "auto": pays_off}[config.compile]
+    return partial(_call_compiled, model) if is_compiled else model
 
 
 def _call_compiled(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Call a model through the compiler, until that fails; from then on without.
+    """Call a model through the compiler, or plainly after the compiler has failed once.
 
-    Its first call finds out whether that can be done, forward and back. Later ones may compile anew, for other tasks or
-    other shapes: where that fails, the batch runs again without, and what had run of it has counted in batch norms'
-    statistics. A backward pass that is compiled only when it runs is not caught, but for the first.
+    The first call tries to compile the forward and the backward pass. Later calls may compile again for other tasks or
+    other shapes. If that fails, the batch is computed again without the compiler, and layers that ran before the
+    failure have updated their batch norm statistics twice. Only the first backward pass is tested; a failure in a later
+    one, which is compiled when it runs, is not caught.
     """
-    kind = type(model)
-    if kind not in _graphs:
+    model_class = type(model)
+    if model_class not in _compiled_forwards:
         import torch._dynamo
 
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        _graphs[kind] = torch.compile(kind.forward, dynamic=True)
-    if model not in _compiles:
-        _compiles[model] = _try(model, images, rows)
-    if _compiles[model]:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
+        _compiled_forwards[model_class] = torch.compile(model_class.forward, dynamic=True)
+    if model not in _can_compile:
+        _can_compile[model] = _try_to_compile(model, images, rows)
+    if _can_compile[model]:
         try:
-            return _graphs[kind](model, images, rows)
-        except Exception as error:  # an error of the model itself comes again below
-            _compiles[model] = _give_up(error)
-    forward: Callable[..., dict[str, Tensor]] = kind.forward
+            return _compiled_forwards[model_class](model, images, rows)
+        except Exception as error:  # an error of the model itself is raised again below
+            _log_failure(error)
+            _can_compile[model] = False
+    forward: Callable[..., dict[str, Tensor]] = model_class.forward
     return forward(model, images, rows)
 
 
-def _try(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) -> bool:
-    """Say whether a model can be compiled, forward and back; the trial leaves no trace but a line in the log."""
+def _try_to_compile(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) -> bool:
+    """Return whether a model's forward and backward pass compile. The model and the random state do not change."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
-            outputs = _graphs[type(model)](model, images, rows)
+            outputs = _compiled_forwards[type(model)](model, images, rows)
             torch.stack([output.float().mean() for output in outputs.values()]).sum().backward()
         return True
-    except Exception as error:  # a compiler has many
-        return _give_up(error)
+    except Exception as error:  # the compiler raises many types
+        _log_failure(error)
+        return False
     finally:
         model.zero_grad()
         for buffer, before in buffers:
             buffer.copy_(before)
 
 
-def _give_up(error: Exception) -> bool:
-    """Log why a model cannot be compiled, and say that it cannot."""
+def _log_failure(error: Exception) -> None:
     reason = next(iter(str(error).splitlines()), "")
-    log.warning("torch.compile failed, training goes on without: %s: %s", type(error).__name__, reason)
-    return False
+    log.warning("torch.compile failed, training continues without it: %s: %s", type(error).__name__, reason)

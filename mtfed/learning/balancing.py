@@ -1,56 +1,60 @@
-"""How the tasks' losses are balanced against each other in a step of training.
+"""Rules that balance the tasks' losses against each other in a training step.
 
-A rule either weighs losses, and one backward pass of their weighted sum does (:func:`backward`); or it weighs the
-tasks' gradients in what they share, which costs a backward pass a task (:func:`backward_by_task`). A batch with labels
-of one task only has nothing to balance: by gradient it is trained as plainly as by :class:`Equal`.
+A rule either weighs the losses, and one backward pass of their weighted sum is enough (:func:`.backward.backward`); or
+it weighs the tasks' gradients in the weights that they share, which takes a backward pass for each task
+(:func:`.backward.backward_by_task`). If a batch has labels of one task only, there is nothing to balance, and a rule on
+gradients then trains as :class:`Equal` does.
 
-A task's learned number ``balance[t]`` travels with its decoder; what the tasks' losses were in earlier rounds, over all
-sites, the server tells every site. So sites keep nothing between rounds.
+A task's learned number ``balance[t]`` is sent with its decoder. Losses of earlier rounds, over all sites, are sent to
+the sites by the server (:mod:`.loss_history`), so sites keep no state between rounds. The initial values of
+``balance[t]`` are in :data:`mtfed.models.specs.INITIAL_BALANCE`.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-# Task -> its mean loss over all sites in the first round that trained it, and in the last two of the others.
+# Task -> its mean loss over all sites in the first round that trained it, then in the last two rounds after that.
 History = Mapping[str, Sequence[float]]
-# Task -> its mean loss in a piece of a batch, and the share of the batch's labels that are in the piece.
-PieceLosses = Mapping[str, tuple[Tensor, float]]
-Scale = Callable[[Tensor], Tensor]  # that of mixed precision, which keeps small gradients from vanishing
-TOLD = "losses."  # prefix of a task's history in a message
-LEAST = 1e-12  # a loss of 0 divides by this instead
+EPSILON = 1e-12  # replaces a smaller loss where losses are divided by each other
 
 
 class Equal:
-    """Add the losses up: ``L = sum_t L_t``."""
+    """Add the losses up: ``L = sum_t L_t``.
 
-    learns = False  # whether ``balance[t]`` is trained
-    by_gradient = False  # whether every task's gradient is wanted by itself
-    remembers = False  # whether the losses of earlier rounds are read
+    Attributes:
+        learns: whether ``balance[t]`` is trained.
+        by_gradient: whether the rule needs the gradient of each task separately.
+        uses_history: whether the rule uses losses of earlier rounds.
+    """
+
+    learns = False
+    by_gradient = False
+    uses_history = False
 
     def __init__(self, balance: Mapping[str, Tensor] | nn.ParameterDict, history: History | None = None) -> None:
         self.balance = balance
         self.history = history or {}
 
     def weights(self, tasks: Sequence[str]) -> dict[str, float]:
-        """Return what the loss of each task counts, where these are trained together."""
+        """Return the weight of each task's loss if these tasks are trained together."""
         return dict.fromkeys(tasks, 1.0)
 
     def term(self, task: str, loss: Tensor) -> Tensor:
-        """Return what a task's loss contributes to the sum whose gradient is followed."""
+        """Return what a task's loss contributes to the total loss."""
         return loss
 
 
 class Uncertainty(Equal):
     """Weigh a task by its learned uncertainty: ``L = sum_t L_t / (2 exp(s_t)) + s_t / 2``.
 
-    s_t is the log variance of the task's noise (Kendall, Gal, Cipolla, CVPR 2018), in the form that Liu et al.'s MTAN
-    code has for every kind of loss. At the least L of a constant L_t, ``exp(s_t) = L_t``.
+    s_t is the log variance of the task's noise (Kendall, Gal, Cipolla, CVPR 2018), in the form that the MTAN code of
+    Liu et al. uses for every type of loss. For a constant L_t, L is minimal at ``exp(s_t) = L_t``.
     """
 
     learns = True
@@ -66,21 +70,23 @@ class Uncertainty(Equal):
 
 
 class DynamicWeights(Equal):
-    """Weigh a task the more, the slower its loss sinks: dynamic weight averaging (Liu, Johns, Davison, CVPR 2019).
+    """Weigh a task more if its loss falls more slowly: dynamic weight averaging (Liu, Johns, Davison, CVPR 2019).
 
     ``lambda_t = T exp(w_t / tau) / sum_k exp(w_k / tau)`` with ``w_t = L_t(e - 1) / L_t(e - 2)``, tau = 2, T tasks; 1
     in the first two epochs. Our design for a federation: an epoch is a round, and L_t is the mean over the labels of
-    all sites, so that all of them weigh alike. A task that has been trained in fewer than two rounds counts 1.
+    all sites, so all sites use the same weights. A task that was trained in fewer than two rounds has weight 1.
     """
 
-    remembers = True
+    uses_history = True
     temperature = 2.0
 
     def __init__(self, balance: Mapping[str, Tensor] | nn.ParameterDict, history: History | None = None) -> None:
         super().__init__(balance, history)
-        pace = {task: told[-1] / max(told[-2], LEAST) for task, told in self.history.items() if len(told) > 1}
-        highest = max(pace.values(), default=0.0)  # subtracted, so that nothing overflows
-        raw = {task: math.exp((w - highest) / self.temperature) for task, w in pace.items()}
+        ratios = {
+            task: losses[-1] / max(losses[-2], EPSILON) for task, losses in self.history.items() if len(losses) > 1
+        }
+        largest = max(ratios.values(), default=0.0)  # subtracted to prevent overflow
+        raw = {task: math.exp((w - largest) / self.temperature) for task, w in ratios.items()}
         self.multipliers = {task: len(raw) * value / sum(raw.values()) for task, value in raw.items()}
 
     def weights(self, tasks: Sequence[str]) -> dict[str, float]:
@@ -93,42 +99,43 @@ class DynamicWeights(Equal):
 
 
 class ByGradient(Equal):
-    """A rule that says how the tasks' gradients combine."""
+    """A rule that combines the tasks' gradients."""
 
     by_gradient = True
 
     @abstractmethod
     def combine(self, tasks: Sequence[str], losses: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return (T,) what each task's gradient counts in shared weights and in its own, and the gradient of balance.
+        """Return each task's factor in the shared weights (T,) and in its own (T,), and the gradient of balance (T,).
 
         Args:
-            tasks: those of the batch.
-            losses: (T,) their mean losses, float64.
-            gram: (T, T) products of their gradients in the shared weights, float64.
+            tasks: of the batch.
+            losses: (T,) mean losses of the tasks, float64.
+            gram: (T, T) inner products of the tasks' gradients in the shared weights, float64.
         """
 
 
 class GradNorm(ByGradient):
-    """Weigh tasks so that they train at one pace (Chen et al., ICML 2018).
+    """Weigh tasks so that they train at the same pace (Chen et al., ICML 2018).
 
-    ``w = T softmax(v)`` over the tasks of a batch, v_t learned. With ``G_t = w_t ||grad L_t||``, ``r_t`` the task's
-    ``L_t / L_t(0)`` over the tasks' mean of it, v follows the gradient of ``sum_t |G_t - c_t|``, where ``c_t =
-    mean(G) r_t^alpha`` is held fixed, alpha = 1.5. As G_t is linear in w_t, that needs no second backward pass.
+    ``w = T softmax(v)`` over the tasks of a batch, v_t learned. With ``G_t = w_t ||grad L_t||`` and r_t the task's
+    ``L_t / L_t(0)`` divided by its mean over tasks, v follows the gradient of ``sum_t |G_t - c_t|``, where ``c_t =
+    mean(G) r_t^alpha`` is treated as a constant and alpha = 1.5. As G_t is linear in w_t, this needs no second backward
+    pass.
 
-    The norm is over all that tasks share, as every model has it; the paper's last shared layer would be another one in
-    each sharing scheme. v is trained by the model's own optimiser. L_t(0) is the mean of the first round over all
-    sites: until it is told, the tasks count equally and v rests.
+    The norm is over all shared weights, which every model has. (The paper uses the last shared layer, which would be
+    another one in each sharing scheme.) v is trained by the model's own optimiser. L_t(0) is the mean of the first
+    round over all sites. Until it is known, the tasks have equal weights and v does not change.
     """
 
     learns = True
-    remembers = True
+    uses_history = True
     alpha = 1.5
 
     def weights(self, tasks: Sequence[str]) -> dict[str, float]:
-        """Return ``T softmax(v)``, or 1 where the first round's loss of any of the tasks is not known."""
+        """Return ``T softmax(v)``, or 1 if the first round's loss is unknown for any of the tasks."""
         if not all(self.history.get(task) for task in tasks):
             return dict.fromkeys(tasks, 1.0)
-        v = torch.stack([self.balance[task].detach() for task in tasks]).cpu().double()  # MPS has no doubles
+        v = torch.stack([self.balance[task].detach() for task in tasks]).cpu().double()  # MPS has no float64
         return dict(zip(tasks, (len(tasks) * v.softmax(0)).tolist(), strict=True))
 
     def combine(self, tasks: Sequence[str], losses: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -137,45 +144,36 @@ class GradNorm(ByGradient):
         if not all(self.history.get(task) for task in tasks):
             return w, w, None
         first = torch.tensor([self.history[task][0] for task in tasks], dtype=torch.float64)
-        ratio = losses.clamp_min(LEAST) / first.clamp_min(LEAST)
+        ratio = losses.clamp_min(EPSILON) / first.clamp_min(EPSILON)
         norms = gram.diagonal().sqrt()
-        aims = (w * norms).mean() * (ratio / ratio.mean()) ** self.alpha
-        slope = norms * torch.sign(w * norms - aims)  # in w
+        targets = (w * norms).mean() * (ratio / ratio.mean()) ** self.alpha
+        slope = norms * torch.sign(w * norms - targets)  # with respect to w
         return w, w, w * (slope - (w * slope).mean())
 
 
 class PCGrad(ByGradient):
     """Project conflicting gradients onto each other's normal plane (Yu et al., NeurIPS 2020).
 
-    For each task i, and the others j in random order: if ``g_i . g_j < 0``, then ``g_i -= (g_i . g_j) / ||g_j||^2
-    g_j``, with g_j as it was. Shared weights follow the sum of the projected g_i, a task's own weights its plain
-    gradient.
+    For each task i and the other tasks j in random order: if ``g_i . g_j < 0``, then ``g_i -= (g_i . g_j) / ||g_j||^2
+    g_j``, where g_j is the original gradient. Shared weights follow the sum of the projected g_i. A task's own weights
+    follow its plain gradient.
     """
 
     def combine(self, tasks: Sequence[str], losses: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return how often each gradient is in the sum of the projected ones, and ones."""
+        """Return the coefficients of the gradients in the sum of the projected gradients, and ones."""
         orders = [torch.randperm(len(tasks)).tolist() for _ in tasks]
         return project(gram, orders).sum(0), torch.ones(len(tasks), dtype=torch.float64), None
 
 
-BALANCING: dict[str, type[Equal]] = {
-    "uncertainty": Uncertainty,
-    "equal": Equal,
-    "dwa": DynamicWeights,
-    "gradnorm": GradNorm,
-    "pcgrad": PCGrad,
-}
-
-
 def project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
-    """Return PCGrad's projected gradients as combinations (T, T) of the given ones: row i is what becomes of g_i.
+    """Return PCGrad's projected gradients as linear combinations (T, T) of the original ones, one in each row.
 
-    A projected gradient stays in the span of the given ones, so their products are all that has to be known. One whose
-    squared norm is 0, as single precision may round it to, projects nothing.
+    A projected gradient stays in the span of the original gradients, so only their inner products are needed. A
+    gradient whose squared norm is 0, possibly after rounding to single precision, projects nothing.
 
     Args:
-        gram: (T, T) products ``g_i . g_j``.
-        orders: for each task the order in which it meets the others; itself is passed over.
+        gram: (T, T) inner products ``g_i . g_j``.
+        orders: for each task, the order in which it is compared with the tasks; itself is skipped.
     """
     rows = torch.eye(len(gram), dtype=gram.dtype)
     for i, order in enumerate(orders):
@@ -185,110 +183,10 @@ def project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
     return rows
 
 
-def backward(rule: Equal, pieces: Iterable[PieceLosses], scale: Scale) -> dict[str, Tensor]:
-    """Add the gradients of a batch to all weights, by one backward pass a piece; return each task's mean loss."""
-    each: dict[str, Tensor] = {}
-    for losses in pieces:
-        total: Tensor | float = 0.0
-        for task, (loss, share) in losses.items():
-            each[task] = each.get(task, 0.0) + loss.detach() * share
-            total = total + rule.term(task, loss) * share
-        assert isinstance(total, Tensor)
-        scale(total).backward()
-    return each
-
-
-def backward_by_task(
-    rule: ByGradient,
-    tasks: Sequence[str],
-    pieces: Iterable[PieceLosses],
-    shared: Sequence[Tensor],
-    own: Mapping[str, Sequence[Tensor]],
-    scale: Scale,
-) -> dict[str, Tensor]:
-    """Give all weights the gradients that a rule makes of the tasks'; return each task's mean loss.
-
-    Takes a backward pass a task and piece, a copy of the shared weights a task, and on a GPU one wait a step, as what
-    is projected goes by the gradients' products.
-
-    Args:
-        rule: says how gradients combine.
-        tasks: those of the batch.
-        pieces: of the batch, computed as they are asked for.
-        shared: weights that several tasks' losses may depend on.
-        own: those of one task, by task.
-        scale: that of mixed precision; gradients come out scaled.
-    """
-    sizes = [weight.numel() for weight in shared]
-    rows = torch.zeros(len(tasks), sum(sizes), dtype=shared[0].dtype, device=shared[0].device)  # (T, P)
-    reached = [False] * len(shared)
-    each: dict[str, Tensor] = {}
-    for losses in pieces:
-        for left, (task, (loss, share)) in zip(range(len(losses) - 1, -1, -1), losses.items(), strict=True):
-            each[task] = each.get(task, 0.0) + loss.detach() * share
-            found = torch.autograd.grad(
-                scale(loss * share), [*shared, *own[task]], retain_graph=left > 0, allow_unused=True
-            )
-            row = rows[tasks.index(task)].split(sizes)
-            for i, gradient in enumerate(found[: len(shared)]):
-                if gradient is not None:
-                    row[i].view(gradient.shape).add_(gradient)
-                    reached[i] = True
-            for weight, gradient in zip(own[task], found[len(shared) :], strict=True):
-                if gradient is not None:
-                    _add(weight, gradient)
-    gram = (rows @ rows.T).cpu().double()
-    losses_now = torch.stack([each[task] for task in tasks]).cpu().double()
-    in_shared, in_own, slope = rule.combine(tasks, losses_now, gram)
-    for weight, gradient, is_reached in zip(shared, (in_shared.to(rows) @ rows).split(sizes), reached, strict=True):
-        if is_reached:  # the optimiser would let the others decay
-            _add(weight, gradient.view(weight.shape))
-    for i, task in enumerate(tasks):
-        for weight in own[task]:
-            if weight.grad is not None:
-                weight.grad.mul_(float(in_own[i]))
-        if slope is not None:
-            _add(rule.balance[task], slope[i].to(rows))
-    return each
-
-
-def _add(weight: Tensor, gradient: Tensor) -> None:
-    """Add to a weight's gradient, which must lie in memory as the weight does."""
-    if weight.grad is None:
-        weight.grad = torch.empty_like(weight).copy_(gradient)
-    else:
-        weight.grad.add_(gradient)
-
-
-# What the server tells, and what sites read.
-
-
-def write_history(
-    balancing: str, lines: Callable[[], Iterable[Mapping[str, object]]], tasks: Sequence[str]
-) -> dict[str, list[float]]:
-    """Return what a training message tells of earlier rounds: nothing, where the rule does not look back.
-
-    As it comes from the record, a run that is resumed tells what it would have told.
-
-    Args:
-        balancing: name of the rule.
-        lines: returns those of the record's ``metrics.jsonl``, in the order of rounds.
-        tasks: those that are still trained.
-    """
-    if not BALANCING[balancing].remembers:
-        return {}
-    losses: dict[str, list[float]] = {}
-    for line in lines():
-        task, loss = str(line["task"]), line.get("loss")
-        if task in tasks and isinstance(loss, float) and math.isfinite(loss):
-            losses.setdefault(task, []).append(loss)
-    return {TOLD + task: [*told[:1], *told[1:][-2:]] for task, told in losses.items()}
-
-
-def read_history(settings: Mapping[str, object]) -> dict[str, list[float]]:
-    """Return what a training message tells of earlier rounds, by task."""
-    return {
-        key.removeprefix(TOLD): [float(loss) for loss in told]
-        for key, told in settings.items()
-        if key.startswith(TOLD) and isinstance(told, Sequence)
-    }
+BALANCING: dict[str, type[Equal]] = {
+    "uncertainty": Uncertainty,
+    "equal": Equal,
+    "dwa": DynamicWeights,
+    "gradnorm": GradNorm,
+    "pcgrad": PCGrad,
+}

@@ -1,8 +1,8 @@
-"""How sharply a site's data determine each weight: the diagonal of its loss's Gauss-Newton matrix.
+"""The diagonal of the Gauss-Newton matrix of a site's loss: how precisely its data determine each weight.
 
-That is the Fisher information of the model's own predictions (expectation over labels that the model draws, not over
-the labels that are there, whose gradients vanish where the model fits them). It is the precision of the site's weights
-in the merge, see :mod:`mtfed.strategies.bayesian`.
+This is the Fisher information of the model's own predictions: the expectation is over labels drawn from the model. (The
+gradients of the actual labels vanish where the model fits them.) It is the precision of the site's weights in the
+merge, see :mod:`mtfed.strategies.bayesian`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from ..data.shard import Shard
 from ..models.system import MultiTaskModel
 from ..tasks.kind import kind_of
 from .balancing import BALANCING, History
-from .train import only, seed_device, to_device
+from .device import seed_device, to_device
+from .parts import train_only
 
-MICRO_BATCH = 8  # fewer samples a pass: less noise, more time
+MICRO_BATCH = 8  # samples in a backward pass; a smaller batch gives less noise and takes more time
 
 
 def curvature(
@@ -32,41 +33,41 @@ def curvature(
 ) -> dict[str, Tensor]:
     """Return, by tensor name, the diagonal curvature of the site's loss summed over its labelled samples.
 
-    In a softmax's logits cross-entropy has the curvature diag(p) - p p^T = E[z z^T], where z = sum_c e_c sqrt(p_c)
-    (1_c - p) with random signs e_c. Signs of two samples, and of two pixels, are independent, so the square of what z
-    sends back through a whole micro-batch is the sum of its samples' curvatures in expectation, and one backward pass
-    serves them all. (Labels drawn from p, as in Martens, JMLR 2020, section 9, have the same mean, but where the model
-    is sure nearly all of it comes from rare draws: measured, a site's share of the encoder then jumped from .2 to .9
-    between rounds.)
+    In a softmax's logits, cross-entropy has the curvature diag(p) - p p^T = E[z z^T], where z = sum_c e_c sqrt(p_c)
+    (1_c - p) with random signs e_c. The signs of two samples, and of two pixels, are independent. The square of the
+    gradient that z gives for a whole micro-batch is therefore, in expectation, the sum of its samples' curvatures, so
+    one backward pass is enough for all of them. (Labels drawn from p, as in Martens, JMLR 2020, section 9, have the
+    same mean; but if the model is confident, nearly all of it comes from rare draws. Measured: a site's share of the
+    encoder then jumped from .2 to .9 between rounds.)
 
-    A task's kind says what z is for its loss, whose terms are taken for estimates of one and count by their mean weight
-    (:class:`~mtfed.tasks.kind.Kind`; our design). A task counts as its loss does
-    (:mod:`.balancing`), and a learned number of the balancing as half a sample for each sample of its task: that is the
-    curvature of ``L / (2 exp(s)) + s / 2`` in s where it is least, and GradNorm's v, which follows no likelihood, is so
+    The task's kind defines z for its loss. The terms of a loss are treated as estimates of the same loss and weighed by
+    their mean weight (:class:`~mtfed.tasks.kind.Kind`; our design). A task is weighed as its loss is
+    (:mod:`.balancing`). A learned number of the balancing rule gets half a sample for each sample of its task. This is
+    the curvature of ``L / (2 exp(s)) + s / 2`` in s at its minimum; GradNorm's v, which has no likelihood, is thereby
     averaged by samples (our design).
 
     Args:
         model: as trained; it is left in evaluation mode.
         shard: the site's training images.
-        tasks: those that were trained.
+        tasks: that were trained.
         config: of the run.
         seed: of the signs.
-        samples: use at most so many samples a task, drawn by ``seed``, and scale up; 0 means all.
-        history: losses of earlier rounds, for balancing that looks back.
+        samples: use at most this many samples of each task, drawn by ``seed``, and scale up; 0 means all.
+        history: the tasks' losses in earlier rounds, for balancing rules that use them.
 
     Returns:
-        Tensors of the weights' shapes, of every part that ``tasks`` train, without what is frozen. Weights that no
-        task's output depends on are 0 throughout; those of the balancing are there if it learns.
+        A tensor of the weight's shape for every weight that ``tasks`` train, without frozen weights. It is 0 for
+        weights that no task's output depends on. Learned numbers of the balancing rule are included if it has any.
     """
     device = next(model.parameters()).device
     seed_device(seed, device)
     model.eval()
     weights = BALANCING[config.balancing](model.balance, history).weights(tasks)
-    with only(model, tasks):
-        named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    learned = {name: weight for name, weight in named.items() if name.startswith("balance.")}
-    used = {name: weight for name, weight in named.items() if name not in learned}
-    total = {name: torch.zeros_like(weight) for name, weight in used.items()}
+    with train_only(model, tasks):
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    balance = {name: weight for name, weight in trained.items() if name.startswith("balance.")}
+    parameters = {name: weight for name, weight in trained.items() if name not in balance}
+    total = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
     for task in tasks:
         rows = shard.labels[task].rows
         count = len(rows)
@@ -79,12 +80,12 @@ def curvature(
             labels = batch.labels[task]
             outputs = model(batch.images, {task: labels.rows})[task]
             z = kind_of(config.tasks[task]).curvature_factor(outputs.detach(), labels.values, config.tasks[task])
-            gradients = torch.autograd.grad(outputs, list(used.values()), z, allow_unused=True)
-            for name, gradient in zip(used, gradients, strict=True):
+            gradients = torch.autograd.grad(outputs, list(parameters.values()), z, allow_unused=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     sums[name] = sums[name].addcmul_(gradient, gradient) if name in sums else gradient.square()
         for name, value in sums.items():
             total[name].add_(value, alpha=scale * count / len(rows))
         if BALANCING[config.balancing].learns:
-            total[f"balance.{task}"] = torch.full_like(learned[f"balance.{task}"], count / 2).detach()
+            total[f"balance.{task}"] = torch.full_like(balance[f"balance.{task}"], count / 2).detach()
     return total

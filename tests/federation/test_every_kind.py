@@ -19,7 +19,7 @@ from mtfed.config.help import describe_models
 from mtfed.errors import MtfedError
 from mtfed.federation.checks import check_simulation
 from mtfed.federation.simulate import simulate
-from mtfed.learning.train import numpy_parts
+from mtfed.learning.parts import numpy_parts
 from mtfed.models.build import build_model
 from mtfed.models.specs import MODEL_SPECS
 from mtfed.record.run import Run

@@ -21,7 +21,8 @@ from mtfed.config import Config, read_config
 from mtfed.data.shard import Labels, Shard, standardise
 from mtfed.learning.balancing import BALANCING
 from mtfed.learning.curvature import MICRO_BATCH, curvature
-from mtfed.learning.train import fixed_seed, numpy_parts
+from mtfed.learning.device import derive_seed
+from mtfed.learning.parts import numpy_parts
 from mtfed.models.build import build_model
 from mtfed.models.system import MultiTaskModel
 
@@ -262,7 +263,7 @@ def test_the_reply_tells_the_curvature_of_the_trained_model(small: dict) -> None
     model = build_model(settings)
     clients.load_parts(model, wire.unpack(arrays))
     expected = curvature(
-        model, site.shard("train"), site.tasks(), settings, seed=fixed_seed(settings.seed, site.key, 1, "curvature"),
+        model, site.shard("train"), site.tasks(), settings, seed=derive_seed(settings.seed, site.key, 1, "curvature"),
         samples=settings.curvature_samples,
     )  # fmt: skip
     for key, tensors in wire.tensors_in(arrays).items():

@@ -1,0 +1,32 @@
+"""Evaluation of a model on one site's shard."""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import Config
+from ..data.shard import Shard
+from ..models.system import MultiTaskModel
+from .acceleration import autocast, half_precision
+from .device import to_device
+from .metrics import TaskMetrics
+
+
+@torch.inference_mode()
+def evaluate(model: MultiTaskModel, shard: Shard, tasks: list[str], config: Config) -> dict[str, TaskMetrics]:
+    """Return the metrics of a model on the labels of the given tasks, without tasks that have no labels."""
+    model.eval()
+    device = next(model.parameters()).device
+    dtype = half_precision(config.autocast, device)
+    metrics = {task: TaskMetrics(config.tasks[task]) for task in tasks if shard.count(task)}
+    if not metrics:
+        return metrics
+    for batch in shard.batches(max(4 * config.batch_size // config.accumulate, 1), tasks=list(metrics)):
+        if not batch.labels:
+            continue
+        batch = to_device(batch, device)
+        with autocast(dtype, device):
+            outputs = model(batch.images, {task: labels.rows for task, labels in batch.labels.items()})
+        for task, output in outputs.items():
+            metrics[task].update(output.float(), batch.labels[task].values)
+    return metrics
