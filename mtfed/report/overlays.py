@@ -1,4 +1,4 @@
-"""What is predicted of every pixel, or of places, drawn over the test images."""
+"""Labels and predictions drawn over the test images: outlines, boxes and doses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .html import Html, escape, join, number, tag
 from .pictures import BRIGHT, PREDICTED, TRUE, border, colour_bar, key, picture, pictures, step_of, wash
 from .records import mean
 
-READABLE = 6  # structures outlined in an image
-CERTAIN = 0.3  # score of a box from which on it counts as predicted here
+MAX_OUTLINES = 6  # structures outlined in an image
+CERTAIN = 0.3  # the score from which on a box counts as predicted here
 
 
 def segmentation(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
@@ -23,40 +23,40 @@ def segmentation(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.
         border(mask, step, colour, width, dash, classes)
         for mask, (colour, width, dash) in ((true, TRUE), (predicted, PREDICTED))
     ]
-    said = f"Dice {number(overlap)}"
+    caption = f"Dice {number(overlap)}"
     if not true.any():
-        said = "none there, some predicted" if predicted.any() else "none there, none predicted"
-    return picture(image, f"Test image with true and predicted outline, {said}", *lines), escape(said), overlap
+        caption = "none there, some predicted" if predicted.any() else "none there, none predicted"
+    return picture(image, f"Test image with true and predicted outline, {caption}", *lines), escape(caption), overlap
 
 
 def structures(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
-    """Draw masks (K, H, W) of structures: 1 within, of the true ones 255 where nothing is marked."""
+    """Draw masks (K, H, W) of structures: 1 inside; in a true mask, 255 if the structure is not marked."""
     marked = [k for k in range(len(true)) if not (true[k] == 255).any()]
     overlap = mean([dice(predicted[k], true[k], 2) for k in marked])
     sizes = {k: int(np.sum((true[k] == 1) | (predicted[k] == 1))) for k in marked}
-    drawn = sorted(sorted(sizes, key=lambda k: -sizes[k])[:READABLE])
+    drawn = sorted(sorted(sizes, key=lambda k: -sizes[k])[:MAX_OUTLINES])
     step = step_of(image)
     lines = [border(true[k], step, _colour(k), *TRUE[1:]) for k in drawn]
     lines += [border(predicted[k], step, _colour(k), *PREDICTED[1:]) for k in drawn]
-    said = f"Dice {number(overlap)}"
-    named = ", ".join(task.classes[k] for k in drawn if sizes[k])
-    alt = f"Test image with true and predicted outlines of {named or 'no structure'}, {said}"
-    return picture(image, alt, *lines), escape(said), overlap
+    caption = f"Dice {number(overlap)}"
+    names = ", ".join(task.classes[k] for k in drawn if sizes[k])
+    alt = f"Test image with true and predicted outlines of {names or 'no structure'}, {caption}"
+    return picture(image, alt, *lines), escape(caption), overlap
 
 
 def structures_legend(task: Task) -> list[Html]:
-    """Return what dashes are, and a colour for every structure."""
+    """Return the meaning of dashes, and a colour for every structure."""
     keys = [key("true outline", "#fff", *TRUE[1:]), key("predicted outline", "#fff", *PREDICTED[1:])]
     keys += [key(name, _colour(k), 3) for k, name in enumerate(task.classes)]
-    few = len(task.classes) <= READABLE
-    return keys if few else [*keys, tag("li", f"at most the {READABLE} largest structures of an image")]
+    is_complete = len(task.classes) <= MAX_OUTLINES
+    return keys if is_complete else [*keys, tag("li", f"at most the {MAX_OUTLINES} largest structures of an image")]
 
 
 def boxes(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
-    """Draw boxes (N, x y w h class) and predicted ones (P, x y w h class score), class -1 where there are fewer."""
+    """Draw true boxes (N, x y w h class) and predicted ones (P, x y w h class score); class -1 is padding."""
     true, predicted = true[true[:, -1] >= 0], predicted[predicted[:, 4] >= 0]
     certain = predicted[predicted[:, 5] >= CERTAIN]
-    hits = found(certain, true)
+    hits = count_hits(certain, true)
     missed, false = len(true) - hits, len(certain) - hits
     step = step_of(image)
     width = image.shape[2] / step
@@ -64,18 +64,18 @@ def boxes(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray
     for box in certain if len(certain) or not len(true) else predicted[:1]:
         opacity = 1.0 if box[5] >= CERTAIN else 0.5
         drawn.append(_box(box[:4] / step, PREDICTED, width, f"{task.classes[int(box[4])]} {box[5]:.2f}", opacity))
-    named = ", ".join(dict.fromkeys(task.classes[int(k)] for k in true[:, -1])) or "none"
-    said = [f"{hits} of {len(true)} found" if len(true) else "nothing to find", *([f"{false} false"] if false else [])]
-    alt = f"Test image with true and predicted boxes, {', '.join(said)}"
-    lines = [tag("div", ", ".join(said), class_="wrong" if missed or false else "right"), tag("div", f"true: {named}")]
+    names = ", ".join(dict.fromkeys(task.classes[int(k)] for k in true[:, -1])) or "none"
+    parts = [f"{hits} of {len(true)} found" if len(true) else "nothing to find", *([f"{false} false"] if false else [])]
+    alt = f"Test image with true and predicted boxes, {', '.join(parts)}"
+    lines = [tag("div", ", ".join(parts), class_="wrong" if missed or false else "right"), tag("div", f"true: {names}")]
     return picture(image, alt, *drawn), join(lines), float(hits)
 
 
-def found(predicted: np.ndarray, true: np.ndarray) -> int:
-    """Return how many boxes (P, x y w h class score), the highest score first, hit one of (N, x y w h class) each.
+def count_hits(predicted: np.ndarray, true: np.ndarray) -> int:
+    """Return how many predicted boxes (P, x y w h class score) hit a true one (N, x y w h class).
 
-    A box hits the object of its class that it overlaps most, by at least half of all that either covers, of those that
-    no box before it has hit.
+    From the highest score down, a box hits the object of its class with which it has the largest intersection over
+    union, at least one half, among those that no earlier box has hit.
     """
     free, hits = np.ones(len(true), bool), 0
     for box in predicted[np.argsort(-predicted[:, 5], kind="stable")]:
@@ -91,7 +91,7 @@ def found(predicted: np.ndarray, true: np.ndarray) -> int:
 
 
 def dose(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
-    """Draw doses (H, W) in Gy side by side, the true one first; it is NaN where there can be none."""
+    """Draw doses (H, W) in Gy side by side, the true one first; it is NaN where no dose is possible."""
     low, high = task.range
     true, predicted = true.astype(np.float32), predicted.astype(np.float32)
     predicted = np.where(np.isnan(true), np.nan, predicted)
@@ -100,8 +100,8 @@ def dose(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray)
     washed = [wash(image, (values - low) / (high - low)) for values in (true, predicted)]
     figure = written(score, task, "dose-score")
     drawn = pictures(washed, f"Test image under the true and, beside it, the predicted dose, {figure} Gy apart")
-    tops = [np.nanmax(values) if known.any() else np.nan for values in (true, predicted)]
-    lines = [f"Dose score {figure} Gy", f"up to {number(tops[0], 1)} Gy, predicted {number(tops[1], 1)} Gy"]
+    maxima = [np.nanmax(values) if known.any() else np.nan for values in (true, predicted)]
+    lines = [f"Dose score {figure} Gy", f"up to {number(maxima[0], 1)} Gy, predicted {number(maxima[1], 1)} Gy"]
     return drawn, join(tag("div", line) for line in lines), score
 
 
@@ -112,7 +112,7 @@ def dose_legend(task: Task) -> list[Html]:
 
 
 def dice(predicted: np.ndarray, true: np.ndarray, classes: int) -> float:
-    """Return an image's Dice, the mean over the structures; one that is not there counts 1 if none is predicted."""
+    """Return an image's Dice, mean over the structures; an absent structure counts 1 if it is not predicted."""
     overlaps = []
     for k in range(1, classes):
         sizes = np.sum(predicted == k) + np.sum(true == k)
@@ -125,18 +125,18 @@ def _colour(structure: int) -> str:
 
 
 def _box(
-    box: Sequence[float], look: tuple[str, float, str], width: float, text: str = "", opacity: float = 1.0
+    box: Sequence[float], line: tuple[str, float, str], width: float, text: str = "", opacity: float = 1.0
 ) -> Html:
-    """Return a box over a picture of some width, with a text above it, or within where there is no room."""
+    """Return a box over a picture of some width, with a text above it, or inside it if there is no room above."""
     x, y, w, h = (float(number) for number in box)
-    colour, stroke, dash = look
+    colour, stroke, dash = line
     style = {"stroke": colour, "stroke_width": stroke, "stroke_dasharray": dash, "opacity": opacity}
-    at = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{w:.1f}", "height": f"{h:.1f}"}
-    drawn = tag("rect", **at, **style, class_="outline")
+    place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{w:.1f}", "height": f"{h:.1f}"}
+    drawn = tag("rect", **place, **style, class_="outline")
     if not text:
         return drawn
     size = width / 22
     base = y - 0.3 * size if y > 1.3 * size else y + size
-    start = max(min(x, width - 0.6 * size * len(text)), 0)  # a letter is about so wide
+    start = max(min(x, width - 0.6 * size * len(text)), 0)  # the approximate width of a letter
     style = {"font_size": f"{size:.1f}", "fill": colour, "opacity": opacity}
     return join([drawn, tag("text", text, x=f"{start:.1f}", y=f"{base:.1f}", **style)])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .additive_metric import AdditiveMetric
-from .boxes import overlap
+from .boxes import intersection_over_union
 from .task import Task
 
 EDGES = torch.sigmoid(torch.linspace(-8, 8, 129, dtype=torch.float64))  # of the bins of scores; the outer two are open
@@ -40,7 +40,7 @@ def match(boxes: Tensor, scores: Tensor, classes: Tensor, values: Tensor, overla
     hits = torch.zeros(len(boxes), len(overlaps), boxes.shape[1], dtype=torch.bool)
     if not values.shape[1]:
         return hits
-    iou = overlap(boxes.double(), values[..., :-1].double())  # (M, P, N)
+    iou = intersection_over_union(boxes.double(), values[..., :-1].double())  # (M, P, N)
     iou[(classes[:, :, None] != values[:, None, :, -1]) | (classes < 0)[:, :, None]] = 0
     thresholds = torch.tensor(overlaps, dtype=torch.float64)[:, None]
     free = torch.ones(len(boxes), len(overlaps), values.shape[1], dtype=torch.bool)

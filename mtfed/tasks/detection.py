@@ -122,8 +122,8 @@ def decode(outputs: Tensor, stride: int = STRIDE, max_boxes: int = 100) -> tuple
     best, index = logits.topk(min(max_boxes, logits.shape[1]))  # (M, P)
     classes, cell = index // shape.numel(), index % shape.numel()
     cells = torch.stack([axis.to(cell.device)[cell] for axis in _grid(shape)], -1)  # (M, P, d), x first
-    size = boxes.at(sizes, cells).clamp(max=float(np.log(2 * max(shape)))).exp() * stride
-    centre = (cells + 0.5 + boxes.at(offsets, cells)) * stride
+    size = boxes.gather_cells(sizes, cells).clamp(max=float(np.log(2 * max(shape)))).exp() * stride
+    centre = (cells + 0.5 + boxes.gather_cells(offsets, cells)) * stride
     decoded = boxes.clip(torch.cat([centre - size / 2, size], -1), [side * stride for side in shape[::-1]])
     return decoded, best.sigmoid(), classes.masked_fill(best == -torch.inf, -1)
 
@@ -142,7 +142,7 @@ def focal(task: Task, settings: LossSettings) -> Loss:
     def loss(outputs: Tensor, values: Tensor) -> Tensor:
         heat = outputs[:, : len(task.classes)].float()
         shape = heat.shape[2:]
-        truth = boxes.draw(values, boxes.place(values, shape, STRIDE), len(task.classes), shape, STRIDE)
+        truth = boxes.centre_maps(values, boxes.assign_cells(values, shape, STRIDE), len(task.classes), shape, STRIDE)
         p = heat.sigmoid()
         centres = (1 - p) ** ALPHA * F.logsigmoid(heat)
         others = (1 - truth) ** BETA * p**ALPHA * F.logsigmoid(-heat)
@@ -161,8 +161,8 @@ def distance(part: int) -> Callable[[Task, LossSettings], Loss]:
         def loss(outputs: Tensor, values: Tensor) -> Tensor:
             shape = outputs.shape[2:]
             maps = outputs[:, len(task.classes) :].float().chunk(2, 1)[part]
-            cells, real = boxes.place(values, shape, STRIDE), values[..., -1] >= 0
-            distances = (boxes.at(maps, cells) - encode(values, cells)[part]).abs().sum(-1)
+            cells, real = boxes.assign_cells(values, shape, STRIDE), values[..., -1] >= 0
+            distances = (boxes.gather_cells(maps, cells) - encode(values, cells)[part]).abs().sum(-1)
             return ((distances * real).sum(1) / count(values)).mean()
 
         return loss
@@ -192,9 +192,9 @@ def curvature_factor(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
     """
     weights = {term: weight / task.weight for weight, term in task.terms}
     shape, classes = outputs.shape[2:], len(task.classes)
-    cells, real = boxes.place(values, shape, STRIDE), values[..., -1] >= 0
+    cells, real = boxes.assign_cells(values, shape, STRIDE), values[..., -1] >= 0
     centres = outputs.new_zeros(len(outputs), shape.numel())
-    centres.scatter_reduce_(1, boxes.flat(cells, shape), real.to(centres.dtype), "amax")
+    centres.scatter_reduce_(1, boxes.flat_index(cells, shape), real.to(centres.dtype), "amax")
     each = random_signs(outputs[:, classes:]) * centres.view(-1, 1, *shape)
     parts = [sigmoid_factor(outputs[:, :classes]), *each.chunk(2, 1)]
     scale = count(values).to(outputs.dtype).rsqrt().view(-1, *[1] * (outputs.ndim - 1))

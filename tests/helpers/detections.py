@@ -32,10 +32,10 @@ def boxes_of(
 
 def truth_of(values: Tensor, classes: int, shape: tuple[int, ...]) -> Tensor:
     """Return outputs that say the truth."""
-    cells = boxes.place(values, shape, STRIDE)
-    heat = boxes.draw(values, cells, classes, shape, STRIDE)
+    cells = boxes.assign_cells(values, shape, STRIDE)
+    heat = boxes.centre_maps(values, cells, classes, shape, STRIDE)
     regressed = torch.zeros(len(values), 2 * len(shape), math.prod(shape))
     told = torch.cat(encode(values, cells), -1)
     for m, n in (values[..., -1] >= 0).nonzero().tolist():
-        regressed[m, :, boxes.flat(cells, shape)[m, n]] = told[m, n]
+        regressed[m, :, boxes.flat_index(cells, shape)[m, n]] = told[m, n]
     return torch.cat([torch.logit(heat.clamp(1e-6, 1 - 1e-6)), regressed.unflatten(2, shape)], 1)

@@ -103,10 +103,10 @@ def _spots(task: Task, axes: list[Tensor], count: int, drawn: torch.Generator) -
     classes[0] = -1
     values = torch.cat([corner, sides, classes], -1)
     shape = (size // STRIDE,) * dims
-    cells = boxes.place(values, shape, STRIDE)
-    heat = boxes.draw(values, cells, len(task.classes), shape, STRIDE).clamp(1e-3, 0.9).logit() - 0.5
+    cells = boxes.assign_cells(values, shape, STRIDE)
+    heat = boxes.centre_maps(values, cells, len(task.classes), shape, STRIDE).clamp(1e-3, 0.9).logit() - 0.5
     maps = torch.zeros(count, 2 * dims, *shape)
-    index = boxes.flat(cells, shape)[:, None].expand(-1, 2 * dims, -1)
+    index = boxes.flat_index(cells, shape)[:, None].expand(-1, 2 * dims, -1)
     told = torch.cat(encode(values, cells), -1) + 0.1 * torch.randn(count, 3, 2 * dims, generator=drawn)
     maps.flatten(2).scatter_(2, index, told.transpose(1, 2))
     return values, torch.cat([heat, maps], 1)

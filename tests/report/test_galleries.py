@@ -16,7 +16,7 @@ from mtfed.learning.metrics import TaskMetrics
 from mtfed.record.examples import save_examples
 from mtfed.record.run import Run
 from mtfed.report.html import escape
-from mtfed.report.overlays import dice, found
+from mtfed.report.overlays import count_hits, dice
 from mtfed.report.pictures import BRIGHT, PREDICTED, TRUE, outline
 from mtfed.tasks.average_precision import match
 from mtfed.tasks.specs import METRIC_SPECS
@@ -51,8 +51,8 @@ def test_found_boxes_are_the_metrics() -> None:
         true, scores = boxes[:4], torch.rand(6, generator=generator).sort(descending=True).values
         hits = match(boxes[None, 4:, :4], scores[None], boxes[None, 4:, 4].long(), true[None], [0.5])
         predicted = torch.cat([boxes[4:], scores[:, None]], 1)
-        assert found(predicted.numpy(), true.numpy()) == int(hits.sum())
-        assert found(predicted.numpy(), true[:0].numpy()) == 0
+        assert count_hits(predicted.numpy(), true.numpy()) == int(hits.sum())
+        assert count_hits(predicted.numpy(), true[:0].numpy()) == 0
 
 
 @pytest.mark.parametrize(("dimensions", "size"), [(2, 64), (3, 24)])

@@ -29,7 +29,7 @@ def test_overlap_and_clip_are_those_of_counted_pixels(dims: int) -> None:
     masks = [painted(row, -10, 30) for row in box]
     expected = [[(a & b).sum() / (a | b).sum() for b in masks] for a in masks]
     given = torch.from_numpy(box).double()
-    torch.testing.assert_close(boxes.overlap(given, given), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(boxes.intersection_over_union(given, given), torch.tensor(expected, dtype=torch.float64))
     clipped = boxes.clip(given, [side] * dims)
     for row, kept in zip(box, clipped.numpy(), strict=True):
         assert (painted(row, 0, side) == painted(kept, 0, side)).all()
@@ -39,15 +39,15 @@ def test_overlap_and_clip_are_those_of_counted_pixels(dims: int) -> None:
 @pytest.mark.parametrize("least", [0.3, 0.5, 0.7, 0.95])
 def test_radius_is_how_far_a_box_may_move(least: float) -> None:
     sizes = torch.tensor([[10.0, 10], [10, 20], [3, 40], [0.5, 0.7]], dtype=torch.float64)
-    r = boxes.radius(sizes, least)
+    r = boxes.gaussian_radius(sizes, least)
     w, h = sizes.T
     root = (w + h - ((w + h) ** 2 - 4 * w * h * (1 - least) / (1 + least)).sqrt()) / 2
     torch.testing.assert_close(r, root)
     for size in (sizes, torch.tensor([[10.0, 10, 10], [2, 5, 9]], dtype=torch.float64)):
-        r = boxes.radius(size, least)[:, None]
+        r = boxes.gaussian_radius(size, least)[:, None]
         box = torch.cat([torch.zeros_like(size), size], 1)
         moved = torch.cat([r.expand_as(size), size], 1)
-        farthest = boxes.overlap(box, moved).diagonal()
+        farthest = boxes.intersection_over_union(box, moved).diagonal()
         torch.testing.assert_close(farthest, torch.full_like(farthest, least))
 
 
@@ -63,7 +63,7 @@ def test_a_centre_is_in_its_cell_and_the_second_box_there_in_one_nearby() -> Non
             [at(10, 10, 0), at(14, 10, 0), at(39.9, 39.9, 2), at(41, 10, 1)],  # no two in one cell
         ]
     )
-    cells = boxes.place(values, (10, 10), STRIDE)
+    cells = boxes.assign_cells(values, (10, 10), STRIDE)
     assert cells[0, :2].tolist() in ([[2, 2], [0, 2]], [[2, 2], [2, 0]])
     assert cells[1, :3].tolist() in ([[2, 2], [1, 2], [3, 0]], [[2, 2], [2, 1], [3, 0]])
     assert sorted(cells[2].tolist()) == [[0, 0], [0, 2], [2, 0], [2, 2]]
@@ -71,7 +71,7 @@ def test_a_centre_is_in_its_cell_and_the_second_box_there_in_one_nearby() -> Non
 
 
 def test_boxes_share_a_cell_where_none_is_free() -> None:
-    cells = boxes.place(torch.tensor([[[0.0, 0, 4, 4, 0]] * 6]), (2, 2), STRIDE)
+    cells = boxes.assign_cells(torch.tensor([[[0.0, 0, 4, 4, 0]] * 6]), (2, 2), STRIDE)
     assert {tuple(cell) for cell in cells[0].tolist()} == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
@@ -80,16 +80,16 @@ def test_drawn_map_is_the_largest_gaussian(dims: int) -> None:
     rng = np.random.default_rng(1)
     shape = (5, 8) if dims == 2 else (5, 6, 8)
     values = torch.from_numpy(boxes_of(rng, 3, 4, dims, 20, 2)).double()
-    cells = boxes.place(values, shape, STRIDE)
+    cells = boxes.assign_cells(values, shape, STRIDE)
     expected = np.zeros((3, 2, *shape))
     for m, row in enumerate(values):
         for n, box in enumerate(row):
             if box[-1] >= 0:
-                sigma = (float(boxes.radius(box[dims:-1] / STRIDE)) + 0.5) / 3
+                sigma = (float(boxes.gaussian_radius(box[dims:-1] / STRIDE)) + 0.5) / 3
                 for index in product(*map(range, shape)):
                     away = sum((i - int(c)) ** 2 for i, c in zip(index[::-1], cells[m, n], strict=True))
                     where = (m, int(box[-1]), *index)
                     expected[where] = max(expected[where], math.exp(-away / 2 / sigma**2))
-    heat = boxes.draw(values, cells, 2, shape, STRIDE)
+    heat = boxes.centre_maps(values, cells, 2, shape, STRIDE)
     torch.testing.assert_close(heat, torch.from_numpy(expected))
     assert (heat == 1).sum() == (values[..., -1] >= 0).sum()

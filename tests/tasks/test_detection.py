@@ -21,8 +21,8 @@ CONFIG = Config(tasks={"cells": CELLS})
 def slow_losses(outputs: np.ndarray, values: np.ndarray, classes: int) -> dict[str, float]:
     """Return the terms of the loss of 2D outputs, cell by cell: mean over images of a sum over boxes."""
     total = dict.fromkeys(("focal", "size", "offset"), 0.0)
-    cells = boxes.place(torch.from_numpy(values), outputs.shape[2:], STRIDE)
-    truth = boxes.draw(torch.from_numpy(values), cells, classes, outputs.shape[2:], STRIDE).numpy()
+    cells = boxes.assign_cells(torch.from_numpy(values), outputs.shape[2:], STRIDE)
+    truth = boxes.centre_maps(torch.from_numpy(values), cells, classes, outputs.shape[2:], STRIDE).numpy()
     for m in range(len(values)):
         count, size, offset, focal = 0, 0.0, 0.0, 0.0
         for (x, y, w, h, k), (cx, cy) in zip(values[m], cells[m].tolist(), strict=True):
@@ -124,7 +124,7 @@ def test_signs_have_the_curvature_as_their_mean_square() -> None:
     outputs = torch.randn(3, 7, 8, 8, dtype=torch.float64)
     count = (values[..., -1] >= 0).sum(1)
     assert (count > 0).any()
-    cells = boxes.place(values, (8, 8), STRIDE)
+    cells = boxes.assign_cells(values, (8, 8), STRIDE)
     expected = torch.zeros_like(outputs)
     p = outputs[:, :3].sigmoid()
     expected[:, :3] = 2 * p * (1 - p)

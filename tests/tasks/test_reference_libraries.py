@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torchmetrics.functional as reference
-from monai.losses import DiceLoss
-from monai.metrics import compute_dice, compute_iou
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torchmetrics.functional.classification import (
+
+from mtfed.learning.losses import task_loss
+from mtfed.learning.metrics import TaskMetrics
+from mtfed.startup import import_torchvision
+from mtfed.tasks import Task
+from mtfed.tasks.ordinal import predicted_class
+from mtfed.tasks.roc import BELOW_ONE, THRESHOLDS
+
+import_torchvision()  # repaired, before both libraries import it
+
+import torchmetrics.functional as reference  # noqa: E402
+from monai.losses import DiceLoss  # noqa: E402
+from monai.metrics import compute_dice, compute_iou  # noqa: E402
+from torchmetrics.functional.classification import (  # noqa: E402
     binary_accuracy,
     binary_auroc,
     multiclass_accuracy,
@@ -18,12 +28,6 @@ from torchmetrics.functional.classification import (
     multilabel_accuracy,
     multilabel_auroc,
 )
-
-from mtfed.learning.losses import task_loss
-from mtfed.learning.metrics import TaskMetrics
-from mtfed.tasks import Task
-from mtfed.tasks.ordinal import predicted_class
-from mtfed.tasks.roc import BELOW_ONE, THRESHOLDS
 
 NAMES = ("a", "b", "c", "d", "e")
 

@@ -48,7 +48,7 @@ TABLES: tuple[dict, ...] = (KIND_SPECS, METRIC_SPECS, DECODERS, GALLERIES, kind.
 @pytest.fixture
 def registered() -> Iterator[None]:
     """A kind that is registered for the duration of a test."""
-    before = [dict(table) for table in TABLES]
+    before = [{name: dict(row) if isinstance(row, dict) else row for name, row in table.items()} for table in TABLES]
     register_kind("counts", SPEC, COUNTS, WORDS)
     register_decoder("counts", "linear", ClassificationDecoder)
     yield
