@@ -135,7 +135,7 @@ def as_json(survey: Survey, findings: list[Finding]) -> dict[str, Any]:
                 "fault": image.fault,
                 "shape": list(image.shape),
                 "spacing": list(image.spacing) if image.spacing else None,
-                "kind": image.kind,
+                "kind": image.value_type,
                 "low": image.low,
                 "high": image.high,
                 "mean": image.mean,

@@ -6,10 +6,10 @@ from collections import Counter
 
 from ...report.html import Html, chip, escape, join, number, table, tag, task_title
 from ...tasks.task import Task
+from .drawing import draw_image, palette
 from .examine import ExaminedImage
 from .histograms import histogram, share_bar
 from .survey import Survey
-from .thumbnails import palette, shown
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 SAMPLES = 16  # images on the page
@@ -64,14 +64,14 @@ def image_statistics(survey: Survey) -> Html:
     if not images:
         return escape("")
     sizes = Counter(image.shape for image in images)
-    kinds = Counter(image.kind for image in images)
+    value_types = Counter(image.value_type for image in images)
     spacings = [min(image.spacing) for image in images if image.spacing]
     common = ", ".join(f"{' × '.join(map(str, shape))} ({n:,})" for shape, n in sizes.most_common(COMMON_SIZES))
     others = f" and {len(sizes) - COMMON_SIZES:,} other sizes" if len(sizes) > COMMON_SIZES else ""
     axes = "slices × rows × columns" if survey.config.dimensions == 3 else "rows × columns"
     lines = [
         tag("p", f"Sizes, {axes}: {common}{others}."),
-        tag("p", "Values: " + ", ".join(f"{kind} ({n:,})" for kind, n in kinds.most_common()) + "."),
+        tag("p", "Values: " + ", ".join(f"{name} ({n:,})" for name, n in value_types.most_common()) + "."),
         tag("p", f"Spacing: {_spacing_text(spacings, len(images))}."),
     ]
     charts = [histogram([float(max(image.shape)) for image in images], "Longest side, pixels")]
@@ -98,7 +98,7 @@ def image_samples(survey: Survey) -> Html:
     figures = []
     for index in _pick_samples(survey):
         labels = tag("div", ", ".join(_label_texts(survey, index)))
-        figures.append(tag("figure", shown(survey, index), tag("figcaption", survey.rows[index].image, labels)))
+        figures.append(tag("figure", draw_image(survey, index), tag("figcaption", survey.rows[index].image, labels)))
     if not figures:
         return escape("")
     keys = [

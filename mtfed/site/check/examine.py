@@ -17,7 +17,7 @@ from ...config import Config
 from ...data.formats import files_of, format_of
 from ...data.manifest import Row, SiteData, location
 from ...errors import MtfedError
-from .cells import LabelRead, read_label
+from .label_content import LabelContent, read_label
 from .recording_source import RecordingSource, fault_of
 from .tags import identifying_tags
 
@@ -34,7 +34,7 @@ class ExaminedImage:
     reason: str = ""  # the error message of a fault
     shape: tuple[int, ...] = ()
     spacing: tuple[float, ...] | None = None
-    kind: str = ""  # of its values, see value_type()
+    value_type: str = ""  # see value_type_of()
     low: float = 0.0
     high: float = 0.0
     mean: float = 0.0
@@ -43,7 +43,7 @@ class ExaminedImage:
     digest: bytes = b""
     thumbnail: np.ndarray | None = None  # uint8
     tags: dict[str, tuple[str, ...]] = field(default_factory=dict)  # file -> identifying DICOM attributes that it fills
-    labels: dict[str, LabelRead] = field(default_factory=dict)  # by task
+    labels: dict[str, LabelContent] = field(default_factory=dict)  # by task
 
 
 def examine(data: SiteData, config: Config, tagged_rows: Container[int], number: int) -> ExaminedImage:
@@ -89,7 +89,7 @@ def _measure(source: RecordingSource, image: ExaminedImage) -> None:
     assert source.image_read is not None
     values = source.image_read.values
     image.shape, image.spacing = values.shape, source.image_read.spacing
-    image.kind = value_type(values)
+    image.value_type = value_type_of(values)
     sample = values if values.size <= MAX_SAMPLE else values.ravel()[:: values.size // MAX_SAMPLE + 1]
     image.low, image.high = float(values.min()), float(values.max())
     image.mean, image.deviation = float(sample.mean(dtype=np.float64)), float(sample.std(dtype=np.float64))
@@ -101,10 +101,10 @@ def _measure(source: RecordingSource, image: ExaminedImage) -> None:
     image.thumbnail = small[0, 0].round().byte().numpy()
 
 
-def value_type(values: np.ndarray) -> str:
+def value_type_of(values: np.ndarray) -> str:
     """Return in words what kind of values an image has: their depth, negative values, colour.
 
-    >>> value_type(np.zeros((2, 2, 3), np.uint8))
+    >>> value_type_of(np.zeros((2, 2, 3), np.uint8))
     '8 bits, colour'
     """
     if values.dtype.itemsize == 1:

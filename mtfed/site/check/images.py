@@ -75,8 +75,8 @@ def mixed_value_types(survey: Survey) -> Iterator[Occurrence]:
         if value_type != usual:
             names = abbreviate([survey.rows[image.number].image for image in group])
             low, high = min(image.low for image in group), max(image.high for image in group)
-            detail = f"{count(len(group), 'image')} with {value_type} ({low:g} to {high:g}), such as {names}; "
-            detail += f"{count(len(groups[usual]), 'image')} with {usual}"
+            detail = f"{count(len(group), 'image')} with values from {low:g} to {high:g}, such as {names}; "
+            detail += f"the most common type is {usual} ({count(len(groups[usual]), 'image')})"
             yield Occurrence(value_type, detail, tuple(image.number for image in group[:4]))
 
 
@@ -115,7 +115,7 @@ def _outliers(values: np.ndarray, min_shift: float) -> list[int]:
 def _by_value_type(survey: Survey) -> dict[str, list[ExaminedImage]]:
     groups: dict[str, list[ExaminedImage]] = defaultdict(list)
     for image in survey.readable:
-        groups[image.kind].append(image)
+        groups[image.value_type].append(image)
     return groups
 
 

@@ -19,7 +19,7 @@ def label_faults(faults: tuple[str, ...], survey: Survey) -> Iterator[Occurrence
             if label.fault in faults:
                 row = survey.rows[image.number]
                 name = row.labels[task] if survey.config.tasks[task].spec.in_files else row.image
-                detail = shorten(label.said, name, survey.data.key)
+                detail = shorten(label.reason, name, survey.data.key)
                 if label.fault == "class":
                     detail += _suggest_class(survey, task, row.labels[task])
                 yield Occurrence(name, detail, (image.number,))
@@ -38,7 +38,7 @@ def empty_masks(survey: Survey) -> Iterator[Occurrence]:
     """Yield the masks in which nothing is marked."""
     for image in survey.readable:
         for task, label in image.labels.items():
-            if label.empty:
+            if label.is_empty:
                 row = survey.rows[image.number]
                 yield Occurrence(row.labels[task], f"task {task}: nothing is marked on {row.image}", (image.number,))
 

@@ -8,10 +8,10 @@ from importlib.resources import files
 
 from ...report.html import Html, count, escape, fold, join, page, table, tag
 from .contents import SPLITS, class_counts, image_samples, image_statistics
+from .drawing import draw_image
 from .findings import CHECKS, Finding
 from .occurrence import Occurrence
 from .survey import Survey
-from .thumbnails import shown
 
 VISIBLE_ROWS, MAX_ROWS = 8, 400  # occurrences of a finding that are visible at once, and that are listed at all
 MAX_PICTURES = 6  # of a finding; pairs count as one
@@ -147,7 +147,7 @@ def _pictures(survey: Survey, occurrences: tuple[Occurrence, ...]) -> Html:
 
 
 def _picture(survey: Survey, number: int) -> Html:
-    return shown(survey, number) if not survey.examined[number].fault else escape("")
+    return draw_image(survey, number) if not survey.examined[number].fault else escape("")
 
 
 def _checks(survey: Survey, findings: list[Finding], app: str | None) -> Html:

@@ -1,4 +1,4 @@
-"""Single images of a site on its page, with the masks and boxes of their labels."""
+"""Draw images of a site for its page, with the masks and boxes of their labels."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ...tasks.task import Task
 from .survey import Survey
 
 SIDE = {2: 192, 3: 96}  # of a picture on the page, in pixels
-COVER = 0.28  # opacity of a mask's colour inside; its edge is opaque
+MASK_OPACITY = 0.28  # of a mask's colour inside; its edge is opaque
 
 
-def shown(survey: Survey, number: int, labels: bool = True) -> Html:
+def draw_image(survey: Survey, number: int) -> Html:
     """Return the image of a row, of a volume one slice, with what its labels mark; empty if it cannot be read again."""
     row, config = survey.rows[number], survey.config
     examined = survey.examined[number]
@@ -27,13 +27,13 @@ def shown(survey: Survey, number: int, labels: bool = True) -> Html:
         survey.data, row.image, SIDE[config.dimensions], config.dimensions, config.window_ends, config.proportions
     )
     try:
-        image = source.pixels(3 if "colour" in examined.kind else 1)
-        marks = _marks(survey, number, source) if labels else {}
+        image = source.pixels(3 if "colour" in examined.value_type else 1)
+        marks = _marks(survey, number, source)
     except MtfedError:
         return escape("")
     masks = {name: values for name, values in marks.items() if kind_of(config.tasks[name]).masks}
     boxes = {name: values for name, values in marks.items() if name not in masks}
-    level = _slice(image, masks)
+    level = _shown_slice(image, masks)
     if config.dimensions == 3:
         image = image[:, level]
         masks = {name: values[:, level] for name, values in masks.items()}
@@ -41,13 +41,13 @@ def shown(survey: Survey, number: int, labels: bool = True) -> Html:
     for name, structures in masks.items():
         for mask, colour in zip(structures, colours[name].values(), strict=True):
             image = tint(image, mask, colour)
-    drawn = [
+    rectangles = [
         _box(box, list(colours[name].values()), level, config.dimensions)
         for name, values in boxes.items() for box in values
     ]  # fmt: skip
     side = image.shape[-1]
     picture = tag("image", href=data_uri(image), width=side, height=side)
-    return tag("svg", picture, *drawn, viewBox=f"0 0 {side} {side}", role="img", aria_label=f"Image {row.image}")
+    return tag("svg", picture, *rectangles, viewBox=f"0 0 {side} {side}", role="img", aria_label=f"Image {row.image}")
 
 
 def palette(tasks: Mapping[str, Task]) -> dict[str, dict[str, str]]:
@@ -73,7 +73,7 @@ def _marks(survey: Survey, number: int, source: Source) -> dict[str, np.ndarray]
     return marks
 
 
-def _slice(image: np.ndarray, masks: dict[str, np.ndarray]) -> int:
+def _shown_slice(image: np.ndarray, masks: dict[str, np.ndarray]) -> int:
     """Return the slice of a volume in which most is marked, or the middle one if nothing is."""
     marked = sum((values.any(0).sum((1, 2)) for values in masks.values() if values.ndim == 4), np.zeros(1))
     return int(np.argmax(marked)) if np.any(marked) else image.shape[1] // 2
@@ -84,9 +84,9 @@ def tint(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
     painted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)[:, None, None]
     padded = np.pad(mask, 1)
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    cover = np.where(mask & ~inside, 1.0, COVER * mask)[None]
+    opacity = np.where(mask & ~inside, 1.0, MASK_OPACITY * mask)[None]
     under = np.broadcast_to(image, (3, *image.shape[1:]))
-    return np.round(under * (1 - cover) + painted * cover).astype(np.uint8)
+    return np.round(under * (1 - opacity) + painted * opacity).astype(np.uint8)
 
 
 def _box(box: np.ndarray, colours: Sequence[str], level: int, dimensions: int) -> Html:

@@ -1,4 +1,4 @@
-"""Reads the labels of the manifest as training would, and records what they contain or what is wrong with them."""
+"""Read the labels of the manifest as training does, and record what they contain or what is wrong with them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .recording_source import RecordingSource, fault_of
 
 
 @dataclass
-class LabelRead:
-    """What a label contains; ``fault`` is "" or what is wrong: see :class:`~mtfed.errors.LabelError`, or missing."""
+class LabelContent:
+    """What a label contains, or why it cannot be used."""
 
-    fault: str = ""
-    said: str = ""
-    counts: dict[str, int] = field(default_factory=dict)  # by class: 1 of an image's, boxes, pixels of a mask
+    fault: str = ""  # "", or what is wrong: a fault of mtfed.errors.LabelError, or missing, outside
+    reason: str = ""  # the error message of a fault
+    counts: dict[str, int] = field(default_factory=dict)  # by class: images (1), boxes, or pixels of a mask
     number: float | None = None
-    empty: bool = False  # a mask without anything marked
+    is_empty: bool = False  # whether it is a mask with nothing marked
 
 
-def read_label(cell: str, task: Task, source: RecordingSource, readable: bool) -> LabelRead:
-    """Read a label as training would, and return what it contains or what is wrong with it.
+def read_label(cell: str, task: Task, source: RecordingSource, readable: bool) -> LabelContent:
+    """Read a label as training does, and return what it contains or what is wrong with it.
 
     Args:
         cell: of the manifest.
@@ -36,9 +36,9 @@ def read_label(cell: str, task: Task, source: RecordingSource, readable: bool) -
     try:
         label = kind_of(task).read(cell, task, source)
     except MtfedError as error:
-        return LabelRead(_fault(error, cell, task, source, readable), str(error))
-    except Exception as error:
-        return LabelRead("unreadable", f"Label {cell!r} of task {task.name}: {type(error).__name__}: {error}")
+        return LabelContent(_fault(error, cell, task, source, readable), str(error))
+    except Exception as error:  # a reader that fails in an unexpected way must not hide the label
+        return LabelContent("unreadable", f"Label {cell!r} of task {task.name}: {type(error).__name__}: {error}")
     return _describe(label, cell, task, source)
 
 
@@ -51,10 +51,10 @@ def _fault(error: MtfedError, cell: str, task: Task, source: RecordingSource, re
     return error.fault if isinstance(error, LabelError) else "unreadable"
 
 
-def _describe(label: np.ndarray, cell: str, task: Task, source: RecordingSource) -> LabelRead:
+def _describe(label: np.ndarray, cell: str, task: Task, source: RecordingSource) -> LabelContent:
     kind, picture = kind_of(task), source.label_read
     raw = picture.values if picture is not None and not source.container(cell) else None
     counts = kind.class_counts(label, task, raw)
     numbers = [float(n) for n in label if np.isfinite(n)] if task.spec.has_range and not task.spec.geometry else []
     number = numbers[0] if numbers else None
-    return LabelRead(counts=counts, number=number, empty=kind.masks is not None and not counts)
+    return LabelContent(counts=counts, number=number, is_empty=kind.masks is not None and not counts)
