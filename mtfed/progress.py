@@ -88,20 +88,21 @@ def counted(items: Iterable[T], total: int, title: str, quiet: float = 2.0) -> I
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]], note: str = "") -> None:
-    """Print a table with the first column left-aligned and the others right-aligned, and a note below it."""
+    """Print a title, a table whose first column is left-aligned and the others right-aligned, and a note."""
     from rich.box import HEAVY_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     on_terminal = sys.stdout.isatty()
-    table = Table(title=Text(title), title_justify="left", box=HEAVY_HEAD if on_terminal else None)
+    table = Table(box=HEAVY_HEAD if on_terminal else None)
     for i, name in enumerate(header):
         table.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     # A pipe or log file has no width: lines are never cut or wrapped there.
     console = Console(file=sys.stdout) if on_terminal else Console(file=sys.stdout, width=1000)
+    console.print(Text(title, "italic"), soft_wrap=True)  # the title of a Table would be wrapped to its width
     console.print(table)
     if note:
         print(note)
