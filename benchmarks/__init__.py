@@ -1,1 +1,1 @@
-"""Timings and sizes, measured side by side with a bare PyTorch loop in the same minute on the same machine."""
+"""Benchmarks: times and sizes relative to a bare PyTorch loop on the same machine, and comparisons of methods."""

@@ -1,4 +1,4 @@
-"""Run every benchmark, or those named, and keep the figures beside the code.
+"""Run all benchmarks, or those that are named, and write their figures to ``benchmarks/results.json``.
 
 python -m benchmarks [federation] [merging] [digits] [systems_cost] [pipeline]
 """
@@ -19,12 +19,13 @@ RESULTS = Path(__file__).with_name("results.json")
 
 
 def main(names: list[str]) -> None:
-    """Measure, and update ``results.json``."""
+    """Run the benchmarks and update ``results.json``."""
     for name in names or SUITES:
         if name not in SUITES:
             sys.exit(f"Unknown benchmark {name!r}; expected one of: {', '.join(SUITES)}.")
         figures = importlib.import_module(f"benchmarks.{name}").measure()
-        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # another may have written meanwhile
+        # Read only now, because another benchmark may have written meanwhile.
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         results[name] = {
             "measured": time.strftime("%Y-%m-%d"),
             "cores": usable_cores(),

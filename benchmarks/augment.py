@@ -1,8 +1,8 @@
-"""What augmentation costs: batches at once, as "mirror" moves them, and the same an image at a time by the libraries.
+"""Cost of augmentation: whole batches, as "mirror" transforms them, and single images by torchvision and MONAI.
 
-The libraries do no more than "mirror" does: mirror, zoom, shift and contrast, of an image with a mask and a box. All
-are timed in turns in one process on one thread, in milliseconds of that thread's work. ``times`` is the libraries' time
-over that of "mirror", ``least`` and ``most`` its range; "strong", which the libraries do, too, stands beside.
+The libraries do the same as "mirror": flip, zoom, shift and contrast of an image with a mask and a box. All are timed
+alternately in one process, in milliseconds of processor time of one thread. ``times`` is the libraries' time relative
+to that of "mirror", ``least`` and ``most`` are its range. "strong", which uses the libraries, is timed for comparison.
 
 python -m benchmarks.augment
 """
@@ -27,7 +27,7 @@ from mtfed.startup import import_torchvision
 from mtfed.tasks.task import Task
 
 SIZES = ((2, 64, 16), (2, 224, 16), (3, 64, 16), (3, 224, 2))  # dimensions, side, batch size
-TURNS = 7
+REPEATS = 7
 TASKS = {
     "outline": Task(name="outline", kind="segmentation", classes=("background", "lesion")),
     "boxes": Task(name="boxes", kind="detection", classes=("lesion",)),
@@ -35,28 +35,28 @@ TASKS = {
 
 
 def measure() -> dict[str, Any]:
-    """Return milliseconds a batch, and the ratio."""
+    """Return the milliseconds per batch, and the ratio."""
     torch.set_num_threads(1)
-    found = {}
+    figures = {}
     for dims, side, count in SIZES:
         batch = random_batch(dims, side, count)
-        ways: dict[str, Callable[[], object]] = {
+        variants: dict[str, Callable[[], object]] = {
             "mirror": partial(augment, batch, TASKS, "mirror"),
             "libraries": by_torchvision(batch) if dims == 2 else by_monai(batch),
             "strong": partial(augment, batch, TASKS, "strong"),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(TURNS + 1):
-            for name, run in ways.items():
+        seconds: dict[str, list[float]] = {name: [] for name in variants}
+        for repeat in range(REPEATS + 1):
+            for name, run in variants.items():
                 start = time.process_time()
                 run()
-                if turn:  # the first warms up
+                if repeat:  # the first is a warm-up
                     seconds[name].append(time.process_time() - start)
-        told = {name: round(1e3 * median(taken), 1) for name, taken in seconds.items()}
+        milliseconds = {name: round(1e3 * median(times), 1) for name, times in seconds.items()}
         ratios = sorted(b / a for a, b in zip(seconds["mirror"], seconds["libraries"], strict=True))
         spread = {"times": round(median(ratios), 1), "least": round(ratios[0], 1), "most": round(ratios[-1], 1)}
-        found[f"{count} x {side}^{dims}"] = told | spread
-    return found
+        figures[f"{count} x {side}^{dims}"] = milliseconds | spread
+    return figures
 
 
 def random_batch(dims: int, side: int, count: int) -> Batch:
@@ -69,7 +69,7 @@ def random_batch(dims: int, side: int, count: int) -> Batch:
 
 
 def by_torchvision(batch: Batch) -> Callable[[], Tensor]:
-    """Return what moves pictures one by one."""
+    """Return a function that transforms images one by one with torchvision."""
     import_torchvision()
     from torchvision import tv_tensors
     from torchvision.transforms import v2
@@ -77,7 +77,7 @@ def by_torchvision(batch: Batch) -> Callable[[], Tensor]:
     def contrast(image: Tensor) -> Tensor:
         return image * (1 + CONTRAST * (2 * torch.rand(()) - 1))
 
-    change = v2.Compose([
+    transform = v2.Compose([
         v2.RandomHorizontalFlip(),
         v2.RandomAffine(0, (SHIFT, SHIFT), (1 - ZOOM, 1 + ZOOM), interpolation=v2.InterpolationMode.BILINEAR),
         v2.Lambda(contrast, tv_tensors.Image),
@@ -86,12 +86,12 @@ def by_torchvision(batch: Batch) -> Callable[[], Tensor]:
 
     def run() -> Tensor:
         moved = [
-            change(
+            transform(
                 tv_tensors.Image(image),
                 tv_tensors.Mask(mask),
                 tv_tensors.BoundingBoxes(boxes[:, :4], format="XYWH", canvas_size=size),
             )
-            for image, mask, boxes in zip(batch.images, *(held.values for held in batch.labels.values()), strict=True)
+            for image, mask, boxes in zip(batch.images, *(task.values for task in batch.labels.values()), strict=True)
         ]
         return torch.stack([image for image, _, _ in moved])
 
@@ -99,15 +99,15 @@ def by_torchvision(batch: Batch) -> Callable[[], Tensor]:
 
 
 def by_monai(batch: Batch) -> Callable[[], Tensor]:
-    """Return what moves volumes one by one."""
+    """Return a function that transforms volumes one by one with MONAI."""
     import_torchvision()
     from monai import transforms as monai
 
-    both, side = {"keys": ["image", "mask"]}, batch.images.shape[-1]
-    change = monai.Compose([
-        monai.RandFlipd(**both, prob=0.5, spatial_axis=2),
+    keys, side = ["image", "mask"], batch.images.shape[-1]
+    transform = monai.Compose([
+        monai.RandFlipd(keys, prob=0.5, spatial_axis=2),
         monai.RandAffined(
-            **both,
+            keys,
             prob=1.0,
             translate_range=(SHIFT * side,) * 3,
             scale_range=(ZOOM,) * 3,
@@ -119,8 +119,8 @@ def by_monai(batch: Batch) -> Callable[[], Tensor]:
 
     def run() -> Tensor:
         images = []
-        for image, mask, boxes in zip(batch.images, *(held.values for held in batch.labels.values()), strict=True):
-            moved = change({"image": image, "mask": mask[None].float()})
+        for image, mask, boxes in zip(batch.images, *(labels.values for labels in batch.labels.values()), strict=True):
+            moved = transform({"image": image, "mask": mask[None].float()})
             move(boxes[None], torch.linalg.inv(moved["image"].affine)[None, :3].float(), side)
             images.append(moved["image"].as_tensor())
         return torch.stack(images)

@@ -1,7 +1,7 @@
-"""The floor: the same local steps in plain PyTorch, in the same number of forked processes, and a plain average.
+"""The reference for round times: the same local steps in plain PyTorch, in as many forked processes, and an average.
 
-What a careful person would write without a framework: shards in memory, one resident model a process, weights through
-shared memory, the average taken in place. No messages, no failures, no record.
+This is what a careful engineer would write without a framework: shards in memory, one resident model per process,
+weights in shared memory, and the average computed in place. It has no messages, no failure handling and no record.
 """
 
 from __future__ import annotations

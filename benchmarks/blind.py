@@ -1,6 +1,7 @@
-"""What a model reaches that never looks at an image: of every label, the mean over the training images, place by place.
+"""Metrics of a baseline that does not look at the image: it predicts the mean label of the training images.
 
-The figure that a model has to beat before it has learned anything. Boxes have no mean, so detection has none.
+A model has learned something only if it beats this baseline. The mean is taken per class, pixel or voxel. Boxes have no
+mean, so there is no baseline for detection.
 """
 
 from __future__ import annotations
@@ -19,32 +20,32 @@ from mtfed.tasks.dose import STEPS
 from mtfed.tasks.regression import to_units
 from mtfed.tasks.task import Task
 
-LEAST = 1e-6  # of a share, so that its logit is finite
+MIN_SHARE = 1e-6  # keeps logits finite
 
 
 def figures(config: Config) -> dict[str, dict[str, float]]:
-    """Return, by task and metric, what the mean label reaches on the validation images of a pooled shard."""
+    """Return the metrics of the mean label on the validation images of all pooled data, by task and metric."""
     data = simulated_site(config, 0, 1)
-    train, held = (load_shard(data, config, split) for split in ("train", "val"))
-    found = {}
+    train, validation = (load_shard(data, config, split) for split in ("train", "val"))
+    by_task = {}
     for name, task in config.tasks.items():
-        if task.kind in MEANS and train.count(name) and held.count(name):
+        if task.kind in MEANS and train.count(name) and validation.count(name):
             output = MEANS[task.kind](task, labels(train, name))
             metrics = TaskMetrics(task)
-            for values in labels(held, name).split(16):
+            for values in labels(validation, name).split(16):
                 metrics.update(output.expand(len(values), *output.shape[1:]), values)
-            found[name] = metrics.compute()
-    return found
+            by_task[name] = metrics.compute()
+    return by_task
 
 
 def labels(shard: Shard, task: str) -> Tensor:
-    """Return the labels (M, ...) of a task as a batch has them."""
+    """Return the labels (M, ...) of a task, with the types that they have in a batch."""
     values = shard.labels[task].values
     return values if values.is_floating_point() else values.long()
 
 
 def _logit(share: Tensor) -> Tensor:
-    return torch.logit(share.float(), LEAST)
+    return torch.logit(share.float(), MIN_SHARE)
 
 
 def _known_mean(x: Tensor, known: Tensor) -> Tensor:
@@ -52,9 +53,9 @@ def _known_mean(x: Tensor, known: Tensor) -> Tensor:
 
 
 def _classes(task: Task, values: Tensor) -> Tensor:
-    """Return the logarithms of the classes' shares, (1, K) or (1, K, *S)."""
+    """Return the log frequencies of the classes, (1, K) or (1, K, *S)."""
     shares = F.one_hot(values, len(task.classes)).float().mean(0)
-    return shares.clamp_min(LEAST).log().movedim(-1, 0)[None]
+    return shares.clamp_min(MIN_SHARE).log().movedim(-1, 0)[None]
 
 
 def _ordinal(task: Task, values: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def _labels(task: Task, values: Tensor) -> Tensor:
 
 
 def _regression(task: Task, values: Tensor) -> Tensor:
-    """Return the median, which has the least absolute error."""
+    """Return the median, which minimises the absolute error."""
     return to_units(values.nanmedian(0).values, task)[None]
 
 

@@ -1,11 +1,11 @@
-"""Accuracy of Bayesian matching beside FedAvg, on handwritten digits: ten sites with skewed classes, a small MLP.
+"""Accuracy of Bayesian matching and FedAvg on handwritten digits: ten sites with skewed classes, a small MLP.
 
 python -m benchmarks digits       (some minutes on one core; pip install scikit-learn first)
 
-The strategies are the package's own. The sites are plain NumPy, as is the training, so that a round of ten takes
-milliseconds: a 64-50-10 perceptron, Adam (AMSGrad) in batches of 32, at 0.01 for 30 epochs if merged once and at 0.003
-over rounds; weights begin at N(0, 0.1), classes are split by Dirichlet(alpha). That is the setting of PFNM (Yurochkin
-et al., ICML 2019) on a smaller data set.
+The strategies are those of the package. Sites and training are plain NumPy, so that a round of ten sites takes
+milliseconds: a 64-50-10 perceptron, Adam (AMSGrad) with batches of 32 and a learning rate of 0.01 for 30 epochs if
+merged once, and of 0.003 over rounds. Initial weights are drawn from N(0, 0.1), classes are split by Dirichlet(alpha).
+This is the setting of PFNM (Yurochkin et al., ICML 2019) on a smaller data set.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ AXES = AxisGraph(
     },
     {"hidden": Axis(HIDDEN)},
 )
-ROUNDS = (1, 5, 20)  # after which accuracy is told
+ROUNDS = (1, 5, 20)  # after which accuracy is reported
 CELLS: list[tuple[Literal["common", "apart"], float, int]] = [  # start, alpha, local epochs
     *[("common", alpha, epochs) for alpha in (0.5, 0.1) for epochs in (1, 5, 20)],
     *[("apart", alpha, epochs) for alpha in (0.5, 0.1) for epochs in (1, 5, 20)],
@@ -73,22 +73,22 @@ def load() -> tuple[Data, Data]:
 
 
 def split(data: Data, sites: int, alpha: float, seed: int) -> list[Data]:
-    """Give every class to the sites in shares drawn from a Dirichlet; a site that has its fair number gets no more."""
+    """Divide every class by shares drawn from a Dirichlet; sites with an equal share of the images get no more."""
     generator = np.random.default_rng([seed, 1])
     while True:
-        held: list[list[int]] = [[] for _ in range(sites)]
+        indices: list[list[int]] = [[] for _ in range(sites)]
         for digit in range(CLASSES):
             index = generator.permutation(np.flatnonzero(data.labels == digit))
-            shares = generator.dirichlet(np.full(sites, alpha)) * [len(own) < len(data) / sites for own in held]
+            shares = generator.dirichlet(np.full(sites, alpha)) * [len(own) < len(data) / sites for own in indices]
             bounds = (np.cumsum(shares / shares.sum()) * len(index)).astype(int)[:-1]
-            for own, piece in zip(held, np.split(index, bounds), strict=True):
+            for own, piece in zip(indices, np.split(index, bounds), strict=True):
                 own.extend(piece)
-        if min(map(len, held)) >= 10:
-            return [Data(data.images[own], data.labels[own]) for own in held]
+        if min(map(len, indices)) >= 10:
+            return [Data(data.images[own], data.labels[own]) for own in indices]
 
 
 def draw(generator: np.random.Generator) -> Net:
-    """Return a network before training."""
+    """Return a network with random weights."""
     return {
         name: (np.full(shape, 0.1) if len(shape) == 1 else generator.normal(0, 0.1, shape)).astype(np.float32)
         for name, shape in SHAPES.items()
@@ -104,16 +104,16 @@ def forward(net: Net, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def accuracy(net: Net, data: Data) -> float:
-    """Return the share of images whose digit is told."""
+    """Return the share of images whose digit is predicted correctly."""
     return float((forward(net, data.images)[1].argmax(axis=1) == data.labels).mean())
 
 
 def train(net: Net, data: Data, epochs: int, generator: np.random.Generator, rate: float) -> Net:
-    """Return the network after so many epochs of Adam (AMSGrad) on the cross-entropy."""
+    """Return the network after training with Adam (AMSGrad) on the cross-entropy."""
     flat = np.concatenate([net[name].ravel() for name in SHAPES])
     net, gradient = views(flat), np.empty_like(flat)
     slope = views(gradient)
-    first, second, most, step = np.zeros_like(flat), np.zeros_like(flat), np.zeros_like(flat), 0
+    first, second, max_second, step = np.zeros_like(flat), np.zeros_like(flat), np.zeros_like(flat), 0
     for _ in range(epochs):
         order = generator.permutation(len(data))
         for start in range(0, len(data), 32):
@@ -124,19 +124,19 @@ def train(net: Net, data: Data, epochs: int, generator: np.random.Generator, rat
             error /= len(index)
             np.matmul(error.T, hidden, out=slope["fc2.weight"])
             error.sum(axis=0, out=slope["fc2.bias"])
-            below = (error @ net["fc2.weight"]) * (hidden > 0)
-            np.matmul(below.T, images, out=slope["fc1.weight"])
-            below.sum(axis=0, out=slope["fc1.bias"])
+            hidden_error = (error @ net["fc2.weight"]) * (hidden > 0)
+            np.matmul(hidden_error.T, images, out=slope["fc1.weight"])
+            hidden_error.sum(axis=0, out=slope["fc1.bias"])
             first += 0.1 * (gradient - first)
             second += 0.001 * (gradient**2 - second)
-            np.maximum(most, second, out=most)
-            root = np.sqrt(most / (1 - 0.999**step)) + 1e-8
+            np.maximum(max_second, second, out=max_second)
+            root = np.sqrt(max_second / (1 - 0.999**step)) + 1e-8
             flat -= rate / (1 - 0.9**step) * first / root
     return net
 
 
 def views(flat: np.ndarray) -> Net:
-    """Return a flat vector's tensors."""
+    """Return the tensors of a flat vector as views."""
     net, start = {}, 0
     for name, shape in SHAPES.items():
         size = int(np.prod(shape))
@@ -146,14 +146,14 @@ def views(flat: np.ndarray) -> Net:
 
 
 def fisher(net: Net, data: Data) -> Net:
-    """Return the diagonal Fisher information of the model, summed over images: exact, over all ten labels."""
+    """Return the exact diagonal Fisher information, summed over images; the expectation is over all ten labels."""
     hidden, odds = forward(net, data.images)
-    spread = odds * (1 - odds)  # variance of each logit's gradient, over labels that the model draws
+    spread = odds * (1 - odds)  # variance of each logit's gradient over the model's label distribution
     weight = net["fc2.weight"]
-    below = np.maximum(odds @ weight**2 - (odds @ weight) ** 2, 0) * (hidden > 0)
+    hidden_variance = np.maximum(odds @ weight**2 - (odds @ weight) ** 2, 0) * (hidden > 0)
     return {
-        "fc1.weight": below.T @ data.images**2,
-        "fc1.bias": below.sum(axis=0),
+        "fc1.weight": hidden_variance.T @ data.images**2,
+        "fc1.bias": hidden_variance.sum(axis=0),
         "fc2.weight": spread.T @ hidden**2,
         "fc2.bias": spread.sum(axis=0),
     }
@@ -161,14 +161,14 @@ def fisher(net: Net, data: Data) -> Net:
 
 @dataclass
 class Sites(Grid):
-    """Sites in this process, answering one after the other.
+    """A grid of sites in this process, which reply one after the other.
 
     Args:
         data: of every site.
-        epochs: of each round.
-        seed: of what they draw.
-        apart: in the first round every site trains a network of its own instead of the one it was sent.
-        rate: Adam's.
+        epochs: per round.
+        seed: for all random draws.
+        apart: whether sites replace the network that they receive in the first round by one with random weights.
+        rate: learning rate.
     """
 
     data: list[Data]
@@ -209,7 +209,7 @@ Sites.__abstractmethods__ = frozenset()
 
 
 def record(net: Net) -> ArrayRecord:
-    """Return a network as a plain record."""
+    """Return a network as an array record."""
     return ArrayRecord({name: FlatArray(values) for name, values in net.items()})
 
 
@@ -226,7 +226,7 @@ def run(strategy: TaskStrategy, grid: Sites, test: Data, rounds: int) -> dict[in
 
 
 def measure() -> dict[str, Any]:
-    """Return every figure, after printing it."""
+    """Print and return all figures."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     data, test = load()
     figures: dict[str, Any] = {"one-shot, apart": one_shot(data, test)}
@@ -236,36 +236,38 @@ def measure() -> dict[str, Any]:
 
 
 def one_shot(data: Data, test: Data, seeds: int = 20) -> dict[str, Any]:
-    """Return accuracy of networks that ten sites drew and trained for 30 epochs on their own, merged once."""
-    reached: dict[str, list[float]] = {"FedAvg": [], "Bayesian matching": []}
+    """Return the accuracy of merging once networks that ten sites initialized and trained alone for 30 epochs."""
+    accuracies: dict[str, list[float]] = {"FedAvg": [], "Bayesian matching": []}
     for seed in range(seeds):
         sites = Sites(split(data, SITES, 0.5, seed), 30, seed, apart=True, rate=0.01)
-        reached["FedAvg"].append(run(TaskFedAvg(), sites, test, 1)[1])
-        reached["Bayesian matching"].append(run(BayesianMatching(AXES, start="apart"), sites, test, 1)[1])
-    told = {name: spread(values) for name, values in reached.items()}
-    print("one-shot, apart: " + ", ".join(f"{name} {own['mean']:.3f}" for name, own in told.items()) + " (target 0.9)")
-    return {"seeds": seeds, **told, "target": 0.9}
+        accuracies["FedAvg"].append(run(TaskFedAvg(), sites, test, 1)[1])
+        accuracies["Bayesian matching"].append(run(BayesianMatching(AXES, start="apart"), sites, test, 1)[1])
+    figures = {name: spread(values) for name, values in accuracies.items()}
+    means = ", ".join(f"{name} {values['mean']:.3f}" for name, values in figures.items())
+    print(f"one-shot, apart: {means} (target 0.9)")
+    return {"seeds": seeds, **figures, "target": 0.9}
 
 
 def cell(data: Data, test: Data, start: Literal["common", "apart"], alpha: float, epochs: int) -> dict[str, Any]:
-    """Return accuracy after some rounds of both strategies, and the mean of their difference over seeds."""
-    seeds = 20 if epochs == 1 else 5  # one epoch is a few steps: near chance, seeds differ more than strategies
-    reached: dict[str, list[dict[int, float]]] = {"FedAvg": [], "Bayesian matching": []}
+    """Return the accuracy of both strategies after some rounds, and their difference, over seeds."""
+    seeds = 20 if epochs == 1 else 5  # one epoch is few steps; near chance, seeds differ more than strategies
+    curves: dict[str, list[dict[int, float]]] = {"FedAvg": [], "Bayesian matching": []}
     for seed in range(seeds):
         sites = Sites(split(data, SITES, alpha, seed), epochs, seed, apart=start == "apart")
-        reached["FedAvg"].append(run(TaskFedAvg(), sites, test, ROUNDS[-1]))
-        reached["Bayesian matching"].append(run(BayesianMatching(AXES, start=start), sites, test, ROUNDS[-1]))
-    told: dict[str, Any] = {"seeds": seeds}
+        curves["FedAvg"].append(run(TaskFedAvg(), sites, test, ROUNDS[-1]))
+        curves["Bayesian matching"].append(run(BayesianMatching(AXES, start=start), sites, test, ROUNDS[-1]))
+    figures: dict[str, Any] = {"seeds": seeds}
     for number in ROUNDS:
-        figures = {name: [curve[number] for curve in curves] for name, curves in reached.items()}
-        gain = [ours - theirs for theirs, ours in zip(*figures.values(), strict=True)]
-        told[f"round {number}"] = {name: spread(values) for name, values in figures.items()} | {"gain": spread(gain)}
+        accuracies = {name: [curve[number] for curve in by_seed] for name, by_seed in curves.items()}
+        gain = [bayesian - fedavg for fedavg, bayesian in zip(*accuracies.values(), strict=True)]
+        spreads = {name: spread(values) for name, values in accuracies.items()}
+        figures[f"round {number}"] = spreads | {"gain": spread(gain)}
     rounds = ", ".join(
-        f"{told[f'round {n}']['FedAvg']['mean']:.3f} -> {told[f'round {n}']['Bayesian matching']['mean']:.3f}"
+        f"{figures[f'round {n}']['FedAvg']['mean']:.3f} -> {figures[f'round {n}']['Bayesian matching']['mean']:.3f}"
         for n in ROUNDS
     )
     print(f"{start}, alpha {alpha:g}, {epochs} epochs: FedAvg -> Bayesian after rounds {ROUNDS}: {rounds}", flush=True)
-    return told
+    return figures
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Round time, start-up, fixed cost a site, and memory of the in-process engine.
+"""Round time, start-up time, fixed cost per site, and memory of the in-process engine.
 
 python -m benchmarks federation
 """
@@ -30,7 +30,7 @@ print(json.dumps(seconds_per_round(read_config(config), sites, rounds, processes
 
 
 def measure() -> dict[str, Any]:
-    """Return every figure, after printing it."""
+    """Print and return all figures."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -43,59 +43,60 @@ def measure() -> dict[str, Any]:
 
 
 def round_time(data: Path, sites: int, rounds: int, repeats: int) -> dict[str, float]:
-    """Return median seconds a round of mtfed and of the bare loop, measured in turn."""
-    ours, bare = [], []
+    """Return the median seconds per round of mtfed and of the bare loop, measured alternately."""
+    mtfed, bare = [], []
     for _ in range(repeats):
         bare.append(median(bare_seconds(data, sites, rounds)[2:]))
-        ours.append(median([line["train_seconds"] for line in simulate(data, sites, rounds)[1]][2:]))
-    told = {"mtfed": median(ours), "bare loop": median(bare), "ratio": median(ours) / median(bare), "target": 1.05}
-    times = f"{told['mtfed']:.4f} s, bare loop {told['bare loop']:.4f} s"
-    print(f"round, {sites} sites: {times}, ratio {told['ratio']:.3f} (target 1.05)")
-    return told
+        mtfed.append(median([line["train_seconds"] for line in simulate(data, sites, rounds)[1]][2:]))
+    figures = {"mtfed": median(mtfed), "bare loop": median(bare), "ratio": median(mtfed) / median(bare), "target": 1.05}
+    times = f"{figures['mtfed']:.4f} s, bare loop {figures['bare loop']:.4f} s"
+    print(f"round, {sites} sites: {times}, ratio {figures['ratio']:.3f} (target 1.05)")
+    return figures
 
 
 def first_round(data: Path, sites: int, repeats: int = 5) -> dict[str, float]:
     """Return seconds from the command to the end of the first of two rounds (evaluation comes after the last)."""
     seconds = sorted(simulate(data, sites, 2)[0] for _ in range(repeats))
-    told = {"median": median(seconds), "fastest": seconds[0], "target": 4.5}
-    print(f"first round done after {told['median']:.2f} s (fastest {told['fastest']:.2f}, target 4.5)")
-    return told
+    figures = {"median": median(seconds), "fastest": seconds[0], "target": 4.5}
+    print(f"first round done after {figures['median']:.2f} s (fastest {figures['fastest']:.2f}, target 4.5)")
+    return figures
 
 
 def fixed_cost(data: Path, sites: int, rounds: int) -> dict[str, float]:
-    """Return milliseconds a site a round beyond the bare loop, which does the same one step of one image a site."""
+    """Return milliseconds per site and round beyond the bare loop; both take one step with one image per site."""
     bare = median(bare_seconds(data, sites, rounds)[1:])
-    ours = median([line["train_seconds"] for line in simulate(data, sites, rounds)[1]][1:])
-    told = {
-        "mtfed": ours,
+    mtfed = median([line["train_seconds"] for line in simulate(data, sites, rounds)[1]][1:])
+    figures = {
+        "mtfed": mtfed,
         "bare loop": bare,
-        "ms a site": 1000 * (ours - bare) / sites,
+        "ms a site": 1000 * (mtfed - bare) / sites,
         "target": 0.5 if sites <= 100 else 2.0,
     }
-    print(f"fixed cost, {sites} sites: {told['ms a site']:.3f} ms a site a round (target {told['target']})")
-    return told
+    print(f"fixed cost, {sites} sites: {figures['ms a site']:.3f} ms per site and round (target {figures['target']})")
+    return figures
 
 
 def memory(data: Path, sites: int) -> dict[str, float]:
     """Return the server process's growth in MiB between round 10 and round 60."""
-    grown: list[int] = []
+    sizes: list[int] = []
 
     def watch(pid: int, server_round: int) -> None:
         if server_round in (10, 60):
-            grown.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096)
+            sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096)
 
     simulate(data, sites, 60, watch, {"local-steps": 1})
-    told = {"MiB after round 10": grown[0] / 2**20, "growth over 50 rounds": (grown[1] - grown[0]) / 2**20}
+    figures = {"MiB after round 10": sizes[0] / 2**20, "growth over 50 rounds": (sizes[1] - sizes[0]) / 2**20}
     print(
-        f"server memory: {told['MiB after round 10']:.0f} MiB, {told['growth over 50 rounds']:+.1f} MiB over 50 rounds"
+        f"server memory: {figures['MiB after round 10']:.0f} MiB, "
+        f"{figures['growth over 50 rounds']:+.1f} MiB over 50 rounds"
     )
-    return told
+    return figures
 
 
 def simulate(
     data: Path, sites: int, rounds: int, watch: Any = None, extra: dict | None = None
 ) -> tuple[float, list[dict]]:
-    """Run mtfed as a user does; return seconds until its first round was done, and its record of rounds."""
+    """Run mtfed as a user does; return the seconds until the first round was done, and the record of rounds."""
     with tempfile.TemporaryDirectory() as out:
         config = CONFIG | {"data": str(data), "rounds": rounds, "out": out} | (extra or {})
         script = (
@@ -112,19 +113,19 @@ def simulate(
                     if watch is not None:
                         watch(process.pid, int(line.split()[1].partition("/")[0]))
         if process.returncode:
-            raise RuntimeError(f"the run failed with exit code {process.returncode}")
+            raise RuntimeError(f"The run failed with exit code {process.returncode}.")
         (record,) = Path(out).glob("*/rounds.jsonl")
         return first, [json.loads(line) for line in record.read_text().splitlines()]
 
 
 def bare_seconds(data: Path, sites: int, rounds: int) -> list[float]:
-    """Run the bare loop in a process of its own; return seconds a round."""
+    """Run the bare loop in a separate process; return the seconds of each round."""
     work = json.dumps([CONFIG | {"data": str(data)}, sites, rounds, usable_cores()])
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", BARE], cwd=ROOT, input=work, capture_output=True, text=True, check=True
     )
-    return json.loads(told.stdout.splitlines()[-1])
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-read_config(CONFIG)  # a stale key fails here, not in a subprocess
+read_config(CONFIG)  # an outdated key fails here instead of in a subprocess
 assert APP.run_config is CONFIG

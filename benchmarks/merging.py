@@ -1,21 +1,18 @@
-"""Bayesian matching on one core: a cost matrix, whole merges of a ViT-Small from ten sites, and their memory.
+"""Bayesian matching on one core: a cost matrix, merges of a ViT-Small from ten sites, and their memory.
 
 python -m benchmarks merging
 
-Every merge takes updates one by one, as an engine delivers them. What it is held against is the averaging of Flower's
-own FedAvg over the same arrays, in the same process. Seconds are the processor's: one thread works.
+Every merge takes updates one by one, as an engine delivers them. The reference is the averaging of Flower's own FedAvg
+over the same arrays, in the same process. Seconds are processor time of one thread.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -28,66 +25,53 @@ from mtfed.strategies.matching import map_gains
 from mtfed.strategies.precision import Precision, encode
 from mtfed.strategies.wire import FlatArray
 
-ROOT = Path(__file__).parents[1]
+from .processes import run_module
+
 SITES = 10
-NOISE = 0.01  # of an update, relative to a tensor's deviation: a round's drift
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+NOISE = 0.01  # standard deviation of an update relative to that of the tensor, as in a round
 PARTS = ("costs", "merges", "memory")
 
 
 def measure() -> dict[str, Any]:
-    """Return every figure, after printing it; each part runs in a process of its own, on one thread."""
-    figures = {}
-    for part in PARTS:
-        command = [sys.executable, "-c", f"from benchmarks import merging; merging.tell({part!r})"]
-        told = subprocess.run(
-            command, cwd=ROOT, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True, check=True
-        )
-        *lines, last = told.stdout.splitlines()
-        print("\n".join(lines))
-        figures[part] = json.loads(last)
-    return figures
-
-
-def tell(part: str) -> None:
-    """Print the figures of one part, and on the last line all of them as JSON."""
-    print(json.dumps({"costs": costs, "merges": merges, "memory": memory}[part]()))
+    """Return all figures; each part is measured in a separate process on one thread."""
+    return {part: run_module("merging", part) for part in PARTS}
 
 
 def costs(units: int = 768, columns: int = 769) -> dict[str, float]:
-    """Return seconds for one client's cost matrix: row by row, as PFNM's own code goes, and by two products."""
+    """Return seconds for one client's cost matrix: row by row, as in PFNM's own code, and by two matrix products."""
     generator = np.random.default_rng(0)
     rows, atoms = generator.standard_normal((2, units, columns))
-    precision, surely = generator.uniform(0.5, 1.5, columns), generator.uniform(1, 5, (units, columns))
-    weighted = atoms * surely
+    precision, atom_precision = generator.uniform(0.5, 1.5, columns), generator.uniform(1, 5, (units, columns))
+    weighted = atoms * atom_precision
     start = time.process_time()
-    slow = np.stack([row_gains(row, precision, weighted, surely) for row in rows])
-    told = {"row loop": time.process_time() - start}
+    slow = np.stack([row_gains(row, precision, weighted, atom_precision) for row in rows])
+    figures = {"row loop": time.process_time() - start}
     for name, dtype in (("float64", np.float64), ("float32", np.float32)):
-        told[name] = fastest(lambda dtype=dtype: map_gains(rows, precision, weighted, surely, dtype), 10)
-        error = abs(map_gains(rows, precision, weighted, surely, dtype) - slow).max() / abs(slow).max()
-        told |= {f"{name} times faster": told["row loop"] / told[name], f"{name} error": float(error)}
-    told["target"] = 100
+        figures[name] = fastest(lambda dtype=dtype: map_gains(rows, precision, weighted, atom_precision, dtype), 10)
+        error = abs(map_gains(rows, precision, weighted, atom_precision, dtype) - slow).max() / abs(slow).max()
+        figures |= {f"{name} times faster": figures["row loop"] / figures[name], f"{name} error": float(error)}
+    figures["target"] = 100
     print(
-        f"cost matrix {units} x {units} x {columns}: row loop {told['row loop']:.2f} s, float64 "
-        f"{told['float64 times faster']:.0f} times faster, float32 {told['float32 times faster']:.0f} (target 100)"
+        f"cost matrix {units} x {units} x {columns}: row loop {figures['row loop']:.2f} s, float64 "
+        f"{figures['float64 times faster']:.0f} times faster, float32 {figures['float32 times faster']:.0f} times "
+        "(target 100)"
     )
-    return told
+    return figures
 
 
-def row_gains(row: np.ndarray, precision: np.ndarray, weighted: np.ndarray, surely: np.ndarray) -> np.ndarray:
-    """Return what one unit adds to the objective at each atom: the formula of PFNM's section 3 as it stands."""
-    joined = np.square(weighted + precision * row) / (surely + precision)
-    return (joined - np.square(weighted) / surely).sum(axis=1)
+def row_gains(row: np.ndarray, precision: np.ndarray, weighted: np.ndarray, atom_precision: np.ndarray) -> np.ndarray:
+    """Return what one unit adds to the objective at each atom, by the formula in section 3 of PFNM."""
+    joined = np.square(weighted + precision * row) / (atom_precision + precision)
+    return (joined - np.square(weighted) / atom_precision).sum(axis=1)
 
 
 def merges() -> dict[str, Any]:
-    """Return seconds for whole merges of ten sites' updates."""
+    """Return seconds for merges of ten sites' updates."""
     graph, start = vit_small()
     drifted = [drift(start, site) for site in range(SITES)]
-    codes = [said(start, site) for site in range(SITES)]
+    precisions = [draw_precision(start, site) for site in range(SITES)]
     shuffled = [shuffle(graph, tensors, site) for site, tensors in enumerate(drifted)]
-    told: dict[str, Any] = {"weights": sum(value.size for value in start.values()), "sites": SITES}
+    figures: dict[str, Any] = {"weights": sum(value.size for value in start.values()), "sites": SITES}
     contents = [
         RecordDict({"arrays": record(tensors), "metrics": MetricRecord({"num-examples": 100})}) for tensors in drifted
     ]
@@ -95,62 +79,64 @@ def merges() -> dict[str, Any]:
         "Flower's FedAvg": (lambda: aggregate_arrayrecords(contents, "num-examples"), 5),
         "TaskFedAvg": (lambda: merge(TaskFedAvg(), start, drifted), 5),
         "without precision": (lambda: merge(BayesianMatching(graph), start, drifted), 5),
-        "with precision": (lambda: merge(BayesianMatching(graph), start, drifted, codes), 5),
-        "without axes, with precision": (lambda: merge(BayesianMatching(), start, drifted, codes), 5),
-        "all axes permuted": (lambda: merge(BayesianMatching(graph), start, shuffled, codes), 1),
+        "with precision": (lambda: merge(BayesianMatching(graph), start, drifted, precisions), 5),
+        "without axes, with precision": (lambda: merge(BayesianMatching(), start, drifted, precisions), 5),
+        "all axes permuted": (lambda: merge(BayesianMatching(graph), start, shuffled, precisions), 1),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(5):  # in turn, so that what else the machine does falls on all alike
+    for repeat in range(5):  # alternate, so that other load on the machine affects all merges equally
         for name, (run, repeats) in runs.items():
-            if turn < repeats:
-                began = time.process_time()
+            if repeat < repeats:
+                before = time.process_time()
                 run()
-                seconds[name].append(time.process_time() - began)
+                seconds[name].append(time.process_time() - before)
     for name, times in seconds.items():
         ratio = median(times) / median(seconds["Flower's FedAvg"])
-        told[name] = {"seconds": median(times), "times Flower's": ratio}
+        figures[name] = {"seconds": median(times), "times Flower's": ratio}
         print(f"merge, {name}: {median(times):.2f} s, {ratio:.2f} times Flower's FedAvg")
-    return told | {"target, nothing moves": 5.0, "target, seconds, all axes permuted": 60.0}
+    return figures | {"target, nothing moves": 5.0, "target, seconds, all axes permuted": 60.0}
 
 
 def memory() -> dict[str, Any]:
-    """Return the peak of a merge's memory, beside the global model, with updates that are made as they are asked."""
+    """Return the peak memory of a merge in addition to the global model; updates are created one by one."""
     graph, start = vit_small()
     size = sum(value.nbytes for value in start.values())
     bound = 3 * size + 16 * sum(value.size for value in start.values())
-    told: dict[str, Any] = {}
-    for name, permuted, precise in (
+    figures: dict[str, Any] = {}
+    for name, is_permuted, has_precision in (
         ("nothing moves", False, True), ("without precision", False, False), ("all axes permuted", True, True)
     ):  # fmt: skip
 
-        def updates(permuted: bool = permuted) -> Iterator[Tensors]:
-            for site in range(SITES if not permuted else 2):
-                yield shuffle(graph, drift(start, site), site) if permuted else drift(start, site)
+        def updates(is_permuted: bool = is_permuted) -> Iterator[Tensors]:
+            for site in range(SITES if not is_permuted else 2):
+                yield shuffle(graph, drift(start, site), site) if is_permuted else drift(start, site)
 
-        codes = [said(start, site) for site in range(SITES if not permuted else 2)] if precise else None
+        precisions = (
+            [draw_precision(start, site) for site in range(SITES if not is_permuted else 2)] if has_precision else None
+        )
         tracemalloc.start()
-        merge(BayesianMatching(graph), start, updates(), codes)
+        merge(BayesianMatching(graph), start, updates(), precisions)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        told[name] = {"MB": peak / 1e6, "bound": bound / 1e6}
+        figures[name] = {"MB": peak / 1e6, "bound": bound / 1e6}
         print(f"memory, {name}: {peak / 1e6:.0f} MB (bound {bound / 1e6:.0f})")
-    return told
+    return figures
 
 
 def merge(
     strategy: TaskFedAvg, start: Tensors, updates: Any, precision: list[dict[str, Precision]] | None = None
 ) -> dict[str, np.ndarray]:
-    """Run a merge as a round does, without the round: no messages, no screening."""
+    """Merge as a round does, but without messages and screening."""
     strategy._arrays = record(start)
     strategy.begin_merge(strategy._arrays)
     for site, tensors in enumerate(updates):
-        said = precision[site] if precision is not None else {}
-        strategy.add_to_merge(Update(str(site), tensors, 100.0, {}, said))
+        site_precision = precision[site] if precision is not None else {}
+        strategy.add_to_merge(Update(str(site), tensors, 100.0, {}, site_precision))
     return strategy.finish_merge()
 
 
 def vit_small() -> tuple[AxisGraph, Tensors]:
-    """Return timm's ViT-Small with 1,000 classes at random, and its axes."""
+    """Return the axes and the weights of timm's ViT-Small with 1,000 classes, randomly initialized."""
     import torch
 
     from mtfed.models.encoders import timm
@@ -161,13 +147,13 @@ def vit_small() -> tuple[AxisGraph, Tensors]:
     model = timm.create_model("vit_small_patch16_224", pretrained=False)
     generator = np.random.default_rng(0)
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    for name, value in tensors.items():  # biases at 0 and scales at 1 would tell no unit from another
+    for name, value in tensors.items():  # units could not be told apart by biases of 0 and scales of 1
         tensors[name] = value + np.float32(0.02) * generator.standard_normal(value.shape, np.float32)
     return derive_axes(model), tensors
 
 
 def drift(start: Tensors, site: int) -> Tensors:
-    """Return a site's update: the start, and a little noise."""
+    """Return a site's update: the start with a little noise."""
     generator = np.random.default_rng([site, 1])
     return {
         name: value + np.float32(NOISE * value.std()) * generator.standard_normal(value.shape, np.float32)
@@ -175,20 +161,20 @@ def drift(start: Tensors, site: int) -> Tensors:
     }
 
 
-def said(start: Tensors, site: int) -> dict[str, Precision]:
-    """Return a site's precision in one byte a weight."""
+def draw_precision(start: Tensors, site: int) -> dict[str, Precision]:
+    """Return a random precision, with one byte per weight."""
     generator = np.random.default_rng([site, 2])
     return {name: encode(generator.standard_exponential(value.shape, np.float32)) for name, value in start.items()}
 
 
 def shuffle(graph: AxisGraph, tensors: Tensors, site: int) -> Tensors:
-    """Return a network with the units of all axes in random orders."""
+    """Return a network with the units of all axes in random order."""
     generator = np.random.default_rng([site, 3])
     return graph.permute(tensors, {label: axis.random_permutation(generator) for label, axis in graph.axes.items()})
 
 
 def record(tensors: Tensors) -> ArrayRecord:
-    """Return a record over the tensors' own memory."""
+    """Return a record that shares the tensors' memory."""
     arrays = ArrayRecord()
     for name, value in tensors.items():
         arrays[name] = FlatArray(value)
@@ -196,10 +182,14 @@ def record(tensors: Tensors) -> ArrayRecord:
 
 
 def fastest(call: Callable[[], object], repeats: int) -> float:
-    """Return the least seconds of some calls."""
+    """Return the seconds of the fastest of several calls."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
         call()
         times.append(time.process_time() - start)
     return min(times)
+
+
+if __name__ == "__main__":
+    print(json.dumps({"costs": costs, "merges": merges, "memory": memory}[sys.argv[1]]()))

@@ -1,8 +1,8 @@
-"""Write the figures of the READMEs from records: nobody types a figure.
+"""Write the figures in the READMEs from the results of runs and benchmarks.
 
-python -m benchmarks.readme RUN...    the runs of `mtfed simulate --strategies ... --seeds ...`; they are summed up in
-                                      experiments/pneumonia/results.json, from which the table is made
-python -m benchmarks.readme           from the results that are there
+python -m benchmarks.readme RUN...    summarise the runs of `mtfed simulate --strategies ... --seeds ...` in
+                                      experiments/pneumonia/results.json first
+python -m benchmarks.readme           use the existing results
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mtfed.record.run import Run
 
 from . import comparison, systems, systems_cost, systems_tables
-from .systems_tables import spread
+from .trials import mean_and_deviation
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "experiments" / "pneumonia" / "results.json"
-TIMES = ROOT / "benchmarks" / "results.json"
+BENCHMARKS = ROOT / "benchmarks" / "results.json"
 CHEST = ROOT / "experiments" / "chest" / "results.json"
-NAMES = {
+STRATEGY_NAMES = {
     "bayesian": "Bayesian matching",
     "fedavg": "FedAvg",
     "fedprox": "FedProx",
@@ -32,40 +33,41 @@ METRICS = (("lungs", "dice", "Lung Dice"), ("pneumonia", "auc", "Pneumonia AUC")
 
 
 def main(folders: list[Path]) -> None:
-    """Sum up runs if any are given, then rewrite the marked parts of the READMEs."""
+    """Summarise runs if any are given, then rewrite the marked parts of the READMEs."""
     if folders:
-        RUNS.write_text(json.dumps([summed_up(Run.open(folder)) for folder in folders], indent=1) + "\n")
-    times, compared = json.loads(TIMES.read_text()), json.loads(systems.RESULTS.read_text())
-    tables = {name: "\n".join(lines) + "\n" for name, lines in systems_tables.tables(compared)}
+        RUNS.write_text(json.dumps([summarised(Run.open(folder)) for folder in folders], indent=1) + "\n")
+    benchmarks = json.loads(BENCHMARKS.read_text())
+    tables = {
+        name: "\n".join(lines) + "\n" for name, lines in systems_tables.tables(json.loads(systems.RESULTS.read_text()))
+    }
     rewrite(
         ROOT / "README.md",
         {
             "pneumonia": pneumonia(json.loads(RUNS.read_text())),
-            "engine": engine(times),
-            "pipeline": pipeline(times),
-            "chest": chest(json.loads(CHEST.read_text())) + "\n" + digits(times),
+            "engine": engine(benchmarks),
+            "pipeline": pipeline(benchmarks),
+            "chest": chest(json.loads(CHEST.read_text())) + "\n" + digits(benchmarks),
             "models": tables["delta"],
         },
     )
-    rewrite(ROOT / "experiments" / "README.md", tables | {"cost": systems_cost.table(times["systems_cost"])})
+    rewrite(ROOT / "experiments" / "README.md", tables | {"cost": systems_cost.table(benchmarks["systems_cost"])})
 
 
 def rewrite(file: Path, texts: dict[str, str]) -> None:
-    """Put texts between the marks of a file."""
+    """Put texts between the markers of a file."""
     text = file.read_text()
-    for mark, new in texts.items():
-        pattern = rf"(<!-- figures: {mark} -->\n).*?(<!-- end -->)"
+    for marker, new in texts.items():
+        pattern = rf"(<!-- figures: {marker} -->\n).*?(<!-- end -->)"
         text, count = re.subn(pattern, lambda m, new=new: m[1] + new + m[2], text, flags=re.S)
         if not count:
-            raise LookupError(f"{file.name} has no place for the figures {mark!r}.")
+            raise LookupError(f"{file.name} has no marker for the figures {marker!r}.")
     file.write_text(text)
 
 
-def summed_up(run: Run) -> dict[str, Any]:
-    """Return what the table needs of a run."""
+def summarised(run: Run) -> dict[str, Any]:
+    """Return the parts of a run that the table needs."""
     summary, config = run.read_json("summary.json"), run.config()
-    kept = {key: summary[key] for key in ("strategy", "seed", "rounds", "sites", "seconds_per_round", "tasks")}
-    return kept | {
+    return {key: summary[key] for key in ("strategy", "seed", "rounds", "sites", "seconds_per_round", "tasks")} | {
         "per_site": summary.get("per_site", {}),
         "versions": run.read_json("environment.json")["versions"],
         "encoder": config.encoder,
@@ -74,80 +76,86 @@ def summed_up(run: Run) -> dict[str, Any]:
 
 
 def pneumonia(runs: list[dict[str, Any]]) -> str:
-    """Return the table of test figures: a row a strategy, mean and deviation over seeds."""
-    seeds = sorted({run["seed"] for run in runs})
+    """Return the table of test figures, one row per strategy, mean and deviation over seeds."""
+    seeds = {run["seed"] for run in runs}
+    alone = [run for run in runs if run["strategy"] == "alone"]
+
+    def row(name: str, values: Callable[[str, str], list[float]]) -> str:
+        return f"| {name} | {' | '.join(mean_and_deviation(values(task, metric)) for task, metric, _ in METRICS)} |"
+
     lines = [
-        "On the test images, which no hospital trained on and no choice went by: mean ± standard deviation of "
+        "Test images, on which no hospital trained and nothing was chosen: mean ± standard deviation over "
         f"{len(seeds)} seeds, {runs[0]['sites']} hospitals, {runs[0]['rounds']} rounds.",
         "",
         "| | " + " | ".join(title for *_, title in METRICS) + " |",
         "| --- " * (1 + len(METRICS)) + "|",
     ]
-    for strategy, name in NAMES.items():
-        own = [run for run in runs if run["strategy"] == strategy]
-        if not own:
-            continue
-        lines.append(
-            f"| {name} | " + " | ".join(spread([r["tasks"][t]["test"][m] for r in own]) for t, m, _ in METRICS) + " |"
-        )
-    alone = [run for run in runs if run["strategy"] == "alone"]
-    best = [[max(site[t][m] for site in run["per_site"].values() if t in site) for run in alone] for t, m, _ in METRICS]
-    lines.append("| the best hospital alone, by its test figure | " + " | ".join(map(spread, best)) + " |")
-    lines.append(
-        "| untrained | "
-        + " | ".join(spread([r["tasks"][t]["untrained"][m] for r in alone]) for t, m, _ in METRICS)
-        + " |"
-    )
+    for strategy, name in STRATEGY_NAMES.items():
+        if selected := [run["tasks"] for run in runs if run["strategy"] == strategy]:
+            lines.append(row(name, lambda task, metric, s=selected: [tasks[task]["test"][metric] for tasks in s]))
+    lines += [
+        row(
+            "the best hospital alone, by test figures",
+            lambda task, metric: [
+                max(site[task][metric] for site in run["per_site"].values() if task in site) for run in alone
+            ],
+        ),
+        row("untrained", lambda task, metric: [run["tasks"][task]["untrained"][metric] for run in alone]),
+    ]
     return "\n".join(lines) + "\n"
 
 
 def chest(results: dict[str, Any]) -> str:
-    """Return the comparison of merges, from one start."""
+    """Return the comparison of merging methods from common initial weights."""
     runs, tuned = results["runs"], results["tuned"]
     seeds = {run["seed"] for run in runs}
+    weights = ", ".join(f"{weight:g}" for weight in results["weights"])
     return (
-        f"Thirteen hospitals, eight with lung masks and five with pneumonia labels, none with both; {len(seeds)} "
-        f"seeds, {len(runs[0]['rounds'])} rounds, the same local steps and initial weights for all; test images. Task "
-        f"weights were tuned on validation images (best of {', '.join(f'{w:g}' for w in results['weights'])} for the "
-        f"lungs: {tuned:g}); the ceiling trains on the pooled images.\n\n" + comparison.table(runs, "common", tuned)
+        "Thirteen hospitals, eight with lung masks and five with pneumonia labels, none with both. All methods have "
+        f"the same local steps and initial weights; figures are of test images, {len(seeds)} seeds, "
+        f"{len(runs[0]['rounds'])} rounds. Task weights were tuned on validation images (the best of {weights} for the "
+        f"lungs is {tuned:g}). The upper bound is a training on the pooled images.\n\n"
+        + comparison.table(runs, "common", tuned)
     )
 
 
-def digits(times: dict[str, Any]) -> str:
-    """Return the benchmark on digits, and what a merge costs."""
-    once, rounds = times["digits"]["one-shot, apart"], times["digits"]["common, alpha 0.5, 5 epochs"]["round 20"]
-    ours, theirs = (rounds[name]["mean"] for name in ("Bayesian matching", "FedAvg"))
+def digits(benchmarks: dict[str, Any]) -> str:
+    """Return the results of the benchmark on digits."""
+    once = benchmarks["digits"]["one-shot, apart"]
+    rounds = benchmarks["digits"]["common, alpha 0.5, 5 epochs"]["round 20"]
     return (
-        f"Digits, a perceptron of 50 hidden units, ten sites with skewed classes: models trained apart and merged once "
-        f"reach {once['Bayesian matching']['mean']:.3f} (FedAvg {once['FedAvg']['mean']:.3f}), twenty rounds from one "
-        f"start {ours:.3f} (FedAvg {theirs:.3f}).\n"
+        "Accuracy on handwritten digits, a perceptron with 50 hidden units, ten sites with skewed classes: models "
+        f"trained apart and merged once reach {once['Bayesian matching']['mean']:.3f} (FedAvg "
+        f"{once['FedAvg']['mean']:.3f}), twenty rounds from common initial weights "
+        f"{rounds['Bayesian matching']['mean']:.3f} (FedAvg {rounds['FedAvg']['mean']:.3f}).\n"
     )
 
 
-def engine(times: dict[str, Any]) -> str:
-    """Return what the benchmarks say of the in-process engine."""
-    told = times["federation"]
-    small, large = told["fixed cost, 100 sites"], told["fixed cost, 1000 sites"]
+def engine(benchmarks: dict[str, Any]) -> str:
+    """Return the results of the benchmarks of the in-process engine."""
+    figures = benchmarks["federation"]
+    small, large = figures["fixed cost, 100 sites"], figures["fixed cost, 1000 sites"]
     return (
-        f"Measured on {told['cores']} cores (`make bench`): a round of ten sites takes "
-        f"{told['round']['ratio']:.2f} times what a bare PyTorch loop takes for the same steps in as many processes; "
-        f"the first round is done {told['first round']['median']:.1f} s after the command; beyond its steps, a site "
-        f"costs {small['ms a site']:.2f} ms a round with 100 sites and {large['ms a site']:.2f} ms with 1,000; the "
-        f"server process grows by {told['memory']['growth over 50 rounds']:.1f} MiB over 50 rounds.\n"
+        f"Measured on {figures['cores']} cores (`make bench`): a round of ten sites takes "
+        f"{figures['round']['ratio']:.2f} times as long as a bare PyTorch loop with the same steps in as many "
+        f"processes. The first round ends {figures['first round']['median']:.1f} s after the command starts. In "
+        f"addition to its training steps, a site costs {small['ms a site']:.2f} ms per round with 100 sites and "
+        f"{large['ms a site']:.2f} ms with 1,000. The server process grows by "
+        f"{figures['memory']['growth over 50 rounds']:.1f} MiB over 50 rounds.\n"
     )
 
 
-def pipeline(times: dict[str, Any]) -> str:
-    """Return what the benchmarks say of the cache of decoded images."""
-    told = times["pipeline"]
-    warm, pictures, volumes = told["warm"], told["memory"]["pictures"], told["memory"]["volumes"]
-    steps = ", ".join(f"{ratio:.2f} with {name}" for name, ratio in told["steps"].items())
+def pipeline(benchmarks: dict[str, Any]) -> str:
+    """Return the results of the benchmarks of the cache of decoded images."""
+    figures = benchmarks["pipeline"]
+    warm, images, volumes = figures["warm"], figures["memory"]["pictures"], figures["memory"]["volumes"]
+    steps = " and ".join(f"{ratio:.2f} with {name}" for name, ratio in figures["steps"].items())
     return (
-        f"Measured on {told['cores']} cores: steps a second from the cache over those from memory, {steps}. A later "
-        f"process reads the manifest of 100,000 pictures in {warm['manifest, clock']:.1f} s and has its first batch "
-        f"{warm['first batch, clock']:.1f} s after; over all batches it grows by {pictures['growth']:.0f} MB, beside "
-        f"{pictures['rows']:.0f} MB of rows. 500 volumes of 64³, {volumes['images']:.0f} MB, make it grow by "
-        f"{volumes['growth']:.0f} MB.\n"
+        f"Measured on {figures['cores']} cores: steps per second from the cache relative to those from memory are "
+        f"{steps}. A later process reads the manifest of 100,000 images in {warm['manifest, clock']:.1f} s and has its "
+        f"first batch {warm['first batch, clock']:.1f} s later. While it reads all batches it grows by "
+        f"{images['growth']:.0f} MB, in addition to {images['rows']:.0f} MB of manifest rows. 500 volumes of 64³, "
+        f"{volumes['images']:.0f} MB, make it grow by {volumes['growth']:.0f} MB.\n"
     )
 
 

@@ -1,16 +1,17 @@
-"""Compare the multi-task models on six sets of real images: one pooled shard each, the same steps for all.
+"""Compare the multi-task models on six sets of real images: all images of a set pooled, the same steps for all models.
 
 python -m benchmarks.images --source FOLDER --out images
 python -m benchmarks.systems --data images --runs runs [--jobs 2] [--seeds 0 1 2] [--sets covid breast ...]
 python -m benchmarks.systems --data images --runs runs --changes "twice the steps" [--sets ...] [--systems ...]
 
-Every model has, set by set, the same images, steps, batches, decoders and balancing. The learning rate is the better of
+On each set, every model has the same images, steps, batches, decoders and balancing. The learning rate is the better of
 RATES for each model and set, by the validation figures of the first seed; nothing else is tuned. Figures are of the
-validation images after the last round, so no round is chosen either. Delta_MTL compares with the single-task model on
-the same backbone, seed by seed. What is reached without looking at an image (benchmarks.blind) stands beside. Runs that
-are there already are not run again. CHANGES tell what an order of models hangs on: the same runs, with one setting
-changed for all of them, at the rates of the unchanged ones. Figures go to experiments/models.json, in the
-place of older ones of the same sets and systems; `python -m benchmarks.readme` makes the tables.
+validation images after the last round, so that no round is chosen either. Delta_MTL compares a model with the
+single-task model on the same backbone, seed by seed. For reference, benchmarks.blind computes what is reached without
+looking at an image. Existing runs are not repeated. CHANGES show what the order of the models depends on: the same
+runs with one setting changed for all models, at the rates of the unchanged runs. Figures are written to
+experiments/models.json, replacing older ones of the same sets and systems; `python -m benchmarks.readme` writes the
+tables.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,10 +31,10 @@ from mtfed.federation.app_folder import find_app
 from mtfed.tasks.task import Task
 
 from . import blind
-from .trials import HOME, run_of
+from .trials import HOME, run_of, run_parallel
 
 RESULTS = HOME / "models.json"
-# Experiment -> what it is given beyond its own settings.
+# Experiment -> changes to its own settings.
 SETS: dict[str, dict[str, RunConfigValue]] = {
     "pneumonia": {
         "pooled": True,
@@ -56,7 +57,7 @@ SETS: dict[str, dict[str, RunConfigValue]] = {
 RATES = (0.001, 0.003)
 TRANSFORMER = {2: "coatnet_mini", 3: "swin3d_mini"}
 CONVOLUTIONAL = {2: "resnet_mini", 3: "resnet3d_mini"}
-SYSTEMS = {  # name in the tables -> model and backbones
+SYSTEMS = {  # name in the tables -> model and backbones by dimensions
     "MTMedFormer": ("mtmedformer", TRANSFORMER),
     "CTAN, transformer": ("ctan", TRANSFORMER),
     "Single task, transformer": ("single-task", TRANSFORMER),
@@ -69,7 +70,7 @@ SYSTEMS = {  # name in the tables -> model and backbones
 }
 
 
-CHANGES: dict[str, Callable[[dict[str, RunConfigValue]], dict[str, RunConfigValue]]] = {  # of a set's settings
+CHANGES: dict[str, Callable[[dict[str, RunConfigValue]], dict[str, RunConfigValue]]] = {  # from a set's settings
     "": lambda _: {},
     "twice the steps": lambda settings: {"local-steps": 2 * int(settings["local-steps"])},
     "equal weights": lambda _: {"balancing": "equal"},
@@ -78,7 +79,7 @@ CHANGES: dict[str, Callable[[dict[str, RunConfigValue]], dict[str, RunConfigValu
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: a system on a set, a learning rate, a seed, and what is changed."""
+    """One run: a system on a set, a learning rate, a seed, and a change."""
 
     set: str
     system: str
@@ -88,111 +89,110 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Return the run's name, which is how it is found again."""
+        """The run's name, by which an existing run is found."""
         words = re.sub(r"[^a-z0-9.]+", "-", f"{self.set} {self.system} {self.change} {self.rate:g}".lower())
         return f"{words}-s{self.seed}"
 
 
 def main() -> None:
-    """Run what is missing, and write the figures."""
+    """Start the runs that do not exist, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that benchmarks.images made")
+    parser.add_argument("--data", type=Path, required=True, help="folder written by benchmarks.images")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--changes", nargs="+", default=[], choices=list(CHANGES)[1:])
-    parser.add_argument("--collect", action="store_true", help="run nothing: take the runs that are there")
-    given = parser.parse_args()
+    parser.add_argument("--collect", action="store_true", help="start no run, use only those that exist")
+    arguments = parser.parse_args()
+    data, first_seed = arguments.data.resolve(), arguments.seeds[0]
+    run_trial = partial(run_figures, data=data, runs=arguments.runs.resolve(), collect=arguments.collect)
 
-    data, runs = given.data.resolve(), given.runs.resolve()
-
-    def run_all(trials: Iterable[Trial]) -> list[dict[str, Any]]:
-        with ThreadPoolExecutor(given.jobs) as pool:
-            found = pool.map(lambda trial: figures(trial, data, runs, given.collect), trials)
-            return [told for told in found if told is not None]
-
-    cells = [(one, system) for one in given.sets for system in given.systems]
-    tried = run_all(Trial(*cell, rate, given.seeds[0]) for cell in cells for rate in RATES)
+    pairs = [(name, system) for name in arguments.sets for system in arguments.systems]
+    tuning = run_parallel(
+        run_trial, [Trial(*pair, rate, first_seed) for pair in pairs for rate in RATES], arguments.jobs
+    )
     best = {
-        cell: max(own, key=score)
-        for cell in cells
-        if (own := [told for told in tried if (told["set"], told["system"]) == cell])
+        pair: max(candidates, key=score)
+        for pair in pairs
+        if (candidates := [figures for figures in tuning if (figures["set"], figures["system"]) == pair])
     }
-    found = list(best.values())
-    found += run_all(
-        Trial(*cell, best[cell]["rate"], seed) for seed in given.seeds[1:] for cell in cells if cell in best
-    )
-    changed = run_all(
-        Trial(*cell, best[cell]["rate"], seed, change)
-        for change in given.changes
-        for seed in given.seeds
-        for cell in cells
-        if cell in best
-    )
+    rates = {pair: figures["rate"] for pair, figures in best.items()}
+    others = [Trial(*pair, rate, seed) for seed in arguments.seeds[1:] for pair, rate in rates.items()]
+    changed = [
+        Trial(*pair, rate, seed, change)
+        for change in arguments.changes
+        for seed in arguments.seeds
+        for pair, rate in rates.items()
+    ]
+    new = {
+        "tuning": tuning,
+        "runs": [*best.values(), *run_parallel(run_trial, others, arguments.jobs)],
+        "changed": run_parallel(run_trial, changed, arguments.jobs),
+    }
     results = json.loads(RESULTS.read_text())
-    results["blind"] |= {one: blind.figures(read_config(settings_of(one, data))) for one in given.sets}
-    for name, new in (("tuning", tried), ("runs", found), ("changed", changed)):
-        others = [told for told in results[name] if (told["set"], told["system"]) not in cells]
-        results[name] = sorted(others + new, key=_order)
+    results["blind"] |= {name: blind.figures(read_config(settings_of(name, data))) for name in arguments.sets}
+    for part, figures in new.items():
+        unchanged = [run for run in results[part] if (run["set"], run["system"]) not in pairs]
+        results[part] = sorted(unchanged + figures, key=_order)
     RESULTS.write_text(to_text(results))
 
 
 def to_text(results: dict[str, Any]) -> str:
-    """Return results as JSON, a line a run."""
+    """Return results as JSON with one line per run."""
     parts = [f'"blind": {json.dumps(results["blind"])}']
     for name in ("tuning", "runs", "changed"):
         parts.append(f'"{name}": [\n' + ",\n".join(map(json.dumps, results[name])) + "\n]")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def _order(told: dict[str, Any]) -> tuple[int, int, str, float, int]:
-    place = list(SETS).index(told["set"]), list(SYSTEMS).index(told["system"])
-    return *place, told["change"], told["rate"], told["seed"]
+def _order(run: dict[str, Any]) -> tuple[int, int, str, float, int]:
+    position = list(SETS).index(run["set"]), list(SYSTEMS).index(run["system"])
+    return *position, run["change"], run["rate"], run["seed"]
 
 
 def settings_of(name: str, data: Path) -> dict[str, RunConfigValue]:
-    """Return a set's settings, with its images where they are."""
+    """Return the settings of a set's experiment, with the path of its images."""
     app = find_app(name).run_config
-    place = app["data"] if app["data"] == "sample" else str(data / Path(str(app["data"])).name)
-    return app | SETS[name] | {"data": place}
+    path = app["data"] if app["data"] == "sample" else str(data / Path(str(app["data"])).name)
+    return app | SETS[name] | {"data": path}
 
 
-def figures(trial: Trial, data: Path, runs: Path, collect: bool) -> dict[str, Any] | None:
-    """Return a run's figures; if there is none with its settings, run it, or return nothing."""
+def run_figures(trial: Trial, data: Path, runs: Path, collect: bool) -> dict[str, Any] | None:
+    """Return a run's figures; if it does not exist, start it, or return None if ``collect`` is set."""
     model, encoders = SYSTEMS[trial.system]
-    settings = settings_of(trial.set, data)
-    own: dict[str, RunConfigValue] = {
-        "data": settings["data"],
+    set_settings = settings_of(trial.set, data)
+    settings: dict[str, RunConfigValue] = {
+        "data": set_settings["data"],
         "model": model,
-        "encoder": encoders[int(settings["dimensions"])],
+        "encoder": encoders[int(set_settings["dimensions"])],
         "learning-rate": trial.rate,
     }
-    own = SETS[trial.set] | own | CHANGES[trial.change](settings)
-    run = run_of(trial.set, trial.name, own, trial.seed, runs, collect)
+    settings = SETS[trial.set] | settings | CHANGES[trial.change](set_settings)
+    run = run_of(trial.set, trial.name, settings, trial.seed, runs, collect)
     if run is None:
         return None
-    lines, rounds = run.lines("metrics.jsonl"), run.lines("rounds.jsonl")
-    last = max(line["round"] for line in lines)
-    config = run.config()
-    told = {
+    metrics, rounds = run.lines("metrics.jsonl"), run.lines("rounds.jsonl")
+    last = max(line["round"] for line in metrics)
+    tasks = run.config().tasks
+    figures = {
         "set": trial.set,
         "system": trial.system,
         "change": trial.change,
         "seed": trial.seed,
         "rate": trial.rate,
-        "validation": {line["task"]: line["validation"] for line in lines if line["round"] == last},
+        "validation": {line["task"]: line["validation"] for line in metrics if line["round"] == last},
         "curves": {
-            task: [line["validation"].get(config.tasks[task].metric) for line in lines if line["task"] == task]
-            for task in config.tasks
+            name: [line["validation"].get(task.metric) for line in metrics if line["task"] == name]
+            for name, task in tasks.items()
         },
         "parameters": run.read_json("summary.json")["parameters"],
         "steps": sum(line["steps"] for line in rounds),
         "seconds": sum(line["train_seconds"] for line in rounds),
     }
-    print(f"{trial.name:44} {score(told):.4f}  {told['seconds']:.0f} s", flush=True)
-    return told
+    print(f"{trial.name:44} {score(figures):.4f}  {figures['seconds']:.0f} s", flush=True)
+    return figures
 
 
 def tasks_of(name: str) -> dict[str, Task]:
@@ -200,10 +200,10 @@ def tasks_of(name: str) -> dict[str, Task]:
     return read_config(find_app(name).run_config).tasks
 
 
-def score(told: dict[str, Any]) -> float:
-    """Return the mean over tasks of the figures that choices go by, each so that up is better."""
-    tasks = tasks_of(told["set"])
-    return mean(task.score(told["validation"][name][task.metric]) for name, task in tasks.items())
+def score(figures: dict[str, Any]) -> float:
+    """Return the mean over tasks of the main metric, each so that higher is better."""
+    tasks = tasks_of(figures["set"])
+    return mean(task.score(figures["validation"][name][task.metric]) for name, task in tasks.items())
 
 
 if __name__ == "__main__":

@@ -1,30 +1,29 @@
-"""What the multi-task models cost: parameters, FLOPs, time and memory of a training step with three tasks.
+"""Cost of the multi-task models: parameters, FLOPs, time and memory of a training step with three tasks.
 
-A step is a batch that has every label: forward, losses, backward and optimiser. ``ratio`` is the time of a step over
-that of the same encoder with one task, taken as the mean over the three tasks alone; both are timed in turns in one
-process. Memory is the process's peak above what it held before the first step.
+A step is forward, losses, backward and optimizer on a batch with all labels. ``ratio`` is the time of a step relative
+to that of the same encoder with one task, which is the mean over the three tasks alone; both are timed alternately in
+one process. Memory is the peak of the process above its memory before the first step.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from mtfed.cores import usable_cores
 
-TASKS = {
+from .processes import run_module
+
+IMAGE_TASKS = {
     "grade": {"kind": "classification", "classes": "no, yes"},
     "outline": {"kind": "segmentation", "classes": "background, lesion"},
     "boxes": {"kind": "detection", "classes": "lesion"},
 }
-VOLUMES = {
+VOLUME_TASKS = {
     "grade": {"kind": "classification", "classes": "no, yes"},
     "outline": {"kind": "segmentation", "classes": "background, organ"},
     "age": {"kind": "regression", "classes": "years", "range": "0, 100"},
@@ -38,11 +37,11 @@ SIZES = {  # encoder -> dimensions, image size, batch size
     "swin3d_mini": (3, 32, 4),
     "resnet3d_mini": (3, 32, 4),
 }
-TURNS = 3
+REPEATS = 3
 
 
 def measure() -> dict[str, Any]:
-    """Return the figures of every model on every encoder; MTMedFormer is hard sharing on a transformer."""
+    """Return the figures of every model on every encoder; hard sharing on a transformer is MTMedFormer."""
     convolutional = [encoder for encoder in SIZES if encoder.startswith("resnet")]
     pairs = [
         (encoder, model)
@@ -51,44 +50,30 @@ def measure() -> dict[str, Any]:
         if model != ("mtmedformer" if encoder in convolutional else "hard-sharing")
     ]
     with ThreadPoolExecutor(usable_cores()) as pool:
-        told = list(pool.map(lambda pair: run(*pair), pairs))
-    found: dict[str, Any] = {}
-    for (encoder, model), figures in zip(pairs, told, strict=True):
-        found.setdefault(encoder, {})[model] = figures
-    return found
+        figures = pool.map(lambda pair: run_module("systems_cost", *pair), pairs)
+        by_encoder: dict[str, Any] = {}
+        for (encoder, model), row in zip(pairs, figures, strict=True):
+            print(encoder, model, json.dumps(row), flush=True)
+            by_encoder.setdefault(encoder, {})[model] = row
+    return by_encoder
 
 
-def run(encoder: str, model: str) -> dict[str, float]:
-    """Return a model's figures, of a process of its own."""
-    told = subprocess.run(
-        [sys.executable, "-m", "benchmarks.systems_cost", model, encoder],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    if told.returncode:
-        sys.exit(f"{model} on {encoder} failed:\n{told.stderr[-2000:]}")
-    print(encoder, model, told.stdout.splitlines()[-1], flush=True)
-    return json.loads(told.stdout.splitlines()[-1])
-
-
-def table(found: dict[str, Any]) -> str:
-    """Return the figures as a table, a row a model and encoder."""
-    rows = {encoder: models for encoder, models in found.items() if encoder in SIZES}
+def table(by_encoder: dict[str, Any]) -> str:
+    """Return the figures as a table with one row per encoder and model."""
+    rows = {encoder: models for encoder, models in by_encoder.items() if encoder in SIZES}
     columns = list(next(iter(next(iter(rows.values())).values())))
     lines = ["| encoder, image | model | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 2) + "|"]
     for encoder, models in rows.items():
         dimensions, size, batch = SIZES[encoder]
-        where = f"{encoder}, {' x '.join([str(size)] * dimensions)}, batches of {batch}"
+        title = f"{encoder}, {' x '.join([str(size)] * dimensions)}, batches of {batch}"
         for model, figures in models.items():
-            lines.append(f"| {where} | {model} | " + " | ".join(str(figures[column]) for column in columns) + " |")
-            where = ""
+            lines.append(f"| {title} | {model} | " + " | ".join(str(figures[column]) for column in columns) + " |")
+            title = ""
     return "\n".join(lines) + "\n"
 
 
-def one(model: str, encoder: str) -> dict[str, float]:
-    """Return a model's figures: millions of parameters, GFLOPs an image forward, ms a step, ratio, MB."""
+def cost(encoder: str, model: str) -> dict[str, float]:
+    """Return a model's figures: million parameters, GFLOPs per image (forward), ms per step, ratios, MB."""
     import resource
 
     import torch
@@ -96,33 +81,33 @@ def one(model: str, encoder: str) -> dict[str, float]:
 
     torch.set_num_threads(1)
     dimensions, _, batch = SIZES[encoder]
-    tasks = TASKS if dimensions == 2 else VOLUMES
-    together = Step(model, encoder, tasks)
+    tasks = IMAGE_TASKS if dimensions == 2 else VOLUME_TASKS
+    multi_task = Step(model, encoder, tasks)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    together.run()
+    multi_task.run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    alone = [Step("single-task", encoder, {name: task}) for name, task in tasks.items()]
-    for step in alone:
+    single_task = [Step("single-task", encoder, {name: task}) for name, task in tasks.items()]
+    for step in single_task:
         step.run()
     times: list[list[float]] = []
-    for _ in range(TURNS):
-        times.append([step.seconds() for step in (together, *alone)])
+    for _ in range(REPEATS):
+        times.append([step.seconds() for step in (multi_task, *single_task)])
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        together.forward()
-    whole, *parts = (median(column) for column in zip(*times, strict=True))
+        multi_task.forward()
+    multi_task_time, *single_task_times = (median(column) for column in zip(*times, strict=True))
     return {
-        "million parameters": round(sum(p.numel() for p in together.model.parameters()) / 1e6, 3),
+        "million parameters": round(sum(p.numel() for p in multi_task.model.parameters()) / 1e6, 3),
         "GFLOPs forward": round(counter.get_total_flops() / batch / 1e9, 4),
-        "ms a step": round(1000 * whole, 1),
-        "ratio": round(whole / mean(parts), 2),
-        "ratio to the sum": round(whole / sum(parts), 2),
+        "ms a step": round(1000 * multi_task_time, 1),
+        "ratio": round(multi_task_time / mean(single_task_times), 2),
+        "ratio to the sum": round(multi_task_time / sum(single_task_times), 2),
         "MB": round(peak / 1024, 1),
     }
 
 
 class Step:
-    """A training step of a model on random images with every label."""
+    """A training step of a model on random images with all labels."""
 
     def __init__(self, model: str, encoder: str, tasks: dict[str, dict[str, str]]) -> None:
         import torch
@@ -169,4 +154,4 @@ class Step:
 
 
 if __name__ == "__main__":
-    print(json.dumps(one(*sys.argv[1:3])))
+    print(json.dumps(cost(*sys.argv[1:3])))

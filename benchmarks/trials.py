@@ -1,17 +1,21 @@
-"""One run of a comparison: found again by its name and settings, or made."""
+"""One run of a comparison: loaded if it exists already, otherwise started."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 from mtfed.config import RunConfigValue, read_config
 from mtfed.federation.app_folder import find_app
 from mtfed.record.run import Run
 
 HOME = Path(__file__).parents[1] / "experiments"
+Figures = dict[str, Any]
 
 
 def run_of(
@@ -20,31 +24,44 @@ def run_of(
     """Return the finished run of an experiment with these settings.
 
     Args:
-        experiment: folder of :data:`HOME`
-        name: of the run, and so of its folder
-        settings: what differs from the experiment's own
-        runs: folder of the run folders
-        collect: return nothing instead of starting a run that is not there
-
+        experiment: folder of :data:`HOME`.
+        name: of the run, with which its folder begins.
+        settings: differences from the experiment's own settings.
+        seed: of the run.
+        runs: folder of the run folders.
+        collect: return None instead of starting a run that does not exist.
     """
     settings = {**settings, "name": name}
-    wanted = read_config(
+    expected = read_config(
         find_app(experiment).run_config | settings | {"seed": seed, "out": str(runs), "share-tracebacks": True}
     )
     for path in sorted(runs.glob(f"{name}-2*/summary.json")):
-        if (run := Run.open(path.parent)).config() == wanted:
+        if (run := Run.open(path.parent)).config() == expected:
             return run
     if collect:
         return None
     command = [sys.executable, "-m", "mtfed.cli", "simulate", str(HOME / experiment), "--workers", "1"]
     command += ["--out", str(runs), "--seed", str(seed)]
     command += [word for key, value in settings.items() for word in ("-c", f"{key}={toml(value)}")]
-    told = subprocess.run(command, capture_output=True, text=True)
-    if told.returncode:
-        sys.exit(f"{name} failed:\n{told.stdout[-2000:]}{told.stderr[-2000:]}")
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        sys.exit(f"{name} failed:\n{process.stdout[-2000:]}{process.stderr[-2000:]}")
     return Run.open(max(runs.glob(f"{name}-2*/summary.json")).parent)
 
 
 def toml(value: RunConfigValue) -> str:
-    """Return a value as the command line reads it."""
+    """Return a value in the form that the command line expects."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def run_parallel(run: Callable[[Any], Figures | None], trials: Iterable[object], jobs: int) -> list[Figures]:
+    """Return the figures of the trials that have any, in the order of the trials."""
+    with ThreadPoolExecutor(jobs) as pool:
+        return [figures for figures in pool.map(run, trials) if figures is not None]
+
+
+def mean_and_deviation(values: list[float], digits: int = 3) -> str:
+    """Return mean and standard deviation as a table cell."""
+    if not values:
+        return "–"
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")

@@ -1,4 +1,4 @@
-"""The work that is timed: a federation of random grey images with one classification task, as site folders."""
+"""The federation that the benchmarks run: random grey images with one classification task, as site folders."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ APP = AppFolder(Path(__file__).parent, {"serverapp": "mtfed.server:app", "client
 
 
 def write_sites(folder: Path, sites: int, images: int) -> Path:
-    """Write site folders with random images, of which the last is held out; return the folder."""
+    """Write site folders with so many random training images each and one for validation; return the folder."""
     rng = np.random.default_rng(0)
     for site in range(sites):
-        target = folder / f"site-{site:04d}"
-        target.mkdir(parents=True)
+        site_folder = folder / f"site-{site:04d}"
+        site_folder.mkdir(parents=True)
         lines = ["image,patient,split,finding"]
         for i in range(images + 1):
-            Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(target / f"{i}.png")
+            Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(site_folder / f"{i}.png")
             lines.append(f"{i}.png,{i},{'val' if i == images else 'train'},{int(rng.integers(2))}")
-        (target / "manifest.csv").write_text("\n".join(lines) + "\n")
+        (site_folder / "manifest.csv").write_text("\n".join(lines) + "\n")
     return folder

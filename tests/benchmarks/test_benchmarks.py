@@ -1,4 +1,4 @@
-"""The benchmarks' own loops still fit the code that they are timed against."""
+"""The loops and tables of the benchmarks still work with the current code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mtfed.config import read_config
 sys.path.insert(0, str(ROOT))  # benchmarks are not installed
 
 from benchmarks import bare, systems_tables, work
-from benchmarks.systems_cost import TASKS, VOLUMES, Step
+from benchmarks.systems_cost import IMAGE_TASKS, VOLUME_TASKS, Step
 
 
 def test_the_bare_loop_trains(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_the_bare_loop_trains(tmp_path: Path) -> None:
 
 
 def test_the_step_that_is_timed_has_every_task() -> None:
-    for encoder, tasks in (("resnet_mini", TASKS), ("resnet3d_mini", VOLUMES)):
+    for encoder, tasks in (("resnet_mini", IMAGE_TASKS), ("resnet3d_mini", VOLUME_TASKS)):
         step = Step("ctan", encoder, tasks)
         step.run()
         assert set(step.forward()) == set(tasks)
@@ -32,8 +32,8 @@ def test_the_step_that_is_timed_has_every_task() -> None:
 
 def run_of(system: str, seed: int, age: float, auc: float, change: str = "") -> dict[str, Any]:
     validation = {"age": {"mae": age}, "melanoma": {"auc": auc}}
-    told = {"set": "skin", "system": system, "seed": seed, "rate": 0.001, "change": change, "parameters": 5e5}
-    return told | {"validation": validation}
+    figures = {"set": "skin", "system": system, "seed": seed, "rate": 0.001, "change": change, "parameters": 5e5}
+    return figures | {"validation": validation}
 
 
 def test_models_are_compared_with_their_single_task_seed_by_seed() -> None:
@@ -45,8 +45,8 @@ def test_models_are_compared_with_their_single_task_seed_by_seed() -> None:
     tables = dict(systems_tables.tables(results))
     assert tables["delta"][-1] == "| CTAN | 2.5 ± 17.7 | +2.5 |"
     assert tables["changes"][-1] == "| skin | CTAN | equal weights | 15.0 | -12.5 | 1 |"  # over the same seeds
-    assert "| the mean label, no image looked at | 11.000 | 0.500 | | | | |" in tables["skin"]
-    results["blind"]["skin"]["age"]["mae"] = 10.0  # what single-task models reach on the mean is 10.33
+    assert "| mean label, without looking at an image | 11.000 | 0.500 | | | | |" in tables["skin"]
+    results["blind"]["skin"]["age"]["mae"] = 10.0  # the mean of the single-task models is 10.33
     assert systems_tables.deltas("CTAN", "skin", results) == pytest.approx([20, -20])
     assert dict(systems_tables.tables(results))["skin"][-1].endswith("does not learn it: age.")
     results["blind"]["skin"]["melanoma"]["auc"] = 0.75
