@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 from mtfed.config import RunConfigValue
 
 from . import trials
+from .markers import replace_marked
 from .trials import mean_and_deviation, run_parallel
 
 HOME = trials.HOME / "chest"
@@ -131,15 +131,7 @@ def score(metrics: dict[str, Any], split: str) -> float:
 def write(results: dict[str, Any]) -> None:
     """Write the tables in the experiment's README, and the plot."""
     runs, tuned = results["runs"], results["tuned"]
-    text = (HOME / "README.md").read_text()
-    for start in ("common", "apart"):
-        text = re.sub(
-            rf"(<!-- figures: {start} -->\n).*?(<!-- end -->)",
-            lambda m, start=start: m[1] + table(runs, start, tuned) + m[2],
-            text,
-            flags=re.S,
-        )
-    (HOME / "README.md").write_text(text)
+    replace_marked(HOME / "README.md", {start: table(runs, start, tuned) for start in ("common", "apart")})
     plot(runs)
 
 

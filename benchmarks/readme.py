@@ -8,15 +8,14 @@ python -m benchmarks.readme           use the existing results
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mtfed.record.run import Run
 
 from . import comparison, systems, systems_cost, systems_tables
+from .markers import replace_marked
 from .trials import mean_and_deviation
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +39,7 @@ def main(folders: list[Path]) -> None:
     tables = {
         name: "\n".join(lines) + "\n" for name, lines in systems_tables.tables(json.loads(systems.RESULTS.read_text()))
     }
-    rewrite(
+    replace_marked(
         ROOT / "README.md",
         {
             "pneumonia": pneumonia(json.loads(RUNS.read_text())),
@@ -50,18 +49,9 @@ def main(folders: list[Path]) -> None:
             "models": tables["delta"],
         },
     )
-    rewrite(ROOT / "experiments" / "README.md", tables | {"cost": systems_cost.table(benchmarks["systems_cost"])})
-
-
-def rewrite(file: Path, texts: dict[str, str]) -> None:
-    """Put texts between the markers of a file."""
-    text = file.read_text()
-    for marker, new in texts.items():
-        pattern = rf"(<!-- figures: {marker} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, new=new: m[1] + new + m[2], text, flags=re.S)
-        if not count:
-            raise LookupError(f"{file.name} has no marker for the figures {marker!r}.")
-    file.write_text(text)
+    replace_marked(
+        ROOT / "experiments" / "README.md", tables | {"cost": systems_cost.table(benchmarks["systems_cost"])}
+    )
 
 
 def summarised(run: Run) -> dict[str, Any]:
@@ -80,27 +70,24 @@ def pneumonia(runs: list[dict[str, Any]]) -> str:
     seeds = {run["seed"] for run in runs}
     alone = [run for run in runs if run["strategy"] == "alone"]
 
-    def row(name: str, values: Callable[[str, str], list[float]]) -> str:
-        return f"| {name} | {' | '.join(mean_and_deviation(values(task, metric)) for task, metric, _ in METRICS)} |"
-
+    rows = [
+        (name, [[tasks[task]["test"][metric] for tasks in selected] for task, metric, _ in METRICS])
+        for strategy, name in STRATEGY_NAMES.items()
+        if (selected := [run["tasks"] for run in runs if run["strategy"] == strategy])
+    ]
+    best = [
+        [max(site[task][metric] for site in run["per_site"].values() if task in site) for run in alone]
+        for task, metric, _ in METRICS
+    ]
+    untrained = [[run["tasks"][task]["untrained"][metric] for run in alone] for task, metric, _ in METRICS]
+    rows += [("the best hospital alone, by test figures", best), ("untrained", untrained)]
     lines = [
         "Test images, on which no hospital trained and nothing was chosen: mean ± standard deviation over "
         f"{len(seeds)} seeds, {runs[0]['sites']} hospitals, {runs[0]['rounds']} rounds.",
         "",
         "| | " + " | ".join(title for *_, title in METRICS) + " |",
         "| --- " * (1 + len(METRICS)) + "|",
-    ]
-    for strategy, name in STRATEGY_NAMES.items():
-        if selected := [run["tasks"] for run in runs if run["strategy"] == strategy]:
-            lines.append(row(name, lambda task, metric, s=selected: [tasks[task]["test"][metric] for tasks in s]))
-    lines += [
-        row(
-            "the best hospital alone, by test figures",
-            lambda task, metric: [
-                max(site[task][metric] for site in run["per_site"].values() if task in site) for run in alone
-            ],
-        ),
-        row("untrained", lambda task, metric: [run["tasks"][task]["untrained"][metric] for run in alone]),
+        *(f"| {name} | {' | '.join(map(mean_and_deviation, columns))} |" for name, columns in rows),
     ]
     return "\n".join(lines) + "\n"
 
