@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import pytest
-from mtfed.strategies import STRATEGIES, Alone, TaskFedAdam, TaskFedAvg, TaskFedProx, register_strategy
+from mtfed.strategies import (
+    STRATEGIES,
+    Alone,
+    BayesianMatching,
+    TaskFedAdam,
+    TaskFedAvg,
+    TaskFedProx,
+    register_strategy,
+)
 from mtfed.strategies.settings import CHOICES, LIMITS, check_settings
+
+from mtfed.federation.strategy_settings import parameters
 
 
 @pytest.mark.parametrize(
@@ -21,11 +30,22 @@ from mtfed.strategies.settings import CHOICES, LIMITS, check_settings
         ({"proximal_mu": float("inf")}, "Expected proximal_mu to be a finite number of at least 0, got inf."),
         ({"server_beta1": 1.0}, "Expected server_beta1 to be a finite number of at least 0 and below 1, got 1.0."),
         ({"server_tau": float("nan")}, "Expected server_tau to be a finite number above 0, got nan."),
+        ({"precision_floor": -0.1}, "Expected precision_floor to be a finite number of at least 0, got -0.1."),
+        ({"precision_floor": float("nan")}, "Expected precision_floor to be a finite number of at least 0, got nan."),
+        ({"precision_floor": float("inf")}, "Expected precision_floor to be a finite number of at least 0, got inf."),
+        (
+            {"prior_strength": 1.1},
+            "Expected prior_strength to be a finite number of at least 0 and of at most 1, got 1.1.",
+        ),
+        ({"gate": -1e-9}, "Expected gate to be a finite number of at least 0, got -1e-09."),
+        ({"start": "appart"}, "Expected start to be one of common, apart, got 'appart'."),
+        ({"inner": "GL"}, "Expected inner to be one of none, orth, gl, got 'GL'."),
+        ({"precision": "fischer"}, "Expected precision to be one of fisher, none, got 'fischer'."),
     ],
 )
 def test_a_setting_out_of_its_limits_is_named(settings: dict[str, Any], sentence: str) -> None:
     (name,) = settings
-    strategy = TaskFedAdam if name.startswith("server_") else TaskFedProx
+    strategy = next(kind for kind in (TaskFedProx, TaskFedAdam, BayesianMatching) if name in parameters(kind))
     with pytest.raises(ValueError) as error:
         strategy(**settings)
     assert str(error.value) == sentence
@@ -36,14 +56,8 @@ def test_limits_are_inclusive_where_they_say_so() -> None:
 
 
 def test_every_row_of_the_tables_is_a_setting_of_a_strategy() -> None:
-    parameters = {
-        name
-        for strategy in STRATEGIES.values()
-        for base in strategy.__mro__
-        if base.__module__.startswith("mtfed.") and "__init__" in vars(base)
-        for name in inspect.signature(base).parameters
-    }
-    assert LIMITS.keys() | CHOICES.keys() <= parameters
+    names = set().union(*(parameters(strategy) for strategy in STRATEGIES.values()))
+    assert LIMITS.keys() | CHOICES.keys() <= names
 
 
 def test_a_strategy_from_outside_gets_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
