@@ -615,7 +615,7 @@ def test_a_folder_is_arrays_by_stem(tmp_path: Path) -> None:
     expected = source.fit(cube(), "cube", nearest=True)
     np.testing.assert_array_equal(found, np.stack([expected, expected, np.full(expected.shape, 255)]))
     (organs / "liver.npy").write_bytes(b"")
-    with pytest.raises(MtfedError, match=r"Folder segmentations of site north should hold one file called liver, it h"):
+    with pytest.raises(MtfedError, match=r"Folder segmentations of site north should have one file called liver, it h"):
         kind_of(ORGANS).read("segmentations", ORGANS, Source(site(tmp_path), "a.nii.gz", 32, 3))
     with pytest.raises(MtfedError, match=r"Cannot read organs nothing of site north: it is neither an \.npz file nor"):
         kind_of(ORGANS).read("nothing", ORGANS, source)
@@ -676,7 +676,7 @@ def test_the_window_of_a_config(window: str, ends: Any) -> None:
 
 @pytest.mark.parametrize("window", ["40", "40, 0", "40, -1", "a, b", "1, 2, 3", "nan, 5", "5, inf", ","])
 def test_a_bad_window_is_named(window: str) -> None:
-    with pytest.raises(MtfedError, match=r"Config key window: expected a level and a width above 0, as in '40, 400'"):
+    with pytest.raises(MtfedError, match=r"Config key window: expected a level and a width above 0, such as '40, 400'"):
         read_config({"task.a.kind": "classification", "task.a.classes": "n, y", "window": window})
 
 

@@ -285,9 +285,9 @@ BOMBS: list[tuple[str, int, Callable[[], bytes], str]] = [
     ("a.nii.gz", 3, lambda: gzip.compress(nii((30, 30, 3), bytes(1000))), "it ends after 1352 of the 3052 bytes"),
     ("a.nii.gz", 3, lambda: ZEROS, "it is broken, or no NIfTI file"),
     ("a.npy", 3, lambda: npy("(100000, 100000, 100000)"), MUCH),
-    ("a.npy", 3, lambda: npy("(8, 8, 8)"), "it is broken, or holds something else than arrays of numbers"),
-    ("a.npy", 3, lambda: npy("(600, 600, 600)"), "it is broken, or holds something else than arrays of numbers"),
-    ("a.npy", 3, lambda: npy("(8,8,8)", "|O", b"\x80\4."), "it is broken, or holds something else than arrays"),
+    ("a.npy", 3, lambda: npy("(8, 8, 8)"), "it is broken, or contains something other than arrays of numbers"),
+    ("a.npy", 3, lambda: npy("(600, 600, 600)"), "it is broken, or contains something other than arrays of numbers"),
+    ("a.npy", 3, lambda: npy("(8,8,8)", "|O", b"\x80\4."), "it is broken, or contains something other than arrays"),
     ("a.npy", 3, lambda: npy("9" * 5000), "it is broken"),
     ("a.npz", 3, lambda: npz(npy("(100000, 100000, 100000)")), MUCH),
     ("a.npz", 3, lambda: npz(npy("(600, 600, 600)")), "it is broken, or holds something else"),
@@ -340,7 +340,7 @@ def test_what_is_deflated_is_not_unpacked_beyond_the_limit(tmp_path: Path, monke
     monkeypatch.setattr("mtfed.data.formats.dicom.MAX_BYTES", 4 * MEGABYTE)
     (tmp_path / "a.dcm").write_bytes(deflated(64 * MEGABYTE))
     with lean():
-        refuse(tmp_path, "a.dcm", "what it holds in packed form is broken or too large; save it without deflating")
+        refuse(tmp_path, "a.dcm", "its deflated content is broken or too large; save it without deflating")
 
 
 def test_headers_are_read_to_the_pixels_whatever_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,7 +398,7 @@ def test_a_member_that_lies_of_its_size_is_refused(tmp_path: Path) -> None:
         whole[at : at + 4] = struct.pack("<I", 128 + 4096)
     (tmp_path / "a.npz").write_bytes(bytes(whole))
     with lean():
-        refuse(tmp_path, "a.npz", "it is broken, or holds something else than arrays of numbers")
+        refuse(tmp_path, "a.npz", "it is broken, or contains something other than arrays of numbers")
 
 
 def test_a_broken_file_ends_no_decoder_for_the_next(tmp_path: Path) -> None:
@@ -484,15 +484,15 @@ def twice(datasets: list[Any]) -> None:
 
 
 SPOILT: list[tuple[Callable[[list[Any]], None], str]] = [
-    (replaced(3, None), r"between scan/IM\d+ and scan/IM\d+ lie 6 mm, between most of its slices 3: some are missing"),
+    (replaced(3, None), r"scan/IM\d+ and scan/IM\d+ are 6 mm apart, most of its slices 3 mm: some are missing"),
     (changed(3, ImagePositionPatient=[10, 20, 40]), "some are missing, or they are uneven; complete the series, or re"),
     (changed(3, ImagePositionPatient=[15, 20, 39]), "its slices are shifted against each other; resample it"),
-    (twice, "lie at one place; put each phase or echo into a folder of its own"),
+    (twice, "have the same position; put each phase or echo into a folder of its own"),
     (changed(2, SeriesInstanceUID="1.2.4"), "it holds 2 series, of 5, 1 images; put each into a folder of its own"),
     (smaller, "its images have several sizes, as 8 x 8 and 16 x 16; put each stack into a folder of its own"),
     (changed(2, PixelSpacing=[1, 1]), "its images have several pixel spacings"),
     (changed(2, ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "its images cut the patient in several directions"),
-    (nowhere, "its images tell neither where they lie nor their order; save them as one NIfTI or NRRD file"),
+    (nowhere, "its images have neither positions nor an order; save them as one NIfTI or NRRD file"),
     (replaced(2, b""), r"Cannot read image scan/IM\d+ of site north: it is empty; mend or remove it"),
     (
         replaced(5, b"cut"),

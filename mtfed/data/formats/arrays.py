@@ -1,4 +1,4 @@
-"""numpy's own files: ``.npy``, and ``.npz``, which may hold ``spacing`` (mm, in the axes' order) beside arrays."""
+"""NumPy's own formats: ``.npy``, and ``.npz``, which may contain ``spacing`` (mm along the axes) beside arrays."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ...errors import MtfedError
 from .picture import Picture
 from .source_file import SourceFile
 
-# In our own words: numpy's advice would be to run what the file holds.
-BROKEN = "it is broken, or holds something else than arrays of numbers; mend or remove it"
+# Not numpy's own message, which advises to load pickles: these can run code.
+BROKEN = "it is broken, or contains something other than arrays of numbers; mend or remove it"
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class Npz(Mapping[str, np.ndarray]):
-    """The arrays of an ``.npz`` by name, each read when it is first asked for."""
+    """The arrays of an ``.npz`` file by name, each read when it is first used."""
 
     def __init__(self, file: SourceFile) -> None:
         self._file = file
@@ -29,19 +29,19 @@ class Npz(Mapping[str, np.ndarray]):
             self._zip = zipfile.ZipFile(io.BytesIO(content))
             members = [member for member in self._zip.infolist() if member.filename.endswith(".npy")]
         self._members = {member.filename.removesuffix(".npy"): member for member in members}
-        self._kept: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._kept:
+        if name not in self._arrays:
             member = self._members[name]
             with self._file.reading(BROKEN):
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ValueError("numpy packs otherwise")
+                    raise ValueError("not a compression that numpy uses")
                 with self._zip.open(member) as stream:
                     check_header(stream, member.file_size, self._file)
                 with self._zip.open(member) as stream:
-                    self._kept[name] = np.lib.format.read_array(stream, allow_pickle=False)
-        return self._kept[name]
+                    self._arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+        return self._arrays[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._members
@@ -54,16 +54,16 @@ class Npz(Mapping[str, np.ndarray]):
 
 
 def check_header(stream: IO[bytes], size: int, file: SourceFile) -> None:
-    """Refuse an array of which the header declares too much, or more than the ``size`` bytes of the stream hold."""
+    """Refuse an array whose header declares too many values, or more than the ``size`` bytes of the stream contain."""
     shape, _, dtype = HEADERS[np.lib.format.read_magic(stream)](stream)
-    if all(shape):  # an empty array is refused where it is seen what it was to be
+    if all(shape):  # an empty array is refused later, with an error that names its purpose
         file.check_size(*shape or (1,))
     if dtype.hasobject or math.prod(shape) * dtype.itemsize > size - stream.tell():
         raise ValueError("no numbers, or fewer than declared")
 
 
 def read_npy(file: SourceFile, dimensions: int) -> Picture:
-    """Read an ``.npy``."""
+    """Read an ``.npy`` file."""
     content = file.read()
     with file.reading(BROKEN):
         stream = io.BytesIO(content)
@@ -84,7 +84,7 @@ def read_npz(file: SourceFile, dimensions: int) -> Picture:
 
 
 def _spacing(spacing: np.ndarray, file: SourceFile, dimensions: int) -> tuple[float, ...]:
-    """Return as many steps as there are dimensions; of a slice the first of three is its thickness."""
+    """Return the spacing along the model's dimensions; for a slice, the first of three values is its thickness."""
     good = spacing.dtype.kind in "uif" and spacing.shape in ((dimensions,), (3,))
     if not good or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise MtfedError(

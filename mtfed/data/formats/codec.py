@@ -1,7 +1,7 @@
-"""Decode what only GDCM decodes (JPEG lossless, JPEG-LS) in a process of its own, for a broken file can end it.
+"""Decode the formats that only GDCM decodes (JPEG lossless, JPEG-LS) in a child process, which a broken file can crash.
 
-The process is started when there is the first such file, kept for the next, and started anew where one has ended it. It
-is this file, run as a script: a DICOM file on its input gives the values of its pixels on its output.
+The process is started at the first such file, reused for the next ones, and restarted after a crash. It runs this file
+as a script: it reads a DICOM file from its input and writes the values of the pixels to its output.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import IO
 import numpy as np
 
 MAX_MEMORY = 6 * 2**30  # bytes of address space of the process
-MAX_SECONDS = 120  # of computing for one file
+MAX_SECONDS = 120  # of CPU time for one file
 LENGTH = struct.Struct("<Q")
 
 
 class Decoder:
-    """The process, of which a process here has at most one."""
+    """The child process; each process has at most one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,20 +38,20 @@ class Decoder:
                 child.stdin.write(LENGTH.pack(len(content)))
                 child.stdin.write(content)
                 child.stdin.flush()
-                told = json.loads(_exactly(child.stdout, *LENGTH.unpack(_exactly(child.stdout, LENGTH.size))))
-                values = _exactly(child.stdout, told["size"])
+                reply = json.loads(_exactly(child.stdout, *LENGTH.unpack(_exactly(child.stdout, LENGTH.size))))
+                values = _exactly(child.stdout, reply["size"])
             except (OSError, EOFError):
                 child.kill()
                 child.wait()
                 self._child = None
                 raise ValueError("the decoder broke down") from None
-        if "shape" not in told:
-            raise ValueError(told["error"])
-        return np.frombuffer(values, told["dtype"]).reshape(told["shape"])
+        if "shape" not in reply:
+            raise ValueError(reply["error"])
+        return np.frombuffer(values, reply["dtype"]).reshape(reply["shape"])
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None or self._owner != os.getpid():
-            # -P: the modules beside this file must not be taken for the libraries that they are named after.
+            # -P: some modules beside this file have the names of libraries and must not shadow them.
             self._child = subprocess.Popen(
                 [sys.executable, "-P", __file__],
                 stdin=subprocess.PIPE,
@@ -85,9 +85,9 @@ def _limit() -> None:
 
 
 def main() -> None:
-    """Answer file after file until the input ends."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    """Decode one file after the other until the input ends."""
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # text that a library prints must not get into the output
     import io
 
     import pydicom
@@ -98,13 +98,13 @@ def main() -> None:
         values = b""
         try:
             array = pydicom.dcmread(io.BytesIO(content)).pixel_array
-            told: dict[str, object] = {"shape": array.shape, "dtype": array.dtype.str}
+            reply: dict[str, object] = {"shape": array.shape, "dtype": array.dtype.str}
             values = array.tobytes()
         except Exception as error:
-            told = {"error": str(error)}
-        line = json.dumps(told | {"size": len(values)}).encode()
-        answers.write(LENGTH.pack(len(line)) + line + values)
-        answers.flush()
+            reply = {"error": str(error)}
+        line = json.dumps(reply | {"size": len(values)}).encode()
+        output.write(LENGTH.pack(len(line)) + line + values)
+        output.flush()
 
 
 if __name__ == "__main__":

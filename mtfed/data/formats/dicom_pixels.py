@@ -1,4 +1,4 @@
-"""The pixels of a DICOM file: checked before they are decoded, and as numbers or colours."""
+"""The pixels of a DICOM file: checks before they are decoded, and their values or colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydicom.uid import (
 from .codec import DECODER
 from .source_file import SourceFile
 
-# What is safe to decode here, by which of pydicom's plugins; GDCM ends the process on some broken files.
+# The plugins of pydicom that are safe in this process. GDCM crashes its process on some broken files.
 PLUGINS = {
     JPEGBaseline8Bit: "pillow",
     JPEGExtended12Bit: "pillow",
@@ -26,34 +26,36 @@ PLUGINS = {
     JPEG2000: "pillow",
     RLELossless: "pydicom",
 }
-MAX_LENGTH_RLE = 2**22  # bytes that are unpacked here: broken ones can become 64 times as many
-SLACK = 1024  # bytes of a frame, for its header and for padding
-MAX_FRAMES = 2**14  # of one file: what is said of each is looked up, which takes its time
+MAX_LENGTH_RLE = 2**22  # bytes that are unpacked in this process: broken data can unpack to 64 times as many
+SLACK = 1024  # bytes of a frame for its header and padding
+MAX_FRAMES = 2**14  # of one file, because looking up the attributes of each takes time
 MIN_ITEM = 8  # bytes of a compressed frame: its tag and its length
 
 
 def check_pixels(dataset: Dataset, file: SourceFile) -> None:
     """Refuse a file without pixels, or with more than an image may have."""
     if "PixelData" not in dataset:
-        kind = dataset.file_meta.get("MediaStorageSOPClassUID")
-        told = f" ({kind.name})" if kind and kind.name != kind else ""  # else it is whatever the file says
-        raise file.error(f"it holds no picture{told}; name a file that does")
+        sop_class = dataset.file_meta.get("MediaStorageSOPClassUID")
+        # Without a known name, the UID is arbitrary text from the file.
+        name = f" ({sop_class.name})" if sop_class and sop_class.name != sop_class else ""
+        raise file.error(f"it holds no picture{name}; name a file that does")
     frames, *rest = shape = (
         int(dataset.get("NumberOfFrames") or 1), dataset.Rows, dataset.Columns, int(dataset.get("SamplesPerPixel", 1))
     )  # fmt: skip
     file.check_size(*shape)
-    packed = dataset.file_meta.TransferSyntaxUID.is_compressed
-    if len(dataset.PixelData) < (MIN_ITEM * frames if packed else get_expected_length(dataset)):
-        told = f"{frames} frames of {' x '.join(map(str, rest))}" if frames > 1 else " x ".join(map(str, rest))
-        raise file.error(f"it declares {told} values, and holds fewer; copy it again")
+    is_compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    if len(dataset.PixelData) < (MIN_ITEM * frames if is_compressed else get_expected_length(dataset)):
+        sides = " x ".join(map(str, rest))
+        declared = f"{frames} frames of {sides}" if frames > 1 else sides
+        raise file.error(f"it declares {declared} values, and holds fewer; copy it again")
     if frames > MAX_FRAMES:
         raise file.error(
             f"it declares {frames} frames, more than the {MAX_FRAMES} that a volume may have; save it as NIfTI or NRRD"
         )
 
 
-def extremes(dataset: Dataset) -> tuple[int, int]:
-    """Return the least and the greatest value that can be stored, after a table that they are looked up in."""
+def stored_range(dataset: Dataset) -> tuple[int, int]:
+    """Return the lowest and highest value that can be stored, after the modality lookup table if there is one."""
     if table := dataset.get("ModalityLUTSequence"):
         return 0, 2 ** int(table[0].LUTDescriptor[2]) - 1
     bits = int(dataset.BitsStored)
@@ -61,21 +63,21 @@ def extremes(dataset: Dataset) -> tuple[int, int]:
 
 
 def stored_values(dataset: Dataset, content: bytes, file: SourceFile) -> np.ndarray:
-    """Return the values as they are stored, (F, H, W), or colours, (F, H, W, 3) uint8.
+    """Return the stored values, (F, H, W), or colours, (F, H, W, 3) uint8.
 
     Args:
-        dataset: with pixels that were checked.
-        content: the file that it was read from.
-        file: for errors; of a label, what a palette's numbers stand for is not looked up.
+        dataset: the file, whose pixels have been checked.
+        content: the bytes that it was read from.
+        file: for errors; the indices of a palette are not looked up if it is a label.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     frames = int(dataset.get("NumberOfFrames") or 1)
-    told = f", compressed as {syntax.name}," if syntax.is_compressed and syntax.name != syntax else ""
-    with file.reading(f"its pixels{told} cannot be decoded; mend it, or save it uncompressed"):
-        elsewhere = syntax.is_compressed and syntax not in PLUGINS
+    compression = f", compressed as {syntax.name}," if syntax.is_compressed and syntax.name != syntax else ""
+    with file.reading(f"its pixels{compression} cannot be decoded; mend it, or save it uncompressed"):
+        needs_gdcm = syntax.is_compressed and syntax not in PLUGINS
         if syntax == RLELossless:
-            _check_runs(dataset, frames)
-        if elsewhere or (syntax == RLELossless and len(dataset.PixelData) > MAX_LENGTH_RLE):
+            _check_rle(dataset, frames)
+        if needs_gdcm or (syntax == RLELossless and len(dataset.PixelData) > MAX_LENGTH_RLE):
             values = DECODER.decode(content)
         else:
             values, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=PLUGINS.get(syntax, ""))
@@ -89,11 +91,11 @@ def stored_values(dataset: Dataset, content: bytes, file: SourceFile) -> np.ndar
                 values = (values >> 8).astype(np.uint8)
         if values.ndim == 4 or "ModalityLUTSequence" in dataset:
             return values
-        return np.clip(values, *extremes(dataset))  # what other bits hold is no part of them
+        return np.clip(values, *stored_range(dataset))  # bits beyond BitsStored are no part of the values
 
 
-def _check_runs(dataset: Dataset, frames: int) -> None:
-    """Refuse frames of more bytes than the poorest packing needs: pydicom would unpack whatever there is."""
+def _check_rle(dataset: Dataset, frames: int) -> None:
+    """Refuse frames of more bytes than the worst compression needs, because pydicom would unpack all of them."""
     size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
     for frame in generate_frames(dataset.PixelData, number_of_frames=frames):
         if len(frame) > 2 * size + SLACK:

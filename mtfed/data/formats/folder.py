@@ -1,4 +1,4 @@
-"""A folder in which each file is an array by name, as segmentations are often kept: ``liver.nii.gz`` and so on."""
+"""A folder with one array per file, as segmentations are often stored: ``liver.nii.gz`` and so on."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from .source_file import SiteFiles
 
 
 class Folder(Mapping[str, np.ndarray]):
-    """The arrays of a folder's files by their stems, each read when it is first asked for.
+    """The arrays of a folder's files by the files' stems, each read when it is first used.
 
     Args:
         site: the site.
         name: the folder.
-        what: what it is, for errors.
-        read: returns the array of a file, by its path and its stem.
+        what: the kind of label, for errors.
+        read: returns the array of a file, from its path and its stem.
     """
 
     def __init__(self, site: SiteFiles, name: str, what: str, read: Callable[[str, str], np.ndarray]) -> None:
         self._read = read
         self._paths: dict[str, str] = {}
-        self._kept: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, np.ndarray] = {}
         for path in files_of(site, name):
             stem = stem_of(path)
             if not suffix_of(path) or stem.startswith("."):
                 continue
             if stem in self._paths:
                 raise MtfedError(
-                    f"Folder {name} of site {site.key} should hold one file called {stem}, it holds "
+                    f"Folder {name} of site {site.key} should have one file called {stem}, it has "
                     f"{self._paths[stem]} and {path}; remove one."
                 )
             self._paths[stem] = path
@@ -43,9 +43,9 @@ class Folder(Mapping[str, np.ndarray]):
             )
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._kept:
-            self._kept[name] = self._read(self._paths[name], name)
-        return self._kept[name]
+        if name not in self._arrays:
+            self._arrays[name] = self._read(self._paths[name], name)
+        return self._arrays[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._paths

@@ -1,4 +1,4 @@
-"""Unpack no more than a header declares: a few bytes can hold gigabytes."""
+"""Unpack no more bytes than a header declares: a few packed bytes can contain gigabytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import bz2
 import zlib
 from collections.abc import Callable
 
-SLACK = 1024  # bytes that may follow what a header declares
+SLACK = 1024  # bytes that may follow those that a header declares
 
 
 def inflate(content: bytes, size: int, wbits: int) -> bytes:
@@ -20,7 +20,7 @@ def unpack_bz2(content: bytes, size: int) -> bytes:
 
 
 def _bounded(decompress: Callable[[bytes, int], bytes], content: bytes, size: int) -> bytes:
-    found = decompress(content, size + SLACK)
-    if not size <= len(found) < size + SLACK:
-        raise ValueError(f"expected {size} bytes, found {len(found)}")
-    return found[:size]
+    unpacked = decompress(content, size + SLACK)
+    if not size <= len(unpacked) < size + SLACK:
+        raise ValueError(f"expected {size} bytes, got {len(unpacked)}")
+    return unpacked[:size]

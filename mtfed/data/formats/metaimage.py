@@ -1,6 +1,6 @@
 """MetaImage, ``.mha`` and ``.mhd``, by SimpleITK.
 
-SimpleITK reads files, and follows a header to any other; so it is given a copy, with a header of what is known alone.
+SimpleITK follows a header to any other file. It is therefore given a copy whose header contains known fields only.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .volume import lay_out
 BROKEN = "it is broken, or no MetaImage; mend or remove it"
 WIDTHS = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 MAX_LENGTH_HEADER = 2**16  # bytes
-# What numbers, and where they lie, depend on. Of others one may be a file's name in disguise: "ElementDataFile : =".
+# Values and their positions depend on these. Any other may be a file name in disguise, as "ElementDataFile : =".
 FIELDS = (
     "ObjectType", "NDims", "DimSize", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "ElementType",
     "ElementNumberOfChannels", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "TransformMatrix",
     "Orientation", "Rotation", "CenterOfRotation", "AnatomicalOrientation",
 )  # fmt: skip
-VALUE = re.compile(r"[\w+. \t-]*", re.ASCII)  # without a slash it is no path, without = or : no second field
+VALUE = re.compile(r"[\w+. \t-]*", re.ASCII)  # no path without a slash, no second field without = or :
 
 
 def read_metaimage(file: SourceFile, dimensions: int) -> Picture:
@@ -43,9 +43,9 @@ def read_metaimage(file: SourceFile, dimensions: int) -> Picture:
     content = file.read()
     with file.reading(BROKEN):
         fields, rest = _header(content)
-        place = fields["ElementDataFile"]
-        if place.upper() != "LOCAL":
-            rest = file.other(_beside(file, place)).read()
+        data_file = fields["ElementDataFile"]
+        if data_file.upper() != "LOCAL":
+            rest = file.other(_data_path(file, data_file)).read()
         sizes = [int(size) for size in fields["DimSize"].split()]
         file.check_size(*sizes)
         if int(fields.get("ElementNumberOfChannels", "1")) != 1 or len(sizes) not in (2, 3):
@@ -56,14 +56,14 @@ def read_metaimage(file: SourceFile, dimensions: int) -> Picture:
         plain = fields.get("BinaryData", "True").lower() == "true" and not int(fields.get("HeaderSize", "0"))
         if not plain or len(rest) < size:
             raise ValueError("not as many bytes as declared")
-        kept = {key: value for key, value in fields.items() if key in FIELDS}
-        if not all(map(VALUE.fullmatch, kept.values())):
+        known = {key: value for key, value in fields.items() if key in FIELDS}
+        if not all(map(VALUE.fullmatch, known.values())):
             raise ValueError("neither numbers nor a word")
-        kept["ElementDataFile"] = "LOCAL"  # which ends a header
+        known["ElementDataFile"] = "LOCAL"  # the last field of a header
         with TemporaryDirectory() as folder:
             copy = Path(folder, "image.mha")
             with open(copy, "wb") as target:
-                target.write("".join(f"{key} = {value}\n" for key, value in kept.items()).encode())
+                target.write("".join(f"{key} = {value}\n" for key, value in known.items()).encode())
                 target.write(memoryview(rest)[:size])
             image = sitk.ReadImage(str(copy), imageIO="MetaImageIO")
         values = sitk.GetArrayFromImage(image).transpose()
@@ -78,22 +78,22 @@ def read_metaimage(file: SourceFile, dimensions: int) -> Picture:
 def data_files(file: SourceFile) -> tuple[str, ...]:
     """Return the path of the file that contains the values of a header file; none if the header contains them."""
     with file.reading(BROKEN):
-        place = _header(file.read())[0]["ElementDataFile"]
-        return () if place.upper() == "LOCAL" else (_beside(file, place),)
+        name = _header(file.read())[0]["ElementDataFile"]
+        return () if name.upper() == "LOCAL" else (_data_path(file, name),)
 
 
 def _header(content: bytes) -> tuple[dict[str, str], bytes]:
-    """Return the fields of a header, and what follows it."""
-    found = re.search(rb"^ElementDataFile\s*=[^\n]*\n?", content[:MAX_LENGTH_HEADER], re.MULTILINE)
-    if not found:
+    """Return the fields of a header, and the bytes after it."""
+    end = re.search(rb"^ElementDataFile\s*=[^\n]*\n?", content[:MAX_LENGTH_HEADER], re.MULTILINE)
+    if not end:
         raise ValueError("no end of the header")
-    lines = content[: found.end()].decode("ascii").splitlines()
+    lines = content[: end.end()].decode("ascii").splitlines()
     pairs = (line.split("=", 1) for line in lines if line.strip())
-    return {key.strip(): value.strip() for key, value in pairs}, content[found.end() :]
+    return {key.strip(): value.strip() for key, value in pairs}, content[end.end() :]
 
 
-def _beside(file: SourceFile, place: str) -> str:
-    """Return the path of a file that a header names; it must lie beside the header."""
-    if not re.fullmatch(r"[\w][\w .()-]*", place) or place.upper().startswith("LIST"):
-        raise file.error(f"its values should be in one file beside it, not in {place!r}; save both as one .mha")
-    return str(PurePosixPath(file.name).with_name(place))
+def _data_path(file: SourceFile, name: str) -> str:
+    """Return the path of the data file that a header names; it must be in the header's folder."""
+    if not re.fullmatch(r"[\w][\w .()-]*", name) or name.upper().startswith("LIST"):
+        raise file.error(f"its values should be in one file beside it, not in {name!r}; save both as one .mha")
+    return str(PurePosixPath(file.name).with_name(name))

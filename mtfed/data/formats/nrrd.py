@@ -1,4 +1,4 @@
-"""NRRD, by pynrrd; header and values must be one file, for a header that names others could name any."""
+"""NRRD, by pynrrd. Header and values must be in one file, because a header that names other files could name any."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .source_file import SourceFile
 from .volume import lay_out
 
 BROKEN = "it is broken, or no NRRD file; mend or remove it"
-SPACES = {  # what turns its x, y, z to LPS; where there is another, it is not said how the patient lies
+SPACES = {  # signs that turn x, y, z to LPS; other spaces do not define how the patient lies
     "left-posterior-superior": (1, 1, 1),
     "lps": (1, 1, 1),
     "right-anterior-superior": (-1, -1, 1),
@@ -25,7 +25,7 @@ SPACES = {  # what turns its x, y, z to LPS; where there is another, it is not s
     "las": (1, -1, 1),
 }
 UNITS = {"m": 1000.0, "cm": 10.0, "um": 0.001, "µm": 0.001}
-TYPES = {  # by the names that the format has for them
+TYPES = {  # the format's names for NumPy's types
     "i1": ("signed char", "int8", "int8_t"),
     "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
     "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
@@ -38,7 +38,7 @@ TYPES = {  # by the names that the format has for them
     "f8": ("double",),
 }
 WIDTHS = {name: int(code[1]) for code, names in TYPES.items() for name in names}
-LONGEST = 64  # characters of a value in a file of text
+MAX_TEXT = 64  # characters of a value in a text file
 
 
 def read_nrrd(file: SourceFile, dimensions: int) -> Picture:
@@ -60,7 +60,7 @@ def read_nrrd(file: SourceFile, dimensions: int) -> Picture:
             rest, encoding = inflate(rest, size, zlib.MAX_WBITS | 16), "raw"
         elif encoding in ("bzip2", "bz2"):
             rest, encoding = unpack_bz2(rest, size), "raw"
-        if len(rest) > LONGEST * size or (encoding == "raw" and len(rest) < size):
+        if len(rest) > MAX_TEXT * size or (encoding == "raw" and len(rest) < size):
             raise ValueError("not as many bytes as declared")
         values = nrrd.read_data(header | {"encoding": encoding}, io.BytesIO(rest))
         return _lay_out(values, header, file, dimensions)
@@ -68,20 +68,21 @@ def read_nrrd(file: SourceFile, dimensions: int) -> Picture:
 
 def _lay_out(values: np.ndarray, header: dict[str, Any], file: SourceFile, dimensions: int) -> Picture:
     rows = np.asarray(header.get("space directions", np.empty((0, 3))), np.float64)
-    # An axis of the header that is none of space must be of one value, as of one channel or time.
-    told = len(rows) == values.ndim
-    spatial = np.array([not told or bool(np.isfinite(rows[axis]).all()) for axis in range(values.ndim)])
+    # An axis that is not spatial must have one value, such as one channel or point in time.
+    has_directions = len(rows) == values.ndim
+    spatial = np.array([not has_directions or bool(np.isfinite(rows[axis]).all()) for axis in range(values.ndim)])
     if spatial.sum() > 3:
         spatial[[axis for axis, size in enumerate(values.shape) if size == 1][: spatial.sum() - 3]] = False
-    if any(size > 1 for size, keeps in zip(values.shape, spatial, strict=True) if not keeps) or spatial.sum() > 3:
+    others = [size for size, is_spatial in zip(values.shape, spatial, strict=True) if not is_spatial]
+    if any(size > 1 for size in others) or spatial.sum() > 3:
         raise file.error(
             f"it should be one volume, it has the axes {' x '.join(map(str, values.shape))}; save each as a file"
         )
     values = values.squeeze(tuple(np.flatnonzero(~spatial).tolist()))
-    lacking = 3 - values.ndim
-    values = values.reshape(*values.shape, *(1,) * lacking)
+    missing = 3 - values.ndim
+    values = values.reshape(*values.shape, *(1,) * missing)
     units = [UNITS.get(str(unit).lower(), 1.0) for unit in header.get("space units", [])] or [1.0]
-    if told and spatial.sum() == 3 and rows.shape[1] == 3:
+    if has_directions and spatial.sum() == 3 and rows.shape[1] == 3:
         signs = SPACES.get(str(header.get("space", "")).lower())
         if signs:
             affine = np.eye(4)
@@ -93,6 +94,6 @@ def _lay_out(values: np.ndarray, header: dict[str, Any], file: SourceFile, dimen
         spacing = tuple((np.linalg.norm(rows[spatial], axis=1) * units[0]).tolist())
         return lay_out(values, file, dimensions, spacing=spacing)
     if "spacings" in header:
-        steps = np.asarray(header["spacings"], np.float64)[spatial].tolist() + [math.nan] * lacking
+        steps = np.asarray(header["spacings"], np.float64)[spatial].tolist() + [math.nan] * missing
         return lay_out(values, file, dimensions, spacing=tuple(steps))
     return lay_out(values, file, dimensions)

@@ -1,4 +1,4 @@
-"""What a reader gives: numbers, and where they lie in the patient."""
+"""What a reader returns: the values of an image, and their position in the patient."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-MAX_VALUES = 2**28  # of one image, as its file declares them: 512 x 512 x 1024; more is refused before it is unpacked
+MAX_VALUES = 2**28  # of one image, 512 x 512 x 1024; a file that declares more is refused before it is unpacked
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image or a label that lies over one.
+    """An image, or a label that covers one.
 
     Args:
         values: numbers, (H, W), (H, W, 3) or (D, H, W).
-        spacing: millimetres along the spatial axes of ``values``, in their order; None where the file does not say.
-        affine: (4, 4) from voxel x, y, z to millimetres in LPS; None where the file does not say. Of a slice, z is 0.
-        window: low and high end of what the file asks to be shown.
-        unplaced: why the affine is made up: what the file leaves out; empty where the file says where it lies.
+        spacing: millimetres along the spatial axes of ``values``, in their order; None if unknown.
+        affine: (4, 4) from voxel x, y, z to millimetres in LPS; None if unknown. For a slice, z is 0.
+        window: the lowest and highest value that should be displayed, if the file contains them.
+        unplaced: why the affine is only assumed, such as fields that are missing; empty if the file contains it.
     """
 
     values: np.ndarray
@@ -28,7 +28,7 @@ class Picture:
     unplaced: str = ""
 
     def slice(self, index: int) -> Picture:
-        """Return one slice along z of a volume, which need not be kept for it."""
+        """Return a copy of one slice along z of a volume."""
         affine = self.affine
         if affine is not None:
             affine = affine.copy()

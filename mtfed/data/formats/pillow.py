@@ -1,4 +1,4 @@
-"""Pictures that Pillow reads: as viewers show them, of 8 bits or more; pages of a TIFF or GIF are a volume's slices."""
+"""Pictures, by Pillow, as viewers show them; the pages of a TIFF or GIF are a volume's slices."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .picture import Picture
 from .source_file import SourceFile
 from .volume import only_slice
 
-PHOTOMETRIC = 262  # the tag of a TIFF that says what its zero is: white, if it is 0
-# Not all that Pillow knows: some of the others start programs.
+PHOTOMETRIC = 262  # tag of a TIFF; if its value is 0, zero is white
+# Not all formats of Pillow: some of the others start programs.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 
 
 def read_picture_file(file: SourceFile, dimensions: int) -> Picture:
-    """Read a picture, or all pages of one.
+    """Read a picture, or all its pages.
 
-    Of a palette or of transparency an image shows the colours; a label's numbers are the palette's places.
+    An image with a palette or transparency is converted to colours; a label keeps the indices into the palette.
     """
     content = file.read()
     with warnings.catch_warnings(), file.reading("it is broken; mend or remove it"):
-        warnings.simplefilter("ignore")  # of sizes, which are checked here, and of odd tags
+        warnings.simplefilter("ignore")  # about sizes, which are checked below, and about odd tags
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         except UnidentifiedImageError:
-            raise file.error(_other(content)) from None
+            raise file.error(_reason(content)) from None
         except Image.DecompressionBombError:
             raise file.error("it declares more pixels than a picture may have; crop or resample it") from None
         pages = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF") else 1
@@ -51,37 +51,37 @@ def _stack(image: Image.Image, pages: int, file: SourceFile) -> np.ndarray:
     stack = np.empty((pages, *first.shape), first.dtype)
     for page in range(pages):
         image.seek(page)
-        if (image.height, image.width) != first.shape[:2]:  # before it is unpacked
+        if (image.height, image.width) != first.shape[:2]:  # before the page is unpacked
             raise file.error("its pages have several sizes; keep those that are its slices")
         values = _values(image, file)
         if values.shape != first.shape or values.dtype != first.dtype:
-            raise file.error("its pages have several kinds of pixels; save them alike")
+            raise file.error("its pages have several types of pixels; save all with the same type")
         stack[page] = values
     return stack
 
 
 def _values(image: Image.Image, file: SourceFile) -> np.ndarray:
-    """Return (H, W) or (H, W, 3) of the page that an image stands at."""
+    """Return the current page of an image as (H, W) or (H, W, 3)."""
     try:
         image.load()
     except Exception as error:
         raise file.error(f"{str(error).rstrip('.') or 'it is broken'}; mend or remove it") from error
-    white = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # of this page
+    zero_is_white = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # on this page
     if image.format not in ("TIFF", "GIF") or getattr(image, "n_frames", 1) == 1:
-        with suppress(Exception):  # a broken EXIF block turns nothing
-            ImageOps.exif_transpose(image, in_place=True)  # as viewers show it, and boxes are drawn
-    if white:
-        return _of_white_zero(np.asarray(image), file)
-    # Of 16 or more bits, which Pillow's conversion would cut off at 255.
+        with suppress(Exception):  # a broken EXIF block is ignored
+            ImageOps.exif_transpose(image, in_place=True)  # as viewers show it, in which boxes are drawn
+    if zero_is_white:
+        return _invert_white_zero(np.asarray(image), file)
+    # Pillow's conversion would cut off values of 16 or more bits at 255.
     if file.is_label or image.mode[0] in "IF" or image.mode in ("L", "RGB"):
         return np.asarray(image)
     return np.asarray(image.convert("L" if image.mode in ("1", "LA", "La") else "RGB"))
 
 
-def _of_white_zero(values: np.ndarray, file: SourceFile) -> np.ndarray:
-    """Return the values of a TIFF whose zero is white: a label's as they are stored, an image's as they are shown.
+def _invert_white_zero(values: np.ndarray, file: SourceFile) -> np.ndarray:
+    """Return the values of a TIFF whose zero is white: the stored values for a label, the displayed ones for an image.
 
-    Pillow has inverted those of up to 8 bits, and left others as they are stored.
+    Pillow inverts values of up to 8 bits and leaves others as they are stored.
     """
     if values.dtype == np.uint16:
         return values if file.is_label else 65535 - values
@@ -90,7 +90,7 @@ def _of_white_zero(values: np.ndarray, file: SourceFile) -> np.ndarray:
     return 255 - values if file.is_label and values.dtype == np.uint8 else values
 
 
-def _other(content: bytes) -> str:
+def _reason(content: bytes) -> str:
     if content[128:132] == b"DICM":
         return "it is a DICOM file under a picture's name; give it a name in .dcm"
     return "it is no picture that can be read; mend it, or save it as .png or .npz"

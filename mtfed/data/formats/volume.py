@@ -1,4 +1,4 @@
-"""Volumes of every format come to lie alike: axes z, y, x, which go to the patient's head, back and left."""
+"""Bring volumes of every format into one layout: axes z, y, x, pointing to the patient's head, back and left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from .picture import Picture
 from .source_file import SourceFile
 
-TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from RAS, in which NIfTI tells where voxels lie
+TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from RAS, the coordinates of NIfTI
 
 
 def lay_out(
@@ -18,21 +18,21 @@ def lay_out(
     spacing: tuple[float, ...] | None = None,
     window: tuple[float, float] | None = None,
 ) -> Picture:
-    """Return a volume (I, J, K) as (z, y, x) in LPS, along the closest axes if it lies obliquely.
+    """Return a volume (I, J, K) as (z, y, x) in LPS; an oblique volume is aligned with the closest axes.
 
     Args:
         values: of a volume; colours may follow as a fourth axis.
         file: for errors.
-        dimensions: where 2, the volume must be a single slice, which is returned.
-        affine: (4, 4) from i, j, k to millimetres in LPS; without it, i, j, k are taken for x, y, z.
-        spacing: millimetres along i, j, k, where there is no affine.
-        window: as of :class:`Picture`.
+        dimensions: if 2, the volume must be a single slice, which is returned.
+        affine: (4, 4) from i, j, k to millimetres in LPS; without it, i, j, k are assumed to be x, y, z.
+        spacing: millimetres along i, j, k, if there is no affine.
+        window: as in :class:`Picture`.
     """
     if affine is not None:
         values, affine = _turn(values, np.asarray(affine, np.float64), file)
         spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist())
     if spacing is not None and not all(0 < step < np.inf or step != step for step in spacing):
-        raise file.error(f"its voxels should have sides above 0 mm, they have {told(spacing)}; mend its header")
+        raise file.error(f"its voxels should have sides above 0 mm, they have {format_sides(spacing)}; mend its header")
     turned = values.transpose(2, 1, 0, *range(3, values.ndim))
     picture = Picture(turned, spacing and spacing[::-1], affine, window)
     return picture if dimensions == 3 else _single(picture, file)
@@ -43,20 +43,20 @@ def _turn(values: np.ndarray, affine: np.ndarray, file: SourceFile) -> tuple[np.
 
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise file.error("its header does not say how its axes lie in space (its affine is singular); mend its header")
-    found = orientations.io_orientation(TO_LPS @ affine)
-    wanted = orientations.axcodes2ornt(("L", "P", "S"))
-    change = orientations.ornt_transform(found, wanted)
+    actual = orientations.io_orientation(TO_LPS @ affine)
+    target = orientations.axcodes2ornt(("L", "P", "S"))
+    change = orientations.ornt_transform(actual, target)
     turned = orientations.apply_orientation(values, change)
     return turned, affine @ orientations.inv_ornt_aff(change, values.shape[:3])
 
 
 def _single(picture: Picture, file: SourceFile) -> Picture:
-    """Return the only slice of a volume: across z, or across another axis, the head then up."""
+    """Return the only slice of a volume. If it is a slice across x or y, the head is up."""
     depths = picture.values.shape[:3]
     if depths[0] == 1 or depths.count(1) != 1:
         return only_slice(picture, file)
     axis = depths.index(1)
-    values = np.moveaxis(picture.values, axis, 0)[:, ::-1]  # rows now go along -z
+    values = np.moveaxis(picture.values, axis, 0)[:, ::-1]  # rows now point along -z
     affine = picture.affine
     if affine is not None:
         x, y, z, origin = affine.T
@@ -69,7 +69,7 @@ def _single(picture: Picture, file: SourceFile) -> Picture:
 
 
 def only_slice(picture: Picture, file: SourceFile) -> Picture:
-    """Return the slice of a volume that has but one."""
+    """Return the only slice along z of a volume; refuse a volume with more slices."""
     depth = len(picture.values)
     if depth != 1:
         raise file.error(
@@ -78,6 +78,6 @@ def only_slice(picture: Picture, file: SourceFile) -> Picture:
     return picture.slice(0)
 
 
-def told(sides: tuple[float, ...]) -> str:
-    """Return lengths as a person reads them."""
+def format_sides(sides: tuple[float, ...]) -> str:
+    """Return lengths as text, such as "0.5 x 0.5 x 3"."""
     return " x ".join(f"{side:g}" for side in sides)

@@ -1,4 +1,4 @@
-"""Volumes that are kept for their next slice: slices are asked for one after the other, of an image and its labels."""
+"""A cache of volumes, because the slices of an image and its labels are usually read one after the other."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from threading import local
 
 from .picture import Picture
 
-MAX_BYTES = 2**31  # of a thread's volumes, where they are more than an image and one label
+MAX_BYTES = 2**31  # of the volumes of a thread, if there are more than an image and one label
 
 
 class VolumeCache(local):
-    """The image that a thread is at, and its labels; they go with the thread.
+    """The current image of each thread and its labels; they are freed with the thread.
 
-    There is no limit over all threads: below what they need in turn, each slice would have a volume read again, which
+    There is no limit over all threads: with less than the threads need, each slice would read its volume again, which
     takes as much memory.
     """
 
     def __init__(self) -> None:
-        self._held: dict[Hashable, Picture] = {}  # the one asked for last comes last
+        self._volumes: dict[Hashable, Picture] = {}  # the last one used is last
 
     def get(self, key: Hashable, is_label: bool, read: Callable[[], Picture]) -> Picture:
-        """Return the volume that is kept under a key, or else is read; with a new image, those of the last one go."""
-        held = self._held
-        found = held.pop(key, None)
-        if found is None:
+        """Return the volume that is cached under a key, or read it; a new image evicts the last one and its labels."""
+        volumes = self._volumes
+        volume = volumes.pop(key, None)
+        if volume is None:
             if not is_label:
-                held.clear()  # first, so that both need not be there at once
-            found = read()
-        held[key] = found
-        while len(held) > 2 and sum(volume.values.nbytes for volume in held.values()) > MAX_BYTES:
-            del held[next(iter(held))]
-        return found
+                volumes.clear()  # first, so that both images are never in memory at once
+            volume = read()
+        volumes[key] = volume
+        while len(volumes) > 2 and sum(picture.values.nbytes for picture in volumes.values()) > MAX_BYTES:
+            del volumes[next(iter(volumes))]
+        return volume
