@@ -45,60 +45,67 @@ def run_isolated(work: Callable[[int], T], count: int, jobs: int) -> Iterator[tu
         count: number of items.
         jobs: number of processes.
     """
-    # Fork where possible, because importing the image readers in a new process takes seconds.
-    can_fork = "fork" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if can_fork else None)
-    chunks = deque(deque(range(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK))
-    workers: dict[Connection, IsolatedWorker] = {}
-
-    def assign(pipe: Connection) -> None:
-        worker = workers[pipe]
-        if chunks:
-            worker.pending = chunks.popleft()
-            pipe.send(list(worker.pending))
-        else:
-            del workers[pipe]
-            pipe.close()  # the worker ends when its pipe is closed
-            worker.process.join()
-
-    def start_worker() -> None:
-        pipe, worker_pipe = context.Pipe()
-        # A forked process must close its copies of the other pipe ends, or no worker would notice that one is closed.
-        inherited = (pipe, *workers) if can_fork else ()
-        arguments = (worker_pipe, inherited, work)
-        process = context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
-        process.start()
-        worker_pipe.close()  # so that reading from the pipe fails when the worker dies
-        workers[pipe] = IsolatedWorker(process, deque())
-        assign(pipe)
-
+    pool = _Pool(work, count)
     try:
-        for _ in range(min(jobs, len(chunks))):
-            start_worker()
-        while workers:
-            for pipe in wait(list(workers)):
+        for _ in range(min(jobs, len(pool.chunks))):
+            pool.start_worker()
+        while pool.workers:
+            for pipe in wait(list(pool.workers)):
                 assert isinstance(pipe, Connection)
-                worker = workers[pipe]
+                worker = pool.workers[pipe]
                 try:
                     result = pipe.recv()
                 except (EOFError, OSError, pickle.UnpicklingError):
-                    worker.process.join()
-                    del workers[pipe]
-                    pipe.close()
+                    pool.end_worker(pipe)
                     yield worker.pending.popleft(), WorkerDied(worker.process.exitcode)
                     if worker.pending:
-                        chunks.appendleft(worker.pending)
-                    if chunks:
-                        start_worker()
+                        pool.chunks.appendleft(worker.pending)
+                    if pool.chunks:
+                        pool.start_worker()
                     continue
                 item = worker.pending.popleft()
                 if not worker.pending:
-                    assign(pipe)
+                    pool.assign_chunk(pipe)
                 yield item, result
     finally:
-        for worker in workers.values():
+        for worker in pool.workers.values():
             worker.process.kill()
             worker.process.join()
+
+
+class _Pool:
+    """The workers, and the items that no worker has yet."""
+
+    def __init__(self, work: Callable[[int], T], count: int) -> None:
+        self.chunks = deque(deque(range(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK))
+        self.workers: dict[Connection, IsolatedWorker] = {}
+        self._work = work
+        # Fork where possible, because importing the image readers in a new process takes seconds.
+        self._can_fork = "fork" in multiprocessing.get_all_start_methods()
+        self._context = multiprocessing.get_context("fork" if self._can_fork else None)
+
+    def start_worker(self) -> None:
+        pipe, worker_pipe = self._context.Pipe()
+        # A forked process must close its copies of the other pipe ends, or no worker would notice that one is closed.
+        inherited = (pipe, *self.workers) if self._can_fork else ()
+        arguments = (worker_pipe, inherited, self._work)
+        process = self._context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
+        process.start()
+        worker_pipe.close()  # so that reading from the pipe fails when the worker dies
+        self.workers[pipe] = IsolatedWorker(process, deque())
+        self.assign_chunk(pipe)
+
+    def assign_chunk(self, pipe: Connection) -> None:
+        """Send a worker its next items, or end it if there are none."""
+        if self.chunks:
+            self.workers[pipe].pending = self.chunks.popleft()
+            pipe.send(list(self.workers[pipe].pending))
+        else:
+            self.end_worker(pipe)
+
+    def end_worker(self, pipe: Connection) -> None:
+        pipe.close()  # the worker ends when its pipe is closed
+        self.workers.pop(pipe).process.join()
 
 
 def _serve(pipe: Connection, inherited: tuple[Connection, ...], work: Callable[[int], T]) -> None:

@@ -21,8 +21,15 @@ def abbreviate(names: Sequence[str]) -> str:
 
 
 def shorten(reason: str, name: str, key: str) -> str:
-    """Return an error about a file without the name of the file and of the site, which are displayed next to it."""
+    """Return an error about a file without the names of the file and of the site, which are displayed next to it.
+
+    >>> shorten("Image a.png of site st-mary should have 3 axes.", "a.png", "st-mary")
+    'It should have 3 axes.'
+    """
     reason = reason.replace(f" of site {key}", "")
-    for start in (f"Cannot read image {name}: ", f"Image {name}: ", f"Mask {name} ", f"Image {name} "):
+    for start in (f"Cannot read image {name}: ", f"Image {name}: "):
         reason = reason.removeprefix(start)
+    for start in (f"Mask {name} ", f"Image {name} "):
+        if reason.startswith(start):
+            reason = f"It {reason.removeprefix(start)}"
     return reason[:1].upper() + reason[1:]
