@@ -113,33 +113,34 @@ class Federation:
         return state
 
     def _round(self, state: RunState, server_round: int, tasks: list[str], progress: Progress) -> None:
+        """Train, merge, evaluate and record one round."""
         config, start = self.config, time.perf_counter()
-        result = RoundRecord(server_round, learning_rate(config, server_round))
-        self._train(state, result, tasks, progress)
-        result.train_seconds = time.perf_counter() - start
+        round_record = RoundRecord(server_round, learning_rate(config, server_round))
+        self._train(state, round_record, tasks, progress)
+        round_record.train_seconds = time.perf_counter() - start
 
         best = False
         if self._is_due(server_round, config.evaluate_every):
-            self._validate(state, result, progress)
-            best = state.early_stopping.update(server_round, self._scores(result.validation))
+            self._validate(state, round_record, progress)
+            best = state.early_stopping.update(server_round, self._scores(round_record.validation))
         if self._is_due(server_round, config.test_every) and self._has_one_model(state.arrays):
-            result.test = {task: metrics.compute() for task, metrics in self.test.metrics(state.arrays).items()}
-        result.seconds = time.perf_counter() - start
+            round_record.test = {task: metrics.compute() for task, metrics in self.test.metrics(state.arrays).items()}
+        round_record.seconds = time.perf_counter() - start
 
-        state.record.append("metrics.jsonl", result.metric_lines(config))
-        state.record.append("rounds.jsonl", [result.round_line()])
+        state.record.append("metrics.jsonl", round_record.metric_lines(config))
+        state.record.append("rounds.jsonl", [round_record.round_line()])
         state.save(server_round, self.strategy, best=best or not state.early_stopping.best_round)
-        losses = result.losses
+        losses = round_record.losses
         shown = {"loss": sum(losses.values()) / len(losses)} if losses else {}
-        for task, values in result.validation.items():
+        for task, values in round_record.validation.items():
             metric = config.tasks[task].metric
             shown[f"{task} {metric}"] = values[metric]
-        progress.round_done(server_round, result.answered, result.asked, result.seconds, shown)
+        progress.round_done(server_round, round_record.answered, round_record.asked, round_record.seconds, shown)
 
-    def _train(self, state: RunState, result: RoundRecord, tasks: list[str], progress: Progress) -> None:
+    def _train(self, state: RunState, round_record: RoundRecord, tasks: list[str], progress: Progress) -> None:
         """Let the sites train the given tasks, and merge their updates into ``state.arrays``."""
-        config, strategy, server_round = self.config, self.strategy, result.server_round
-        settings = ConfigRecord({"learning-rate": result.learning_rate})
+        config, strategy, server_round = self.config, self.strategy, round_record.server_round
+        settings = ConfigRecord({"learning-rate": round_record.learning_rate})
         if len(tasks) < len(config.tasks):
             settings["tasks"] = tasks
         settings.update(write_history(config.balancing, lambda: state.record.lines("metrics.jsonl"), tasks))
@@ -148,28 +149,28 @@ class Federation:
             raise MtfedError(
                 f"Round {server_round}: no site holds any of the tasks {', '.join(tasks)} that are still trained."
             )
-        result.traffic.sent(messages)
+        round_record.traffic.sent(messages)
         replies = self.grid.send_and_receive(messages, timeout=config.round_timeout)
-        replies = result.traffic.received(progress.follow(server_round, "training", replies, len(messages)))
+        replies = round_record.traffic.received(progress.follow(server_round, "training", replies, len(messages)))
         merged, trained = strategy.aggregate_train(server_round, replies)
         assert merged is not None and trained is not None
-        state.arrays, result.trained = merged, trained
+        state.arrays, round_record.trained = merged, trained
         assert strategy.train_result is not None
-        result.asked, result.answered = strategy.train_result.asked, strategy.train_result.answered
-        result.failures += strategy.train_result.failures
+        round_record.asked, round_record.answered = strategy.train_result.asked, strategy.train_result.answered
+        round_record.failures += strategy.train_result.failures
 
-    def _validate(self, state: RunState, result: RoundRecord, progress: Progress) -> None:
+    def _validate(self, state: RunState, round_record: RoundRecord, progress: Progress) -> None:
         """Let the sites evaluate, and pool their metrics; if each has a model of its own, take the mean over them."""
-        strategy, server_round = self.strategy, result.server_round
+        strategy, server_round = self.strategy, round_record.server_round
         messages = strategy.configure_evaluate(server_round, state.arrays, ConfigRecord(), self.grid)
         replies = self.grid.send_and_receive(messages, timeout=self.config.round_timeout)
         replies = progress.follow(server_round, "validation", replies, len(messages))
         sums = strategy.aggregate_evaluate(server_round, replies)
         assert strategy.evaluate_result is not None
-        result.failures += strategy.evaluate_result.failures
+        round_record.failures += strategy.evaluate_result.failures
         site_metrics = list(strategy.evaluate_result.site_metrics.values())
         models = [sums or {}] if self._has_one_model(state.arrays) else site_metrics
-        result.validation = pooled_values(self.config.tasks, models)
+        round_record.validation = pooled_values(self.config.tasks, models)
 
     def _has_one_model(self, arrays: ArrayRecord) -> bool:
         return list(self.strategy.trained_models(arrays)) == GLOBAL
