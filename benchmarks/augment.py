@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from mtfed.data.shard import Batch, Labels
-from mtfed.learning.augment import CONTRAST, SHIFT, ZOOM, augment
-from mtfed.learning.strong_augment import move
+from mtfed.learning.affine_augment import CONTRAST, SHIFT, ZOOM
+from mtfed.learning.augment import augment
+from mtfed.learning.strong_augment import move_boxes
 from mtfed.startup import import_torchvision
 from mtfed.tasks.task import Task
 
@@ -121,7 +122,7 @@ def by_monai(batch: Batch) -> Callable[[], Tensor]:
         images = []
         for image, mask, boxes in zip(batch.images, *(labels.values for labels in batch.labels.values()), strict=True):
             moved = transform({"image": image, "mask": mask[None].float()})
-            move(boxes[None], torch.linalg.inv(moved["image"].affine)[None, :3].float(), side)
+            move_boxes(boxes[None], torch.linalg.inv(moved["image"].affine)[None, :3].float(), side)
             images.append(moved["image"].as_tensor())
         return torch.stack(images)
 

@@ -1,15 +1,16 @@
-"""Strong augmentation: pictures by torchvision's transforms, volumes by MONAI's, each image by itself.
+"""Strong augmentation: images by torchvision's transforms, volumes by MONAI's, one at a time.
 
-What may change, how far and how often follows nnU-Net (Isensee et al., Nature Methods 18:203, 2021), but all turn a
-little instead of some a lot, as patients do. As there, nothing is bent out of shape: elastic deformation is left out.
+What may change, how far and how often follows nnU-Net (Isensee et al., Nature Methods 18:203, 2021), with one
+difference: all images are rotated a little, as patients are, instead of some images a lot. As in nnU-Net's default,
+there is no elastic deformation.
 
-What comes into the image from beyond its edge is as bright as the edge is on average, so that images keep their mean
-and deviation, by and large, as models expect them. Labels say that nothing is there.
+Pixels that come from beyond the edge of an image are as bright as its edge is on average. Images therefore roughly keep
+their mean and deviation, which models expect. Labels are empty there.
 
-A box that turns stays upright. torchvision takes the one around its corners, which is too wide, as lesions have none
-(of lesions in ultrasound, turned by 10 degrees, it overlaps with the true one by 0.76), and MONAI that around two of
-them only. Here it becomes the box around the ellipse in it (0.90), as Kalra et al. advise (Towards Rotation Invariance
-in Object Detection, ICCV 2021).
+A rotated box must become an upright box. torchvision takes the bounding box of the rotated corners, which is too large
+because lesions have no corners (of lesions in ultrasound, rotated by 10 degrees, it overlaps with the true box by
+0.76). MONAI takes the bounding box of only two corners. Here it becomes the bounding box of the rotated ellipse that
+the box contains (0.90), as Kalra et al. recommend (Towards Rotation Invariance in Object Detection, ICCV 2021).
 """
 
 from __future__ import annotations
@@ -25,140 +26,141 @@ from ..data.shard import Batch, Labels
 from ..startup import garbage_collection_paused, import_torchvision
 from ..tasks.kind import kind_of
 from ..tasks.task import Task
-from .augment import KEPT, SHIFT, ZOOM
+from .affine_augment import MIN_BOX_SHARE, SHIFT, ZOOM
 
-TURN = 10.0  # degrees, either way; of volumes around each axis
-SHEAR = 5.0  # degrees, either way, of pictures; volumes are zoomed by another factor along each axis instead
-BRIGHTNESS = CONTRAST = 0.25  # up or down
-COLOUR = (0.2, 0.02)  # of pictures that have any: saturation up or down, and how far around the circle of hues
+ROTATION = 10.0  # degrees in either direction; of volumes around each axis
+SHEAR = 5.0  # degrees in either direction, of images; volumes are zoomed by different factors along their axes instead
+BRIGHTNESS = CONTRAST = 0.25  # more or less, as a share
+COLOUR = (0.2, 0.02)  # of colour images: saturation, as a share, and the part of the circle by which hues rotate
 GAMMA = (0.7, 1.5)
 BLUR = (0.5, 1.0)  # deviation in pixels
-COARSE = (0.5, 1.0)  # of the resolution
-NOISE = 0.3  # most, in deviations of the image
-CHANCE = {"brightness": 0.15, "contrast": 0.15, "gamma": 0.3, "gamma-inverted": 0.1, "colour": 0.15}
-CHANCE |= {"blur": 0.2, "coarse": 0.25, "noise": 0.1}
-LEAST = -(2**15)  # of all values of maps, as bits of a dose's structures have it
+RESOLUTION = (0.5, 1.0)  # as a share of the original
+MAX_NOISE = 0.3  # in deviations of the image
+PROBABILITIES = {"brightness": 0.15, "contrast": 0.15, "gamma": 0.3, "gamma-inverted": 0.1, "colour": 0.15}
+PROBABILITIES |= {"blur": 0.2, "low-resolution": 0.25, "noise": 0.1}
+MIN_VALUE = -(2**15)  # of all values of maps; the bit masks of a dose's structures can be as small
 
-# An image (C, *S) and planes (P, *S) of maps, counted so that the least value is 1 -> both turned, 0 where they come
-# from beyond the edge, and (d, d + 1) where points of the image went, x first, in pixels from its corner.
-Turn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-# An image (C, *S) whose darkest pixel is 0 -> what it may look like as well.
-Look = Callable[[Tensor], Tensor]
+# Moves an image (C, *S) and the planes (P, *S) of its maps, whose values are at least 1. Returns both (the planes are 0
+# beyond the edge of the image) and the affine transform (d, d + 1) of points, x first, in pixels from the corner.
+Movement = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+# Changes the appearance of an image (C, *S) whose darkest pixel is 0.
+Appearance = Callable[[Tensor], Tensor]
 
 
-def strong(batch: Batch, tasks: dict[str, Task]) -> Batch:
+def augment_strongly(batch: Batch, tasks: dict[str, Task]) -> Batch:
     """Return a batch with images and labels changed at random, by torch's default generator.
 
     Args:
-        batch: on the CPU; left as it is.
-        tasks: by name; a task's kind says whether its labels lie in the image.
+        batch: on the CPU; it is not modified.
+        tasks: by name; a task's kind defines how its labels move with the image.
     """
     size = batch.images.shape[2:]
     dims, side = len(size), size[0]
-    turn, look = (pictures if dims == 2 else volumes)(side)
-    rim = torch.ones(size, dtype=torch.bool)
-    rim[(slice(1, -1),) * dims] = False
+    move, change_appearance = (image_transforms if dims == 2 else volume_transforms)(side)
+    edge = torch.ones(size, dtype=torch.bool)
+    edge[(slice(1, -1),) * dims] = False
     geometry = {name: tasks[name].spec.geometry for name in batch.labels}
-    maps = {
-        name: Labels(held.rows, held.values.clone()) for name, held in batch.labels.items() if geometry[name] == "map"
-    }
+    maps = {name: Labels(own.rows, own.values.clone()) for name, own in batch.labels.items() if geometry[name] == "map"}
     images = torch.empty_like(batch.images)
-    moves = torch.empty(len(images), dims, dims + 1)
+    affines = torch.empty(len(images), dims, dims + 1)
     for row, image in enumerate(batch.images):
-        here = {name: held.values[held.rows == row].reshape(-1, *size) for name, held in maps.items()}  # (P, *S)
-        planes = torch.cat([image.new_empty(0, *size), *(found - LEAST + 1 for found in here.values())])
-        edge = image[:, rim].mean(1).reshape(-1, *[1] * dims)
-        turned, planes, moves[row] = turn(image - edge, planes)
-        turned = turned + edge
-        darkest = turned.min()
-        images[row] = look(turned - darkest) + darkest
-        for (name, found), plane in zip(here.items(), planes.split([len(x) for x in here.values()]), strict=True):
-            if len(found):
-                beyond = kind_of(tasks[name]).outside(found.flatten(1)[:, 0]).reshape(-1, *[1] * dims)
-                values = torch.where(plane > 0, plane.round().to(found.dtype) + LEAST - 1, beyond)
-                maps[name].values[maps[name].rows == row] = values.reshape(1, *maps[name].values.shape[1:])
+        own_maps = {name: labels.values[labels.rows == row].reshape(-1, *size) for name, labels in maps.items()}
+        planes = torch.cat([image.new_empty(0, *size), *(values - MIN_VALUE + 1 for values in own_maps.values())])
+        edge_mean = image[:, edge].mean(1).reshape(-1, *[1] * dims)
+        moved, planes, affines[row] = move(image - edge_mean, planes)
+        moved = moved + edge_mean
+        darkest = moved.min()
+        images[row] = change_appearance(moved - darkest) + darkest
+        counts = [len(values) for values in own_maps.values()]
+        for (name, before), plane in zip(own_maps.items(), planes.split(counts), strict=True):
+            if len(before):
+                outside = kind_of(tasks[name]).outside(before.flatten(1)[:, 0]).reshape(-1, *[1] * dims)
+                after = torch.where(plane > 0, plane.round().to(before.dtype) + MIN_VALUE - 1, outside)
+                maps[name].values[maps[name].rows == row] = after.reshape(1, *maps[name].values.shape[1:])
     labels = {}
-    for name, held in batch.labels.items():
-        boxes = geometry[name] == "boxes"
-        labels[name] = Labels(held.rows, move(held.values, moves[held.rows], side)) if boxes else maps.get(name, held)
+    for name, own in batch.labels.items():
+        if geometry[name] == "boxes":
+            labels[name] = Labels(own.rows, move_boxes(own.values, affines[own.rows], side))
+        else:
+            labels[name] = maps.get(name, own)
     return Batch(images, labels)
 
 
-def move(values: Tensor, moves: Tensor, side: int) -> Tensor:
-    """Return boxes (M, N, 2d + 1) around where the ellipses in them went, cut off at the edge.
+def move_boxes(values: Tensor, affines: Tensor, side: int) -> Tensor:
+    """Return the clipped bounding boxes (M, N, 2d + 1) of the transformed ellipses in the given boxes.
 
-    One of which too little is left becomes padding.
+    A box of which too little remains in the image becomes padding.
 
     Args:
         values: corners and sizes in pixels, x first, and classes.
-        moves: (M, d, d + 1), where points went.
+        affines: (M, d, d + 1), the transform of points.
         side: of the image, in pixels.
     """
-    dims = moves.shape[1]
+    dims = affines.shape[1]
     low, size, classes = values[..., :dims], values[..., dims : 2 * dims], values[..., 2 * dims :]
-    turn, shift = moves[..., :dims].transpose(1, 2), moves[:, None, :, dims]
-    centre = (low + size / 2) @ turn + shift
-    half = ((size / 2).square() @ turn.square()).sqrt()
+    matrix, shift = affines[..., :dims].transpose(1, 2), affines[:, None, :, dims]
+    centre = (low + size / 2) @ matrix + shift
+    half = ((size / 2).square() @ matrix.square()).sqrt()
     ends = torch.stack([centre - half, centre + half]).clamp(0, side)
-    left = (ends[1] - ends[0]).prod(-1, keepdim=True) / (2 * half).prod(-1, keepdim=True).clamp_min(1e-9)
-    return torch.cat([ends[0], ends[1] - ends[0], torch.where(left >= KEPT, classes, -1.0)], dim=-1)
+    share = (ends[1] - ends[0]).prod(-1, keepdim=True) / (2 * half).prod(-1, keepdim=True).clamp_min(1e-9)
+    return torch.cat([ends[0], ends[1] - ends[0], torch.where(share >= MIN_BOX_SHARE, classes, -1.0)], dim=-1)
 
 
-def pictures(side: int) -> tuple[Turn, Look]:
-    """Return how pictures of this side change. The import takes seconds, as torchvision brings torch's compiler."""
+def image_transforms(side: int) -> tuple[Movement, Appearance]:
+    """Return the transforms of images of a side. The import takes seconds: torchvision's v2 loads torch's compiler."""
     import_torchvision()
     with garbage_collection_paused():
         from torchvision import tv_tensors
         from torchvision.transforms import v2
 
-    def coarse(image: Tensor) -> Tensor:
-        small = [max(1, round(side * uniform(*COARSE)))] * 2
+    def lower_resolution(image: Tensor) -> Tensor:
+        small = [max(1, round(side * uniform(*RESOLUTION)))] * 2
         return v2.functional.resize(v2.functional.resize(image, small, antialias=True), [side, side], antialias=True)
 
     geometry = v2.Compose([
         v2.RandomHorizontalFlip(),
         v2.RandomAffine(
-            TURN, (SHIFT, SHIFT), (1 - ZOOM, 1 + ZOOM), [-SHEAR, SHEAR] * 2, v2.InterpolationMode.BILINEAR
+            ROTATION, (SHIFT, SHIFT), (1 - ZOOM, 1 + ZOOM), [-SHEAR, SHEAR] * 2, v2.InterpolationMode.BILINEAR
         ),
     ])  # fmt: skip
-    looks: dict[str, Look] = {
+    changes: dict[str, Appearance] = {
         "brightness": v2.ColorJitter(brightness=BRIGHTNESS),
         "contrast": v2.ColorJitter(contrast=CONTRAST),
         "colour": v2.ColorJitter(saturation=COLOUR[0], hue=COLOUR[1]),
-        "gamma": gamma,
-        "gamma-inverted": lambda image: 1 - gamma(1 - image),
+        "gamma": change_gamma,
+        "gamma-inverted": lambda image: 1 - change_gamma(1 - image),
         "blur": v2.GaussianBlur(5, BLUR),
-        "coarse": coarse,
-        "noise": lambda image: image + uniform(0, NOISE) * image.std() * torch.randn_like(image),
+        "low-resolution": lower_resolution,
+        "noise": lambda image: image + uniform(0, MAX_NOISE) * image.std() * torch.randn_like(image),
     }
-    # Three points are enough to know where all went; boxes without a size stand for them.
+    # Three points determine the affine transform; boxes of size 0 represent them.
     middle, step = torch.full((2,), side / 2), side / 4
     points = torch.cat([middle + step * torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.zeros(3, 2)], 1)
 
-    def turn(image: Tensor, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def move(image: Tensor, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sample = {
             "image": tv_tensors.Image(image),
             "points": tv_tensors.BoundingBoxes(points, format="XYWH", canvas_size=(side, side)),
         }
         moved = geometry(sample | ({"planes": tv_tensors.Mask(planes)} if len(planes) else {}))
-        found = moved["points"].as_subclass(Tensor)[:, :2]
-        matrix = (found[1:] - found[0]).T / step
-        where = torch.cat([matrix, (found[0] - matrix @ middle)[:, None]], 1)
-        return moved["image"].as_subclass(Tensor), moved.get("planes", planes).as_subclass(Tensor), where
+        targets = moved["points"].as_subclass(Tensor)[:, :2]
+        matrix = (targets[1:] - targets[0]).T / step
+        affine = torch.cat([matrix, (targets[0] - matrix @ middle)[:, None]], 1)
+        return moved["image"].as_subclass(Tensor), moved.get("planes", planes).as_subclass(Tensor), affine
 
-    def look(image: Tensor) -> Tensor:
+    def change_appearance(image: Tensor) -> Tensor:
         brightest = image.max().clamp_min(1e-6)
-        image = image / brightest  # torchvision takes images to be of 0 to 1
-        for drawn, (name, change) in zip(torch.rand(len(looks)).tolist(), looks.items(), strict=True):
-            if drawn < CHANCE[name]:
+        image = image / brightest  # torchvision expects values from 0 to 1
+        for number, (name, change) in zip(torch.rand(len(changes)).tolist(), changes.items(), strict=True):
+            if number < PROBABILITIES[name]:
                 image = change(image)
         return image * brightest
 
-    return turn, look
+    return move, change_appearance
 
 
-def volumes(side: int) -> tuple[Turn, Look]:
-    """Return how volumes of this side change."""
+def volume_transforms(side: int) -> tuple[Movement, Appearance]:
+    """Return the transforms of volumes of a side."""
     import_torchvision()
     from monai import transforms as monai
 
@@ -168,48 +170,50 @@ def volumes(side: int) -> tuple[Turn, Look]:
         monai.RandAffined(
             **both,
             prob=1.0,
-            rotate_range=(radians(TURN),) * 3,
+            rotate_range=(radians(ROTATION),) * 3,
             translate_range=(SHIFT * side,) * 3,
             scale_range=(ZOOM,) * 3,
             mode=["bilinear", "nearest"],
             padding_mode="zeros",
         ),
     ])  # fmt: skip
-    looks = monai.Compose([
-        monai.RandScaleIntensity(prob=CHANCE["brightness"], factors=BRIGHTNESS),
-        monai.RandScaleIntensityFixedMean(prob=CHANCE["contrast"], factors=CONTRAST, preserve_range=True),
-        monai.RandAdjustContrast(prob=CHANCE["gamma"], gamma=GAMMA, retain_stats=True),
-        monai.RandAdjustContrast(prob=CHANCE["gamma-inverted"], gamma=GAMMA, retain_stats=True, invert_image=True),
-        monai.RandGaussianSmooth(prob=CHANCE["blur"], sigma_x=BLUR, sigma_y=BLUR, sigma_z=BLUR),
-        # Taking the nearest on the way down, as by default, would move the image by up to half a voxel.
+    odds = PROBABILITIES
+    appearance = monai.Compose([
+        monai.RandScaleIntensity(prob=odds["brightness"], factors=BRIGHTNESS),
+        monai.RandScaleIntensityFixedMean(prob=odds["contrast"], factors=CONTRAST, preserve_range=True),
+        monai.RandAdjustContrast(prob=odds["gamma"], gamma=GAMMA, retain_stats=True),
+        monai.RandAdjustContrast(prob=odds["gamma-inverted"], gamma=GAMMA, retain_stats=True, invert_image=True),
+        monai.RandGaussianSmooth(prob=odds["blur"], sigma_x=BLUR, sigma_y=BLUR, sigma_z=BLUR),
+        # The default, nearest neighbours on the way down, would move the image by up to half a voxel.
         monai.RandSimulateLowResolution(
-            prob=CHANCE["coarse"], zoom_range=COARSE, downsample_mode="area", upsample_mode="trilinear"
+            prob=odds["low-resolution"], zoom_range=RESOLUTION, downsample_mode="area", upsample_mode="trilinear"
         ),
-        monai.RandGaussianNoise(prob=CHANCE["noise"], std=NOISE),
+        monai.RandGaussianNoise(prob=odds["noise"], std=MAX_NOISE),
     ])  # fmt: skip
-    for part in (geometry, looks):
-        part.set_random_state(int(torch.randint(2**31, ())))  # MONAI draws from numpy
+    for transform in (geometry, appearance):
+        transform.set_random_state(int(torch.randint(2**31, ())))  # MONAI draws from numpy's generator
 
-    def turn(volume: Tensor, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        moved = geometry({"image": volume} | ({"planes": planes} if len(planes) else {}))
-        forward = torch.linalg.inv(moved["image"].affine).float()  # MONAI says where indices z, y, x came from
+    def move(volume: Tensor, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        moved: Any = geometry({"image": volume} | ({"planes": planes} if len(planes) else {}))
+        # MONAI's affine maps new indices z, y, x to old ones.
+        forward = torch.linalg.inv(moved["image"].affine).float()
         matrix, shift = forward[:3, :3].flip(0, 1), forward[:3, 3].flip(0)
-        half = torch.full((3,), 0.5)  # from a voxel's corner to its middle, which has its index
-        where = torch.cat([matrix, (shift + half - matrix @ half)[:, None]], 1)
-        return plain(moved["image"]), plain(moved.get("planes", planes)), where
+        half = torch.full((3,), 0.5)  # from a voxel's corner to its centre, which has its index
+        affine = torch.cat([matrix, (shift + half - matrix @ half)[:, None]], 1)
+        return as_plain(moved["image"]), as_plain(moved.get("planes", planes)), affine
 
-    def plain(image: Tensor) -> Tensor:
+    def as_plain(image: Any) -> Tensor:
         return image.as_tensor() if hasattr(image, "as_tensor") else image
 
-    return turn, lambda volume: plain(looks(volume))
+    return move, lambda volume: as_plain(appearance(volume))
 
 
-def gamma(image: Tensor) -> Tensor:
-    """Return an image of values from 0 to 1 to the power of some gamma, with its mean and deviation as they were."""
+def change_gamma(image: Tensor) -> Tensor:
+    """Return an image of values from 0 to 1 to the power of a random gamma, with its mean and deviation preserved."""
     changed = image.clamp(0, 1) ** uniform(*GAMMA)
     return (changed - changed.mean()) * (image.std() / changed.std().clamp_min(1e-6)) + image.mean()
 
 
 def uniform(low: float, high: float) -> float:
-    """Return a number between two."""
+    """Return a random number between two."""
     return float(torch.empty(()).uniform_(low, high))

@@ -31,8 +31,8 @@ learns from its own view.
 Federation. Features of t need the streams of all tasks, also of those that a site, or an image, has no label for. All
 that forms the stream of t is the part ``cross.t``. Every site is sent all of these and computes all, so the function is
 the same everywhere; it trains and returns those of its own tasks, and the others are context with fixed weights
-(:func:`mtfed.learning.parts.train_only`), through which gradients still reach the encoder. Normalisation is without running
-statistics for that reason too: context must not depend on whether it trains.
+(:func:`mtfed.learning.parts.train_only`), through which gradients still reach the encoder. Normalisation is without
+running statistics for that reason too: context must not depend on whether it trains.
 """
 
 from __future__ import annotations

@@ -21,11 +21,8 @@ torch.set_num_threads(1)
 
 def test_half_precision() -> None:
     cpu = torch.device("cpu")
-    assert [acceleration.half_precision(name, cpu) for name in ("auto", "none", "bfloat16")] == [
-        None,
-        None,
-        torch.bfloat16,
-    ]
+    dtypes = [acceleration.half_precision(name, cpu) for name in ("auto", "none", "bfloat16")]
+    assert dtypes == [None, None, torch.bfloat16]
     with pytest.raises(MtfedError, match="autocast: float16 needs a CUDA GPU, this is cpu"):
         acceleration.half_precision("float16", cpu)
     exact, rough = (one_step(tiny().float(), autocast=name) for name in ("none", "bfloat16"))

@@ -109,9 +109,9 @@ def test_the_proximal_pull_is_the_gradient_of_its_term() -> None:
     weight, anchor = torch.randn(5, requires_grad=True), torch.randn(5)
     plain = torch.randn(5)
     weight.grad = plain.clone()
-    add_proximal_gradients(
-        [(weight, anchor, 0.3), (torch.ones(2), torch.zeros(2), 0.3)]
-    )  # the second has no gradient, and gets none
+    without_gradient = torch.ones(2)
+    add_proximal_gradients([(weight, anchor, 0.3), (without_gradient, torch.zeros(2), 0.3)])
+    assert without_gradient.grad is None
     (term,) = torch.autograd.grad(0.3 / 2 * (weight - anchor).square().sum(), weight)
     torch.testing.assert_close(weight.grad, plain + term)
 
