@@ -16,7 +16,7 @@ from mtfed.data.shard import Batch, Labels
 from mtfed.errors import MtfedError
 from mtfed.learning.losses import task_losses
 from mtfed.learning.metrics import TaskMetrics, pool
-from mtfed.learning.strong_augment import strong
+from mtfed.learning.strong_augment import augment_strongly
 from mtfed.models.decoders import DECODERS, register_decoder
 from mtfed.models.decoders.heads import ClassificationDecoder
 from mtfed.report.figures import titled
@@ -87,7 +87,7 @@ def test_a_registered_kind_is_augmented_and_drawn(geometry: str) -> None:
     KIND_SPECS["counts"] = replace(SPEC, geometry=geometry)  # type: ignore[arg-type]
     task = Task(name="cells", kind="counts", classes=("red",))
     values = torch.ones(2, 1, 8, 8)
-    batch = strong(Batch(torch.rand(2, 1, 8, 8), {"cells": Labels(torch.arange(2), values)}), {"cells": task})
+    batch = augment_strongly(Batch(torch.rand(2, 1, 8, 8), {"cells": Labels(torch.arange(2), values)}), {"cells": task})
     assert torch.equal(batch.labels["cells"].values, values) == (not geometry)
     drawn, caption, _ = PLAIN.draw(task, np.zeros((1, 8, 8), np.uint8), np.array([3.0]), np.array([2.5]))
     assert "<svg" in drawn and "predicted: [2.5]" in caption and "true: [3.]" in caption
