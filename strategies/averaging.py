@@ -64,7 +64,7 @@ class TaskFedAvg(TaskStrategy):
         return {key: mean.astype(average.arrays[key].dtype) for key, mean in average.means()}
 
     def end_average(self) -> WeightedAverage:
-        """Return the average of the current merge, which the strategy then no longer holds."""
+        """Return the average of the current merge, and release it."""
         assert self._average is not None
         average, self._average = self._average, None
         return average

@@ -18,10 +18,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from .memory import Memory
-from .metric_sums import MetricSums
 from .phase import Failure, FailurePolicy, Phase, RoundResult
 from .screening import Update, read_update
 from .settings import OnFailure, check_settings
+from .site_metrics import MetricSums
 from .sites import FederationError, Roster, SiteCard
 from .wire import MANIFEST, FlatArray, decoder_part, is_decoder, is_packed, part_of, record_in, select
 
@@ -120,7 +120,7 @@ class TaskStrategy(Strategy):
         return {"": arrays}
 
     def state(self) -> dict[str, ArrayRecord]:
-        """Return what must be saved beside the global arrays to resume a run; a subclass adds its own groups."""
+        """Return what must be saved with the global arrays to resume a run; a subclass adds its own groups."""
         return {MEMORY: self.memory.state()}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
@@ -254,7 +254,7 @@ class TaskStrategy(Strategy):
         grid: Grid,
         sites: list[tuple[SiteCard, frozenset[str] | None]],
     ) -> list[Message]:
-        self._phase = None  # its messages may hold arrays of every site, which need not stay while new ones are made
+        self._phase = None  # frees the earlier messages, which may contain arrays of every site
         messages = {}
         for site, tasks in sites:
             content = RecordDict({"arrays": self.arrays_for(site, arrays, tasks), "config": config})

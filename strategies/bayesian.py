@@ -244,7 +244,7 @@ class BayesianMatching(TaskFedAvg):
         return self._merge
 
     def _end_merge(self) -> BayesianMerge:
-        """Return the current merge, of which the strategy then keeps only the metrics."""
+        """Return the current merge and release it, except its metrics."""
         merge, self._merge = self._current_merge(), None
         self._metrics = merge.metrics
         return merge

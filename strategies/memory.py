@@ -14,7 +14,7 @@ from .wire import json_record, part_of, read_json_record
 
 MAX_UPDATES = 16  # earlier updates of a site that a new one is compared with
 MAX_DISTANCES = 256  # distances stored for each part, so that a round's cost does not grow with the square of its sites
-RECENT_ROUNDS = 3  # earlier rounds whose distances, beside those of the current round, define what is usual
+RECENT_ROUNDS = 3  # rounds before the current one whose distances also define what is usual
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ class Product:
         A mean loses a share of 1e-7 by that; a variance, the small difference of large moments, would lose more.
         """
         if any(tensor.name.endswith((MEAN, VARIANCE)) for tensor in self.tensors[key]):
-            return self._zeros("precision beside statistics", key)
+            return self._zeros("double precision", key)
         return self._zeros("precision", key, np.float32)
 
     @cached_property

@@ -1,6 +1,6 @@
 """The precision of a site's weights: the diagonal of its Gaussian posterior, as it is sent and read.
 
-A reply may contain a record ``precision`` beside ``arrays``: under the same keys, the precision of every value, which
+A reply may contain a record ``precision`` next to ``arrays``: under the same keys, the precision of every value, which
 is the curvature of the site's whole loss (samples times the mean diagonal Fisher information of a sample). Any float
 array will do, but two bytes or one are enough: precision only decides a weighted mean, and its own sampling noise is
 far above a rounding error of 9 %. :func:`encode` therefore stores the logarithm, in quarters of an octave below the

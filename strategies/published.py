@@ -196,5 +196,5 @@ def _comparable_slots(graph: AxisGraph, label: str, tensors: Tensors, settled: s
 
 
 def _rows(slot: Slot, network: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return (L, width) the rows of a network's units in a slot; they are 0 if it lacks the tensor."""
+    """Return (L, width) the rows of a network's units in a slot; they are 0 if it does not have the tensor."""
     return slot.rows(network[slot.name]) if slot.name in network else np.zeros((slot.stop - slot.start, slot.width))

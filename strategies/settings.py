@@ -42,7 +42,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "start": get_args(Start),
     "inner": get_args(Gauge),
 }
-WORDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}  # the keys are functions of operator
+WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}  # the keys are functions of operator
 
 
 def check_settings(**settings: Any) -> None:
@@ -59,7 +59,7 @@ def check_settings(**settings: Any) -> None:
         limits = LIMITS[name]
         if not (isfinite(value) and all(getattr(operator, word)(value, limit) for word, limit in limits.items())):
             allowed = " and ".join(f"{WORDS[word]} {limit:g}" for word, limit in limits.items())
-            raise ValueError(f"Expected {name} to be a finite number {allowed}, got {value}.")
+            raise ValueError(f"Expected {name} to be a finite number that is {allowed}, got {value}.")
 
 
 def refuse_fixed(strategy: str, fixed: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -248,8 +248,8 @@ def test_sites_that_trained_apart_are_aligned_first() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"gamma": 0}, "Expected gamma to be a finite number above 0, got 0."),
-        ({"width_cap": 0.9}, "Expected width_cap to be a finite number of at least 1, got 0.9."),
+        ({"gamma": 0}, "Expected gamma to be a finite number that is above 0, got 0."),
+        ({"width_cap": 0.9}, "Expected width_cap to be a finite number that is at least 1, got 0.9."),
     ],
 )
 def test_settings_that_are_none(settings: dict, sentence: str) -> None:

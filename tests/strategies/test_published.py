@@ -239,7 +239,7 @@ def test_what_a_paper_fixes_is_no_setting(name: str) -> None:
 
 
 def test_a_prior_of_no_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="Expected sigma0 to be a finite number above 0, got 0"):
+    with pytest.raises(ValueError, match="Expected sigma0 to be a finite number that is above 0, got 0"):
         Pfnm(sigma0=0)
 
 
