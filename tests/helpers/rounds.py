@@ -42,8 +42,11 @@ class Sites(Grid):
             key = self.keys[message.metadata.dst_node_id]
             if message.metadata.message_type == "query.describe":
                 counts = {f"train.{task}": n for task, n in SITES[key].items()}
-                told = {"site": ConfigRecord({"key": key, "tasks": list(SITES[key])}), "counts": MetricRecord(counts)}
-                yield Message(RecordDict(told), reply_to=message)
+                content = {
+                    "site": ConfigRecord({"key": key, "tasks": list(SITES[key])}),
+                    "counts": MetricRecord(counts),
+                }
+                yield Message(RecordDict(content), reply_to=message)
                 continue
             self.asked.append(key)
             reply = self.answer(key, message)
@@ -68,7 +71,7 @@ def update(key: str, message: Message) -> RecordDict:
 
 
 def drift(key: str, message: Message) -> RecordDict:
-    """Return what a site was sent plus its own small steps, others every round."""
+    """Return what a site was sent plus small steps of its own, which differ from round to round."""
     arrays, counts = ArrayRecord(), {f"num-examples.{task}": n for task, n in SITES[key].items()}
     rng = np.random.default_rng([*key.encode(), message.content["config"]["server-round"]])
     for name, array in sorted(message.content["arrays"].items()):
@@ -91,7 +94,7 @@ def same(left: ArrayRecord, right: ArrayRecord) -> bool:
     return left.keys() == right.keys() and all(left[k].numpy().tobytes() == right[k].numpy().tobytes() for k in left)
 
 
-NORMED = {  # part -> tensor -> shape; one name each way that a normalisation can be known
+NORMED = {  # part -> tensor -> shape; one name for each way to recognise a normalisation
     "encoder": {
         "body.norm1.weight": (4,),
         "body.conv.weight": (2, 4),
@@ -120,7 +123,7 @@ def normed(packed: bool) -> ArrayRecord:
     if packed:
         return wire.pack(tensors)
     plain = ArrayRecord()
-    for name, value in [pair for held in tensors.values() for pair in held.items()]:
+    for name, value in [pair for own in tensors.values() for pair in own.items()]:
         plain[name] = wire.FlatArray(value)
     return plain
 
@@ -128,4 +131,4 @@ def normed(packed: bool) -> ArrayRecord:
 def tensors_of(arrays: ArrayRecord) -> dict[str, np.ndarray]:
     if not wire.is_packed(arrays):
         return {name: array.numpy() for name, array in arrays.items()}
-    return {name: value for held in wire.unpack(arrays).values() for name, value in held.items()}
+    return {name: value for own in wire.unpack(arrays).values() for name, value in own.items()}

@@ -37,19 +37,19 @@ def model(packed: bool, dtype: str = "float32") -> ArrayRecord:
     if packed:
         return wire.pack(tensors)
     plain = ArrayRecord()
-    for name, value in [pair for held in tensors.values() for pair in held.items()]:
+    for name, value in [pair for own in tensors.values() for pair in own.items()]:
         plain[name] = wire.FlatArray(value)
     return plain
 
 
 def weights_of(name: str, packed: bool, tasks: list[str]) -> dict[str, float]:
     """Return how much each site counts in a tensor; a plain record is averaged whole."""
-    asked = {key: held for key, held in SITES.items() if held.keys() & set(tasks)}
+    asked = {key: counts for key, counts in SITES.items() if counts.keys() & set(tasks)}
     part = next(part for part, shapes in MODEL.items() if name in shapes)
     if part == "encoder" or not packed:
-        return {key: sum(held.values()) for key, held in asked.items()}
+        return {key: sum(counts.values()) for key, counts in asked.items()}
     task = part.removeprefix("decoder.")
-    return {key: held[task] for key, held in asked.items() if task in held and task in tasks}
+    return {key: counts[task] for key, counts in asked.items() if task in counts and task in tasks}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,24 +82,24 @@ def test_steps_equal_a_slow_reference(kind: type[TaskFedOpt], packed: bool, sett
         for name, start in before.items():
             counted = weights_of(name, packed, tasks)
             for i, w in enumerate(start.reshape(-1).tolist()):
-                told = [(float(given[key][name].reshape(-1)[i]), n) for key, n in counted.items()]
-                if not told:
+                sent = [(float(given[key][name].reshape(-1)[i]), n) for key, n in counted.items()]
+                if not sent:
                     expected = w
                 elif name == "bn.seen":
-                    expected = max(value for value, _ in told)
+                    expected = max(value for value, _ in sent)
                 else:
-                    average = sum(value * n for value, n in told) / sum(n for _, n in told)
+                    average = sum(value * n for value, n in sent) / sum(n for _, n in sent)
                     m, v = moments.get((name, i), (0.0, tau**2))
                     m, v = beta1 * m + (1 - beta1) * (average - w), KINDS[kind](v, average - w, beta2)
                     moments[name, i] = m, v
                     expected = average if name in STATISTICS else w + rate * m / (math.sqrt(v) + tau)
                 got = float(after[name].reshape(-1)[i])
                 assert got == pytest.approx(expected, rel=1e-5, abs=1e-6), (name, i, number)
-                assert told or got == w
+                assert sent or got == w
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_parts_that_rest_keep_their_moments(kind: type[TaskFedOpt]) -> None:
+def test_parts_that_no_site_trained_keep_their_moments(kind: type[TaskFedOpt]) -> None:
     strategy = kind()
     arrays, _, _ = one_round(strategy, drift, arrays=model(True))
     before = strategy.state()
@@ -112,12 +112,12 @@ def test_parts_that_rest_keep_their_moments(kind: type[TaskFedOpt]) -> None:
     assert np.array_equal(merged["decoder.x:float32"].numpy(), arrays["decoder.x:float32"].numpy())
 
 
-@pytest.mark.parametrize(("dtype", "kept"), [("float16", "float32"), ("float32", "float32"), ("float64", "float64")])
-def test_moments_are_kept_as_finely_as_they_need(dtype: str, kept: str) -> None:
+@pytest.mark.parametrize(("dtype", "stored"), [("float16", "float32"), ("float32", "float32"), ("float64", "float64")])
+def test_moments_are_stored_in_single_precision_or_better(dtype: str, stored: str) -> None:
     strategy = TaskFedAdam()
     arrays, _, _ = one_round(strategy, drift, arrays=model(True, dtype))
     assert arrays[f"encoder:{dtype}"].numpy().dtype == dtype
-    assert {array.dtype for array in strategy.state()["@second-moment"].values()} == {kept}
+    assert {array.dtype for array in strategy.state()["@second-moment"].values()} == {stored}
 
 
 def test_a_small_step_is_taken_in_proportion_and_a_large_one_is_bounded() -> None:

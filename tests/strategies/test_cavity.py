@@ -22,7 +22,7 @@ def plain(values: np.ndarray) -> ArrayRecord:
 
 
 def solve(key: str, message: Message, pulled: bool = True) -> RecordDict:
-    """Return the least of a site's loss, a mean over its samples, and the pull."""
+    """Return the minimum of a site's loss, a mean over its samples, plus the pull."""
     start, curvature = message.content["arrays"]["w"].numpy(), CURVATURE[key]
     pull = float(message.content["pull"]["w"]) * SAMPLES[key] if "pull" in message.content else 0.0
     values = (curvature * MODE[key] + pull * start) / (curvature + pull)
@@ -39,25 +39,25 @@ def mode() -> np.ndarray:
 def test_every_round_ends_in_the_mode_of_all(cavity: float) -> None:
     strategy = BayesianMatching(cavity=cavity, precision_floor=0.0)
     for number in (1, 2, 3):
-        strategy.memory = Memory()  # sites that solve their losses exactly, unpulled, say the same in every round
+        strategy.memory = Memory()  # unpulled sites that minimise their losses exactly send the same every round
         start = plain(np.random.default_rng(number).normal(size=6))
         merged, _, grid = one_round(strategy, solve, arrays=start, number=number)
         assert grid.asked == sorted(SITES)
         np.testing.assert_allclose(merged["w"].numpy(), mode(), rtol=2e-5, atol=2e-6)
 
 
-def test_a_site_that_was_not_pulled_takes_no_further_step() -> None:
+def test_the_step_of_a_site_that_was_not_pulled_is_averaged() -> None:
     strategy = BayesianMatching(precision_floor=0.0)
     one_round(strategy, solve, arrays=plain(np.zeros(6)))
     start = np.ones(6)
     merged, _, _ = one_round(strategy, lambda key, m: solve(key, m, pulled=False), arrays=plain(start), number=2)
     others = {key: (sum(CURVATURE.values()) - CURVATURE[key]) / len(SITES) for key in SITES}
-    held = {k: (CURVATURE[k] * MODE[k] + others[k] * start) / (CURVATURE[k] + others[k]) for k in SITES}
-    mean = sum(CURVATURE[key] * held[key] for key in SITES) / sum(CURVATURE.values())
+    steps = {k: (CURVATURE[k] * MODE[k] + others[k] * start) / (CURVATURE[k] + others[k]) for k in SITES}
+    mean = sum(CURVATURE[key] * steps[key] for key in SITES) / sum(CURVATURE.values())
     np.testing.assert_allclose(merged["w"].numpy(), mean, rtol=2e-5, atol=2e-6)
 
 
-def test_what_is_sent_is_one_number_a_tensor_and_nothing_in_the_first_round() -> None:
+def test_a_pull_is_one_number_for_each_tensor_from_the_second_round_on() -> None:
     strategy, sent = BayesianMatching(precision_floor=0.0), []
 
     def answer(key: str, message: Message) -> RecordDict:
@@ -77,15 +77,15 @@ def test_steps_are_at_most_doubled() -> None:
         factors["w"] *= 1e6
 
     def step(key: str, message: Message) -> RecordDict:
-        told = solve(key, message)
-        told["arrays"] = plain(message.content["arrays"]["w"].numpy() + 1)
-        return told
+        content = solve(key, message)
+        content["arrays"] = plain(message.content["arrays"]["w"].numpy() + 1)
+        return content
 
     merged, _, _ = one_round(strategy, step, arrays=plain(np.zeros(6)), number=2)
     np.testing.assert_allclose(merged["w"].numpy(), 2.0, rtol=1e-5)
 
 
-def test_a_resumed_run_goes_on_under_the_same_cavities() -> None:
+def test_a_resumed_run_continues_under_the_same_cavities() -> None:
     def run(number: int, strategy: BayesianMatching) -> ArrayRecord:
         merged, _, _ = one_round(strategy, solve, arrays=plain(np.full(6, float(number))), number=number)
         return merged
@@ -97,11 +97,11 @@ def test_a_resumed_run_goes_on_under_the_same_cavities() -> None:
     assert same(run(2, whole), run(2, resumed))
 
 
-def test_a_tensor_of_which_nobody_knows_anything_stays() -> None:
+def test_a_tensor_with_precision_0_at_all_sites_stays() -> None:
     def answer(key: str, message: Message) -> RecordDict:
-        told = solve(key, message)
-        told["precision"] = write_precision({"w": np.zeros(6)})
-        return told
+        content = solve(key, message)
+        content["precision"] = write_precision({"w": np.zeros(6)})
+        return content
 
     strategy = BayesianMatching()
     for number in (1, 2, 3):
@@ -109,7 +109,7 @@ def test_a_tensor_of_which_nobody_knows_anything_stays() -> None:
         assert merged["w"].numpy().tolist() == [number] * 6
 
 
-def test_two_holders_learn_nothing_of_each_other() -> None:
+def test_two_sites_learn_nothing_about_each_other() -> None:
     def answer(key: str, message: Message) -> RecordDict | Error:
         assert "pull" not in message.content
         return solve(key, message) if key != "b" else Error(code=0, reason="down")

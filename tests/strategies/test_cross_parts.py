@@ -1,4 +1,4 @@
-"""Parts ``cross.TASK``: every site is sent them all, holders of the task return them, and only their samples count."""
+"""Parts ``cross.TASK``: all sites are sent all of them; sites with the task return them and count by its samples."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ Parts = dict[str, dict[str, np.ndarray]]
 def parts(seed: list[int]) -> Parts:
     rng = np.random.default_rng(seed)
     return {
-        part: {name: rng.normal(size=shape).astype("f") for name, shape in held.items()}
-        for part, held in SHAPES.items()
+        part: {name: rng.normal(size=shape).astype("f") for name, shape in tensors.items()}
+        for part, tensors in SHAPES.items()
     }
 
 
 def near(key: str) -> Parts:
     """Return what a site has trained: the first model and a little of its own."""
     first, own = parts([0]), parts(list(key.encode()))
-    return {part: {name: x + 0.01 * own[part][name] for name, x in held.items()} for part, held in first.items()}
+    return {part: {name: x + 0.01 * own[part][name] for name, x in tensors.items()} for part, tensors in first.items()}
 
 
 class Sites(Grid):
-    """Sites that return what they hold."""
+    """Sites that return the parts they train."""
 
     def __init__(self) -> None:
         self.keys = dict(enumerate(SITES, start=100))
@@ -103,16 +103,16 @@ SETTINGS: dict[str, dict[str, Any]] = {"bayesian": {"axes": AXES}, "growing": {"
 
 @pytest.mark.parametrize("weighting", ["samples", "uniform", "tasks"])
 @pytest.mark.parametrize("name", ["fedavg", "fedprox", "bayesian", "growing", "rebasin", "fola", "fisher", "fedbn"])
-def test_a_tasks_part_is_the_mean_over_its_holders(name: str, weighting: str) -> None:
+def test_a_tasks_part_is_the_mean_over_its_sites(name: str, weighting: str) -> None:
     merged, grid, _ = one_round(STRATEGIES[name](weighting=weighting, **SETTINGS.get(name, {})))
     shared = {"encoder", "cross.a", "cross.b"}
     decoders = {key: {f"decoder.{task}" for task in tasks} for key, tasks in SITES.items()}
     assert grid.sent == {key: shared | own for key, own in decoders.items()}
-    held = {task: sum(tasks.get(task, 0) for tasks in SITES.values()) for task in "ab"}
+    samples = {task: sum(tasks.get(task, 0) for tasks in SITES.values()) for task in "ab"}
     shares = {
         "samples": {key: sum(tasks.values()) for key, tasks in SITES.items()},
         "uniform": dict.fromkeys(SITES, 1),
-        "tasks": {key: sum(n / held[task] for task, n in tasks.items()) for key, tasks in SITES.items()},
+        "tasks": {key: sum(n / samples[task] for task, n in tasks.items()) for key, tasks in SITES.items()},
     }[weighting]
     for part, tensors in SHAPES.items():
         task = wire.task_of(part)
@@ -125,18 +125,18 @@ def test_a_tasks_part_is_the_mean_over_its_holders(name: str, weighting: str) ->
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_every_strategy_leaves_whole_models(name: str) -> None:
+def test_every_strategy_results_in_complete_models(name: str) -> None:
     strategy = STRATEGIES[name](**SETTINGS.get(name, {}))
     _, grid, merged = one_round(strategy)
     for site, model in strategy.trained_models(merged).items():
-        held = set(wire.unpack(model))
-        assert held == (grid.sent[site] if site else set(SHAPES))
+        names = set(wire.unpack(model))
+        assert names == (grid.sent[site] if site else set(SHAPES))
 
 
-def test_what_a_site_does_not_hold_stays_out_of_its_norms() -> None:
+def test_norms_of_parts_that_a_site_does_not_train_are_the_average() -> None:
     strategy = STRATEGIES["fedbn"]()
     _, _, merged = one_round(strategy)
     left = wire.unpack(strategy.trained_models(merged)["left"])
     np.testing.assert_array_equal(left["cross.a"]["cross.a.norm.bias"], near("left")["cross.a"]["cross.a.norm.bias"])
-    ours = wire.unpack(merged)["cross.b"]["cross.b.norm.bias"]
-    np.testing.assert_array_equal(left["cross.b"]["cross.b.norm.bias"], ours)
+    average = wire.unpack(merged)["cross.b"]["cross.b.norm.bias"]
+    np.testing.assert_array_equal(left["cross.b"]["cross.b.norm.bias"], average)

@@ -1,4 +1,4 @@
-"""A growing width under real rounds: functions are averaged, sites get their part, and nobody forgets anything."""
+"""A growing width under real rounds: functions are averaged, sites get their part, and no unit is lost."""
 
 from __future__ import annotations
 
@@ -109,18 +109,18 @@ def test_a_site_is_sent_its_own_units(packed: bool) -> None:
     for key, message in sent.items():
         own, before = tensors_of(message.content["arrays"]), trained(key)
         assert {name: values.shape for name, values in own.items()} == {n: v.shape for n, v in before.items()}
-        np.testing.assert_array_equal(own["0.weight"], before["0.weight"])  # in the order that the site knows
+        np.testing.assert_array_equal(own["0.weight"], before["0.weight"])  # in the order of the site
         np.testing.assert_array_equal(own["2.weight"], network["2.weight"][:, strategy.units[key]["0"]])
-    newcomer = tensors_of(strategy.arrays_for(SiteCard("new", 1), arrays, None))
+    new_site = tensors_of(strategy.arrays_for(SiteCard("new", 1), arrays, None))
     count = np.zeros(POOL, int)
     for units in strategy.units.values():
         count[units["0"]] += 1
     usual = np.sort(np.argsort(-count, kind="stable")[:WIDTH])
-    np.testing.assert_array_equal(newcomer["0.weight"], network["0.weight"][usual])
-    assert list(usual) == list(range(WIDTH))  # each is held by two sites at least, those that were added by one
+    np.testing.assert_array_equal(new_site["0.weight"], network["0.weight"][usual])
+    assert list(usual) == list(range(WIDTH))  # two or more sites have each of these, only one has an added unit
 
 
-def test_what_nobody_held_stays() -> None:
+def test_units_that_no_site_has_stay() -> None:
     strategy, arrays = grown()
     before = tensors_of(arrays)
 
@@ -128,15 +128,15 @@ def test_what_nobody_held_stays() -> None:
         return drift(key, message) if key == "a" else Error(2, "not today")
 
     after = tensors_of(one_round(strategy, alone, arrays=arrays, number=2)[0])
-    held = strategy.units["a"]["0"]
-    others = np.setdiff1d(np.arange(POOL), held)
+    own = strategy.units["a"]["0"]
+    others = np.setdiff1d(np.arange(POOL), own)
     assert len(others) == 4
     for name, axis in (("0.weight", 0), ("0.bias", 0), ("2.weight", 1)):
         np.testing.assert_array_equal(after[name].take(others, axis), before[name].take(others, axis))
-        assert (after[name].take(held, axis) != before[name].take(held, axis)).any()
+        assert (after[name].take(own, axis) != before[name].take(own, axis)).any()
 
 
-def test_widths_are_kept_and_units_recognised_over_rounds() -> None:
+def test_widths_stay_and_units_are_recognised_over_rounds() -> None:
     strategy, arrays = grown(True)
     units = {key: own["0"].copy() for key, own in strategy.units.items()}
     for number in (2, 3, 4):
@@ -151,7 +151,7 @@ def test_a_resumed_run_is_bit_equal(packed: bool, tmp_path: Path) -> None:
     settings = {"prior_strength": 0.5}
     straight, arrays = grown(packed, **settings)
     resumed, again, state = GrowingMatching(pool()[0], precision="none", **settings), arrays, straight.state()
-    if packed:  # through a file: the model there is wider than the one that a run begins with
+    if packed:  # through a file, whose model is wider than the one that a run starts with
         run = Run(tmp_path)
         run.save("last", arrays, straight.state(), {})
         saved = run.load("last", begin(True))
@@ -168,14 +168,14 @@ def test_a_resumed_run_is_bit_equal(packed: bool, tmp_path: Path) -> None:
 
 
 def informed(key: str, message: Message) -> RecordDict:
-    """Return a site's update; a and b tell their precision, c only counts."""
+    """Return a site's update; a and b send their precision, c counts by its samples."""
     content = first(key, message)
     if key != "c":
-        content["precision"] = write_precision(said(key))
+        content["precision"] = write_precision(site_precision(key))
     return content
 
 
-def said(key: str) -> dict[str, np.ndarray]:
+def site_precision(key: str) -> dict[str, np.ndarray]:
     generator = np.random.default_rng([7, *key.encode()])
     return {name: np.exp2(generator.integers(0, 4, v.shape)).astype("f") for name, v in trained(key).items()}
 
@@ -186,30 +186,30 @@ def test_precision_against_a_slow_reference(prior: float) -> None:
     arrays, previous = begin(False), None
     for number in (1, 2):
         frame = tensors_of(arrays)
-        strategy.memory = Memory()  # the sites say the same again
+        strategy.memory = Memory()  # the sites send the same updates again
         arrays, _, _ = one_round(strategy, informed, arrays=arrays, number=number)
         network, units = tensors_of(arrays), {key: own["0"] for key, own in strategy.units.items()}
         for name, axis in (("0.weight", 0), ("0.bias", 0), ("2.weight", 1), ("2.bias", None)):
-            told = {key: said(key)[name] * 1.0 for key in "ab"}
-            for key, values in told.items():
+            precision = {key: site_precision(key)[name] * 1.0 for key in "ab"}
+            for key, values in precision.items():
                 rows = values.mean(axis=1, keepdims=True) if values.ndim > 1 else values.mean()
-                told[key] = values + floor * rows + floor**2 * values.mean()
-            usual = sum(values.mean() for values in told.values()) / (COUNTS["a"] + COUNTS["b"])
-            told["c"] = np.full(trained("c")[name].shape, usual * COUNTS["c"])
+                precision[key] = values + floor * rows + floor**2 * values.mean()
+            usual = sum(values.mean() for values in precision.values()) / (COUNTS["a"] + COUNTS["b"])
+            precision["c"] = np.full(trained("c")[name].shape, usual * COUNTS["c"])
             top, bottom = np.zeros(network[name].shape), np.zeros(network[name].shape)
             if prior and previous is not None:
                 top, bottom = top + previous[name] * frame[name], bottom + previous[name]
-            for key, sure in told.items():
+            for key, own in precision.items():
                 for place in np.ndindex(network[name].shape):
                     unit = None if axis is None else place[axis]
                     if unit is None or unit in units[key]:
                         at = list(place)
                         if axis is not None:
                             at[axis] = list(units[key]).index(unit)
-                        bottom[place] += sure[tuple(at)]
-                        top[place] += sure[tuple(at)] * trained(key)[name][tuple(at)]
-                    elif name == "2.weight":  # it does not listen, as surely as to the units that it has
-                        bottom[place] += sure[place[0]].mean()
+                        bottom[place] += own[tuple(at)]
+                        top[place] += own[tuple(at)] * trained(key)[name][tuple(at)]
+                    elif name == "2.weight":  # weight 0, at the mean precision of the units that it has
+                        bottom[place] += own[place[0]].mean()
             np.testing.assert_allclose(network[name], top / bottom, atol=1e-4, err_msg=name)
             np.testing.assert_allclose(strategy.posterior[name], bottom, rtol=1e-4)
         previous = dict(strategy.posterior)
@@ -252,7 +252,7 @@ def test_sites_that_trained_apart_are_aligned_first() -> None:
         ({"width_cap": 0.9}, "Expected width_cap to be a finite number that is at least 1, got 0.9."),
     ],
 )
-def test_settings_that_are_none(settings: dict, sentence: str) -> None:
+def test_impossible_settings_are_refused(settings: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         GrowingMatching(**settings)
 
@@ -282,7 +282,7 @@ def test_a_run_whose_model_grows_is_tested_kept_and_resumed(small: dict, tmp_pat
     assert summary["tasks"]["lungs"]["test"] and summary["parameters"] > build_parameters(config)
     assert (whole.folder / "examples.npz").exists() and (whole.folder / "report.html").exists()
     sent = {line["bytes_down"] for line in whole.lines("rounds.jsonl")}
-    assert max(sent) < 1.01 * min(sent)  # sites hold what they held before
+    assert max(sent) < 1.01 * min(sent)  # the sites' width is the same in every round
 
 
 def build_parameters(config: dict) -> int:

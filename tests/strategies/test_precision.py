@@ -60,12 +60,12 @@ def test_what_is_no_precision_is_not_encoded(value: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["e", "f", "d"])
-def test_floats_stay_as_they_came(dtype: str) -> None:
+def test_floats_are_not_encoded(dtype: str) -> None:
     values = RNG(0).exponential(1.0, (3, 4)).astype(dtype)
-    said = Precision(values)
-    np.testing.assert_array_equal(said.decode(), values.ravel())
-    assert said.decode().dtype == ("d" if dtype == "d" else "f")
-    np.testing.assert_array_equal(said.at(slice(2, 8), (3, 2)).values, values.ravel()[2:8].reshape(3, 2))
+    precision = Precision(values)
+    np.testing.assert_array_equal(precision.decode(), values.ravel())
+    assert precision.decode().dtype == ("d" if dtype == "d" else "f")
+    np.testing.assert_array_equal(precision.at(slice(2, 8), (3, 2)).values, values.ravel()[2:8].reshape(3, 2))
 
 
 def test_the_record_comes_back() -> None:
@@ -73,12 +73,12 @@ def test_the_record_comes_back() -> None:
     written = write_precision(values)
     assert list(written) == [name for key in values for name in (key, key + LARGEST)]
     for record in (written, over_the_wire(written)):
-        found = read_precision(record, values)
-        assert found.keys() == values.keys()
-        for key, said in found.items():
+        decoded = read_precision(record, values)
+        assert decoded.keys() == values.keys()
+        for key, precision in decoded.items():
             coded = encode(values[key])
-            np.testing.assert_array_equal(said.values, coded.values)
-            assert said.largest == coded.largest and said.values.shape == values[key].shape
+            np.testing.assert_array_equal(precision.values, coded.values)
+            assert precision.largest == coded.largest and precision.values.shape == values[key].shape
     assert read_precision(ArrayRecord(), values) == {}  # those arrays count by their samples
 
 

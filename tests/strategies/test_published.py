@@ -1,4 +1,4 @@
-"""The published merges as strategies, each against its formula written out, and on orders that are known."""
+"""The published merges as strategies, each against its formula written out, and on planted orders."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model(*widths: int, seed: int = 0) -> tuple[AxisGraph, Network]:
 
 
 def answering(networks: dict[str, Network], precision: dict[str, Network] | None = None) -> Any:
-    """Return sites that say these networks, and how sure they are of them."""
+    """Return sites that send these networks, and their precision if it is given."""
 
     def answer(key: str, message: Message) -> RecordDict:
         content = {"arrays": record(networks[key]), "metrics": MetricRecord({"num-examples": COUNTS[key]})}
@@ -58,28 +58,31 @@ def answering(networks: dict[str, Network], precision: dict[str, Network] | None
 
 
 def drifted(network: Network, noise: float = 0.05) -> dict[str, Network]:
-    found = {}
+    networks = {}
     for key in SITES:
         rng = np.random.default_rng(list(key.encode()))
-        found[key] = {n: (v + noise * v.std() * rng.standard_normal(v.shape)).astype("f") for n, v in network.items()}
-    return found
+        networks[key] = {
+            n: (v + noise * v.std() * rng.standard_normal(v.shape)).astype("f") for n, v in network.items()
+        }
+    return networks
 
 
 def fisher_of(networks: dict[str, Network]) -> dict[str, Network]:
-    """Return powers of 2, which one byte tells exactly, and some that are 0."""
+    """Return powers of 2, which one byte represents exactly, and some zeros."""
     rng = np.random.default_rng(3)
 
-    def one(shape: tuple[int, ...]) -> np.ndarray:
+    def draw(shape: tuple[int, ...]) -> np.ndarray:
         return np.float32(np.exp2(rng.integers(-9, 4, shape)) * (rng.random(shape) > 0.2))
 
-    return {key: {name: one(values.shape) for name, values in net.items()} for key, net in networks.items()}
+    return {key: {name: draw(values.shape) for name, values in net.items()} for key, net in networks.items()}
 
 
 def test_fisher_merging_is_its_formula() -> None:
     _, start = model(12, 8, 4)
     networks = drifted(start)
     fisher = fisher_of(networks)
-    fisher["a"]["0.bias"][:] = fisher["b"]["0.bias"][:] = fisher["c"]["0.bias"][:] = 0  # nobody knows: the mean is left
+    for key in SITES:  # if the precision of a tensor is 0 at all sites, the mean remains
+        fisher[key]["0.bias"][:] = 0
     merged = tensors_of(one_round(FisherMerging(), answering(networks, fisher), arrays=record(start))[0])
     for name, values in merged.items():
         weights = {key: np.maximum(fisher[key][name], 1e-6 * COUNTS[key]) for key in SITES}
@@ -124,7 +127,7 @@ def planted(name: str) -> tuple[AxisGraph, Network, dict[str, Network], dict[str
     network = MODELS[name]()
     graph, rng = derive_axes(network), np.random.default_rng(4)
     start = {n: v.astype("f") if v.ndim else v.astype(np.int64) for n, v in numbers(network).items()}
-    for n in start:  # a new BatchNorm treats all units alike
+    for n in start:  # a new BatchNorm has equal units
         if n.startswith("1.") and start[n].ndim:
             start[n] = rng.uniform(0.5, 2, start[n].shape).astype("f")
     sites = {key: {n: v if v.ndim else start[n] for n, v in net.items()} for key, net in drifted(start).items()}
@@ -189,13 +192,13 @@ def test_pfnm_maximises_the_published_objective(seed: int) -> None:
     for key in "ab":
         networks[key]["2.bias"] = start["2.bias"]
     strategy = Pfnm(axes=graph)
-    told = answering(networks)
-    merged = tensors_of(one_round(strategy, lambda k, m: None if k == "c" else told(k, m), arrays=record(start))[0])
+    answer = answering(networks)
+    merged = tensors_of(one_round(strategy, lambda k, m: None if k == "c" else answer(k, m), arrays=record(start))[0])
     rows = [np.hstack([net["0.weight"], net["0.bias"][:, None], net["2.weight"].T]) for net in networks.values()]
     best = max(permutations(range(4)), key=lambda order: (np.square(rows[0] + rows[1][list(order)]) / 3).sum())
     atoms = (rows[0] + rows[1][list(best)]) / 3  # 2 / (2 + 1) of the mean
-    found = np.hstack([merged["0.weight"], merged["0.bias"][:, None], merged["2.weight"].T])
-    np.testing.assert_allclose(found[np.argsort(found[:, 0])], atoms[np.argsort(atoms[:, 0])], atol=1e-6)
+    units = np.hstack([merged["0.weight"], merged["0.bias"][:, None], merged["2.weight"].T])
+    np.testing.assert_allclose(units[np.argsort(units[:, 0])], atoms[np.argsort(atoms[:, 0])], atol=1e-6)
     np.testing.assert_allclose(merged["2.bias"], start["2.bias"] * 2 / 3, atol=1e-6)
 
 
@@ -212,8 +215,8 @@ def test_pfnm_matches_from_the_top_down(seed: int) -> None:
     ]
     below = linear_sum_assignment(lower[0] @ lower[1].T, maximize=True)[1]
     b_moved = graph.permute(b, {"2": order, "0": below})
-    told = answering({"a": a, "b": b})
-    merged = one_round(Pfnm(axes=graph), lambda k, m: None if k == "c" else told(k, m), arrays=record(start))[0]
+    answer = answering({"a": a, "b": b})
+    merged = one_round(Pfnm(axes=graph), lambda k, m: None if k == "c" else answer(k, m), arrays=record(start))[0]
     expected = {n: (a[n] + b_moved[n]) / 3 for n in start}
     np.testing.assert_allclose(forward(tensors_of(merged), X[:, :5]), forward(expected, X[:, :5]), atol=1e-5)
 
@@ -229,7 +232,7 @@ def test_pfnm_shrinks_in_every_round() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_what_a_paper_fixes_is_no_setting(name: str) -> None:
+def test_settings_that_a_paper_fixes_are_refused(name: str) -> None:
     kind = PUBLISHED[name]
     for setting, value in kind.fixed.items():
         with pytest.raises(TypeError, match=setting):
@@ -238,12 +241,12 @@ def test_what_a_paper_fixes_is_no_setting(name: str) -> None:
     assert type(strategy) is kind and strategy.prior_strength == kind.fixed["prior_strength"]
 
 
-def test_a_prior_of_no_width_is_refused() -> None:
+def test_a_prior_without_width_is_refused() -> None:
     with pytest.raises(ValueError, match="Expected sigma0 to be a finite number that is above 0, got 0"):
         Pfnm(sigma0=0)
 
 
-def test_strategies_are_told_by_name() -> None:
+def test_the_help_lists_all_strategies() -> None:
     lines = describe_strategies().splitlines()
     assert [line.split()[0] for line in lines] == list(STRATEGIES)
     assert all(line.endswith(".") and len(line.split()) > 3 for line in lines)
