@@ -1,4 +1,4 @@
-"""Networks in orders that are known: what the tests of alignment start from."""
+"""Networks with known permutations, which the tests of alignment have to undo."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def shaken(network: Network, noise: float, generator: np.random.Generator) -> Ne
 def plant(
     graph: AxisGraph, frame: Network, noise: float, gauge: Any, seed: int = 0
 ) -> tuple[list[Network], list[Network], list[dict[str, np.ndarray]]]:
-    """Return four drifted clients as they would be in the frame, as they come, and in which orders."""
+    """Return four drifted clients in the order of the frame, the same permuted, and the permutations."""
     generator = RNG(seed)
     clients = [shaken(frame, noise, generator) for _ in range(4)]
-    orders = [{label: axis.random_permutation(generator) for label, axis in graph.axes.items()} for _ in clients]
-    moved = [graph.permute(client, order) for client, order in zip(clients, orders, strict=True)]
+    permutations = [{label: axis.random_permutation(generator) for label, axis in graph.axes.items()} for _ in clients]
+    moved = [graph.permute(client, permutation) for client, permutation in zip(clients, permutations, strict=True)]
     for j, network in enumerate(moved):
         for label in graph.axes:
             network = graph.regauge(network, label, graph.random_gauge(network, label, gauge, generator))
         moved[j] = network
-    return clients, moved, orders
+    return clients, moved, permutations
 
 
 def difference(networks: list[Network], others: list[Network]) -> float:

@@ -1,4 +1,4 @@
-"""Widths: read off shapes, parts and wholes of networks, and models that take a grown network's tensors."""
+"""Widths: inferred from shapes, submodels, and models resized to a grown network's tensors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHAPES = {"a.weight": (3, 4), "a.bias": (3,), "qkv": (24, 5), "out": (5, 8), "no
           "flat": (7, 18), "other": (6,)}  # fmt: skip
 
 
-def test_sizes_are_read_off_shapes_through_views_and_sums() -> None:
+def test_sizes_are_inferred_from_shapes_through_views_and_sums() -> None:
     wide = TABLE.resize({"a": 6, "h": 3, "b": 4})
     shapes = SHAPES | {"a.weight": (6, 4), "a.bias": (6,), "qkv": (36, 5), "out": (5, 12), "b": (4, 9), "join": (4, 10),
                        "flat": (7, 36)}  # fmt: skip
@@ -49,7 +49,7 @@ def test_sizes_are_read_off_shapes_through_views_and_sums() -> None:
         infer_sizes(TABLE, net | {"a.bias": np.zeros(5)})
 
 
-def test_a_part_and_the_whole() -> None:
+def test_a_submodel_of_a_widened_network_is_the_network() -> None:
     wide = TABLE.resize({"a": 6, "h": 3, "b": 4})
     small = {name: RNG(0).standard_normal(shape) for name, shape in SHAPES.items()}
     units = {"a": np.array([4, 0, 2]), "h": np.array([2, 0]), "b": np.array([3, 1])}
@@ -70,15 +70,15 @@ def test_a_part_and_the_whole() -> None:
 # Models.
 
 
-def with_silent_units(graph: AxisGraph, network: Network, share: float = 0.5) -> tuple[AxisGraph, Network]:
-    """Return a network with more units on every axis that may grow, random ones that all readers weigh with 0."""
+def with_unread_units(graph: AxisGraph, network: Network, share: float = 0.5) -> tuple[AxisGraph, Network]:
+    """Return a network with more units on every axis that may grow, random ones, to which all readers have weight 0."""
     sizes = {label: axis.size for label, axis in graph.axes.items() if axis.growable and axis.kind != "grouped"}
     wide = graph.resize({label: size + max(int(share * size), 1) for label, size in sizes.items()})
     grown = Growth(wide, [{label: np.arange(size) for label, size in sizes.items()}])
     values, precision = expand(grown, 0, network)
     generator = RNG(3)
     for name, sure in precision.items():
-        if np.ndim(sure):  # what belongs to a new unit has precision 0, what reads it has not
+        if np.ndim(sure):  # tensors of a new unit have precision 0, its readers do not
             values[name] = np.where(sure > 0, values[name], abs(generator.standard_normal(values[name].shape)))
     return wide, values
 
@@ -113,24 +113,24 @@ WIDENED = {
 
 @pytest.mark.parametrize("name", WIDENED)
 @torch.no_grad()
-def test_units_that_nobody_reads_change_nothing(name: str) -> None:
+def test_unread_units_change_nothing(name: str) -> None:
     build, inputs = WIDENED[name]
     torch.manual_seed(0)
     model = build().double().eval()
     graph, before = derive_axes(model), numbers(model)
-    wide, values = with_silent_units(graph, before)
+    wide, values = with_unread_units(graph, before)
     grown, x = resize(model, values), inputs()
-    expected, found = (flat(net.eval()(*x)) for net in (model, grown))
+    expected, actual = (flat(net.eval()(*x)) for net in (model, grown))
     assert sum(p.numel() for p in grown.parameters()) > sum(p.numel() for p in model.parameters())
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     assert all(np.array_equal(before[key], value) for key, value in numbers(model).items())
     again = derive_axes(grown)
     assert {label: axis.size for label, axis in again.axes.items()} == {k: axis.size for k, axis in wide.axes.items()}
     assert again.tensors == wide.tensors
     check_symmetry(grown, again, x)
     if isinstance(grown, MultiTaskModel):
-        held = {key: tensor for part in grown.parts().values() for key, tensor in part.items()}
-        assert all(held[key].shape == value.shape for key, value in values.items())
+        parts = {key: tensor for part in grown.parts().values() for key, tensor in part.items()}
+        assert all(parts[key].shape == value.shape for key, value in values.items())
 
 
 def flat(outputs: Any) -> Tensor:
@@ -140,7 +140,7 @@ def flat(outputs: Any) -> Tensor:
 def test_a_grown_model_trains() -> None:
     model = multitask()
     grown = resize(
-        model, {key: values for key, values in with_silent_units(derive_axes(model), numbers(model))[1].items()}
+        model, {key: values for key, values in with_unread_units(derive_axes(model), numbers(model))[1].items()}
     )
     image, rows = samples()
     flat(grown(image.float(), rows)).square().sum().backward()

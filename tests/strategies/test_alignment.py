@@ -1,4 +1,4 @@
-"""Planted reorderings of whole networks, all clients at once."""
+"""Planted permutations of whole networks, all clients at once."""
 
 from __future__ import annotations
 
@@ -17,68 +17,67 @@ from mtfed.models.symmetry import derive_axes
 
 @pytest.mark.parametrize("noise", [0.1, 1.0])
 @pytest.mark.parametrize("framed", [True, False])
-def test_planted_orders_of_all_axes_are_found_and_undone(noise: float, framed: bool) -> None:
+def test_planted_permutations_of_all_axes_are_recovered(noise: float, framed: bool) -> None:
     graph, frame = multitask()
-    clients, moved, orders = plant(graph, frame, noise, "none")
-    found = align(graph, moved, frame=frame if framed else None)
-    assert {step.axis for step in found.log} == set(graph.axes)
-    assert found.log[0].axis == "encoder.body.residual"  # what heads and MLPs are read in comes first
+    clients, moved, permutations = plant(graph, frame, noise, "none")
+    result = align(graph, moved, frame=frame if framed else None)
+    assert {step.axis for step in result.log} == set(graph.axes)
+    assert result.log[0].axis == "encoder.body.residual"  # heads and MLPs read it, so it comes first
     for label in graph.axes:
-        reference = np.arange(graph.axes[label].size) if framed else orders[0][label]
-        for planted, order in zip(orders, found.permutations, strict=True):
-            np.testing.assert_array_equal(planted[label][order[label]], reference)
-    for network, own, order in zip(found.clients, moved, found.permutations, strict=True):
-        again = graph.permute(own, order)
+        reference = np.arange(graph.axes[label].size) if framed else permutations[0][label]
+        for planted, permutation in zip(permutations, result.permutations, strict=True):
+            np.testing.assert_array_equal(planted[label][permutation[label]], reference)
+    for network, own, permutation in zip(result.clients, moved, result.permutations, strict=True):
+        again = graph.permute(own, permutation)
         assert all(np.array_equal(network[name], again[name]) for name in again)
     if not framed:
-        clients = [graph.permute(client, orders[0]) for client in clients]
-    assert difference(found.clients, clients) < 1e-12
+        clients = [graph.permute(client, permutations[0]) for client in clients]
+    assert difference(result.clients, clients) < 1e-12
     assert difference(moved, clients) > 0.3
 
 
 @pytest.mark.parametrize("gauge", ["orth", "gl"])
 @pytest.mark.parametrize(("noise", "tolerance"), [(0.0, 1e-10), (0.1, 0.05), (1.0, None)])
-def test_planted_bases_inside_heads_are_found(gauge: Any, noise: float, tolerance: float | None) -> None:
+def test_planted_bases_inside_heads_are_recovered(gauge: Any, noise: float, tolerance: float | None) -> None:
     graph, frame = multitask()
-    clients, moved, orders = plant(graph, frame, noise, gauge)
-    found = align(graph, moved, frame=frame, gauge=gauge)
+    clients, moved, permutations = plant(graph, frame, noise, gauge)
+    result = align(graph, moved, frame=frame, gauge=gauge)
     for label, axis in graph.axes.items():
-        for planted, order in zip(orders, found.permutations, strict=True):
-            np.testing.assert_array_equal(planted[label][order[label]], np.arange(axis.size))
-    assert tolerance is None or difference(found.clients, clients) < tolerance
+        for planted, permutation in zip(permutations, result.permutations, strict=True):
+            np.testing.assert_array_equal(planted[label][permutation[label]], np.arange(axis.size))
+    assert tolerance is None or difference(result.clients, clients) < tolerance
 
 
-def test_weights_as_they_are_do_not_tell_heads_of_other_bases() -> None:
+def test_plain_weights_cannot_match_heads_of_other_bases() -> None:
     graph, frame = multitask()
-    _, moved, orders = plant(graph, frame, 0.0, "orth")
-    found = align(graph, moved, frame=frame, gauge="none")
+    _, moved, permutations = plant(graph, frame, 0.0, "orth")
+    result = align(graph, moved, frame=frame, gauge="none")
     label = "encoder.body.blocks.0.attn.heads"
-    assert any(
-        (own[label][order[label]] != range(4)).any() for own, order in zip(orders, found.permutations, strict=True)
-    )
+    pairs = zip(permutations, result.permutations, strict=True)
+    assert any((planted[label][own[label]] != range(4)).any() for planted, own in pairs)
 
 
-def test_clients_with_other_tasks_share_what_they_share() -> None:
+def test_clients_with_other_tasks_are_aligned_on_common_parts() -> None:
     graph, frame = multitask()
     clients, moved, _ = plant(graph, frame, 0.3, "none")
     for j in (0, 2):
         for nets in (clients, moved):
             nets[j] = {name: values for name, values in nets[j].items() if not name.startswith("decoders.lungs")}
     samples = [10.0, {name: 20.0 for name in frame}, np.int64(30), 5.0]
-    found = align(graph, moved, frame=frame, weights=samples)
-    assert difference(found.clients, clients) < 1e-12
-    assert "decoders.lungs.fuse" not in found.permutations[0] and "decoders.lungs.fuse" in found.permutations[1]
+    result = align(graph, moved, frame=frame, weights=samples)
+    assert difference(result.clients, clients) < 1e-12
+    assert "decoders.lungs.fuse" not in result.permutations[0] and "decoders.lungs.fuse" in result.permutations[1]
     alone = align(graph, moved[1:2], frame=frame)
     assert difference(alone.clients, clients[1:2]) < 1e-12
     assert align(graph, moved[:1]).log == []  # one client and no frame: nothing to compare
 
 
-def test_clients_near_the_frame_stay() -> None:
+def test_clients_near_the_frame_are_not_permuted() -> None:
     graph, frame = multitask()
     clients = [shaken(frame, 0.05, RNG(seed)) for seed in range(3)]
-    found = align(graph, clients, frame=frame)
-    assert all(step.moved == 0 and step.sweep == 0 for step in found.log)  # each axis is looked at once
-    assert all(np.array_equal(found.clients[0][name], clients[0][name]) for name in frame)
+    result = align(graph, clients, frame=frame)
+    assert all(step.moved == 0 and step.sweep == 0 for step in result.log)  # each axis is matched once
+    assert all(np.array_equal(result.clients[0][name], clients[0][name]) for name in frame)
 
 
 def test_groups_and_concatenations_are_aligned() -> None:
@@ -99,20 +98,20 @@ def test_groups_and_concatenations_are_aligned() -> None:
     for graph, network in networks:
         frame = shaken(network, 0.5, RNG(3))
         clients, moved, _ = plant(graph, frame, 0.1, "none")
-        found = align(graph, moved, frame=frame)
-        assert difference(found.clients, clients) < 1e-12
+        result = align(graph, moved, frame=frame)
+        assert difference(result.clients, clients) < 1e-12
 
 
-def test_frozen_axes_stay_and_misfits_are_refused() -> None:
+def test_frozen_axes_are_not_permuted_and_misfits_are_refused() -> None:
     graph = AxisGraph({"w": (None, ("x", None))}, {"x": Axis(3, "frozen")})
     network = {"w": RNG(0).standard_normal((3, 4))}
     moved = {"w": network["w"][::-1]}
-    found = align(graph, [moved], frame=network)
-    assert found.log == []
+    result = align(graph, [moved], frame=network)
+    assert result.log == []
     free = AxisGraph(graph.tensors, {"x": Axis(3)})
     assert align(free, [moved], frame=network).permutations[0]["x"].tolist() == [2, 1, 0]
     assert align(free.freeze("x"), [moved], frame=network).log == []
-    assert np.array_equal(found.clients[0]["w"], moved["w"])
+    assert np.array_equal(result.clients[0]["w"], moved["w"])
     with pytest.raises(ValueError, match="axis 'x' has 3 units"):
         align(graph, [{"w": np.zeros((4, 4))}], frame=network)
 
@@ -121,31 +120,32 @@ def test_frozen_axes_stay_and_misfits_are_refused() -> None:
 def test_a_precision_of_every_weight_counts_by_its_mean_over_units(form: str) -> None:
     graph, frame = multitask()
     clients, moved, _ = plant(graph, frame, 0.3, "none")
-    said: dict[str, Any] = {
+    weights: dict[str, Any] = {
         "number": [2.0, 3.0, 4.0, 5.0],
         "by name": [{name: 2.0 + j for name in frame} for j in range(4)],
         "array": [{name: np.full(values.shape, 2.0 + j) for name, values in frame.items()} for j in range(4)],
     }
-    one, other = (align(graph, moved, frame=frame, weights=said[kind]) for kind in ("number", form))
-    assert [step.objective for step in one.log] == pytest.approx([step.objective for step in other.log], rel=1e-6)
-    assert difference(other.clients, clients) < 1e-12
+    by_number, by_form = (align(graph, moved, frame=frame, weights=weights[kind]) for kind in ("number", form))
+    objectives = [[step.objective for step in result.log] for result in (by_number, by_form)]
+    assert objectives[0] == pytest.approx(objectives[1], rel=1e-6)
+    assert difference(by_form.clients, clients) < 1e-12
 
 
-def test_a_client_has_no_say_in_weights_it_is_not_sure_of() -> None:
+def test_weights_without_precision_are_ignored() -> None:
     graph = AxisGraph({"w": (None, ("x", "y"))}, {"x": Axis(12), "y": Axis(10)})
     frame = {"w": RNG(0).standard_normal((12, 10))}
-    orders = {"x": RNG(1).permutation(12), "y": RNG(2).permutation(10)}
-    garbled, sure = {"w": frame["w"].copy()}, {"w": np.ones((12, 10))}
-    garbled["w"][:, :4], sure["w"][:, :4] = 10 * RNG(3).standard_normal((12, 4)), 0.0
+    permutations = {"x": RNG(1).permutation(12), "y": RNG(2).permutation(10)}
+    garbled, precision = {"w": frame["w"].copy()}, {"w": np.ones((12, 10))}
+    garbled["w"][:, :4], precision["w"][:, :4] = 10 * RNG(3).standard_normal((12, 4)), 0.0
     fixed = graph.freeze("y")
-    moved, trust = (graph.permute(network, {"x": orders["x"]}) for network in (garbled, sure))
-    found = align(fixed, [moved], frame=frame, weights=[trust])
-    np.testing.assert_array_equal(orders["x"][found.permutations[0]["x"]], np.arange(12))
-    assert (align(fixed, [moved], frame=frame).permutations[0]["x"] != found.permutations[0]["x"]).any()
-    # The precision moves with the weights: x, matched after y, finds it where y has brought it.
+    moved, weights = (graph.permute(network, {"x": permutations["x"]}) for network in (garbled, precision))
+    result = align(fixed, [moved], frame=frame, weights=[weights])
+    np.testing.assert_array_equal(permutations["x"][result.permutations[0]["x"]], np.arange(12))
+    assert (align(fixed, [moved], frame=frame).permutations[0]["x"] != result.permutations[0]["x"]).any()
+    # The precision moves with the weights: x is matched after y and uses it in the order that y has brought it to.
     free = AxisGraph(graph.tensors | {"b": (None, ("y", None))}, graph.axes)
     frame["b"] = RNG(4).standard_normal((10, 30))
-    moved, trust = (free.permute(network | {"b": frame["b"]}, orders) for network in (garbled, sure))
-    found = align(free, [moved], frame=frame, weights=[trust | {"b": 1.0}], max_sweeps=1)
-    assert [step.axis for step in found.log] == ["y", "x"]
-    np.testing.assert_array_equal(orders["x"][found.permutations[0]["x"]], np.arange(12))
+    moved, weights = (free.permute(network | {"b": frame["b"]}, permutations) for network in (garbled, precision))
+    result = align(free, [moved], frame=frame, weights=[weights | {"b": 1.0}], max_sweeps=1)
+    assert [step.axis for step in result.log] == ["y", "x"]
+    np.testing.assert_array_equal(permutations["x"][result.permutations[0]["x"]], np.arange(12))

@@ -1,4 +1,4 @@
-"""Growing width: functions are averaged, planted units are found, and clients get their part back."""
+"""Growing width: functions are averaged, planted units are recovered, and clients get their part back."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from mtfed.models.width import resize
 
 
 def random_weights(graph: AxisGraph, model: nn.Module, seed: int = 0) -> Network:
-    """Return weights of which every tensor has spread 1 over its size, variances positive."""
+    """Return weights with spread 1 over a tensor's size, and positive variances."""
     generator = RNG(seed)
-    found = {}
+    weights = {}
     for name, values in numbers(model).items():
         noise = generator.standard_normal(values.shape) / np.sqrt(max(np.prod(values.shape[1:]), 4))
-        found[name] = abs(noise) + 0.5 if name.endswith("running_var") else noise
+        weights[name] = abs(noise) + 0.5 if name.endswith("running_var") else noise
         if name.endswith("num_batches_tracked"):
-            found[name] = values
-    graph.validate(found)
-    return found
+            weights[name] = values
+    graph.validate(weights)
+    return weights
 
 
-def merge(grown: Growth, clients: list[Network], precisions: list[Any]) -> Network:
+def merge(growth: Growth, clients: list[Network], precisions: list[Any]) -> Network:
     """Return sum_j P_j v_j / sum_j P_j."""
-    wide = [expand(grown, j, client, said) for j, (client, said) in enumerate(zip(clients, precisions, strict=True))]
+    wide = [expand(growth, j, client, precisions[j]) for j, client in enumerate(clients)]
     merged = {}
     for name in {name for v, _ in wide for name in v}:
         total = sum(p[name] * v[name] for v, p in wide if name in v)
         sure = np.broadcast_to(sum(p[name] for v, p in wide if name in v), np.shape(total))
-        merged[name] = np.divide(total, sure, out=np.zeros(np.shape(total)), where=sure > 0)  # 0 in units of nobody
+        merged[name] = np.divide(
+            total, sure, out=np.zeros(np.shape(total)), where=sure > 0
+        )  # 0 if no client has the unit
     return merged
 
 
@@ -48,66 +50,66 @@ def one_layer(seed: int = 0, clients: int = 3) -> tuple[AxisGraph, list[Network]
     """Return clients of 8 units each, from a pool of 12 whose incoming weights they share."""
     generator = RNG(seed)
     pool, bias = generator.standard_normal((12, 6)), generator.standard_normal(12)
-    held = [generator.permutation(12)[:8] for _ in range(clients)]
+    owned = [generator.permutation(12)[:8] for _ in range(clients)]
     networks = [
         {"0.weight": pool[own], "0.bias": bias[own], "2.weight": generator.standard_normal((4, 8)),
-         "2.bias": generator.standard_normal(4)} for own in held
+         "2.bias": generator.standard_normal(4)} for own in owned
     ]  # fmt: skip
-    return derive_axes(perceptron(6, 8, 4)), networks, held
+    return derive_axes(perceptron(6, 8, 4)), networks, owned
 
 
-def by_pool(held: list[np.ndarray], graph: AxisGraph) -> Growth:
-    return Growth(graph.resize({"0": 12}), [{"0": own} for own in held])
+def by_pool(owned: list[np.ndarray], graph: AxisGraph) -> Growth:
+    return Growth(graph.resize({"0": 12}), [{"0": own} for own in owned])
 
 
 def test_the_merge_is_the_mean_of_the_clients_functions() -> None:
-    graph, networks, held = one_layer()
+    graph, networks, owned = one_layer()
     assert graph.axes["0"].readers == ("2.weight",)
-    assert (by_pool(held, graph).count_holders("0") == sum(np.isin(range(12), own) for own in held)).all()
+    assert (by_pool(owned, graph).count_holders("0") == sum(np.isin(range(12), own) for own in owned)).all()
     x = RNG(9).standard_normal((50, 6))
-    merged = merge(by_pool(held, graph), networks, [1.0] * 3)
+    merged = merge(by_pool(owned, graph), networks, [1.0] * 3)
     mean = np.mean([forward(network, x) for network in networks], axis=0)
-    held_by_some = np.isin(range(12), np.concatenate(held))
+    used = np.isin(range(12), np.concatenate(owned))
     np.testing.assert_allclose(forward(merged, x), mean, atol=1e-12)
-    assert held_by_some.sum() > 8
-    # Over the holders alone, outgoing weights count too much.
-    wide = [expand(by_pool(held, graph), j, network) for j, network in enumerate(networks)]
-    over = np.sum([v["2.weight"] for v, _ in wide], axis=0) / np.maximum(by_pool(held, graph).count_holders("0"), 1)
+    assert used.sum() > 8
+    # A mean over the holders alone overestimates outgoing weights.
+    wide = [expand(by_pool(owned, graph), j, network) for j, network in enumerate(networks)]
+    over = np.sum([v["2.weight"] for v, _ in wide], axis=0) / np.maximum(by_pool(owned, graph).count_holders("0"), 1)
     assert abs(forward(merged | {"2.weight": over}, x) - mean).max() > 0.5
 
 
 def test_weights_of_clients_scale_the_mean() -> None:
-    graph, networks, held = one_layer(1)
-    x, said = RNG(9).standard_normal((50, 6)), [1.0, 2.0, 5.0]
-    merged = merge(by_pool(held, graph), networks, said)
-    mean = sum(weight * forward(network, x) for weight, network in zip(said, networks, strict=True)) / 8
+    graph, networks, owned = one_layer(1)
+    x, weights = RNG(9).standard_normal((50, 6)), [1.0, 2.0, 5.0]
+    merged = merge(by_pool(owned, graph), networks, weights)
+    mean = sum(weight * forward(network, x) for weight, network in zip(weights, networks, strict=True)) / 8
     np.testing.assert_allclose(forward(merged, x), mean, atol=1e-12)
 
 
-def test_precision_of_what_a_client_lacks() -> None:
-    graph, networks, held = one_layer(2)
-    grown, own = by_pool(held, graph), held[0]
-    said = {name: RNG(5).uniform(1, 2, values.shape) for name, values in networks[0].items() if name != "2.bias"}
-    wide, precision = expand(grown, 0, networks[0], said | {"2.bias": 3.0})
-    lacks = np.setdiff1d(np.arange(12), own)
-    assert not precision["0.weight"][lacks].any() and not precision["0.bias"][lacks].any()
-    np.testing.assert_array_equal(precision["0.weight"][own], said["0.weight"])
-    np.testing.assert_array_equal(precision["2.weight"][:, own], said["2.weight"])
-    usual = said["2.weight"].mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(precision["2.weight"][:, lacks], np.repeat(usual, len(lacks), axis=1))
-    assert not wide["2.weight"][:, lacks].any()
+def test_precision_of_units_that_a_client_lacks() -> None:
+    graph, networks, owned = one_layer(2)
+    growth, own = by_pool(owned, graph), owned[0]
+    local = {name: RNG(5).uniform(1, 2, values.shape) for name, values in networks[0].items() if name != "2.bias"}
+    wide, precision = expand(growth, 0, networks[0], local | {"2.bias": 3.0})
+    missing = np.setdiff1d(np.arange(12), own)
+    assert not precision["0.weight"][missing].any() and not precision["0.bias"][missing].any()
+    np.testing.assert_array_equal(precision["0.weight"][own], local["0.weight"])
+    np.testing.assert_array_equal(precision["2.weight"][:, own], local["2.weight"])
+    usual = local["2.weight"].mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(precision["2.weight"][:, missing], np.repeat(usual, len(missing), axis=1))
+    assert not wide["2.weight"][:, missing].any()
     assert precision["2.bias"] == 3.0 and wide["2.bias"] is networks[0]["2.bias"]
-    partial, precision = expand(grown, 0, {"0.bias": networks[0]["0.bias"]}, {})
+    partial, precision = expand(growth, 0, {"0.bias": networks[0]["0.bias"]}, {})
     assert partial["0.bias"].shape == (12,) and not precision["0.bias"].any()
 
 
-def test_a_unit_that_reads_another_is_its_own_first() -> None:
-    """In a chain a tensor belongs to the units that it writes: who lacks one says nothing of those that it reads."""
+def test_a_tensor_between_two_growing_axes_belongs_to_the_units_that_it_writes() -> None:
+    """A client that lacks a unit has precision 0 for all of its incoming weights."""
     graph = derive_axes(perceptron(3, 2, 2, 2))
     assert (graph.axes["0"].readers, graph.axes["2"].readers) == (("2.weight",), ("4.weight",))
-    grown = Growth(graph.resize({"0": 3, "2": 3}), [{"0": np.array([0, 2]), "2": np.array([1, 2])}])
+    growth = Growth(graph.resize({"0": 3, "2": 3}), [{"0": np.array([0, 2]), "2": np.array([1, 2])}])
     network = {name: np.ones(shape) for name, shape in {"2.weight": (2, 2), "2.bias": (2,), "4.weight": (2, 2)}.items()}
-    wide, precision = expand(grown, 0, network, 2.0)
+    wide, precision = expand(growth, 0, network, 2.0)
     np.testing.assert_array_equal(wide["2.weight"], [[0, 0, 0], [1, 0, 1], [1, 0, 1]])
     np.testing.assert_array_equal(precision["2.weight"], [[0, 0, 0], [2, 2, 2], [2, 2, 2]])
     np.testing.assert_array_equal(precision["2.bias"], [0, 2, 2])
@@ -118,12 +120,12 @@ def test_a_unit_that_reads_another_is_its_own_first() -> None:
 
 
 def drifted(
-    graph: AxisGraph, pool: Network, held: list[dict[str, np.ndarray]], noise: float, seed: int = 0
+    graph: AxisGraph, pool: Network, owned: list[dict[str, np.ndarray]], noise: float, seed: int = 0
 ) -> list[Network]:
     """Return clients that have these units of a pool, with noise relative to each tensor's spread."""
     generator = RNG(seed)
     clients = []
-    for own in held:
+    for own in owned:
         part = submodel(graph, pool, own)
         clients.append({
             name: values + noise * (values.std() or 0.1) * generator.standard_normal(values.shape)
@@ -132,14 +134,14 @@ def drifted(
     return clients
 
 
-def check_recovery(grown: Growth, held: list[dict[str, np.ndarray]]) -> None:
+def check_recovery(growth: Growth, owned: list[dict[str, np.ndarray]]) -> None:
     """Require that two clients' units meet if and only if they are the same of the pool."""
-    for label in held[0]:
+    for label in owned[0]:
         names: dict[int, int] = {}
-        for own, units in zip(held, grown.units, strict=True):
+        for own, units in zip(owned, growth.units, strict=True):
             for unit, atom in zip(own[label], units[label], strict=True):
                 assert names.setdefault(atom, unit) == unit, label
-        assert len(names) == len(set(names.values())) == grown.graph.axes[label].size, label
+        assert len(names) == len(set(names.values())) == growth.graph.axes[label].size, label
 
 
 GROWING = {
@@ -176,40 +178,40 @@ def planted(
     model = build()
     graph = derive_axes(model)
     pool, generator = random_weights(graph, model, seed), RNG(seed)
-    held = [
+    owned = [
         {label: generator.permutation(graph.axes[label].size)[:width] for label, width in widths.items()}
         for _ in range(3)
     ]
-    return graph, pool, held, drifted(graph, pool, held, noise, seed)
+    return graph, pool, owned, drifted(graph, pool, owned, noise, seed)
 
 
 @pytest.mark.parametrize("name", GROWING)
 @pytest.mark.parametrize("noise", [0.01, 0.15])
-def test_planted_units_are_found_and_clients_get_their_part_back(name: str, noise: float) -> None:
-    graph, _, held, clients = planted(name, noise)
-    grown = grow(graph.resize(GROWING[name][1]), clients, width_cap=2.0)
-    assert grown.graph.axes.keys() == graph.axes.keys()
-    check_recovery(grown, held)
+def test_planted_units_are_recovered_and_clients_get_their_part_back(name: str, noise: float) -> None:
+    graph, _, owned, clients = planted(name, noise)
+    growth = grow(graph.resize(GROWING[name][1]), clients, width_cap=2.0)
+    assert growth.graph.axes.keys() == graph.axes.keys()
+    check_recovery(growth, owned)
     for j, client in enumerate(clients):
-        wide, precision = expand(grown, j, client)
-        grown.graph.validate(wide)
+        wide, precision = expand(growth, j, client)
+        growth.graph.validate(wide)
         assert all(np.shape(precision[key]) in ((), wide[key].shape) for key in wide)
-        back = submodel(grown.graph, wide, grown.units[j])
+        back = submodel(growth.graph, wide, growth.units[j])
         assert all(np.array_equal(back[key], values) for key, values in client.items())
-        sub = submodel(grown.graph, merge(grown, clients, [1.0] * 3), grown.units[j])
+        sub = submodel(growth.graph, merge(growth, clients, [1.0] * 3), growth.units[j])
         assert all(sub[key].shape == values.shape for key, values in client.items())
-    merged = merge(grown, clients, [1.0] * 3)
+    merged = merge(growth, clients, [1.0] * 3)
     assert all(np.isfinite(values).all() for values in merged.values())
 
 
 @pytest.mark.parametrize("name", ["perceptron", "chain"])
 def test_a_frame_keeps_its_units_first_and_a_cap_holds(name: str) -> None:
-    graph, pool, held, clients = planted(name, 0.05)
+    graph, pool, owned, clients = planted(name, 0.05)
     widths = GROWING[name][1]
     first = {label: np.arange(width) for label, width in widths.items()}
     frame = submodel(graph, pool, first)
-    grown = grow(graph, clients, frame=frame, width_cap=2.0)
-    for own, units in zip(held, grown.units, strict=True):
+    growth = grow(graph, clients, frame=frame, width_cap=2.0)
+    for own, units in zip(owned, growth.units, strict=True):
         for label, width in widths.items():
             known = own[label] < width
             np.testing.assert_array_equal(units[label][known], own[label][known])
@@ -220,17 +222,17 @@ def test_a_frame_keeps_its_units_first_and_a_cap_holds(name: str) -> None:
     assert all((own == first[label]).all() for units in again.units for label, own in units.items())
 
 
-def test_clients_that_hold_less_grow_what_they_hold() -> None:
-    graph, _, held, clients = planted("multi-task", 0.05)
+def test_clients_without_some_parts_grow_the_others() -> None:
+    graph, _, owned, clients = planted("multi-task", 0.05)
     clients[1] = {key: values for key, values in clients[1].items() if key.startswith("decoders")}
     weights: list[Any] = [
         3.0,
         {key: 1.0 for key in clients[1]},
         {key: np.ones(v.shape) for key, v in clients[2].items()},
     ]
-    grown = grow(graph, clients, weights=weights, width_cap=2.0)
-    assert grown.units[1] == {} and grown.units[0].keys() == held[0].keys()
-    check_recovery(Growth(grown.graph, [grown.units[0], grown.units[2]]), [held[0], held[2]])
+    growth = grow(graph, clients, weights=weights, width_cap=2.0)
+    assert growth.units[1] == {} and growth.units[0].keys() == owned[0].keys()
+    check_recovery(Growth(growth.graph, [growth.units[0], growth.units[2]]), [owned[0], owned[2]])
     alone = grow(graph, clients[:1])
     assert all((own == np.arange(len(own))).all() for own in alone.units[0].values())
 

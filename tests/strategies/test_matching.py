@@ -30,19 +30,19 @@ def test_gains_are_those_of_the_row_loop(dtype: Any, tolerance: float, shared: b
     rows, precision, weighted, certain = problem(0)
     certain = certain[:1] if shared else certain
     if shared:
-        certain[0, 2] = weighted[:, 2] = 0.0  # nobody has said anything here yet
+        certain[0, 2] = weighted[:, 2] = 0.0  # no client has information on this column
     expected = np.zeros((5, 6))
     for l, v in enumerate(rows):  # noqa: E741
         for i, n in enumerate(weighted):
             for d, s in enumerate(certain[0 if shared else i]):
                 alone = n[d] ** 2 / s if s else 0.0
                 expected[l, i] += (n[d] + precision[d] * v[d]) ** 2 / (s + precision[d]) - alone
-    found = map_gains(rows, precision, weighted, certain, dtype)
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, expected, atol=tolerance * abs(expected).max())
+    result = map_gains(rows, precision, weighted, certain, dtype)
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result, expected, atol=tolerance * abs(expected).max())
 
 
-def test_gain_is_the_mahalanobis_distance_to_the_predictive_density() -> None:
+def test_gain_is_the_log_predictive_density() -> None:
     rows, precision, weighted, certain = problem(1)
     rows, precision, weighted, certain = rows[:, :-1], precision[:-1], weighted[:, :-1], certain[:, :-1]
     full = map_gains(rows, precision, weighted, certain) + log_det_gains(precision, certain)
@@ -73,42 +73,42 @@ def test_grouped_assignment_is_the_best_of_those_that_keep_groups(seed: int) -> 
 
 
 def drifted(seed: int, clients: int = 4, units: int = 30, columns: int = 40, noise: float = 0.5) -> tuple[Any, ...]:
-    """Return a frame, noisy clients in orders of their own, and those orders."""
+    """Return a frame, noisy clients in permutations of their own, and those permutations."""
     generator = RNG(seed)
     frame = generator.standard_normal((units, columns))
-    orders = [generator.permutation(units) for _ in range(clients)]
-    rows = [(frame + noise * generator.standard_normal(frame.shape))[order] for order in orders]
-    return frame, rows, orders
+    permutations = [generator.permutation(units) for _ in range(clients)]
+    rows = [(frame + noise * generator.standard_normal(frame.shape))[permutation] for permutation in permutations]
+    return frame, rows, permutations
 
 
 @pytest.mark.parametrize("prior", [False, True])
-def test_consensus_finds_planted_orders(prior: bool) -> None:
-    frame, rows, orders = drifted(0)
+def test_consensus_recovers_planted_permutations(prior: bool) -> None:
+    frame, rows, permutations = drifted(0)
     ones = np.full(40, 0.25)
-    found = match(rows, [ones] * 4, prior=(frame, ones) if prior else None)
-    reference = np.arange(30) if prior else orders[0][found.permutations[0]]
-    for planted, order in zip(orders, found.permutations, strict=True):
-        np.testing.assert_array_equal(planted[order], reference)
-    assert prior or found.permutations[0].tolist() == list(range(30))  # the first client is the frame
-    assert found.moved > 0.6
+    result = match(rows, [ones] * 4, prior=(frame, ones) if prior else None)
+    reference = np.arange(30) if prior else permutations[0][result.permutations[0]]
+    for planted, permutation in zip(permutations, result.permutations, strict=True):
+        np.testing.assert_array_equal(planted[permutation], reference)
+    assert prior or result.permutations[0].tolist() == list(range(30))  # the first client is the frame
+    assert result.moved > 0.6
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_objective_never_falls_and_no_single_client_can_better_it(seed: int) -> None:
+def test_the_objective_never_decreases_and_no_single_client_can_improve_it(seed: int) -> None:
     generator = RNG(seed)
     rows, precisions = generator.standard_normal((3, 4, 3)), generator.uniform(0.5, 2, (3, 3))
-    found = match(list(rows), list(precisions), gate=0.0, dtype=np.float64, seed=seed, max_sweeps=20)
-    assert all(b >= a - 1e-12 for a, b in zip(found.objective, found.objective[1:], strict=False))
+    result = match(list(rows), list(precisions), gate=0.0, dtype=np.float64, seed=seed, max_sweeps=20)
+    assert all(b >= a - 1e-12 for a, b in zip(result.objective, result.objective[1:], strict=False))
 
-    def objective(orders: list[Any]) -> float:
-        weighted = sum(precisions[j] * rows[j][list(order)] for j, order in enumerate(orders))
+    def objective(permutations: list[Any]) -> float:
+        weighted = sum(precisions[j] * rows[j][list(permutation)] for j, permutation in enumerate(permutations))
         return float((weighted**2 / precisions.sum(axis=0)).sum())
 
-    assert found.objective[-1] == pytest.approx(objective(found.permutations))
+    assert result.objective[-1] == pytest.approx(objective(result.permutations))
     for j in range(3):
-        for order in permutations(range(4)):
-            others = [order if k == j else own for k, own in enumerate(found.permutations)]
-            assert objective(others) <= found.objective[-1] + 1e-9
+        for permutation in permutations(range(4)):
+            others = [permutation if k == j else own for k, own in enumerate(result.permutations)]
+            assert objective(others) <= result.objective[-1] + 1e-9
 
 
 def test_noise_alone_moves_nothing() -> None:
@@ -118,18 +118,18 @@ def test_noise_alone_moves_nothing() -> None:
     rows = [frame + 0.05 * generator.standard_normal(frame.shape) for _ in range(3)]
     ones = np.ones(10)
     still = match(rows, [ones] * 3, prior=(frame, ones))
-    assert still.moved == 0 and len(still.objective) == 1  # nothing to sweep for
+    assert still.moved == 0 and len(still.objective) == 1  # no sweep is needed
     assert match(rows, [ones] * 3, prior=(frame, ones), gate=0.0).moved > 0
 
 
-def test_columns_without_precision_have_no_say() -> None:
+def test_columns_without_precision_are_ignored() -> None:
     frame, rows, _ = drifted(1)
     ones, blind = np.ones(40), np.arange(40) % 2 * 1.0
     garbled = [v.copy() for v in rows]
     garbled[1][:, ::2] = 1e3 * RNG(2).standard_normal((30, 20))
-    found = match(garbled, [ones, blind, ones, ones], prior=(frame, ones), dtype=np.float64)
+    result = match(garbled, [ones, blind, ones, ones], prior=(frame, ones), dtype=np.float64)
     clean = match(rows, [ones] * 4, prior=(frame, ones))
-    for a, b in zip(found.permutations, clean.permutations, strict=True):
+    for a, b in zip(result.permutations, clean.permutations, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -152,30 +152,30 @@ def products(network: Network) -> np.ndarray:
     return np.einsum("hka,bhk->hab", q, network["k"])
 
 
-def test_circuit_rows_lie_as_the_products_do_whatever_the_basis() -> None:
+def test_circuit_rows_have_the_distances_of_the_products_in_any_basis() -> None:
     networks = [heads(seed) for seed in range(3)]
     matrices = HEADS.random_gauge(networks[1], "h", "gl", RNG(9))
     networks[1] = HEADS.regauge(networks[1], "h", matrices)
-    found = np.vstack(circuit_rows(HEADS, "h", networks))
+    result = np.vstack(circuit_rows(HEADS, "h", networks))
     whole = np.vstack([products(network).reshape(3, -1) for network in networks])
     whole /= np.sqrt(np.square(whole).sum(axis=1).mean())
-    np.testing.assert_allclose(found @ found.T, whole @ whole.T, atol=1e-12)
+    np.testing.assert_allclose(result @ result.T, whole @ whole.T, atol=1e-12)
 
 
 @pytest.mark.parametrize("gauge", ["none", "orth", "gl"])
-def test_inner_basis_is_found(gauge: Any) -> None:
+def test_inner_basis_is_recovered(gauge: Any) -> None:
     network = heads(0)
     matrices = HEADS.random_gauge(network, "h", gauge, RNG(1))
     turned = HEADS.regauge(network, "h", matrices)
     circuit = HEADS.axes["h"].circuits[0]
     sides = [HEADS.side(net, "h", pieces) for net in (turned, network) for pieces in (circuit.left, circuit.right)]
-    found = inner_basis(*sides, "gl" if gauge == "gl" else "orth")
-    np.testing.assert_allclose(found @ matrices[0], np.broadcast_to(np.eye(4), (3, 4, 4)), atol=1e-10)
+    result = inner_basis(*sides, "gl" if gauge == "gl" else "orth")
+    np.testing.assert_allclose(result @ matrices[0], np.broadcast_to(np.eye(4), (3, 4, 4)), atol=1e-10)
 
 
-def test_a_basis_is_found_where_a_head_wastes_some_of_its_width() -> None:
+def test_a_basis_is_recovered_if_a_head_does_not_use_its_whole_width() -> None:
     network = heads(0)
-    network["q"][:4] = 0.0  # rows of the first head: nothing asks, whatever the keys hold
+    network["q"][:4] = 0.0  # rows of the first head: no query uses them
     network["q.bias"][:4] = 0.0
     network["q"][5] = 0.0
     turned = HEADS.regauge(network, "h", HEADS.random_gauge(network, "h", "gl", RNG(1)))
