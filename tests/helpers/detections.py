@@ -18,12 +18,12 @@ CELLS = Task(name="cells", kind="detection", classes="red, white, platelet")
 
 
 def boxes_of(
-    rng: np.random.Generator, images: int, most: int, dims: int, side: float, classes: int, least: int = 0
+    rng: np.random.Generator, images: int, max_boxes: int, dims: int, side: float, classes: int, min_boxes: int = 0
 ) -> np.ndarray:
     """Return random boxes within an image, padded: (M, N, 2d + 1)."""
     labels = []
     for _ in range(images):
-        count = int(rng.integers(least, most + 1))
+        count = int(rng.integers(min_boxes, max_boxes + 1))
         size = rng.uniform(0.05, 0.4, (count, dims)) * side
         corner = rng.uniform(0, 1, (count, dims)) * (side - size)
         labels.append(np.hstack([corner, size, rng.integers(0, classes, (count, 1))]).astype(np.float32))
@@ -31,11 +31,11 @@ def boxes_of(
 
 
 def truth_of(values: Tensor, classes: int, shape: tuple[int, ...]) -> Tensor:
-    """Return outputs that say the truth."""
+    """Return outputs that predict the labels."""
     cells = boxes.assign_cells(values, shape, STRIDE)
     heat = boxes.centre_maps(values, cells, classes, shape, STRIDE)
     regressed = torch.zeros(len(values), 2 * len(shape), math.prod(shape))
-    told = torch.cat(encode(values, cells), -1)
+    targets = torch.cat(encode(values, cells), -1)
     for m, n in (values[..., -1] >= 0).nonzero().tolist():
-        regressed[m, :, boxes.flat_index(cells, shape)[m, n]] = told[m, n]
+        regressed[m, :, boxes.flat_index(cells, shape)[m, n]] = targets[m, n]
     return torch.cat([torch.logit(heat.clamp(1e-6, 1 - 1e-6)), regressed.unflatten(2, shape)], 1)

@@ -64,7 +64,7 @@ def examples(task: Task, images: int = 9, seed: int = 0) -> tuple[Tensor, Tensor
     elif task.kind == "multi-label-segmentation":
         values = generator.integers(0, 2, (images, classes, *shape))
         values[1::2, 1:] = 255
-        values[:3, 0], outputs[1, 0] = 0, -1  # not there: falsely found, not found, falsely found
+        values[:3, 0], outputs[1, 0] = 0, -1  # absent: predicted, not predicted, predicted
     else:
         steps = np.where(
             generator.random((images, *shape)) < 0.7, generator.integers(0, dose.STEPS, (images, *shape)), -1

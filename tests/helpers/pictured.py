@@ -1,4 +1,4 @@
-"""Made-up test images of every kind of task, and a model that sees almost what is there."""
+"""Made-up test images of every kind of task, and a model whose predictions are almost right."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KINDS = {  # a task of every kind, as keys of a config
 
 
 def made_up(task: Task, size: int, dimensions: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images (M, 1, *S) uint8, values as a shard holds them, and outputs near the truth as a decoder gives."""
+    """Return images (M, 1, *S) uint8, values as in a shard, and outputs as of a decoder that is almost right."""
     drawn = torch.Generator().manual_seed(seed)
     axes = torch.meshgrid(*(torch.linspace(-1, 1, size),) * dimensions, indexing="ij")
     body = torch.stack([(a / (0.55 + 0.15 * i)) ** 2 for i, a in enumerate(reversed(axes))]).sum(0)
@@ -70,7 +70,7 @@ def _grades(task: Task, axes: list[Tensor], count: int, drawn: torch.Generator) 
 
 
 def _blobs(axes: list[Tensor], count: int, drawn: torch.Generator, wide: float) -> Tensor:
-    """Return maps (count, *S) that fall from 1 in a place to below 0 outside a blob around it."""
+    """Return maps (count, *S) that fall from 1 at a random centre to below 0 outside a blob around it."""
     centres = torch.rand(count, len(axes), generator=drawn) - 0.5
     sides = wide * (0.6 + 0.8 * torch.rand(count, len(axes), generator=drawn))
     away = [((a - c) / s) ** 2 for a, c, s in zip(axes, _spread(centres, axes), _spread(sides, axes), strict=True)]
@@ -83,7 +83,7 @@ def _spread(numbers: Tensor, axes: list[Tensor]) -> list[Tensor]:
 
 def _masks(task: Task, axes: list[Tensor], count: int, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
     blobs = _blobs(axes, count, drawn, 0.3)
-    blobs[:: max(count // 3, 2)] = -1  # nothing to see
+    blobs[:: max(count // 3, 2)] = -1  # no structure
     near = blobs + 0.3 * F.interpolate(torch.randn(count, 1, *(4,) * len(axes), generator=drawn), blobs.shape[1:])[:, 0]
     return (blobs > 0).byte(), torch.stack([-near, near], 1)
 
@@ -107,8 +107,8 @@ def _spots(task: Task, axes: list[Tensor], count: int, drawn: torch.Generator) -
     heat = boxes.centre_maps(values, cells, len(task.classes), shape, STRIDE).clamp(1e-3, 0.9).logit() - 0.5
     maps = torch.zeros(count, 2 * dims, *shape)
     index = boxes.flat_index(cells, shape)[:, None].expand(-1, 2 * dims, -1)
-    told = torch.cat(encode(values, cells), -1) + 0.1 * torch.randn(count, 3, 2 * dims, generator=drawn)
-    maps.flatten(2).scatter_(2, index, told.transpose(1, 2))
+    targets = torch.cat(encode(values, cells), -1) + 0.1 * torch.randn(count, 3, 2 * dims, generator=drawn)
+    maps.flatten(2).scatter_(2, index, targets.transpose(1, 2))
     return values, torch.cat([heat, maps], 1)
 
 
@@ -140,8 +140,8 @@ MADE: dict[str, Callable[[Task, list[Tensor], int, torch.Generator], tuple[Tenso
 }
 
 
-class Seer(torch.nn.Module):
-    """A model that knows images, and gives the outputs that were made up for them."""
+class KnowingModel(torch.nn.Module):
+    """A model that recognises images and returns the outputs that were made up for them."""
 
     def __init__(self, images: Tensor, outputs: dict[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__()
@@ -151,16 +151,16 @@ class Seer(torch.nn.Module):
 
     def forward(self, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the outputs of the images' tasks."""
-        which = torch.cdist(images.flatten(1), self.known).argmin(1)
-        found = {}
+        numbers = torch.cdist(images.flatten(1), self.known).argmin(1)
+        predicted = {}
         for task, index in rows.items():
-            held, outputs = self.outputs[task]
-            found[task] = outputs[torch.stack([(held == image).nonzero()[0, 0] for image in which[index]])]
-        return found
+            labelled, outputs = self.outputs[task]
+            predicted[task] = outputs[torch.stack([(labelled == number).nonzero()[0, 0] for number in numbers[index]])]
+        return predicted
 
 
-def pictured(config: Config, count: int = 12) -> tuple[Shard, Seer]:
-    """Return test images of a config's tasks, every image with a label of one of them, and a model that knows them."""
+def pictured(config: Config, count: int = 12) -> tuple[Shard, KnowingModel]:
+    """Return test images of a config's tasks, each with a label of one task, and a model that knows them."""
     images, labels, outputs = [], {}, {}
     for i, task in enumerate(config.tasks.values()):
         pixels, values, near = made_up(task, config.image_size, config.dimensions, count, seed=i)
@@ -168,4 +168,4 @@ def pictured(config: Config, count: int = 12) -> tuple[Shard, Seer]:
         images.append(pixels)
         labels[task.name], outputs[task.name] = Labels(rows, values), (rows, near)
     shard = Shard(torch.cat(images), labels)
-    return shard, Seer(shard.images, outputs)
+    return shard, KnowingModel(shard.images, outputs)

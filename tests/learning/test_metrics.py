@@ -1,4 +1,4 @@
-"""Metrics against slow references in numpy, what they refuse, and what of them leaves a site."""
+"""Metrics against slow references in numpy, outputs that they refuse, and sums that leave a site."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def filled(task: Task, *batches: tuple[Tensor, Tensor]) -> TaskMetrics:
 
 
 def pooled(task: Task, *sites: TaskMetrics) -> dict[str, float]:
-    """Return the figures of what sites send, added up."""
+    """Return the figures of the added sums that sites send."""
     sent = [site.sums() for site in sites]
     return pool([task], {name: np.add.reduce([sums[name] for sums in sent]).tolist() for name in sent[0]})[
         "t"
@@ -43,17 +43,17 @@ def pooled(task: Task, *sites: TaskMetrics) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.2, 1.0, 4.0])
-def test_the_area_hardly_hangs_on_how_sure_a_model_is(scale: float) -> None:
+def test_the_area_hardly_depends_on_the_scale_of_logits(scale: float) -> None:
     rng = np.random.default_rng(0)
     values = rng.integers(0, 2, 2000)
     logits = scale * (rng.normal(size=2000) + 1.7 * values)
     outputs = torch.from_numpy(np.stack([-logits / 2, logits / 2], 1))
-    found = filled(task_of("classification", 2), (outputs, torch.from_numpy(values))).compute()["auc"]
-    assert found == pytest.approx(slow_auc(outputs.numpy(), values), abs=0.01)
+    auc = filled(task_of("classification", 2), (outputs, torch.from_numpy(values))).compute()["auc"]
+    assert auc == pytest.approx(slow_auc(outputs.numpy(), values), abs=0.01)
 
 
 def slow_auc(scores: np.ndarray, values: np.ndarray) -> float:
-    """Return the mean, over classes with positives and negatives, of how many pairs are in order; ties count half.
+    """Return the share of pairs in order, mean over classes with positives and negatives; ties count half.
 
     Scores (M, K) of two classes are those of the second.
     """
@@ -67,14 +67,14 @@ def slow_auc(scores: np.ndarray, values: np.ndarray) -> float:
 
 
 def on_grid(classes: int, images: int, seed: int) -> Tensor:
-    """Return logits whose scores are far enough apart for the thresholds, or equal."""
+    """Return logits whose scores are equal or separated by a threshold."""
     scores = torch.linspace(-6, 6, 25)[torch.randint(25, (images,), generator=torch.Generator().manual_seed(seed))]
     logits = torch.zeros(images, classes)
     logits[torch.arange(images), torch.arange(images) % classes] = scores
     return logits
 
 
-PRESENT = [  # classes of a task, those that there are images of
+PRESENT = [  # number of classes of a task, those that images have
     (2, [0, 1]),
     (2, [1]),
     (2, [0]),
@@ -89,7 +89,7 @@ PRESENT = [  # classes of a task, those that there are images of
 
 @pytest.mark.parametrize(("classes", "present"), PRESENT)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_auc_is_over_the_classes_that_can_be_judged(classes: int, present: list[int], seed: int) -> None:
+def test_auc_is_the_mean_over_classes_that_can_be_judged(classes: int, present: list[int], seed: int) -> None:
     task, drawn = task_of("classification", classes), torch.Generator().manual_seed(seed)
     values = torch.tensor(present)[torch.randint(len(present), (60,), generator=drawn)]
     values[: len(present)] = torch.tensor(present)
@@ -103,12 +103,12 @@ def test_auc_is_over_the_classes_that_can_be_judged(classes: int, present: list[
 
 
 def test_an_absent_class_changes_no_other() -> None:
-    """Of the classes that are there, the areas are what they are; that of three would be a third less."""
+    """The areas of the two classes that are present are 1; a mean over three classes would be a third less."""
     outputs = torch.tensor([[4.0, 0, -1], [3, 0, -1], [0, 3, -1], [0, 4, -1]])
     assert filled(task_of("classification"), (outputs, torch.tensor([0, 0, 1, 1]))).compute()["auc"] == 1
 
 
-# What is no number.
+# Outputs that are not finite.
 
 
 def outputs_of(task: Task) -> tuple[Tensor, Tensor]:
@@ -130,19 +130,21 @@ def outputs_of(task: Task) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("kind", KIND_SPECS)
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
-def test_outputs_that_are_no_numbers_are_refused(kind: str, wrong: float) -> None:
+def test_outputs_that_are_not_finite_are_refused(kind: str, wrong: float) -> None:
     outputs, values = outputs_of(task_of(kind))
     metrics = filled(task_of(kind), (outputs, values))
     assert metrics.count == 2
     before = metrics.sums()
     outputs.view(-1)[-1] = wrong
-    said = "The model's outputs of task t are not finite; its training diverged: lower learning-rate or set clip-norm."
-    with pytest.raises(MtfedError, match=re.escape(said)):
+    message = (
+        "The model's outputs of task t are not finite; its training diverged: lower learning-rate or set clip-norm."
+    )
+    with pytest.raises(MtfedError, match=re.escape(message)):
         metrics.update(outputs, values)
-    assert metrics.sums() == before  # and nothing of the batch is in the sums
+    assert metrics.sums() == before  # the sums contain nothing of the batch
 
 
-def test_what_cannot_be_judged_is_left_out() -> None:
+def test_nan_is_left_out_of_a_mean() -> None:
     metric, task = mean_metric(lambda task, outputs, values: outputs), task_of("segmentation")
     sums = metric.update(task, torch.tensor([0.25, float("nan"), 0.75]), torch.zeros(3))
     assert float(metric.compute(*sums)) == 0.5
@@ -152,7 +154,7 @@ def test_what_cannot_be_judged_is_left_out() -> None:
 
 
 def numbers(known: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return outputs and labels of a regression with as many quantities, each known of so many images."""
+    """Return outputs and labels of a regression; each quantity is known for the given number of images."""
     drawn = torch.Generator().manual_seed(seed)
     values = 10 * torch.rand(max(known), len(known), generator=drawn)
     for k, count in enumerate(known):
@@ -160,7 +162,7 @@ def numbers(known: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.rand(values.shape, generator=drawn), values
 
 
-LEAVES = [  # of how many images a site knows each quantity, of which it sends the sums of R²
+LEAVES = [  # number of images with each quantity, and whether the sums of R² are sent
     ([1], [False]),
     ([4], [False]),
     ([5], [True]),
@@ -169,7 +171,7 @@ LEAVES = [  # of how many images a site knows each quantity, of which it sends t
 
 
 @pytest.mark.parametrize(("known", "sent"), LEAVES)
-def test_sums_that_would_tell_single_labels_stay(known: list[int], sent: list[bool]) -> None:
+def test_sums_that_would_reveal_single_labels_stay_at_the_site(known: list[int], sent: list[bool]) -> None:
     task = task_of("regression", len(known))
     outputs, values = numbers(known)
     metrics = filled(task, *((outputs[part], values[part]) for part in torch.arange(len(values)).split(3)))
@@ -177,7 +179,7 @@ def test_sums_that_would_tell_single_labels_stay(known: list[int], sent: list[bo
     for state in ("count", "total", "squares", "residual"):
         assert [number != 0 for number in np.array(sums[f"t.r2.{state}"])] == sent
     assert sums["t.count"] == max(known) and sums["t.mae.count"] == [sum(known)]
-    # What is computed where the labels are is of all of them.
+    # What is computed at the site is of all labels.
     units = values.double().numpy() / 10
     residual = np.nansum((outputs.numpy() - units) ** 2, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -187,20 +189,20 @@ def test_sums_that_would_tell_single_labels_stay(known: list[int], sent: list[bo
         assert metrics.compute()["r2"] == pytest.approx(np.nanmean(expected), rel=1e-5)
 
 
-def test_pooled_figures_are_of_the_sites_that_tell() -> None:
+def test_pooled_figures_are_of_the_sites_that_send_sums() -> None:
     task = task_of("regression", 2)
-    few, many, more = (filled(task, numbers(known, seed)) for seed, known in enumerate(([4, 9], [6, 3], [8, 3])))
-    # The first quantity is told by the second and third site, the other by the first only.
-    sent = [site.sums() for site in (few, many, more)]
+    first, second, third = (filled(task, numbers(known, seed)) for seed, known in enumerate(([4, 9], [6, 3], [8, 3])))
+    # The first quantity is sent by the second and third site, the other by the first only.
+    sent = [site.sums() for site in (first, second, third)]
     count = np.add.reduce([sums["t.r2.count"] for sums in sent])
     assert count.tolist() == [14, 9]
     parts = [numbers([6, 3], 1), numbers([8, 3], 2)], [numbers([4, 9], 0)]
     expected = []
-    for k, held in enumerate(parts):
-        outputs, values = (torch.cat([pair[i][:, k] for pair in held]).double().numpy() for i in (0, 1))
+    for k, own in enumerate(parts):
+        outputs, values = (torch.cat([pair[i][:, k] for pair in own]).double().numpy() for i in (0, 1))
         known = np.isfinite(values)
         units = values[known] / 10
         expected.append(1 - np.sum((outputs[known] - units) ** 2) / np.sum((units - units.mean()) ** 2))
-    assert pooled(task, few, many, more)["r2"] == pytest.approx(np.mean(expected), rel=1e-5)
+    assert pooled(task, first, second, third)["r2"] == pytest.approx(np.mean(expected), rel=1e-5)
     alone = [filled(task, numbers([3, 2], seed)) for seed in (3, 4)]
     assert np.isnan(pooled(task, *alone)["r2"]) and pooled(task, *alone)["mae"] > 0

@@ -27,44 +27,48 @@ def random_finds(seed: int, images: int = 12, classes: int = 3) -> tuple[Tensor,
     """Return predicted boxes near some of the objects and elsewhere, each score in a bin of its own."""
     rng = np.random.default_rng(seed)
     values = boxes_of(rng, images, 5, 2, 64, classes)
-    most = 9
-    found = np.zeros((images, most, 4))
-    kinds = np.full((images, most), -1)
+    max_boxes = 9
+    predicted = np.zeros((images, max_boxes, 4))
+    kinds = np.full((images, max_boxes), -1)
     for m in range(images):
-        for p in range(int(rng.integers(0, most + 1))):
+        for p in range(int(rng.integers(0, max_boxes + 1))):
             objects = values[m][values[m][:, -1] >= 0]
             near = len(objects) and rng.random() < 0.7
-            box = objects[rng.integers(len(objects))] if near else boxes_of(rng, 1, 1, 2, 64, classes, least=1)[0, 0]
-            found[m, p] = box[:4] + rng.normal(0, 0.08 if near else 0.0, 4) * np.tile(box[2:4], 2)
+            box = (
+                objects[rng.integers(len(objects))] if near else boxes_of(rng, 1, 1, 2, 64, classes, min_boxes=1)[0, 0]
+            )
+            predicted[m, p] = box[:4] + rng.normal(0, 0.08 if near else 0.0, 4) * np.tile(box[2:4], 2)
             kinds[m, p] = box[-1] if rng.random() < 0.9 else rng.integers(classes)
-    found[..., 2:] = found[..., 2:].clip(0.5)
+    predicted[..., 2:] = predicted[..., 2:].clip(0.5)
     middle = torch.logit(EDGES[:-1]) + 0.0625
-    scores = torch.sigmoid(middle[torch.from_numpy(rng.permutation(len(middle)))[: images * most]]).view(images, most)
+    scores = torch.sigmoid(middle[torch.from_numpy(rng.permutation(len(middle)))[: images * max_boxes]]).view(
+        images, max_boxes
+    )
     scores = scores.masked_fill(torch.from_numpy(kinds) < 0, 0)
-    return torch.from_numpy(found), scores, torch.from_numpy(kinds), torch.from_numpy(values)
+    return torch.from_numpy(predicted), scores, torch.from_numpy(kinds), torch.from_numpy(values)
 
 
-def slow_hits(finds: tuple[Tensor, ...], k: int, least: float) -> tuple[list[tuple[float, bool]], int]:
-    """Return each predicted box of a class, score and whether it hits, and the number of objects; one by one."""
+def slow_hits(finds: tuple[Tensor, ...], k: int, min_overlap: float) -> tuple[list[tuple[float, bool]], int]:
+    """Return score and hit of each predicted box of a class, and the number of objects, in a plain loop."""
     listed: list[tuple[float, bool]] = []
     objects = 0
-    for found, scores, kinds, values in zip(*(x.double().tolist() for x in finds), strict=True):
+    for predicted, scores, kinds, values in zip(*(x.double().tolist() for x in finds), strict=True):
         truth = [row[:4] for row in values if row[4] == k]
         objects += len(truth)
         hit: set[int] = set()
         for score, box in sorted(
-            ((s, b) for s, b, c in zip(scores, found, kinds, strict=True) if c == k), reverse=True
+            ((s, b) for s, b, c in zip(scores, predicted, kinds, strict=True) if c == k), reverse=True
         ):
-            best, which = least, -1
+            best, target = min_overlap, -1
             for i, (x, y, w, h) in enumerate(truth):
                 across = min(x + w, box[0] + box[2]) - max(x, box[0])
                 down = min(y + h, box[1] + box[3]) - max(y, box[1])
                 shared = max(across, 0) * max(down, 0)
                 iou = shared / (w * h + box[2] * box[3] - shared)
                 if i not in hit and iou >= best:
-                    best, which = iou, i
-            hit |= {which} - {-1}
-            listed.append((score, which >= 0))
+                    best, target = iou, i
+            hit |= {target} - {-1}
+            listed.append((score, target >= 0))
     return sorted(listed, reverse=True), objects
 
 
@@ -72,8 +76,8 @@ def slow_average_precision(finds: tuple[Tensor, ...], overlaps: tuple[float, ...
     of_class = []
     for k in range(classes):
         values = []
-        for least in overlaps:
-            listed, objects = slow_hits(finds, k, least)
+        for min_overlap in overlaps:
+            listed, objects = slow_hits(finds, k, min_overlap)
             if not objects:
                 continue
             curve = []
@@ -93,18 +97,18 @@ def slow_free_response(finds: tuple[Tensor, ...], classes: int = 3) -> float:
         listed, objects = slow_hits(finds, k, 0.5)
         best = []
         for rate in ALARMS:
-            found = 0
+            max_hits = 0
             for n in range(len(listed) + 1):
                 hits = sum(hit for _, hit in listed[:n])
                 if n - hits <= rate * len(finds[0]):
-                    found = max(found, hits)
-            best.append(found / objects)
+                    max_hits = max(max_hits, hits)
+            best.append(max_hits / objects)
         of_class.append(np.mean(best))
     return float(np.mean(of_class))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_metrics_are_the_exact_ones_when_bins_part_the_scores(seed: int) -> None:
+def test_metrics_are_exact_if_every_score_has_a_bin_of_its_own(seed: int) -> None:
     finds = random_finds(seed)
     for overlaps in ((0.5,), OVERLAPS):
         counts = count_hits(finds[:3], finds[3], 3, overlaps)
@@ -123,12 +127,12 @@ def test_average_precision_is_that_of_coco(seed: int) -> None:
     finds = random_finds(seed)
     truth, listed = COCO(), []
     annotations: list[dict[str, Any]] = []
-    for m, (found, scores, kinds, values) in enumerate(zip(*(x.double().tolist() for x in finds), strict=True)):
+    for m, (predicted, scores, kinds, values) in enumerate(zip(*(x.double().tolist() for x in finds), strict=True)):
         for x, y, w, h, k in values:
             if k >= 0:
                 place = {"image_id": m, "category_id": int(k), "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
                 annotations.append({"id": len(annotations) + 1, **place})
-        for box, score, k in zip(found, scores, kinds, strict=True):
+        for box, score, k in zip(predicted, scores, kinds, strict=True):
             if k >= 0:
                 listed.append({"image_id": m, "category_id": int(k), "bbox": box, "score": score})
     images = [{"id": m} for m in range(len(finds[0]))]
@@ -143,10 +147,12 @@ def test_average_precision_is_that_of_coco(seed: int) -> None:
         assert float(mean_average_precision(*counts)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_hit_object_is_not_hit_again_at_any_threshold() -> None:
+def test_an_object_is_hit_once_at_every_threshold() -> None:
     values = torch.tensor([[[0.0, 0, 10, 10, 0], [0, 2, 10, 10, 0]]])
-    found = torch.tensor([[[0.0, 1.1, 10, 10], [0, 1.1, 10, 10], [0, 1.1, 10, 10]]])
-    hits = match(found, torch.tensor([[0.9, 0.8, 0.7]]), torch.zeros(1, 3, dtype=torch.long), values, (0.5, 0.82, 0.99))
+    predicted = torch.tensor([[[0.0, 1.1, 10, 10], [0, 1.1, 10, 10], [0, 1.1, 10, 10]]])
+    hits = match(
+        predicted, torch.tensor([[0.9, 0.8, 0.7]]), torch.zeros(1, 3, dtype=torch.long), values, (0.5, 0.82, 0.99)
+    )
     assert hits.tolist() == [[[True, True, False], [True, False, False], [False, False, False]]]
 
 
@@ -156,16 +162,16 @@ def outputs_and_values(seed: int, images: int) -> tuple[Tensor, Tensor]:
     return truth_of(values, 3, (16, 16)) + 0.2 * torch.randn(images, 7, 16, 16), values
 
 
-def test_sums_of_two_sites_are_the_pooled_metric() -> None:
+def test_sums_of_two_sites_give_the_pooled_metric() -> None:
     torch.manual_seed(0)
     sites = [outputs_and_values(0, 9), outputs_and_values(1, 4)]
     together, sums = TaskMetrics(CELLS), []
     for outputs, values in sites:
-        one = TaskMetrics(CELLS)
+        site = TaskMetrics(CELLS)
         for rows in torch.arange(len(values)).split(3):
-            one.update(outputs[rows], values[rows])
+            site.update(outputs[rows], values[rows])
         together.update(outputs, values)
-        sums.append(one.sums())
+        sums.append(site.sums())
     added = {name: np.add(sums[0][name], sums[1][name]).tolist() for name in sums[0]}
     figures = pool([CELLS], added)["cells"].compute()
     assert figures == pytest.approx(together.compute())
@@ -173,7 +179,7 @@ def test_sums_of_two_sites_are_the_pooled_metric() -> None:
     assert 0.2 < figures["map"] < figures["ap50"] < 1
 
 
-def test_nothing_to_find_is_no_figure_and_a_class_without_objects_does_not_count() -> None:
+def test_without_objects_metrics_are_nan_and_a_class_without_objects_does_not_count() -> None:
     metrics = TaskMetrics(CELLS)
     metrics.update(torch.randn(2, 7, 8, 8), torch.full((2, 1, 5), -1.0))
     assert all(math.isnan(value) for value in metrics.compute().values())

@@ -50,43 +50,43 @@ def test_the_loss_is_a_mean_over_images() -> None:
         assert float(loss(outputs, values)) == pytest.approx(sum(pieces) / 6)
 
 
-@pytest.mark.parametrize("most", [0, 1, 6])
-def test_losses_against_a_slow_reference(most: int) -> None:
-    rng = np.random.default_rng(most)
-    values = boxes_of(rng, 4, most, 2, 32, 3)
+@pytest.mark.parametrize("max_boxes", [0, 1, 6])
+def test_losses_against_a_slow_reference(max_boxes: int) -> None:
+    rng = np.random.default_rng(max_boxes)
+    values = boxes_of(rng, 4, max_boxes, 2, 32, 3)
     outputs = rng.normal(0, 2, (4, 7, 8, 8)).astype(np.float32)
     expected = slow_losses(outputs.astype(float), values.astype(float), 3)
     for term, loss in KIND.losses.items():
-        found = loss(CELLS, CONFIG)(torch.from_numpy(outputs), torch.from_numpy(values))
-        assert float(found) == pytest.approx(expected[term], rel=1e-4, abs=1e-6)
+        value = loss(CELLS, CONFIG)(torch.from_numpy(outputs), torch.from_numpy(values))
+        assert float(value) == pytest.approx(expected[term], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_truth_is_decoded_as_it_was_and_costs_least(dims: int) -> None:
+def test_labels_survive_encoding_and_have_the_lowest_loss(dims: int) -> None:
     rng = np.random.default_rng(dims)
     values = torch.from_numpy(boxes_of(rng, 6, 5, dims, 64, 3))
     outputs = truth_of(values, 3, (16,) * dims)
-    found, scores, classes = decode(outputs)
-    assert found.shape == (6, 100, 2 * dims)
+    decoded, scores, classes = decode(outputs)
+    assert decoded.shape == (6, 100, 2 * dims)
     for m, row in enumerate(values):
         expected = row[row[:, -1] >= 0]
         sure = scores[m] > 0.99
-        got = torch.cat([found[m], classes[m, :, None]], 1)[sure]
+        got = torch.cat([decoded[m], classes[m, :, None]], 1)[sure]
         assert len(got) == len(expected)
         for box in expected:
             torch.testing.assert_close(got[(got - box).abs().sum(1).argmin()], box, atol=1e-3, rtol=0)
     for term in ("size", "offset"):
         assert float(KIND.losses[term](CELLS, CONFIG)(outputs, values)) < 1e-5
     focal = KIND.losses["focal"](CELLS, CONFIG)
-    one = torch.where(outputs[:, :3] > 13, outputs[:, :3], -14.0)  # least where only the centres are left
-    best = float(focal(torch.cat([one, outputs[:, 3:]], 1), values))
+    centres = torch.where(outputs[:, :3] > 13, outputs[:, :3], -14.0)  # the minimum: only the centres are left
+    best = float(focal(torch.cat([centres, outputs[:, 3:]], 1), values))
     assert best < 1e-6
     for _ in range(5):
-        other = torch.cat([one + torch.randn_like(one) * 10, outputs[:, 3:]], 1)
+        other = torch.cat([centres + torch.randn_like(centres) * 10, outputs[:, 3:]], 1)
         assert float(focal(other, values)) > best
 
 
-def test_no_loss_changes_with_padding_and_all_have_gradients_without_boxes() -> None:
+def test_losses_ignore_padding_and_have_gradients_without_boxes() -> None:
     values = torch.from_numpy(boxes_of(np.random.default_rng(3), 3, 4, 2, 32, 3))
     padded = torch.cat([values, torch.full((3, 2, 5), -1.0)], 1)
     outputs = torch.randn(3, 7, 8, 8, requires_grad=True)
@@ -98,17 +98,19 @@ def test_no_loss_changes_with_padding_and_all_have_gradients_without_boxes() -> 
             assert gradient.isfinite().all()
 
 
-def test_decode_gives_peaks_alone_and_stays_within_the_map() -> None:
+def test_decoded_boxes_are_peaks_inside_the_map() -> None:
     outputs = torch.full((1, 5, 4, 4), -9.0)
     outputs[0, 0, 1, 1], outputs[0, 0, 1, 2], outputs[0, 0, 3, 3] = 3.0, 2.0, 1.0  # the second is no peak
     outputs[0, 1:3] = 50.0
     outputs[0, 3:] = 0.0
-    found, scores, classes = decode(outputs)
-    assert found.shape == (1, 16, 4)
+    decoded, scores, classes = decode(outputs)
+    assert decoded.shape == (1, 16, 4)
     torch.testing.assert_close(scores[0, :2], torch.sigmoid(torch.tensor([3.0, 1.0])))
     assert (scores.diff() <= 0).all()
     assert ((classes == -1) == (scores == 0)).all()
-    assert found.isfinite().all() and (found[..., :2] >= 0).all() and (found[..., :2] + found[..., 2:] <= 16).all()
+    assert (
+        decoded.isfinite().all() and (decoded[..., :2] >= 0).all() and (decoded[..., :2] + decoded[..., 2:] <= 16).all()
+    )
 
 
 def test_show_keeps_twenty_boxes() -> None:
@@ -117,7 +119,7 @@ def test_show_keeps_twenty_boxes() -> None:
     assert (np.diff(shown[..., -1]) <= 0).all()
 
 
-def test_signs_have_the_curvature_as_their_mean_square() -> None:
+def test_the_mean_square_of_the_factor_is_the_curvature() -> None:
     torch.manual_seed(0)
     task = Task(name="cells", kind="detection", classes="red, white, platelet", loss="2*focal + 0.1*size")
     values = torch.from_numpy(boxes_of(np.random.default_rng(5), 3, 4, 2, 32, 3)).double()
@@ -133,10 +135,10 @@ def test_signs_have_the_curvature_as_their_mean_square() -> None:
         expected[m, 3:5, y, x] = 0.1
     drawn = torch.stack([curvature_factor(outputs, values, task) for _ in range(100)])
     torch.testing.assert_close((drawn**2).mean(0), expected / task.weight / count.clamp_min(1).view(-1, 1, 1, 1))
-    assert float(drawn.mean(0).abs().max()) < 1.5  # signs are as often one as the other
+    assert float(drawn.mean(0).abs().max()) < 1.5  # both signs are equally frequent
 
 
-def test_the_kind_names_what_tasks_may_name() -> None:
+def test_the_kind_implements_what_tasks_may_name() -> None:
     kind = kind_of(CELLS)
     assert {term for _, term in CELLS.terms} <= set(kind.losses)
     assert set(CELLS.metrics) == set(kind.metrics)

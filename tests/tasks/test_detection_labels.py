@@ -20,7 +20,7 @@ from mtfed.tasks.task import Task
 
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
-    """An image of 80 x 40 pixels in a model's image of 40 px: at half its size, ten pixels down."""
+    """An image of 80 x 40 pixels in a model's image of 40 px: half its size, ten pixels from the top."""
     out = io.BytesIO()
     Image.new("L", (80, 40)).save(out, "PNG")
     (tmp_path / "a.png").write_bytes(out.getvalue())
@@ -48,19 +48,19 @@ def volume(tmp_path: Path) -> Source:
         (CELLS, '[[0, 0, 4, 4, "white"], [2, 2, 4.0, 4, 0]]', [[0, 10, 2, 2, 1], [1, 11, 2, 2, 0]]),
     ],
 )
-def test_cells_become_boxes_in_the_models_image(
+def test_cells_become_boxes_in_the_models_pixels(
     source: Source, task: Task, cell: str, expected: list[list[float]]
 ) -> None:
-    found = read_boxes(cell, task, source)
-    assert found.dtype == np.float32
-    assert found.shape == (len(expected), 5)
-    np.testing.assert_allclose(found, np.array(expected).reshape(-1, 5), atol=1e-6)
+    label = read_boxes(cell, task, source)
+    assert label.dtype == np.float32
+    assert label.shape == (len(expected), 5)
+    np.testing.assert_allclose(label, np.array(expected).reshape(-1, 5), atol=1e-6)
 
 
 def test_boxes_of_a_volume_have_a_depth(volume: Source) -> None:
-    found = read_boxes("4,2,0,8,6,10", LESIONS, volume)
-    np.testing.assert_allclose(found, [[2, 6, 7.5, 4, 3, 5, 0]], atol=0.51)  # placed on whole pixels
-    np.testing.assert_allclose(found[:, 3:], [[4, 3, 5, 0]])
+    label = read_boxes("4,2,0,8,6,10", LESIONS, volume)
+    np.testing.assert_allclose(label, [[2, 6, 7.5, 4, 3, 5, 0]], atol=0.51)  # placed on whole pixels
+    np.testing.assert_allclose(label[:, 3:], [[4, 3, 5, 0]])
     assert read_boxes("none", LESIONS, volume).shape == (0, 7)
     with pytest.raises(MtfedError, match="should be x,y,z,w,h,d;"):
         read_boxes("4,2,8,6", LESIONS, volume)
@@ -90,14 +90,14 @@ def test_boxes_of_a_volume_have_a_depth(volume: Source) -> None:
         (LESIONS, "[[10, 20, 30, null]]", "in numbers"),
     ],
 )
-def test_what_is_no_box_is_refused(source: Source, task: Task, cell: str, message: str) -> None:
+def test_an_invalid_box_is_refused(source: Source, task: Task, cell: str, message: str) -> None:
     with pytest.raises(MtfedError) as caught:
         read_boxes(cell, task, source)
     assert message in str(caught.value)
     assert "a.png of site north" in str(caught.value)
 
 
-def test_labels_are_padded_to_the_most() -> None:
+def test_labels_are_padded_to_the_longest() -> None:
     stacked = stack_boxes([np.zeros((0, 5), np.float32), np.ones((2, 5), np.float32), np.ones((1, 5), np.float32)])
     assert stacked.shape == (3, 2, 5)
     assert stacked.dtype == np.float32

@@ -17,41 +17,41 @@ from mtfed.tasks.task import Task
 OPENKBP = Path(__file__).parents[3] / "shared" / "data" / "openkbp3d"
 
 
-def test_percentiles_are_those_of_numpy() -> None:
+def test_percentiles_agree_with_numpy() -> None:
     generator = np.random.default_rng(0)
     at = np.array([0, 1, 5, 37.3, 99, 99.99, 100])
     for count in (1, 2, 7, 300):
         values = generator.gamma(2, 20, (2, count))
-        found = dvh.percentiles(torch.from_numpy(values), torch.from_numpy(at))
-        np.testing.assert_allclose(found, np.percentile(values, at, axis=1).T, rtol=1e-12)
+        percentiles = dvh.percentiles(torch.from_numpy(values), torch.from_numpy(at))
+        np.testing.assert_allclose(percentiles, np.percentile(values, at, axis=1).T, rtol=1e-12)
 
 
 NAMES = [("PTV70", True), ("ptv_low", True), ("CTV", True), ("GTV1", True), ("Larynx", False), ("opticPTV", False)]
 
 
 @pytest.mark.parametrize(("name", "target"), NAMES)
-def test_a_target_is_known_by_its_name(name: str, target: bool) -> None:
+def test_targets_are_recognised_by_name(name: str, target: bool) -> None:
     assert dvh.is_target(name) == target
 
 
 @pytest.mark.parametrize(("volume", "voxels"), [(1.0, 100), (30.0, 3), (64.0, 2), (250.0, 1)])
-def test_a_tenth_of_a_cubic_centimetre(volume: float, voxels: int) -> None:
+def test_voxels_of_a_tenth_of_a_cubic_centimetre(volume: float, voxels: int) -> None:
     assert dvh.voxels_of_tenth(volume) == voxels
 
 
-def test_metrics_of_structures_are_those_of_the_challenge() -> None:
+def test_metrics_of_structures_agree_with_the_challenge() -> None:
     generator = np.random.default_rng(1)
     gray = generator.gamma(2, 15, (5, 6, 7))
     masks = {"Larynx": generator.random(gray.shape) < 0.4, "PTV70": generator.random(gray.shape) < 0.3}
     masks["tiny"] = np.arange(gray.size).reshape(gray.shape) == 17  # smaller than 0.1 cm^3
     masks["none"] = np.zeros(gray.shape, bool)
-    found = dvh.dvh_metrics(torch.from_numpy(gray), {name: torch.from_numpy(m) for name, m in masks.items()}, 3)
+    doses = dvh.dvh_metrics(torch.from_numpy(gray), {name: torch.from_numpy(m) for name, m in masks.items()}, 3)
     del masks["none"]
     expected = {(s, m): v for s, mask in masks.items() for m, v in slow_dvh(gray, s, mask, 3).items()}
-    assert {key: float(value) for key, value in found.items()} == pytest.approx(expected, rel=1e-12)
+    assert {key: float(value) for key, value in doses.items()} == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_soft_histogram_nears_the_histogram_and_has_gradients() -> None:
+def test_a_soft_histogram_approaches_the_histogram_and_has_gradients() -> None:
     generator = np.random.default_rng(2)
     values, masks = generator.random(50), generator.random((2, 50)) < 0.5
     levels = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_a_soft_histogram_nears_the_histogram_and_has_gradients() -> None:
 
 
 @pytest.mark.skipif(not OPENKBP.is_dir(), reason="needs the OpenKBP patients, which are not part of the project")
-def test_a_real_patient_is_scored_as_by_definition(tmp_path: Path) -> None:
+def test_a_real_patient_is_scored_by_the_definition(tmp_path: Path) -> None:
     patient = np.load(sorted((OPENKBP / "volumes").glob("*.npz"))[0])
     names = ("Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible", "PTV56",
              "PTV63", "PTV70")  # fmt: skip
@@ -77,11 +77,11 @@ def test_a_real_patient_is_scored_as_by_definition(tmp_path: Path) -> None:
     values = torch.from_numpy(kind_of(task).read("dose.npz", task, site)[None]).long()
     gray = gray * possible
     (read,) = dose.plans(values, task)
-    found = dvh.dvh_metrics(read.dose * 100, read.structures, read.tenth)
+    doses = dvh.dvh_metrics(read.dose * 100, read.structures, read.tenth)
     tenth = max(1, round(100 / (5 * 7.812**2)))
     expected = {(s, m): v for s, mask in masks.items() for m, v in slow_dvh(gray, s, mask, tenth).items()}
     step = 100 / dose.STEPS
-    assert {key: float(value) for key, value in found.items()} == pytest.approx(expected, abs=step)
+    assert {key: float(value) for key, value in doses.items()} == pytest.approx(expected, abs=step)
     metrics = TaskMetrics(task)
     metrics.update(perfect(task, values), values)
     assert metrics.compute() == {"dose-score": pytest.approx(0, abs=1e-5), "dvh-score": pytest.approx(0, abs=1e-5)}

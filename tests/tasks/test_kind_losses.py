@@ -23,7 +23,7 @@ def bernoulli(logit: float, truth: int, gamma: float = 0) -> float:
 
 
 def entropy(outputs: np.ndarray, values: np.ndarray, task: Task, gamma: float = 0) -> float:
-    """Return the cross-entropy of labels or masks, mean over pixels, what is known of an image, and images."""
+    """Return the cross-entropy of labels or masks, mean over pixels, the known classes of an image, and images."""
     images = []
     for output, value in zip(outputs, values, strict=True):
         each = []
@@ -40,7 +40,7 @@ def cumulative(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
 
 
 def over_known(term: Callable[[float], float]) -> Callable[[np.ndarray, np.ndarray, Task], float]:
-    """Return the mean over images of a term over what is known, in units of the range."""
+    """Return the mean over images of a term over the known numbers, in units of the range."""
 
     def slow(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
         low, high = task.range
@@ -95,7 +95,7 @@ LOSSES: dict[tuple[str, str], Callable[[np.ndarray, np.ndarray, Task], float]] =
 
 
 @pytest.mark.parametrize(("name", "term"), LOSSES)
-def test_losses_are_what_they_say(name: str, term: str) -> None:
+def test_losses_agree_with_their_definitions(name: str, term: str) -> None:
     task = TASKS[name]
     outputs, values = examples(task)
     outputs.requires_grad_()
@@ -106,16 +106,16 @@ def test_losses_are_what_they_say(name: str, term: str) -> None:
     assert outputs.grad is not None and outputs.grad.isfinite().all() and outputs.grad.any()
 
 
-def test_every_loss_and_metric_of_these_kinds_is_there() -> None:
+def test_every_loss_and_metric_of_these_kinds_is_implemented() -> None:
     for task in TASKS.values():
         kind = kind_of(task)
         assert {term for name, term in LOSSES if TASKS[name].kind == task.kind} == set(KIND_SPECS[task.kind].losses)
         assert set(kind.losses) == set(KIND_SPECS[task.kind].losses) and set(kind.metrics) == set(task.metrics)
 
 
-def test_what_is_true_and_sure_costs_nothing() -> None:
+def test_a_confident_correct_prediction_has_no_loss() -> None:
     for outputs, values, task, term in (
-        (torch.full((1, 3, 2, 2), -100.0), torch.zeros(1, 3, 2, 2), PARTS, "dice"),  # not there, not found
+        (torch.full((1, 3, 2, 2), -100.0), torch.zeros(1, 3, 2, 2), PARTS, "dice"),  # neither present nor predicted
         (torch.tensor([[100.0, 100.0, -100.0]]), torch.tensor([2]), GRADE, "coral"),
         (torch.tensor([[100.0, -100.0, 3.0]]), torch.tensor([[1, 0, -1]]), FINDINGS, "focal"),
     ):
@@ -128,8 +128,8 @@ CURVATURES = [("findings", "cross-entropy", 1), ("grade", "coral", 1), ("parts",
 
 
 @pytest.mark.parametrize(("name", "term", "times"), CURVATURES)
-def test_signs_have_the_curvature_of_the_loss(name: str, term: str, times: float) -> None:
-    """These losses' curvature is diagonal, and so is E[z z^T], as signs are independent: z^2 is its diagonal."""
+def test_the_square_of_the_factor_is_the_curvature(name: str, term: str, times: float) -> None:
+    """The curvature of these losses is diagonal. So is E[z z^T], because signs are independent; z^2 is its diagonal."""
     task = TASKS[name]
     outputs, values = examples(task, images=3)
     loss = task_loss(trained_by(task, term), config(task))

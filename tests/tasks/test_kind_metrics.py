@@ -29,7 +29,7 @@ from mtfed.tasks.task import Task
 
 
 def slow_auc(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
-    bins = np.floor(np.arcsinh(outputs * np.sinh(4.5) / 16) / (4.5 / 64)).clip(-64, 63)  # scores of one bin tie
+    bins = np.floor(np.arcsinh(outputs * np.sinh(4.5) / 16) / (4.5 / 64)).clip(-64, 63)  # ties within a bin
     areas = []
     for score, truth in zip(bins.T, values.T, strict=True):
         pairs = [np.sign(p - n) / 2 + 0.5 for p in score[truth == 1] for n in score[truth == 0]]
@@ -43,13 +43,13 @@ def slow_accuracy(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
 
 
 def slow_kappa(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
-    found, count = (outputs > 0).sum(1), len(task.classes)
-    seen, expected = 0.0, 0.0
+    predicted, count = (outputs > 0).sum(1), len(task.classes)
+    observed, expected = 0.0, 0.0
     for i in range(count):
         for j in range(count):
-            seen += (i - j) ** 2 * np.mean((found == i) & (values == j))
-            expected += (i - j) ** 2 * np.mean(found == i) * np.mean(values == j)
-    return 1 - seen / expected
+            observed += (i - j) ** 2 * np.mean((predicted == i) & (values == j))
+            expected += (i - j) ** 2 * np.mean(predicted == i) * np.mean(values == j)
+    return 1 - observed / expected
 
 
 def slow_mae(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
@@ -61,22 +61,22 @@ def slow_mae(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
 
 def slow_r2(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
     low, high = task.range
-    found = []
+    scores = []
     for output, value in zip((outputs * (high - low) + low).T, values.astype(float).T, strict=True):
         known = ~np.isnan(value)
         spread = ((value[known] - value[known].mean()) ** 2).sum()
-        found.append(1 - ((output[known] - value[known]) ** 2).sum() / spread)
-    return float(np.mean(found))
+        scores.append(1 - ((output[known] - value[known]) ** 2).sum() / spread)
+    return float(np.mean(scores))
 
 
 def slow_overlap(ratio: Callable[[int, int, int], float]) -> Callable[[np.ndarray, np.ndarray, Task], float]:
     def slow(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
-        found = []
+        overlaps = []
         for o, v in zip(outputs.reshape(-1, 4, 5), values.reshape(-1, 4, 5), strict=True):
             a, b = o > 0, v == 1
             if v[0, 0] != 255:
-                found.append(1.0 if not (a | b).any() else ratio(int((a & b).sum()), int(a.sum()), int(b.sum())))
-        return float(np.mean(found))
+                overlaps.append(1.0 if not (a | b).any() else ratio(int((a & b).sum()), int(a.sum()), int(b.sum())))
+        return float(np.mean(overlaps))
 
     return slow
 
@@ -133,7 +133,7 @@ def test_metrics_of_two_sites_add_up_to_the_pooled_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_which_way_is_up(name: str) -> None:
+def test_the_spec_contains_the_direction_of_every_metric(name: str) -> None:
     task = TASKS[name]
     outputs, values = examples(task, images=30)
     good, bad = TaskMetrics(task), TaskMetrics(task)
@@ -145,12 +145,12 @@ def test_which_way_is_up(name: str) -> None:
         assert (value > bad.compute()[metric]) == higher
 
 
-def test_what_data_cannot_tell_is_nan() -> None:
+def test_a_metric_that_the_data_cannot_determine_is_nan() -> None:
     outputs, values = torch.randn(4, 3), torch.tensor([[1, 0, -1]] * 4)  # one class only
     metrics = TaskMetrics(FINDINGS)
     metrics.update(outputs, values)
     assert np.isnan(metrics.compute()["auc"]) and 0 <= metrics.compute()["accuracy"] <= 1
-    values[0, 0] = 0  # now of the first class there are both
+    values[0, 0] = 0  # now the first class has both
     metrics = TaskMetrics(FINDINGS)
     metrics.update(outputs, values)
     assert 0 <= metrics.compute()["auc"] <= 1
@@ -164,7 +164,7 @@ def test_what_data_cannot_tell_is_nan() -> None:
     assert np.isnan(metrics.compute()["dvh-score"]) and metrics.compute()["dose-score"] > 0
 
 
-def test_what_the_report_is_shown() -> None:
+def test_predictions_in_the_record() -> None:
     shown = {name: kind_of(task).show(examples(task)[0].float(), task) for name, task in TASKS.items()}
     shapes = {name: array.shape for name, array in shown.items()}
     assert shapes == {"findings": (9, 3), "grade": (9, 4), "age": (9, 1), "axes": (9, 2), "parts": (9, 3, 4, 5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from helpers.kinds import AGE, AXES, DOSE, FINDINGS, GRADE, NUMBERED, PARTS, sou
 from PIL import Image
 
 from mtfed.data.source import Source
-from mtfed.errors import MtfedError
+from mtfed.errors import LabelError, MtfedError
 from mtfed.tasks import dose
 from mtfed.tasks.kind import kind_of
 from mtfed.tasks.task import Task
@@ -35,13 +36,13 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("task", "cell", "label"), CELLS)
-def test_a_cell_is_read(task: Task, cell: str, label: Any) -> None:
-    found = kind_of(task).read(cell, task, source())
-    np.testing.assert_allclose(found, label, rtol=1e-6)
-    assert found.dtype == (np.float32 if task.kind == "regression" else np.int64)
+def test_a_cell_becomes_a_label(task: Task, cell: str, label: Any) -> None:
+    values = kind_of(task).read(cell, task, source())
+    np.testing.assert_allclose(values, label, rtol=1e-6)
+    assert values.dtype == (np.float32 if task.kind == "regression" else np.int64)
 
 
-BAD_CELLS = [
+INVALID_CELLS = [
     (FINDINGS, "heart", r"Image p\.png of site north: label 'heart' of task findings should name those of effusion, "),
     (FINDINGS, "mass; ", "that are present, or be 'none', or 3 of 0, 1 and"),
     (FINDINGS, "1;0", "3 of 0, 1 and"),
@@ -71,14 +72,14 @@ BAD_CELLS = [
 ]
 
 
-@pytest.mark.parametrize(("task", "cell", "message"), BAD_CELLS)
-def test_a_bad_cell_says_what_it_should_be(task: Task, cell: str, message: str) -> None:
+@pytest.mark.parametrize(("task", "cell", "message"), INVALID_CELLS)
+def test_an_invalid_cell_is_refused(task: Task, cell: str, message: str) -> None:
     with pytest.raises(MtfedError, match=message):
         kind_of(task).read(cell, task, source())
 
 
 def plan(shape: tuple[int, ...] = (6, 6)) -> dict[str, np.ndarray]:
-    """Return a patient's arrays: dose rises along the last axis, the first row can have none."""
+    """Return a patient's arrays: dose rises along the last axis and is not possible in the first row."""
     possible = np.ones(shape, bool)
     possible[0] = False
     target = np.zeros(shape, bool)
@@ -88,7 +89,7 @@ def plan(shape: tuple[int, ...] = (6, 6)) -> dict[str, np.ndarray]:
 
 
 def write(folder: Path, shape: tuple[int, ...], arrays: dict[str, np.ndarray]) -> Source:
-    """Write an image of a shape and arrays that belong to it; return the image as the model sees it, of side 6."""
+    """Write an image of a shape and its arrays; return the image as a source with side 6."""
     if len(shape) == 2:
         Image.fromarray(np.zeros(shape, np.uint8)).save(folder / "p.png")
     else:
@@ -101,36 +102,38 @@ SHAPES = [(6, 6), (6, 6, 6)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_structures_that_are_not_marked_are_told_from_empty_ones(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_unmarked_structures_differ_from_empty_ones(tmp_path: Path, shape: tuple[int, ...]) -> None:
     lung = np.zeros(shape, bool)
     lung[1:3] = True
     site = write(tmp_path, shape, {"lung": lung, "rib": np.zeros(shape, np.uint8), "other": np.zeros(3)})
-    found = kind_of(PARTS).read("a.npz", PARTS, site)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, np.stack([np.full(shape, 255), lung, np.zeros(shape)]))
+    values = kind_of(PARTS).read("a.npz", PARTS, site)
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, np.stack([np.full(shape, 255), lung, np.zeros(shape)]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_dose_is_read_and_unpacked(tmp_path: Path, shape: tuple[int, ...]) -> None:
     arrays = plan(shape) | {"Larynx": np.zeros(shape, bool)}
-    found = kind_of(DOSE).read("a.npz", DOSE, write(tmp_path, shape, arrays))
-    assert (found.dtype, found.shape) == (np.int16, (3, *shape))
-    (read,) = dose.plans(torch.from_numpy(found[None]).long(), DOSE)
+    values = kind_of(DOSE).read("a.npz", DOSE, write(tmp_path, shape, arrays))
+    assert (values.dtype, values.shape) == (np.int16, (3, *shape))
+    (read,) = dose.plans(torch.from_numpy(values[None]).long(), DOSE)
     np.testing.assert_allclose(read.dose * 80, arrays["dose"], atol=80 / dose.STEPS)
     np.testing.assert_array_equal(read.possible, arrays["possible"])
-    assert list(read.structures) == ["PTV70"]  # one without a voxel has no dose
+    assert list(read.structures) == ["PTV70"]  # a structure without voxels has no dose
     np.testing.assert_array_equal(read.structures["PTV70"], arrays["PTV70"])
     assert read.tenth == round(100 / 12)
 
 
 def test_a_dose_keeps_its_volume_when_it_is_resized(tmp_path: Path) -> None:
     big = plan((12, 12, 12))
-    found = kind_of(DOSE).read("a.npz", DOSE, write(tmp_path, (12, 12, 12), big))
-    (read,) = dose.plans(torch.from_numpy(found[None]).long(), DOSE)
+    values = kind_of(DOSE).read("a.npz", DOSE, write(tmp_path, (12, 12, 12), big))
+    (read,) = dose.plans(torch.from_numpy(values[None]).long(), DOSE)
     assert read.tenth == max(1, round(100 / (12 * 8)))
     means = (big["dose"] * big["possible"]).reshape(6, 2, 6, 2, 6, 2).mean((1, 3, 5))
     np.testing.assert_allclose(read.dose[1:] * 80, means[1:], atol=80 / dose.STEPS)
-    slice_ = kind_of(DOSE).read("a.npz", DOSE, write(tmp_path, (12, 6), plan((12, 6))))  # beside it nothing is possible
+    slice_ = kind_of(DOSE).read(
+        "a.npz", DOSE, write(tmp_path, (12, 6), plan((12, 6)))
+    )  # beside the image no dose is possible
     assert (slice_[0][:, [0, 1, 5]] == -1).all() and slice_[2, 0, 0] == round(100 / (12 * 4))
 
 
@@ -146,7 +149,7 @@ def test_all_sixteen_structures_have_a_bit(tmp_path: Path) -> None:
         kind_of(DOSE).read("a.npz", DOSE.model_copy(update={"classes": names}), site)
 
 
-BAD_ARRAYS = [  # task, what is changed of a good file, message
+INVALID_ARRAYS = [  # task, changes of a valid file, message
     (
         PARTS,
         {"heart": np.full((6, 6), 2)},
@@ -174,9 +177,45 @@ BAD_ARRAYS = [  # task, what is changed of a good file, message
 ]
 
 
-@pytest.mark.parametrize(("task", "changes", "message"), BAD_ARRAYS)
-def test_a_bad_file_says_what_is_wrong(tmp_path: Path, task: Task, changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("task", "changes", "message"), INVALID_ARRAYS)
+def test_an_invalid_file_is_refused(tmp_path: Path, task: Task, changes: dict[str, Any], message: str) -> None:
     arrays = {name: array for name, array in (plan() | changes).items() if array is not None}
     site = write(tmp_path, (6, 6), arrays)
     with pytest.raises(MtfedError, match=message):
         kind_of(task).read("a.npz", task, site)
+
+
+MASK = Task(name="mask", kind="segmentation", classes=("background", "lung"))
+BLOOD = Task(name="cells", kind="detection", classes=("red", "white"))
+FAULTS = [  # task, cell, the finding of the site's check that it belongs to
+    (FINDINGS, "heart", "class"),
+    (GRADE, "awful", "class"),
+    (AGE, "old", "wrong"),
+    (AGE, "610", "range"),
+    (BLOOD, "1,2", "wrong"),
+    (BLOOD, "0,0,4,4,blue", "class"),
+    (BLOOD, "9,9,4,4,red", "range"),
+    (BLOOD, "[[0, 0, -4, 4, 1]]", "range"),
+    (PARTS, "p.png", "unreadable"),
+    (MASK, "p.png", "values"),
+    (MASK, "small.npy", "misfit"),
+    (MASK, "colour.npy", "misfit"),
+    (PARTS, "none.npz", "wrong"),
+    (PARTS, "two.npz", "values"),
+    (PARTS, "small.npz", "misfit"),
+    (DOSE, "none.npz", "wrong"),
+]
+
+
+@pytest.mark.parametrize(("task", "cell", "fault"), FAULTS)
+def test_an_error_contains_the_kind_of_fault(tmp_path: Path, task: Task, cell: str, fault: str) -> None:
+    Image.fromarray(np.full((6, 6), 7, np.uint8)).save(tmp_path / "p.png")
+    np.save(tmp_path / "small.npy", np.zeros((5, 6), np.uint8))
+    np.save(tmp_path / "colour.npy", np.zeros((6, 6, 3), np.uint8))
+    np.savez(tmp_path / "none.npz", other=np.zeros((6, 6), bool))
+    np.savez(tmp_path / "two.npz", heart=np.full((6, 6), 2))
+    np.savez(tmp_path / "small.npz", heart=np.zeros((5, 6), bool))
+    with pytest.raises(LabelError) as caught:
+        kind_of(task).read(cell, task, source(tmp_path, size=6))
+    assert caught.value.fault == fault
+    assert pickle.loads(pickle.dumps(caught.value)).fault == fault

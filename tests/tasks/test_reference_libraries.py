@@ -146,8 +146,8 @@ def test_soft_dice_is_that_of_monai_bit_for_bit(classes: int, shape: tuple[int, 
         given = logits.to(dtype).requires_grad_()
         value = loss(given, values)
         results.append((value, *torch.autograd.grad(value, given)))
-    for ours, monai in zip(*results, strict=True):
-        assert torch.equal(ours, monai)
+    for own, monai in zip(*results, strict=True):
+        assert torch.equal(own, monai)
 
 
 @pytest.mark.parametrize(

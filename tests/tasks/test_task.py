@@ -1,4 +1,4 @@
-"""One declaration drives a task: what may stand in it, and that every name in the table of kinds works."""
+"""Declarations of tasks, and that every name in the table of kinds is implemented."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mtfed.tasks.specs import KIND_SPECS
 from mtfed.tasks.task import Task
 
 
-def task(kind: str, **more: Any) -> Task:
+def task(kind: str, **fields: Any) -> Task:
     ranged = {"range": "0, 80"} if KIND_SPECS[kind].has_range else {}
-    return Task(**{"name": "it", "kind": kind, "classes": "a, b, c"} | ranged | more)
+    return Task(**{"name": "it", "kind": kind, "classes": "a, b, c"} | ranged | fields)
 
 
 @pytest.mark.parametrize("kind", KIND_SPECS)
@@ -43,7 +43,7 @@ def test_a_loss_is_a_sum_of_terms(loss: str, terms: tuple[tuple[float, str], ...
 
 
 @pytest.mark.parametrize(
-    ("kind", "more", "message"),
+    ("kind", "fields", "message"),
     [
         ("classification", {"classes": "only"}, "classes of a classification task must be 2 or more different names"),
         ("segmentation", {"classes": "a, b, a"}, "2 or more different names"),
@@ -64,27 +64,27 @@ def test_a_loss_is_a_sum_of_terms(loss: str, terms: tuple[tuple[float, str], ...
         ("classification", {"range": "0, 1"}, "a classification task has no range"),
     ],
 )
-def test_what_cannot_be_declared(kind: str, more: dict[str, str], message: str) -> None:
+def test_an_invalid_declaration_is_refused(kind: str, fields: dict[str, str], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        task(kind, **more)
+        task(kind, **fields)
 
 
 @pytest.mark.parametrize(
-    ("kind", "more", "value", "score"),
+    ("kind", "fields", "value", "score"),
     [
         ("classification", {}, 0.9, 0.9),
         ("ordinal", {}, 0.4, 0.4),
         ("regression", {"range": "10, 30"}, 5.0, 0.75),
         ("regression", {"range": "10, 30", "metrics": "r2"}, 0.5, 0.5),
-        ("regression", {"range": "10, 30", "metrics": "r2"}, -157.3, -1.0),  # which has no lowest value
+        ("regression", {"range": "10, 30", "metrics": "r2"}, -157.3, -1.0),  # R² has no lower bound
         ("dose", {}, 2.0, 0.975),
     ],
 )
-def test_scores_of_all_tasks_go_up(kind: str, more: dict[str, str], value: float, score: float) -> None:
-    assert task(kind, **more).score(value) == pytest.approx(score)
+def test_higher_scores_are_better_for_all_tasks(kind: str, fields: dict[str, str], value: float, score: float) -> None:
+    assert task(kind, **fields).score(value) == pytest.approx(score)
 
 
-def test_a_task_names_its_metrics_and_choices_go_by_the_first() -> None:
+def test_the_first_metric_of_a_task_decides() -> None:
     named = task("ordinal", metrics="accuracy, mae")
     assert named.metrics == ("accuracy", "mae") and named.metric == "accuracy"
     assert set(TaskMetrics(named).metrics) == {"accuracy", "mae"}
@@ -97,5 +97,5 @@ def flatten_task(given: Task) -> dict[str, str]:
     return {"kind": given.kind, "classes": ", ".join(given.classes), "metrics": ", ".join(given.metrics)}
 
 
-def test_an_error_in_classes_is_a_share_of_the_widest() -> None:
+def test_an_error_in_classes_is_a_share_of_the_largest() -> None:
     assert task("ordinal").score(0.5, "mae") == 0.75
