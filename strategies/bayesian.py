@@ -60,7 +60,7 @@ class BayesianMatching(TaskFedAvg):
         start: ``common`` if all sites start from the server's model; ``apart`` if they bring models of their own to
             the first round, which is then matched as a whole, so that all its updates are kept until it ends.
         inner: freedom inside the heads of models that were trained apart, see :func:`.alignment.align`.
-        gate: minimum relative gain of a new order; below it, units would move because of noise.
+        gate: minimum relative gain of a permutation; below it, units would move because of noise.
         settings: see :class:`TaskFedAvg`; ``weighting`` applies to sites without precision.
     """
 
@@ -206,10 +206,10 @@ class BayesianMatching(TaskFedAvg):
             self.axes, [own.values for own in merge.waiting], gauge=self.inner, gate=self.gate, seed=self.seed,
             weights=matching_weights(merge.waiting, merge.layout, self.axes),
         )  # fmt: skip
-        for contribution, tensors, orders in zip(merge.waiting, aligned.clients, aligned.permutations, strict=True):
-            for label, order in orders.items():
-                merge.metrics.add_moved(label, moved_share(order))
-            yield contribution.reordered(self.axes, tensors, orders, turned=self.inner != "none")
+        for contribution, tensors, own in zip(merge.waiting, aligned.clients, aligned.permutations, strict=True):
+            for label, permutation in own.items():
+                merge.metrics.add_moved(label, moved_share(permutation))
+            yield contribution.permuted(self.axes, tensors, own, regauged=self.inner != "none")
 
     def _multiply(self, merge: BayesianMerge, contribution: Contribution) -> None:
         """Multiply a site's posterior into the product."""

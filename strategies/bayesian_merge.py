@@ -19,7 +19,7 @@ class BayesianMerge:
 
     Args:
         arrays: the global arrays that the round started from.
-        graph: the table of axes, if units are matched.
+        graph: the axis graph, if units are matched.
         weights: how much each site counts in each part.
         precision_floor: see :class:`.merging.Product`.
     """
@@ -57,4 +57,4 @@ class BayesianMerge:
             self.metrics.add_placement(label, placement)
         if not aligned.permutations:
             return contribution
-        return contribution.reordered(frame.graph, aligned.tensors, aligned.permutations)
+        return contribution.permuted(frame.graph, aligned.tensors, aligned.permutations)

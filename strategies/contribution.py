@@ -35,21 +35,21 @@ class Contribution:
         precision = {name: replace(own, values=np.array(own.values)) for name, own in self.precision.items()}
         return replace(self, values=values, precision=precision)
 
-    def reordered(
-        self, graph: AxisGraph, values: Tensors, orders: Mapping[str, np.ndarray], *, turned: bool = False
+    def permuted(
+        self, graph: AxisGraph, values: Tensors, permutations: Mapping[str, np.ndarray], *, regauged: bool = False
     ) -> Contribution:
-        """Return the contribution with its units in another order.
+        """Return the contribution with permuted units.
 
         Args:
-            graph: the table of axes.
-            values: the tensors in the new order.
-            orders: the new order of each axis; the precision is reordered by it here.
-            turned: whether heads also got another inner basis. A diagonal does not turn with a basis, so their
+            graph: the axis graph.
+            values: the tensors, already permuted.
+            permutations: by axis; the precision is permuted here.
+            regauged: whether heads also got another inner basis. A diagonal does not turn with a basis, so their
                 precision becomes the mean over the inner axis.
         """
-        codes = graph.permute({name: own.values for name, own in self.precision.items()}, orders)
+        codes = graph.permute({name: own.values for name, own in self.precision.items()}, permutations)
         precision = {name: replace(own, values=codes[name]) for name, own in self.precision.items()}
-        for name, axis in inner_axes(graph).items() if turned else ():
+        for name, axis in inner_axes(graph).items() if regauged else ():
             if name in precision:
                 view = graph.tensors[name][0] or codes[name].shape
                 decoded = precision[name].decode().reshape(view)
@@ -111,7 +111,7 @@ def unique_names(layout: Layout, graph: AxisGraph | None) -> dict[str, list[Tens
     """Return the tensors under unique names, because several parts of a packed record may contain, say, a ``weight``.
 
     Raises:
-        AxisError: if a table of axes uses a name that is not unique.
+        AxisError: if the axis graph uses a name that is not unique.
     """
     uses = Counter(tensor.name for entries in layout.values() for tensor in entries)
     for name in graph.tensors if graph is not None else ():

@@ -22,7 +22,7 @@ from .precision import Precision
 from .rebasin import match_many, moving_permutations
 from .settings import check_settings, refuse_fixed
 
-ROUNDING = 1e-12  # minimum relative gain of an order: these methods have no gate, but sums have rounding errors
+ROUNDING = 1e-12  # minimum relative gain: these methods have no gate, but sums have rounding errors
 Settings = Mapping[str, Any]
 COUNTING: Settings = {"precision": "none", "prior_strength": 0.0, "cavity": 0.0, "gate": 0.0, "inner": "none"}
 
@@ -91,16 +91,16 @@ class Rebasin(Published):
     def _match(self, merge: BayesianMerge, contribution: Contribution) -> Contribution:
         if self.axes is None:
             return contribution
-        orders = moving_permutations(self.axes, merge.previous_tensors(), contribution.values, seed=self.seed)
-        if not orders:
+        moving = moving_permutations(self.axes, merge.previous_tensors(), contribution.values, seed=self.seed)
+        if not moving:
             return contribution
-        return contribution.reordered(self.axes, self.axes.permute(contribution.values, orders), orders)
+        return contribution.permuted(self.axes, self.axes.permute(contribution.values, moving), moving)
 
     def _match_all(self, merge: BayesianMerge) -> Iterator[Contribution]:
         assert self.axes is not None
-        networks, orders = match_many(self.axes, [own.values for own in merge.waiting], seed=self.seed)
-        for contribution, network, order in zip(merge.waiting, networks, orders, strict=True):
-            yield contribution.reordered(self.axes, network, order)
+        networks, permutations = match_many(self.axes, [own.values for own in merge.waiting], seed=self.seed)
+        for contribution, network, own in zip(merge.waiting, networks, permutations, strict=True):
+            yield contribution.permuted(self.axes, network, own)
 
 
 class Pfnm(Published):
@@ -150,7 +150,7 @@ class Pfnm(Published):
             yield from contributions
             return
         networks = [own.values for own in contributions]
-        orders: list[dict[str, np.ndarray]] = [{} for _ in contributions]
+        permutations: list[dict[str, np.ndarray]] = [{} for _ in contributions]
         union = {name: values for network in networks for name, values in network.items()}
         waiting = [label for label, axis in graph.axes.items() if axis.kind != "frozen"][::-1]
         settled = set(graph.axes) - set(waiting)
@@ -161,17 +161,17 @@ class Pfnm(Published):
             members = [j for j, network in enumerate(networks) if any(slot.name in network for slot in slots)]
             if not members:
                 continue
-            for j, order in zip(
-                members, self._orders(graph, label, slots, [networks[j] for j in members]), strict=True
-            ):
-                moved = moved_share(order)
+            matched = self._match_axis(graph, label, slots, [networks[j] for j in members])
+            for j, permutation in zip(members, matched, strict=True):
+                moved = moved_share(permutation)
                 merge.metrics.add_moved(label, moved)
                 if moved:
-                    networks[j], orders[j][label] = graph.permute(networks[j], {label: order}), order
-        for contribution, network, changed in zip(contributions, networks, orders, strict=True):
-            yield contribution.reordered(graph, network, changed)
+                    networks[j] = graph.permute(networks[j], {label: permutation})
+                    permutations[j][label] = permutation
+        for contribution, network, own in zip(contributions, networks, permutations, strict=True):
+            yield contribution.permuted(graph, network, own)
 
-    def _orders(self, graph: AxisGraph, label: str, slots: list[Slot], networks: list[Tensors]) -> list[np.ndarray]:
+    def _match_axis(self, graph: AxisGraph, label: str, slots: list[Slot], networks: list[Tensors]) -> list[np.ndarray]:
         """Return for each network which of its units belongs to each atom of an axis."""
         rows = [np.hstack([_rows(slot, network) for slot in slots]) for network in networks]
         widths = [slot.width for slot in slots]

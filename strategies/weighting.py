@@ -14,17 +14,11 @@ from .wire import task_of
 
 @dataclass(frozen=True)
 class SiteWeights:
-    """The weights of the sites' updates in a round.
-
-    Args:
-        weighting: see :class:`~.averaging.TaskFedAvg`.
-        task_weights: see :class:`~.averaging.TaskFedAvg`.
-        task_samples: training samples of each task, over all sites.
-    """
+    """The weights of the sites' updates in a round, by the settings of :class:`~.averaging.TaskFedAvg`."""
 
     weighting: Weighting
     task_weights: Mapping[str, float]
-    task_samples: Mapping[str, int]
+    task_samples: Mapping[str, int]  # training samples of each task, over all sites
 
     def weight(self, update: Update, part: str) -> float:
         """Return the weight of an update in a part."""

@@ -20,7 +20,7 @@ from helpers.bayesian import (
     sites,
 )
 from helpers.planted import RNG, Network, chain, difference
-from helpers.rounds import SITES, drift, one_round, same, tensors_of
+from helpers.rounds import SITES, drift, one_round, same, tensors_of, update
 from mtfed.strategies import BayesianMatching, wire
 from mtfed.strategies.axes import AxisError
 from mtfed.strategies.frame import Frame
@@ -174,3 +174,20 @@ def test_axes_of_another_model_are_refused() -> None:
     twice = wire.pack({"encoder": {name: network[name]}, "decoder.x": {name: network[name]}})
     with pytest.raises(AxisError, match="2 parts contain a tensor of this name"):
         one_round(BayesianMatching(graph), drift, arrays=twice)
+
+
+@pytest.mark.parametrize("name", ["samples", "uniform", "tasks"])
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_without_axes_and_precision_it_is_fedavg_bit_for_bit(name: str, floor: float) -> None:
+    def in_parts(key: str, message: Message) -> RecordDict:
+        content = update(key, message)
+        if key == "c":  # leaves a part out
+            content["arrays"] = wire.select(content["arrays"], ["encoder", "decoder.y"])
+        return content
+
+    for answer in (update, in_parts):
+        strategy = BayesianMatching(weighting=name, precision_floor=floor)
+        expected, metrics, _ = one_round(TaskFedAvg(weighting=name), answer)
+        got, got_metrics, _ = one_round(strategy, answer)
+        assert same(got, expected) and metrics.items() <= got_metrics.items()
+        assert all(key in metrics or key.startswith("merge.") for key in got_metrics)

@@ -8,9 +8,8 @@ from math import exp2
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, RecordDict
-from helpers.rounds import one_round, same, update
-from mtfed.strategies import BayesianMatching, TaskFedAvg, wire
+from flwr.app import ArrayRecord
+from mtfed.strategies import wire
 from mtfed.strategies.merging import Merged, Product
 from mtfed.strategies.precision import Precision, encode
 
@@ -227,8 +226,8 @@ def test_batch_norm_has_the_moments_of_the_pooled_activations(packed: bool, how:
 def test_a_variance_without_its_mean_is_ignored() -> None:
     arrays, own = record(model(9), packed=False), model(0)
     product = Product(wire.tensors_in(arrays))
-    shares = product.add({"bn.running_var": own["bn.running_var"], "scale": own["scale"]}, {"bn.running_var": 5.0,
-                                                                                          "scale": 5.0})  # fmt: skip
+    names = ("bn.running_var", "scale")
+    shares = product.add({name: own[name] for name in names}, dict.fromkeys(names, 5.0))
     result = product.finish({key: array.numpy() for key, array in arrays.items()})
     assert shares.keys() == result.arrays.keys() == {"scale"}
 
@@ -282,20 +281,3 @@ def test_a_share_is_the_sum_of_the_precision() -> None:
             sum(1.75 * sites[0].precision[name].values.sum() for name in named)
         )
     assert product.add(sites[1].values, {"encoder:float32": 5.0}) == {"encoder:float32": 5.0 * (12 + 3 + 3 + 1)}
-
-
-@pytest.mark.parametrize("name", ["samples", "uniform", "tasks"])
-@pytest.mark.parametrize("floor", [0.0, 0.1])
-def test_without_axes_and_precision_it_is_fedavg_bit_for_bit(name: str, floor: float) -> None:
-    def in_parts(key: str, message: Message) -> RecordDict:
-        content = update(key, message)
-        if key == "c":  # leaves a part out
-            content["arrays"] = wire.select(content["arrays"], ["encoder", "decoder.y"])
-        return content
-
-    for answer in (update, in_parts):
-        strategy = BayesianMatching(weighting=name, precision_floor=floor)
-        expected, metrics, _ = one_round(TaskFedAvg(weighting=name), answer)
-        got, got_metrics, _ = one_round(strategy, answer)
-        assert same(got, expected)
-        assert {key: value for key, value in got_metrics.items() if not key.startswith("merge.")} == metrics
