@@ -17,6 +17,8 @@ from ..tasks.task import Task
 
 Weight = Annotated[float, Field(gt=0)]
 Augment = Literal["none", "shift", "mirror", "strong"]
+Autocast = Literal["auto", "none", "bfloat16", "float16"]
+Balancing = Literal["uncertainty", "equal", "dwa", "gradnorm", "pcgrad"]
 
 
 def _setting(default: Any, description: str, section: str = "", **limits: Any) -> Any:
@@ -46,42 +48,34 @@ class Config(BaseModel):
     dimensions: Literal[2, 3] = _setting(2, "2 for images, 3 for volumes")
     image_size: int = _setting(64, "side in pixels of the square or cube that images are resized to", ge=8, le=4096)
     channels: Literal[1, 3] = _setting(1, "1 for grey, 3 for RGB")
-    proportions: Literal["millimetres", "pixels"] = _setting(
-        "millimetres", "unit in which resizing keeps an image's proportions, if its file contains a spacing"
-    )
+    proportions: Literal["millimetres", "pixels"] = _setting("millimetres", "unit in which resizing keeps proportions")
     window: str = _setting(
         "", 'level and width of images of more than 8 bits, such as "40, 400"; empty: those of the file, or its range'
     )
     normalise: Literal["image", "site"] = _setting("image", "scale each image, or each site, to mean 0 and deviation 1")
     max_unreadable: float = _setting(0.0, "largest share of a site's images that may be unreadable", ge=0, lt=1)
-    validation_share: float = _setting(
-        0.2, "share of a site's patients used for validation, if its manifest has no such split", gt=0, lt=1
-    )
+    validation_share: float = _setting(0.2, "share of patients for validation, if a manifest names none", gt=0, lt=1)
     partition: str = _setting("tasks + dirichlet", "how one set is divided among simulated sites; schemes are below")
     partition_alpha: float = _setting(1.0, "Dirichlet concentration of class shares or quantities among sites", gt=0)
     partition_column: str = _setting("site", 'column of the manifest that the scheme "column" divides by', min_length=1)
     partition_options: str = _setting(
-        "", 'arguments of the partitioner in "flwr:NAME", such as "alpha=0.5, partition_by=site"'
+        "", 'arguments of a "flwr:NAME" partitioner, such as "alpha=0.5, partition_by=site"'
     )
     partition_seed: int = _setting(0, "seed of the partition; apart from seed, so that seeds can be compared", ge=0)
     feature_shift: float = _setting(
-        0.0, "how far the images of simulated sites differ, as those of scanners do; 0: not at all", ge=0, le=1
+        0.0, "how far images of simulated sites differ, as scanners do; 0: not at all", ge=0, le=1
     )
     pooled: bool = _setting(False, "put all images at one site, as an upper bound for federations")
 
     model: str = _setting("mtmedformer", "one of the models below", "Model")
     encoder: str = _setting("vit_mini_patch8", "any timm encoder by name; for volumes, one of mtfed's own")
-    weights: str = _setting(
-        "", 'pretrained weights of the encoder: a file, or "timm" for those that timm publishes; empty: none'
-    )
+    weights: str = _setting("", 'pretrained weights of the encoder: a file, or "timm" for those of timm; empty: none')
     decoder_width: int = _setting(48, "channels of decoders that predict maps", ge=4)
-    balancing: Literal["uncertainty", "equal", "dwa", "gradnorm", "pcgrad"] = _setting(
-        "uncertainty", "how the losses of tasks are balanced"
-    )
+    balancing: Balancing = _setting("uncertainty", "how the losses of tasks are balanced")
     focal_gamma: float = _setting(2.0, 'focusing parameter of the loss term "focal"; detection has its own', ge=0)
 
     augment: Augment = _setting(
-        "none", "shift also zooms and changes contrast, mirror also flips, strong also rotates, blurs and adds noise",
+        "none", "shift also zooms and changes contrast; mirror adds flips; strong adds rotations, blur and noise",
         "Local training",
     )  # fmt: skip
     local_epochs: int = _setting(1, "passes over a site's training images per round", ge=1)
@@ -100,46 +94,24 @@ class Config(BaseModel):
     task_weights: dict[str, Weight] = _setting(
         {}, 'with weighting = "tasks", such as "lungs=4, pneumonia=1"; a task that is not named has weight 1'
     )
-    proximal_mu: float = _setting(
-        0.01, "strength of the pull towards the global weights (fedprox)", **LIMITS["proximal_mu"]
-    )
-    server_learning_rate: float = _setting(
-        0.01, "step size of the server's optimiser (fedadam, fedyogi)", **LIMITS["server_learning_rate"]
-    )
-    server_beta1: float = _setting(0.9, "momentum of the server's optimiser", **LIMITS["server_beta1"])
-    server_beta2: float = _setting(0.99, "decay of the server's mean of squared steps", **LIMITS["server_beta2"])
-    server_tau: float = _setting(
-        1e-3,
-        "adaptivity of the server's optimiser: smaller moves of a weight stay in proportion",
-        **LIMITS["server_tau"],
-    )
+    proximal_mu: float = _setting(0.01, "pull towards the global weights (fedprox)", **LIMITS["proximal_mu"])
+    server_learning_rate: float = _setting(0.01, "step size of fedadam and fedyogi", **LIMITS["server_learning_rate"])
+    server_beta1: float = _setting(0.9, "momentum of fedadam and fedyogi", **LIMITS["server_beta1"])
+    server_beta2: float = _setting(0.99, "decay of their mean of squared steps", **LIMITS["server_beta2"])
+    server_tau: float = _setting(1e-3, "their adaptivity; smaller moves stay in proportion", **LIMITS["server_tau"])
     precision: PrecisionKind = _setting("fisher", "what sites send about the precision of their weights")
     curvature_samples: int = _setting(256, "images per task on which a site measures its curvature; 0: all", ge=0)
-    precision_floor: float = _setting(
-        0.2, "lowest precision of a weight, as a share of the mean of its row", **LIMITS["precision_floor"]
-    )
-    prior_strength: float = _setting(
-        0.0, "share of earlier rounds' precision that still counts", **LIMITS["prior_strength"]
-    )
-    cavity: float = _setting(
-        1.0, "share of the other sites' posterior that a site trains under; 0: none", **LIMITS["cavity"]
-    )
+    precision_floor: float = _setting(0.2, "lowest precision, as a share of its row", **LIMITS["precision_floor"])
+    prior_strength: float = _setting(0.0, "how much earlier rounds' precision counts", **LIMITS["prior_strength"])
+    cavity: float = _setting(1.0, "weight of the other sites' posterior in training; 0: none", **LIMITS["cavity"])
     matching: bool = _setting(True, "reorder units to match those of the global model before a merge")
     start: Start = _setting("common", "apart: each site brings a model of its own to round 1")
     apart_epochs: int = _setting(10, "passes for which a simulated site has trained the model that it brings", ge=1)
-    inner: Gauge = _setting(
-        "orth", "transformations inside attention heads when models from different starts are matched"
-    )
+    inner: Gauge = _setting("orth", "transformations inside attention heads when different starts are matched")
     gate: float = _setting(1e-3, "smallest relative gain for which units are reordered", **LIMITS["gate"])
-    gamma: float = _setting(
-        1.0, "how readily a unit without a match is added to the global model (growing)", **LIMITS["gamma"]
-    )
-    width_cap: float = _setting(
-        1.5, "largest width of the global model, in widths of the sites' (growing)", **LIMITS["width_cap"]
-    )
-    sigma0: float = _setting(
-        1.0, "prior variance of a global weight, in variances of a site's weight (pfnm)", **LIMITS["sigma0"]
-    )
+    gamma: float = _setting(1.0, "how readily unmatched units are added to the model (growing)", **LIMITS["gamma"])
+    width_cap: float = _setting(1.5, "largest width, in widths of the sites' models (growing)", **LIMITS["width_cap"])
+    sigma0: float = _setting(1.0, "prior variance of a weight, in a site's variances (pfnm)", **LIMITS["sigma0"])
 
     rounds: int = _setting(10, "rounds of training and merging", "Federation", ge=1)
     fraction_train: float = _setting(1.0, "share of the sites that train in a round", **LIMITS["fraction_train"])
@@ -148,20 +120,16 @@ class Config(BaseModel):
     round_timeout: float = _setting(3600.0, "seconds to wait for the replies of a round", gt=0)
     on_failure: OnFailure = _setting("skip", "leave out a site that fails in a round, ask it again, or end the run")
     retries: int = _setting(
-        1, 'how often a site that failed is asked again, with on-failure = "retry"', **LIMITS["retries"]
+        1, 'times that a failed site is asked again, with on-failure = "retry"', **LIMITS["retries"]
     )
     quorum: float = _setting(0.0, "share of the asked sites that must send a usable reply", **LIMITS["quorum"])
     max_norm_ratio: float = _setting(
-        0.0,
-        "refuse an update that is this many times larger than the median of the other sites; 0: never",
-        **LIMITS["max_norm_ratio"],
+        0.0, "refuse updates this many times larger than their median; 0: never", **LIMITS["max_norm_ratio"]
     )
 
-    evaluate_every: int = _setting(
-        1, "rounds between evaluations at the sites; 0: only after the last round", "Evaluation", ge=0
-    )
+    evaluate_every: int = _setting(1, "rounds between evaluations at sites; 0: only the last", "Evaluation", ge=0)
     test_every: int = _setting(
-        1, "rounds between evaluations on the server's test images; nothing is chosen by these", ge=0
+        1, "rounds between evaluations on the server's test images; nothing is chosen by them", ge=0
     )
     patience: int = _setting(0, "evaluations without improvement before training stops; 0: never stop early", ge=0)
     stop_per_task: bool = _setting(False, "count patience for each task separately")
@@ -169,13 +137,11 @@ class Config(BaseModel):
     out: str = _setting("runs", "folder in which run folders are created", "Record")
     resume: str = _setting("", "a run folder to continue")
     share_class_counts: bool = _setting(
-        False, "simulated sites report class counts; for a real site, its node config decides"
+        False, "simulated sites report class counts; a node config decides for real ones"
     )
     share_tracebacks: bool = _setting(False, "the same for the traceback of a failure, which may contain file names")
 
-    autocast: Literal["auto", "none", "bfloat16", "float16"] = _setting(
-        "auto", "half precision; auto: bfloat16 on CUDA GPUs that support it", "Machine"
-    )
+    autocast: Autocast = _setting("auto", "half precision; auto: bfloat16 on CUDA GPUs", "Machine")
     compile: Literal["auto", "on", "off"] = _setting("auto", "torch.compile; auto: for long trainings on a CUDA GPU")
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     torch_threads: int = _setting(1, "threads per site; results are bit-equal only for the same number", ge=1)

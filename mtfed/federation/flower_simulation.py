@@ -67,16 +67,7 @@ def superlink(home: Path, *, simulation: bool) -> Iterator[dict[str, str]]:
         f'[superlink]\ndefault = "mtfed"\n\n[superlink.mtfed]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
         encoding="utf-8",
     )
-    command = [
-        "flower-superlink",
-        "--insecure",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--isolation",
-        "subprocess",
-    ]
+    command = f"flower-superlink --insecure --host 127.0.0.1 --port {port} --isolation subprocess".split()
     log = open(home / "superlink.log", "w", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process runs
     process = subprocess.Popen(
         command + ["--simulation"] * simulation,

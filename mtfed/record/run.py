@@ -26,32 +26,10 @@ from ..config import Config, flatten, read_config
 from ..errors import MtfedError
 from ..strategies import wire
 
-PACKAGES = (
-    "mtfed",
-    "flwr",
-    "torch",
-    "torchvision",
-    "timm",
-    "monai",
-    "torchmetrics",
-    "numpy",
-    "scipy",
-    "pydantic",
-    "ray",
-)
+PACKAGES = ("mtfed", "flwr", "torch", "torchvision", "timm", "monai", "numpy", "scipy", "pydantic", "ray")
 # Config keys that may differ between a run and its continuation; any other would change the result.
-RESUMABLE_KEYS = {
-    "resume",
-    "out",
-    "device",
-    "round-timeout",
-    "join-timeout",
-    "on-failure",
-    "retries",
-    "quorum",
-    "min-sites",
-    "share-tracebacks",
-}
+RESUMABLE_KEYS = {"resume", "out", "device", "share-tracebacks", "round-timeout", "join-timeout", "min-sites"}
+RESUMABLE_KEYS |= {"on-failure", "retries", "quorum"}
 
 
 class Run:
