@@ -21,7 +21,7 @@ from helpers.bayesian import (
 )
 from helpers.planted import RNG, Network, chain, difference
 from helpers.rounds import SITES, drift, one_round, same, tensors_of, update
-from mtfed.strategies import BayesianMatching, wire
+from mtfed.strategies import BayesianMatching, TaskFedAvg, wire
 from mtfed.strategies.axes import AxisError
 from mtfed.strategies.frame import Frame
 from mtfed.strategies.precision import write_precision
