@@ -12,7 +12,7 @@ from ..tasks.specs import METRIC_SPECS
 from .charts import curves
 from .comparison import headline_group
 from .details import rounds, settings, sites
-from .figures import titled
+from .figures import full_title
 from .galleries import examples
 from .html import Html, chip, count, escape, fold, join, page, tag, task_title
 from .records import Group, Record, all_tasks, group, read
@@ -80,7 +80,7 @@ def _curves(groups: Sequence[Group]) -> Html:
         lines.append(tag("li", tag("svg", line, viewBox="0 0 26 10", aria_hidden="true"), name))
     parts = [tag("ul", *lines, class_="legend")]
     for task in all_tasks(groups).values():
-        titles = {metric: titled(task, metric) for metric in task.metrics} | {"loss": "training loss"}
+        titles = {metric: full_title(task, metric) for metric in task.metrics} | {"loss": "training loss"}
         drawn = [
             curves(groups, task.name, metric, f"{task_title(task.name)}: {title}", f"{task.name}-{metric}")
             for metric, title in titles.items()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..tasks.task import Task
 from .charts import strip
 from .comparison import headline_group, untrained_values
-from .figures import digits, direction, gain, heading, metric_title, same, scale, unit, written
+from .figures import digits, direction, format_value, gain, heading, metric_title, scale, tolerance, unit
 from .html import Html, chip, escape, join, number, table, tag, task_title, with_minus
 from .records import Group, deviation, mean, split_of
 
@@ -43,7 +43,7 @@ def card(task: Task, groups: Sequence[Group]) -> Html:
 
 def with_unit(value: float, task: Task) -> str:
     """Return a value of the task's first metric with its unit."""
-    return f"{written(value, task, task.metric)} {unit(task, task.metric)}".rstrip()
+    return f"{format_value(value, task, task.metric)} {unit(task, task.metric)}".rstrip()
 
 
 def _table(task: Task, chosen: Group, groups: Sequence[Group]) -> Html:
@@ -79,7 +79,7 @@ def _group_row(task: Task, group: Group, chosen: Group, split: str) -> CardRow:
     sites = group.per_site(task.name, task.metric)
     name: list[object] = [chip(group.colour), group.label]
     if sites:
-        lowest, highest = (written(end(sites.values()), task, task.metric) for end in (min, max))
+        lowest, highest = (format_value(end(sites.values()), task, task.metric) for end in (min, max))
         best = max(sites, key=lambda site: gain(sites[site], 0, task.metric))
         name.append(tag("small", f"mean of {len(sites)}: {lowest} to {highest}"))
         name.append(tag("small", f"best: {best}"))
@@ -97,7 +97,7 @@ def _difference(task: Task, reference: list[float], values: list[float], sites: 
     """Return by how much ``reference`` is better than ``values``, and how many of the sites it is ahead of."""
     if not reference or not values:
         return escape("–")
-    difference, level = gain(mean(reference), mean(values), task.metric), same(task, task.metric)
+    difference, level = gain(mean(reference), mean(values), task.metric), tolerance(task, task.metric)
     sign = "" if abs(difference) < level else "+" if difference > 0 else ""
     parts: list[object] = [sign + number(0.0 if abs(difference) < level else difference, digits(task, task.metric))]
     if any(abs(difference) <= deviation(runs) for runs in (reference, values)):  # NaN for a single run
@@ -119,7 +119,7 @@ def _best(rows: Sequence[CardRow], metric: str) -> float:
 
 
 def _cell(values: Sequence[float], best: float, task: Task, metric: str) -> Html:
-    text = written(mean(values), task, metric)
-    figure = tag("strong", text) if values and text == written(best, task, metric) else escape(text)
-    spread = tag("small", f"±{written(deviation(values), task, metric)}")
+    text = format_value(mean(values), task, metric)
+    figure = tag("strong", text) if values and text == format_value(best, task, metric) else escape(text)
+    spread = tag("small", f"±{format_value(deviation(values), task, metric)}")
     return join([figure, spread]) if len(values) > 1 else figure

@@ -8,7 +8,7 @@ from typing import Any
 from ..config import Config
 from ..progress import print_table
 from ..record.run import Run
-from .figures import titled, written
+from .figures import format_value, full_title
 from .html import count
 
 
@@ -25,7 +25,7 @@ def print_summary(record: Run, config: Config, summary: dict[str, Any], *, teste
         task = config.tasks[name]
         for metric in task.metrics:
             values = (figures[split].get(metric, math.nan) for split in columns)
-            rows.append([name, titled(task, metric), *(written(value, task, metric) for value in values)])
+            rows.append([name, full_title(task, metric), *(format_value(value, task, metric) for value in values)])
     print_table(
         f"{config.name} · {config.strategy} · round {summary['chosen_round']} on the {images} images",
         ["task", "metric", *columns.values()],

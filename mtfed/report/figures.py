@@ -14,7 +14,7 @@ def metric_title(metric: str) -> str:
     return METRIC_SPECS[metric].title if metric in METRIC_SPECS else metric
 
 
-def titled(task: Task, metric: str) -> str:
+def full_title(task: Task, metric: str) -> str:
     """Return a metric's title with its unit, and a note if lower is better."""
     return ", ".join(word for word in (metric_title(metric), unit(task, metric), direction(metric)) if word)
 
@@ -46,12 +46,12 @@ def digits(task: Task, metric: str) -> int:
     return max(3 - math.floor(math.log10(task.width)), 0) if is_in_units(metric) else 3
 
 
-def same(task: Task, metric: str) -> float:
+def tolerance(task: Task, metric: str) -> float:
     """Return the difference below which figures look the same when they are written."""
     return 0.5 * 10 ** -digits(task, metric)
 
 
-def written(value: float, task: Task, metric: str) -> str:
+def format_value(value: float, task: Task, metric: str) -> str:
     """Return a metric's figure without its unit."""
     return number(value, digits(task, metric))
 

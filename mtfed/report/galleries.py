@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import MtfedError
 from ..tasks.task import Task
-from .figures import unit, written
+from .figures import format_value, unit
 from .html import Html, count, join, number, tag, task_title
 from .overlays import CERTAIN, boxes, dose, dose_legend, segmentation, structures, structures_legend
 from .pictures import PREDICTED, TRUE, key, picture, ruler
@@ -119,7 +119,7 @@ def regression(task: Task, image: np.ndarray, true: np.ndarray, shown: np.ndarra
     """Draw predicted and true numbers (K,), NaN if the true number is not known."""
     parts, descriptions, (low, high) = [], [], task.range
     for name, value, predicted in zip(task.classes, true.astype(float), shown.astype(float), strict=True):
-        figures = [written(number, task, "mae") for number in (predicted, value)]
+        figures = [format_value(number, task, "mae") for number in (predicted, value)]
         descriptions.append(f"{name} {figures[0]}, true: {figures[1]}")
         parts.append(tag("div", tag("strong", figures[0]), f" {name}, true: {figures[1]}"))
         if np.isfinite(value):
@@ -146,7 +146,7 @@ def _mean_dice(task: Task, results: Sequence[float]) -> str:
 
 def _mean_error(title: str, metric: str) -> Callable[[Task, Sequence[float]], str]:
     def summary(task: Task, errors: Sequence[float]) -> str:
-        figure = f"{written(_finite_mean(errors), task, metric)} {unit(task, metric)}".rstrip()
+        figure = f"{format_value(_finite_mean(errors), task, metric)} {unit(task, metric)}".rstrip()
         return f"{title} {figure} over these {len(errors)}"
 
     return summary
@@ -195,7 +195,7 @@ GALLERIES = {
     "regression": Gallery(
         regression,
         lambda task, errors: (
-            f"mean absolute error {written(_finite_mean(errors), task, 'mae')} over these {len(errors)}"
+            f"mean absolute error {format_value(_finite_mean(errors), task, 'mae')} over these {len(errors)}"
         ),
         lambda task: [
             tag("li", tag("span", "●", class_="predicted"), " predicted"),
@@ -206,7 +206,7 @@ GALLERIES = {
     "dose": Gallery(
         dose,
         lambda task, scores: (
-            f"dose score {written(_finite_mean(scores), task, 'dose-score')} Gy over these {len(scores)}"
+            f"dose score {format_value(_finite_mean(scores), task, 'dose-score')} Gy over these {len(scores)}"
         ),
         dose_legend,
         "wide",

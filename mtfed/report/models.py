@@ -9,7 +9,7 @@ from contextlib import suppress
 from ..errors import MtfedError
 from .comparison import SINGLE_TASK
 from .delta_mtl import delta_mtl
-from .figures import gain, heading, written
+from .figures import format_value, gain, heading
 from .html import Html, chip, escape, join, number, table, tag, task_title
 from .records import Group, Record, all_tasks, compared, deviation, differing, mean, split_of
 
@@ -39,8 +39,8 @@ def models_table(groups: Sequence[Group]) -> Html:
         cells += [*([_delta_cell(group, deltas)] if has_deltas else []), _parameters(group.records)]
         for task in tasks:
             values = figures[group.label, task.name]
-            text, top = (written(value, task, task.metric) for value in (mean(values), best[task.name]))
-            spread = written(deviation(values), task, task.metric) if len(values) > 1 else ""
+            text, top = (format_value(value, task, task.metric) for value in (mean(values), best[task.name]))
+            spread = format_value(deviation(values), task, task.metric) if len(values) > 1 else ""
             cells.append(_cell(text, bool(values) and text == top, spread))
         body.append(cells)
     header: list[object] = ["Model", *([join(["Δ", tag("sub", "MTL")])] if has_deltas else []), "Parameters"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..tasks.task import Task
-from .figures import written
+from .figures import format_value
 from .html import Html, escape, join, number, tag
 from .pictures import BRIGHT, PREDICTED, TRUE, border, colour_bar, key, picture, pictures, step_of, wash
 from .records import mean
@@ -98,7 +98,7 @@ def dose(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray)
     known = np.isfinite(true)
     score = float(np.abs(predicted - true)[known].mean()) if known.any() else float("nan")
     washed = [wash(image, (values - low) / (high - low)) for values in (true, predicted)]
-    figure = written(score, task, "dose-score")
+    figure = format_value(score, task, "dose-score")
     drawn = pictures(washed, f"Test image under the true and, beside it, the predicted dose, {figure} Gy apart")
     maxima = [np.nanmax(values) if known.any() else np.nan for values in (true, predicted)]
     lines = [f"Dose score {figure} Gy", f"up to {number(maxima[0], 1)} Gy, predicted {number(maxima[1], 1)} Gy"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..tasks.specs import lower_is_better
 from .cards import card, with_unit
 from .comparison import gain_over_alone, has_model_per_task, headline_group
-from .figures import metric_title, same
+from .figures import metric_title, tolerance
 from .html import Html, count, join, tag, task_title
 from .models import models_table, over_single, percent
 from .records import COMPARED, Group, all_tasks, differing, mean, split_of
@@ -42,7 +42,7 @@ def _headline(chosen: Group, groups: Sequence[Group]) -> str:
     tasks = list(chosen.records[0].config.tasks.values())
     gains = {task.name: gain for task in tasks if math.isfinite(gain := gain_over_alone(task, chosen, groups))}
     if gains:
-        ahead = sum(gains[task.name] >= same(task, task.metric) for task in tasks if task.name in gains)
+        ahead = sum(gains[task.name] >= tolerance(task, task.metric) for task in tasks if task.name in gains)
         return f"{name}: ahead of hospitals training alone in {ahead} of {count(len(gains), 'task')}"
     if deltas := over_single(chosen, groups):
         return f"{name}: {percent(mean(deltas))} over a model for each task, mean of {count(len(tasks), 'task')}"

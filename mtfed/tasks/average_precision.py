@@ -1,4 +1,4 @@
-"""How well boxes are found, from counts that add up over sites.
+"""Average precision and free-response score of boxes, from counts that add up over sites.
 
 Hits and false alarms are counted by class, overlap and score, with scores in bins that are even in logits. The figures
 of added counts are those of all sites' images together, and differ from the exact ones only by the order of scores

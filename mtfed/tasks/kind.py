@@ -39,7 +39,7 @@ class Kind:
 
     # A cell of the manifest -> the label of one image, in the model's pixels; LabelError if it cannot be one.
     read: Callable[[str, Task, LabelSource], np.ndarray]
-    # Labels of several images -> one array.
+    # Labels of several images -> one array, padded if labels differ in length, as boxes do.
     stack: Callable[[Sequence[np.ndarray]], np.ndarray] = np.stack
     # A cell -> the index of its class, if an image has exactly one.
     class_of: Callable[[str, Task], int] | None = None

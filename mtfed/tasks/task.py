@@ -162,5 +162,5 @@ class Task(BaseModel):
 
     @property
     def width(self) -> float:
-        """Return the largest possible error: the width of the range, or the distance of the outer classes."""
-        return self.range[1] - self.range[0] if self.range else len(self.classes) - 1
+        """Return the largest possible error: the width of the range, or the distance between the outer classes."""
+        return self.range[1] - self.range[0] if self.range else max(len(self.classes) - 1, 1)

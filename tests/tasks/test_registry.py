@@ -19,7 +19,7 @@ from mtfed.learning.metrics import TaskMetrics, pool
 from mtfed.learning.strong_augment import augment_strongly
 from mtfed.models.decoders import DECODERS, register_decoder
 from mtfed.models.decoders.heads import ClassificationDecoder
-from mtfed.report.figures import titled
+from mtfed.report.figures import full_title
 from mtfed.report.galleries import GALLERIES, PLAIN, Gallery, register_gallery
 from mtfed.tasks import KIND_SPECS, METRIC_SPECS, Kind, KindSpec, MetricSpec, Task, kind, mean_metric, register_kind
 
@@ -77,7 +77,7 @@ def test_a_registered_kind_is_declared_trained_and_measured() -> None:
     figures = pool([task], {name: np.add(first[name], second[name]).tolist() for name in first})["cells"].compute()
     expected = (outputs.detach().exp() - values).abs().mean()
     assert figures == {"count-error": pytest.approx(float(expected), rel=1e-6)}
-    assert titled(task, "count-error") == "Count error, cells, lower is better"
+    assert full_title(task, "count-error") == "Count error, cells, lower is better"
     assert task.score(0.5) == 0.75
 
 
