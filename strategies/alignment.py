@@ -86,41 +86,38 @@ def align(
     return Alignment(descent.clients, descent.permutations, descent.log)
 
 
+@dataclass
 class _Descent:
     """The state of a coordinate descent: the clients with the permutations applied so far."""
 
-    def __init__(
-        self,
-        graph: AxisGraph,
-        clients: list[Tensors],
-        frame: Tensors | None,
-        weights: list[Weights],
-        gauge: Gauge,
-        gate: float,
-        generator: np.random.Generator,
-        dtype: FloatDtype,
-    ) -> None:
-        self.graph, self.clients, self.frame, self.weights = graph, clients, frame, weights
-        self.gauge, self.gate, self.generator, self.dtype = gauge, gate, generator, dtype
-        self.permutations: list[dict[str, np.ndarray]] = [{} for _ in clients]
+    graph: AxisGraph
+    clients: list[Tensors]
+    frame: Tensors | None
+    weights: list[Weights]
+    gauge: Gauge
+    gate: float
+    generator: np.random.Generator
+    dtype: FloatDtype
+
+    def __post_init__(self) -> None:
+        self.permutations: list[dict[str, np.ndarray]] = [{} for _ in self.clients]
         self.log: list[DescentStep] = []
-        self.free = [label for label, axis in graph.axes.items() if axis.kind != "frozen"]
-        self.settled = set(graph.axes) - set(self.free)
+        self.free = [label for label, axis in self.graph.axes.items() if axis.kind != "frozen"]
+        self.settled = set(self.graph.axes) - set(self.free)
 
     def first_sweep(self) -> bool:
         """Match the axis with the most comparable columns next, until all are settled; return whether units moved."""
-        everything = self.clients + ([] if self.frame is None else [self.frame])
         waiting, moved = list(self.free), False
         while waiting:
-            label = max(waiting, key=lambda label: count_columns(
-                *comparable_slots(
-                    self.graph, label, _slots_of_any(self.graph, label, everything), self.settled, self.gauge != "none"
-                )
-            ))  # fmt: skip
+            label = max(waiting, key=self._count_comparable)
             waiting.remove(label)
             moved |= self.match_axis(0, label)
             self.settled.add(label)
         return moved
+
+    def _count_comparable(self, label: str) -> int:
+        slots = _slots_of_any(self.graph, label, self.clients + ([] if self.frame is None else [self.frame]))
+        return count_columns(*comparable_slots(self.graph, label, slots, self.settled, self.gauge != "none"))
 
     def sweep(self, number: int) -> bool:
         """Match every axis once, in random order; return whether units moved."""

@@ -8,14 +8,15 @@ own, and sends it to the clients. For further passes, a client starts from its p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from .beta_bernoulli import BetaBernoulli, base_measure, match_growing
-from .pfnm import MatchedNetwork, Network, class_shares
+from .pfnm import IBM, MatchedNetwork, Network, class_shares
 
 Retrain = Callable[[int, Network, int], Network]
-AUTHORS = BetaBernoulli(gamma=7.0, existing_factor=1.0, popularity_cap=10, width_cap=700, beyond_cap=1)
+AUTHORS = replace(IBM.process, gamma=7.0)
 
 
 def fedma(

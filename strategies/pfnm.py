@@ -6,7 +6,7 @@ A network is a list of arrays [W_1, b_1, ..., W_C, b_C], every W of shape (input
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,32 +18,23 @@ Network = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Quirks:
-    """Differences between IBM's code and the papers; the defaults are those of the papers."""
+    """Differences between IBM's code and the paper; the defaults, also of the process, are those of the paper."""
 
-    existing_factor: float = 2.0  # weight of log(m / (J - m)), as 2 log(gamma / J) of a new atom
-    popularity_cap: int | None = None
-    width_cap: int | None = None
-    beyond_cap: int = 0
+    process: BetaBernoulli  # its gamma is not used
     zeros_observed: bool = False  # a client that lacks an atom of the next layer counts as having observed weights 0
     restart_prior_unscaled: bool = False  # from an earlier assignment, N starts at the prior mean, not mean * precision
-
-    def process(self, gamma: float) -> BetaBernoulli:
-        """Return the process on the number of atoms with these limits."""
-        return BetaBernoulli(
-            gamma, existing_factor=self.existing_factor, popularity_cap=self.popularity_cap, width_cap=self.width_cap,
-            beyond_cap=self.beyond_cap,
-        )  # fmt: skip
 
     def restart_prior(self, mean: np.ndarray, base: Atoms) -> Atoms:
         """Return the prior that atoms from an earlier assignment start at; ``base`` is that of new atoms."""
         return Atoms(mean[None], base.precision, base.count) if self.restart_prior_unscaled else base
 
 
-PAPER = Quirks()
+PAPER = Quirks(BetaBernoulli())
 IBM = Quirks(
-    existing_factor=1.0, popularity_cap=10, width_cap=700, beyond_cap=1, zeros_observed=True,
+    BetaBernoulli(existing_factor=1.0, popularity_cap=10, width_cap=700, beyond_cap=1),
+    zeros_observed=True,
     restart_prior_unscaled=True,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +80,7 @@ def pfnm(
     """
     clients, hidden = len(networks), len(networks[0]) // 2 - 1
     shares = class_shares(class_counts)
-    process = quirks.process(gamma)
+    process = replace(quirks.process, gamma=gamma)
     state = np.random.RandomState(seed)  # the same generator and the same draws as in the authors' code
     drawn = np.array([[state.permutation(clients) for _ in range(sweeps)] for _ in range(hidden)])
     bias, precision = _merge_output_bias(networks, shares, sigma, sigma0, bias_mean)
@@ -145,16 +136,8 @@ def _layer_rows(
     """Return per client the (L_j, D) units of a hidden layer and their (D,) precision.
 
     A unit is its first ``inputs`` incoming weights, its bias, and its outgoing weights in the order of the layer above.
-
-    Args:
-        networks: of all clients.
-        layer: index of the hidden layer.
-        inputs: how many incoming weights belong to a unit.
-        shares: (J, K) class shares, the precision of weights to the output layer.
-        assignment: of the layer above, per client (L_j,); ``None`` if that is the output layer.
-        width: of the merged layer above.
-        sigma: variance of a client's weight around its atom.
-        zeros_observed: see :class:`Quirks`.
+    ``assignment`` is that of the layer above, per client (L_j,), or ``None`` if that is the output layer; ``width`` is
+    the merged width of that layer.
     """
     rows, precisions = [], []
     for j, network in enumerate(networks):

@@ -84,7 +84,7 @@ def test_another_round_continues_from_the_assignment() -> None:
 
 def test_quirks_change_the_result() -> None:
     networks = [perceptron(RNG(seed), 6, 8, 7, 4) for seed in range(3)]
-    narrow = pfnm(networks, np.ones((3, 4)), gamma=50.0, quirks=replace(PAPER, width_cap=9))
+    narrow = pfnm(networks, np.ones((3, 4)), gamma=50.0, quirks=replace(PAPER, process=BetaBernoulli(width_cap=9)))
     assert [width.shape[0] for width in narrow.weights[1:4:2]] == [9, 9]
     assert len(pfnm(networks, np.ones((3, 4)), gamma=50.0).weights[1]) > 9
     zeros = pfnm(networks, np.ones((3, 4)), gamma=50.0, quirks=replace(PAPER, zeros_observed=True))

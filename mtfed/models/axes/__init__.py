@@ -1,4 +1,4 @@
-"""The axes of torch modules: one describer per type of module, collected into a :class:`mtfed.strategies.axes.AxisGraph`.
+"""The axes of torch modules: one describer per type of module builds an :class:`mtfed.strategies.axes.AxisGraph`.
 
 Importing this package registers all describers. A new type of module needs one function, decorated with
 ``@describes`` of :mod:`.builder`, in one of the modules imported below.
