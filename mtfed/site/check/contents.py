@@ -32,13 +32,7 @@ def class_counts(survey: Survey) -> Html:
 
 
 def _task_counts(survey: Survey, task: Task, images: list[ExaminedImage]) -> Html:
-    """Return the table of a task, and a histogram of its labels if they are numbers.
-
-    Args:
-        survey: of the site.
-        task: the task.
-        images: those with a usable label for it.
-    """
+    """Return the table of a task from the images with a usable label, and a histogram of labels that are numbers."""
     groups: list[tuple[object, list[ExaminedImage]]] = [(task_title(task.name), images)]
     is_single = task.spec.has_range and len(task.classes) == 1
     for name in () if is_single else task.structures:

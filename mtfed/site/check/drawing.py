@@ -15,8 +15,8 @@ from ...tasks.kind import kind_of
 from ...tasks.task import Task
 from .survey import Survey
 
-SIDE = {2: 192, 3: 96}  # of a picture on the page, in pixels
-MASK_OPACITY = 0.28  # of a mask's colour inside; its edge is opaque
+SIDE = {2: 192, 3: 96}  # pixels of a picture on the page, by the model's dimensions
+MASK_OPACITY = 0.28  # inside a mask; its edge is opaque
 
 
 def draw_image(survey: Survey, number: int) -> Html:

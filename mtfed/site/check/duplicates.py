@@ -27,7 +27,7 @@ class DuplicatePair(NamedTuple):
 
     first: int
     second: int
-    correlation: float  # of their thumbnails
+    correlation: float  # between their thumbnails
     exact: bool  # whether all their values are equal
 
 

@@ -29,7 +29,7 @@ MAX_SAMPLE = 2**22  # values of an image from which its mean, deviation and mode
 class ExaminedImage:
     """What was read from the image of a row and from its labels."""
 
-    number: int  # of the row
+    number: int  # the row's number
     fault: str = ""  # "" or why the image cannot be used: missing, outside, unreadable, killed
     reason: str = ""  # the error message of a fault
     shape: tuple[int, ...] = ()
@@ -53,7 +53,7 @@ def examine(data: SiteData, config: Config, tagged_rows: Container[int], number:
         data: the site.
         config: the tasks and settings to read it with.
         tagged_rows: numbers of the rows whose files are searched for identifying attributes.
-        number: of the row.
+        number: the row's number.
     """
     row, image = data.rows[number], ExaminedImage(number)
     source = RecordingSource(

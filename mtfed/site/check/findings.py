@@ -44,29 +44,24 @@ CHECKS: dict[str, Check] = {
     "manifest-lines": Check(
         "error", "Invalid lines in the manifest", "Correct these lines of the manifest.", patients.bad_lines
     ),
-    "missing": Check(
-        "error",
-        "Missing images",
-        "Add the files, or remove their rows.",
-        partial(images.image_faults, ("missing",)),
-    ),
+    "missing": Check("error", "Missing images", "Add the files, or remove their rows.", images.with_fault("missing")),
     "outside": Check(
         "error",
         "Paths outside the site's folder",
-        "Copy the files into the site's folder and use paths within it.",
-        partial(images.image_faults, ("outside",)),
+        "Copy the files into the site's folder.",
+        images.with_fault("outside"),
     ),
     "unreadable": Check(
         "error",
         "Images that cannot be read",
-        "Export them again from the source system, or remove their rows.",
+        "Export them again, or remove their rows.",
         partial(images.unreadable, False),
     ),
     "killed": Check(
         "error",
         "Files that crash the program that reads them",
         "Remove them: they are damaged, malicious, or need more memory than this machine has.",
-        partial(images.image_faults, ("killed",)),
+        images.with_fault("killed"),
     ),
     "too-many-unreadable": Check(
         "error",
@@ -80,47 +75,44 @@ CHECKS: dict[str, Check] = {
     ),
     "label-missing": Check(
         "error",
-        "Missing masks and other label files",
+        "Missing label files, such as masks",
         "Add the files, or empty their cells.",
-        partial(labels.label_faults, ("missing", "outside")),
+        labels.with_fault("missing", "outside"),
     ),
     "label-unreadable": Check(
         "error",
-        "Masks and other label files that cannot be read",
+        "Label files that cannot be read",
         "Export them again, or empty their cells.",
-        partial(labels.label_faults, ("unreadable",)),
+        labels.with_fault("unreadable"),
     ),
     "mask-misfit": Check(
         "error",
         "Masks that do not fit their images",
         "A mask must have the size and the position of its image. Export it again, or name the mask that belongs to "
         "the image.",
-        partial(labels.label_faults, ("misfit",)),
+        labels.with_fault("misfit"),
     ),
     "mask-values": Check(
         "error",
         "Masks with values that are not classes",
         "A mask must contain class indices: 0 for the background, 1 for the first structure, and so on. Masks of 0 and "
         "255 must be rewritten as 0 and 1.",
-        partial(labels.label_faults, ("values",)),
+        labels.with_fault("values"),
     ),
     "class-unknown": Check(
-        "error",
-        "Unknown class names",
-        "Correct the cell, or add the class to the task in the site file.",
-        partial(labels.label_faults, ("class",)),
+        "error", "Unknown class names", "Correct the cell, or add the class to the task.", labels.with_fault("class")
     ),
     "outside-range": Check(
         "error",
         "Labels outside their range",
         "Correct the number or the box, or the task's range. A frequent cause is a different unit.",
-        partial(labels.label_faults, ("range",)),
+        labels.with_fault("range"),
     ),
     "label-wrong": Check(
         "error",
         "Labels in the wrong format",
-        "Write them in the format that `mtfed config` describes for the kind of task.",
-        partial(labels.label_faults, ("wrong",)),
+        "Write them as `mtfed config` describes for the kind of task.",
+        labels.with_fault("wrong"),
     ),
     "patient-split": Check(
         "error",
@@ -150,7 +142,7 @@ CHECKS: dict[str, Check] = {
     "no-training": Check(
         "error",
         "Tasks without training labels",
-        "Label some images of the split train, or remove the task.",
+        "Label images of the split train, or remove the task.",
         partial(labels.no_split_labels, "train"),
     ),
     # Warnings should be looked at by a person.
@@ -212,13 +204,13 @@ CHECKS: dict[str, Check] = {
         "warning",
         "Text that may be burned into the pixels",
         "The DICOM header says that there may be text in the picture. Check that it is not a name.",
-        partial(patients.filled_tags, frozenset({BURNED_IN, OVERLAY})),
+        patients.with_tags(frozenset({BURNED_IN, OVERLAY})),
     ),
     "tags-person": Check(
         "warning",
         "DICOM attributes that identify the patient",
         "They never leave the site and training does not need them, but pseudonymised files are safer.",
-        partial(patients.filled_tags, GROUPS["person"]),
+        patients.with_tags(GROUPS["person"]),
     ),
     # Notes are good to know.
     "empty-mask": Check(
@@ -234,10 +226,7 @@ CHECKS: dict[str, Check] = {
         labels.mixed_class_notation,
     ),
     "named-twice": Check(
-        "note",
-        "Images in several rows",
-        "Training uses each row. Merge them into one row.",
-        patients.repeated_images,
+        "note", "Images in several rows", "Training uses each row. Merge them into one row.", patients.repeated_images
     ),
     "same-within": Check(
         "note", "Identical images of one patient", "Keep one of them.", partial(patients.duplicates, True, False)
@@ -252,25 +241,22 @@ CHECKS: dict[str, Check] = {
         "note",
         "DICOM attributes that name staff",
         "They never leave the site; pseudonymised files do not contain them.",
-        partial(patients.filled_tags, GROUPS["staff"]),
+        patients.with_tags(GROUPS["staff"]),
     ),
     "tags-place": Check(
         "note",
         "DICOM attributes that name the hospital or its machines",
         "They never leave the site.",
-        partial(patients.filled_tags, GROUPS["place"]),
+        patients.with_tags(GROUPS["place"]),
     ),
     "tags-time": Check(
-        "note",
-        "DICOM attributes that contain dates",
-        "They never leave the site.",
-        partial(patients.filled_tags, GROUPS["time"]),
+        "note", "DICOM attributes that contain dates", "They never leave the site.", patients.with_tags(GROUPS["time"])
     ),
     "tags-private": Check(
         "note",
         "Private DICOM attributes",
         "Only the manufacturer of the scanner knows what they contain.",
-        partial(patients.filled_tags, frozenset({PRIVATE})),
+        patients.with_tags(frozenset({PRIVATE})),
     ),
     "some-spacing": Check(
         "note",
@@ -280,10 +266,7 @@ CHECKS: dict[str, Check] = {
     ),
     "unlabelled": Check("note", "Rows without any label", "Training does not use them.", labels.unlabelled),
     "unnamed": Check(
-        "note",
-        "Images in the folder that no row names",
-        "They are not used. Add rows if they should be.",
-        images.unlisted,
+        "note", "Images in the folder that no row names", "They are not used. Add rows to use them.", images.unlisted
     ),
 }
 

@@ -10,8 +10,8 @@ import numpy as np
 from ...report.html import Html, escape, tag, with_minus
 
 BINS = 28
-WIDTH, HEIGHT, AXIS_HEIGHT = 320, 96, 18  # of the bars, and of the numbers below them
-MIN_LOG_RATIO = 30  # of the highest to the lowest value on a logarithmic axis
+WIDTH, HEIGHT, AXIS_HEIGHT = 320, 96, 18  # pixels of the bars, and of the numbers below them
+MIN_LOG_RATIO = 30  # between the highest and the lowest value of a logarithmic axis
 BAR_COLOUR = "#56789c"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -13,16 +14,20 @@ from .occurrence import Occurrence, abbreviate, shorten
 from .survey import Survey
 
 MAX_DEVIATIONS = 8.0  # an outlier is further from the median; no value of a normal distribution is
-MIN_SHIFT = 0.5  # of the usual range of values in an image; smaller deviations matter little
+MIN_SHIFT = 0.5  # as a share of the usual range of values in an image; smaller deviations matter little
 MIN_IMAGES = 8  # needed to know what is usual
-MAX_RATIO = 4.0  # of a size or a spacing to the usual one
+MAX_RATIO = 4.0  # between a size or a spacing and the median
 NEARLY_BLANK = 0.98  # share of the most frequent value
 
 
-def image_faults(faults: tuple[str, ...], survey: Survey) -> Iterator[Occurrence]:
-    """Yield the images with one of some faults."""
+def with_fault(fault: str) -> Callable[[Survey], Iterator[Occurrence]]:
+    """Return the check for images with a fault."""
+    return partial(_with_fault, fault)
+
+
+def _with_fault(fault: str, survey: Survey) -> Iterator[Occurrence]:
     for image in survey.examined:
-        if image.fault in faults:
+        if image.fault == fault:
             name = survey.rows[image.number].image
             yield Occurrence(name, shorten(image.reason, name, survey.data.key))
 
@@ -30,7 +35,7 @@ def image_faults(faults: tuple[str, ...], survey: Survey) -> Iterator[Occurrence
 def unreadable(within_limit: bool, survey: Survey) -> Iterator[Occurrence]:
     """Yield the images that cannot be read if max-unreadable allows that many, or else only if it does not."""
     if bool(too_many_unreadable(survey)) != within_limit:
-        yield from image_faults(("unreadable",), survey)
+        yield from _with_fault("unreadable", survey)
 
 
 def too_many_unreadable(survey: Survey) -> list[Occurrence]:

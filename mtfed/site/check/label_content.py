@@ -27,9 +27,9 @@ def read_label(cell: str, task: Task, source: RecordingSource, readable: bool) -
     """Read a label as training does, and return what it contains or what is wrong with it.
 
     Args:
-        cell: of the manifest.
-        task: of the label.
-        source: of its image.
+        cell: the label's cell in the manifest.
+        task: the label's task.
+        source: the label's image.
         readable: whether that image can be read.
     """
     source.label_read = None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
+from functools import partial
 
 from ...tasks.kind import kind_of
 from .occurrence import Occurrence, abbreviate, shorten
 from .survey import Survey
 
-MIN_PATIENTS = 2  # with a class: one for training and one for validation
+MIN_PATIENTS = 2  # who need to have a class: one for training and one for validation
 
 
-def label_faults(faults: tuple[str, ...], survey: Survey) -> Iterator[Occurrence]:
-    """Yield the labels with one of some faults."""
+def with_fault(*faults: str) -> Callable[[Survey], Iterator[Occurrence]]:
+    """Return the check for labels with one of some faults."""
+    return partial(_with_fault, faults)
+
+
+def _with_fault(faults: tuple[str, ...], survey: Survey) -> Iterator[Occurrence]:
     for image in survey.examined:
         for task, label in image.labels.items():
             if label.fault in faults:

@@ -14,17 +14,11 @@ from .occurrence import Occurrence
 from .survey import Survey
 
 VISIBLE_ROWS, MAX_ROWS = 8, 400  # occurrences of a finding that are visible at once, and that are listed at all
-MAX_PICTURES = 6  # of a finding; pairs count as one
+MAX_PICTURES = 6  # per finding; a pair counts as one
 
 
 def render_page(survey: Survey, findings: list[Finding], app: str | None) -> str:
-    """Return the HTML page about a site.
-
-    Args:
-        survey: of the site.
-        findings: of the checks.
-        app: the experiment whose tasks were used, or ``None`` for those of the site file.
-    """
+    """Return the HTML page about a site; ``app`` is the experiment whose tasks were used instead of the site file's."""
     body = [
         tag(
             "p", f"{survey.data.key} · check of {survey.data.root.path} · this page stays at the site", class_="eyebrow"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from posixpath import normpath
 
 from ...data.manifest import location, patient_conflicts, split_conflicts
@@ -49,7 +50,7 @@ def duplicates(exact: bool, across: bool, survey: Survey) -> Iterator[Occurrence
     Args:
         exact: whether all their values are equal; else they are nearly the same.
         across: whether they have different patients or splits; else the same.
-        survey: of the site.
+        survey: the site.
     """
     for pair in survey.duplicates:
         first, second = survey.rows[pair.first], survey.rows[pair.second]
@@ -68,8 +69,12 @@ def _similarity(pair: DuplicatePair) -> str:
     return "identical values" if pair.exact else f"correlation {math.floor(1000 * pair.correlation) / 1000:.3f}"
 
 
-def filled_tags(names: frozenset[str], survey: Survey) -> Iterator[Occurrence]:
-    """Yield the identifying attributes among ``names`` that are filled, with the number of files."""
+def with_tags(names: frozenset[str]) -> Callable[[Survey], Iterator[Occurrence]]:
+    """Return the check for filled DICOM attributes with these names; it yields them with the number of files."""
+    return partial(_with_tags, names)
+
+
+def _with_tags(names: frozenset[str], survey: Survey) -> Iterator[Occurrence]:
     tags: dict[str, tuple[str, ...]] = {}  # by file, because several rows can name the same file
     for image in survey.examined:
         tags |= image.tags

@@ -101,14 +101,7 @@ def read_rows(path: Path, key: str, config: Config) -> tuple[SiteData, ManifestT
 
 
 def survey_site(path: Path, key: str, config: Config, jobs: int) -> Survey:
-    """Read a whole site, each image once.
-
-    Args:
-        path: the site's folder or zip.
-        key: the site's name.
-        config: the tasks and settings to read it with.
-        jobs: number of reading processes.
-    """
+    """Read a whole site, a folder or a zip, in several processes; each image and each label is read once."""
     data, table, bad_lines = read_rows(path, key, config)
     for task in config.tasks.values():
         kind_of(task)  # import the task kinds now, so that the forked processes share them

@@ -23,12 +23,9 @@ BOX_COLUMNS = (  # four columns of a box, and whether the last two are its size 
 def read_boxes(
     table: str, rows: Mapping[str, Sequence[Mapping[str, str]]], columns: Sequence[str]
 ) -> tuple[Candidate | None, set[str]]:
-    """Return the boxes in a table and the columns that they are read from; ``None`` if no columns look like boxes.
+    """Return the boxes in a table, given by its name, rows by image, and columns; and the columns with the boxes.
 
-    Args:
-        table: the table's name.
-        rows: its rows by image.
-        columns: its columns.
+    They are ``None`` and an empty set if no columns look like boxes.
     """
     originals = {re.sub(r"[-_ ]+", "-", column.lower()): column for column in columns}
     layout = next(((names, has_size) for names, has_size in BOX_COLUMNS if set(names) <= originals.keys()), None)

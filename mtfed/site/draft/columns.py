@@ -44,12 +44,7 @@ def guess(column: str, cells: Mapping[str, str], source: str) -> Candidate:
 
 
 def _guess_numbers(candidate: Candidate, numbers: Sequence[float]) -> Candidate:
-    """Take a column of numbers for classes if they are few and whole, else for a regression unless they count rows.
-
-    Args:
-        candidate: the column, to be completed.
-        numbers: its distinct values.
-    """
+    """Take a column with these distinct numbers for classes if they are few and whole, else for a regression."""
     count = len(candidate.cells)
     is_whole = all(number.is_integer() for number in numbers)
     if is_whole and len(numbers) <= MAX_CLASSES:

@@ -41,13 +41,7 @@ class LabelTable:
 
 
 def read_label_table(root: Path, name: str, images: Sequence[str]) -> LabelTable | None:
-    """Return the labels that a table has for images, or ``None`` if none of its columns names the images.
-
-    Args:
-        root: the folder that contains the table.
-        name: the table's path in the folder.
-        images: paths of the images in the folder.
-    """
+    """Return the labels that a table has for images, or ``None`` if none of its columns names the images."""
     lines, malformed_lines = _read_lines(root / name)
     if not lines:
         return None

@@ -23,14 +23,7 @@ MAX_CLASSES = 64  # the highest value that is taken for a class; an image with h
 def mask_columns(
     folder: Path, images: Sequence[str], masks: Sequence[str], dimensions: int
 ) -> tuple[list[Candidate], list[str]]:
-    """Return a column of masks for each structure, and questions for a person about the masks that are left out.
-
-    Args:
-        folder: the folder with the files.
-        images: paths of its images.
-        masks: paths of its masks.
-        dimensions: 2 or 3, of the model.
-    """
+    """Return a column of masks for each structure, and questions for a person about the masks that are left out."""
     pairs = pair_masks(images, masks)
     columns = []
     for structure, cells in pairs.columns.items():

@@ -109,9 +109,7 @@ def patient_in(stem: str) -> str:
 def _explain_folders(hints: NameHints, unexplained: dict[str, list[str]]) -> None:
     """Take the folders of each level for classes if they are few and well filled, else for patients if none are known.
 
-    Args:
-        hints: the hints to extend.
-        unexplained: for each image, the folders on its path that have no meaning yet.
+    ``unexplained`` has the folders on each image's path that have no meaning yet.
     """
     depth = min(map(len, unexplained.values()), default=0)
     for level in range(depth):

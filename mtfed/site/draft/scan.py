@@ -51,12 +51,7 @@ class FolderScan:
 
 
 def scan_folder(folder: Path, dimensions: int | None) -> FolderScan:
-    """Sort the files of a folder by type.
-
-    Args:
-        folder: the folder.
-        dimensions: 2 for pictures or 3 for volumes; by default, whichever most of the files are.
-    """
+    """Sort the files of a folder by type; by default, it has the dimensions of most of its images."""
     scan = FolderScan(dimensions or 2)
     files: list[str] = []  # of images
     headers: dict[str, DicomHeader] = {}

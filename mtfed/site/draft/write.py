@@ -17,11 +17,7 @@ from .draft import Draft
 
 
 def refuse_existing(folder: Path, force: bool) -> None:
-    """Refuse to overwrite an existing manifest or site file unless ``force``; never add to a Parquet manifest.
-
-    Raises:
-        MtfedError: if a file is in the way.
-    """
+    """Raise an error if a manifest or site file exists, unless ``force``, or in any case if it is a Parquet file."""
     for name in (MANIFEST, SITE_FILE):
         if (folder / name).exists() and not force:
             raise MtfedError(f"{folder / name} exists already; use --force to overwrite it.")
@@ -88,12 +84,7 @@ def _task_lines(column: Candidate) -> list[str]:
 
 
 def summary(draft: Draft, paths: list[Path]) -> str:
-    """Return for the terminal how the folder was understood and what a person must decide.
-
-    Args:
-        draft: the draft.
-        paths: the files that were written.
-    """
+    """Return for the terminal how the folder was understood, what a person must decide, and what was written."""
     lines = [f"{draft.folder}"]
     lines += [f"  {topic:10} {text}" for topic, text in draft.understood]
     if draft.decide:
