@@ -63,7 +63,7 @@ def tiff(values: np.ndarray, bits: int, photometric: int) -> bytes:
     """Return a TIFF of one row of numbers, packed into so many bits each."""
     packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8)
     packed = values.astype("<u2").tobytes() if bits == 16 else packed
-    values_of_tags = {
+    tags = {
         256: len(values),
         257: 1,
         258: bits,
@@ -74,8 +74,8 @@ def tiff(values: np.ndarray, bits: int, photometric: int) -> bytes:
         278: 1,
         279: len(packed),
     }
-    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values_of_tags.items())
-    return b"II*\0" + struct.pack("<IH", 8, len(values_of_tags)) + fields + bytes(4) + packed
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + fields + bytes(4) + packed
 
 
 @pytest.mark.parametrize("bits", [1, 8, 16])
