@@ -34,9 +34,7 @@ def test_a_task_keeps_a_training_patient(share: float) -> None:
         ]
         out = hold_out(rows, CONFIG.tasks, share, "0/site")
         for task in ("grade", "mask"):
-            assert any(task in row.labels for row in rows) == any(
-                task in r.labels for r in result if r.split == "train"
-            )
+            assert any(task in row.labels for row in rows) == any(task in r.labels for r in out if r.split == "train")
 
 
 def test_sites_without_validation_hold_some_out(tmp_path: Path) -> None:
