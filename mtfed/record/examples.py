@@ -66,7 +66,7 @@ def examples(model: MultiTaskModel, test: Shard, task: Task, config: Config) -> 
 
 
 def contents(values: Tensor, task: Task) -> Tensor:
-    """Return (M, K) bool: which of K things each image shows; the same for all if its kind knows of none."""
+    """Return (M, K) bool: which of K things each image shows; a single thing if the kind does not tell them apart."""
     kind = kind_of(task)
     if kind.contents:
         return kind.contents(values, task)

@@ -50,7 +50,7 @@ class Task(BaseModel):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     kind: str
-    # Of the labels; of a regression, its quantities; of a dose, the structures whose dose-volume histograms are judged.
+    # Names of the classes, of the quantities of a regression, or of the structures whose dose-volume histograms count.
     classes: Annotated[tuple[str, ...], BeforeValidator(_split)]
     loss: str = ""  # a sum of terms, as in "dice + 0.5*cross-entropy"; empty: the default of the kind
     metrics: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()  # the first one decides; empty: those of the kind
