@@ -181,7 +181,7 @@ def decode_row(data: SiteData, row: Row, config: Config) -> Decoded | str:
         return str(error)
     except Exception as error:  # decoders raise all kinds of them
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_MESSAGE].rstrip(".: ")
-        return f"Cannot read image {row.image} of site {data.key} or its labels: {reason}; mend or remove it."
+        return f"Cannot read image {row.image} of site {data.key} or its labels: {reason}; repair or remove it."
 
 
 def channel_sums(image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What decoded images depend on beside their files: settings, versions of decoders, and the code that reads them.
+"""What decoded images depend on besides their files: settings, versions of decoders, and the code that reads them.
 
 An upgraded decoder or a changed reader decodes everything again; a changed loss does not.
 """

@@ -77,11 +77,11 @@ class SiteData:
         try:
             return self.root.read(name)
         except (KeyError, FileNotFoundError, NotADirectoryError):
-            reason = "there is no such file; add it, or mend the manifest"
+            reason = "there is no such file; add it, or correct the manifest"
         except OSError as error:
-            reason = f"{error.strerror or error}; mend or remove it"
+            reason = f"{error.strerror or error}; repair or remove it"
         except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            reason = f"{error}; mend or remove it"
+            reason = f"{error}; repair or remove it"
         raise MtfedError(f"Cannot read {what} {name} of site {self.key}: {reason}.")
 
 

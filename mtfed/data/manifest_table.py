@@ -50,14 +50,14 @@ def read_manifest_table(root: Root) -> ManifestTable:
     """Read a site's manifest; raise :class:`MtfedError` if there is none, or if it is not a table."""
     manifests = _manifests(root)
     if not manifests:
-        raise MtfedError(f"Expected a site folder with a {MANIFEST_NAMES}, found none in {root.path}.")
+        raise MtfedError(f"Expected a site folder with a {MANIFEST_NAMES}, got {root.path} without one.")
     if len(manifests) > 1:
-        raise MtfedError(f"{root.path} holds a {' and a '.join(manifests)}; remove the one that is not meant.")
+        raise MtfedError(f"{root.path} holds a {' and a '.join(manifests)}; remove one of them.")
     path = root.path / manifests[0]
     try:
         content = root.read(manifests[0])
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise MtfedError(f"Cannot read {path}: {error}; mend or remove it.") from None
+        raise MtfedError(f"Cannot read {path}: {error}; repair or remove it.") from None
     table = _read_csv(content, path) if manifests[0] == MANIFEST else _read_parquet(content, path)
     missing = {"image", "patient"} - set(table.columns)
     if missing:

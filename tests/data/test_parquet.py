@@ -66,7 +66,7 @@ def test_bad_parquet_is_refused(tmp_path: Path, columns: dict[str, object], sent
 def test_two_or_broken_manifests_are_refused(tmp_path: Path) -> None:
     folder = parquet(tmp_path / "both", {"image": ["a.png"], "patient": ["1"]})
     write(folder, "image,patient\na.png,1\n")
-    with pytest.raises(MtfedError, match=r"holds a manifest.csv and a manifest.parquet; remove the one"):
+    with pytest.raises(MtfedError, match=r"holds a manifest.csv and a manifest.parquet; remove one of"):
         read_site(folder, "s", TASK_NAMES)
     (folder / "manifest.csv").unlink()
     whole = (folder / "manifest.parquet").read_bytes()
@@ -77,5 +77,5 @@ def test_two_or_broken_manifests_are_refused(tmp_path: Path) -> None:
         ):
             read_site(folder, "s", TASK_NAMES)
     (tmp_path / "m" / "manifest.csv").mkdir(parents=True)
-    with pytest.raises(MtfedError, match=r"Cannot read .*manifest.csv: .*; mend or remove it"):
+    with pytest.raises(MtfedError, match=r"Cannot read .*manifest.csv: .*; repair or remove it"):
         read_site(tmp_path / "m", "s", TASK_NAMES)

@@ -92,8 +92,8 @@ def test_a_frame_goes_by_millimetres(
 def test_even_pixels_are_as_pixels_of_unknown_size(shape: tuple[int, ...]) -> None:
     array = RNG.integers(0, 255, shape, dtype=np.uint8)
     for spacing in (0.1, 0.7, 3.0):
-        found = Letterbox(shape, 16, (spacing,) * len(shape)).place(array)
-        np.testing.assert_array_equal(found, Letterbox(shape, 16).place(array))
+        placed = Letterbox(shape, 16, (spacing,) * len(shape)).place(array)
+        np.testing.assert_array_equal(placed, Letterbox(shape, 16).place(array))
 
 
 def test_thick_slices_come_out_in_true_proportion(tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_thick_slices_come_out_in_true_proportion(tmp_path: Path) -> None:
     source = Source(data, "v.npz", 32, 3)
     seen = source.pixels(1)[0] > 100
     mask = source.fit(source.array("v.npz", "mask"), "mask", nearest=True)
-    for found in (seen, mask > 0):
-        sides = np.ptp(np.argwhere(found), axis=0) + 1
+    for content in (seen, mask > 0):
+        sides = np.ptp(np.argwhere(content), axis=0) + 1
         assert abs(sides - 80 / 3).max() <= 2.5
     assert source.spacing == (8, 1, 1)
 
@@ -125,8 +125,8 @@ def test_a_window_is_of_images_of_many_bits(
 ) -> None:
     ramp: np.ndarray = np.zeros((5,) * dimensions, dtype) + np.arange(0, 101, 25, dtype=dtype)
     data = folder(tmp_path, a_npy=ramp)
-    found = Source(data, "a.npy", 5, dimensions, window).pixels(1)[0]
-    assert abs(found.reshape(-1, 5)[0].astype(int) - seen).max() <= 1
+    pixels = Source(data, "a.npy", 5, dimensions, window).pixels(1)[0]
+    assert abs(pixels.reshape(-1, 5)[0].astype(int) - seen).max() <= 1
 
 
 def test_a_volume_is_shrunk_by_the_mean_and_an_even_one_is_kept() -> None:
@@ -161,8 +161,8 @@ def test_arrays_of_any_numbers_are_read(dtype: type, dimensions: int, tmp_path: 
 
 def test_colours_of_many_bits_are_scaled_together(tmp_path: Path) -> None:
     data = folder(tmp_path, a_npy=np.arange(768).reshape(16, 16, 3))
-    found = Source(data, "a.npy", 16).pixels(3)
-    np.testing.assert_array_equal(found, np.round(np.arange(768) * (255 / 767)).reshape(16, 16, 3).transpose(2, 0, 1))
+    pixels = Source(data, "a.npy", 16).pixels(3)
+    np.testing.assert_array_equal(pixels, np.round(np.arange(768) * (255 / 767)).reshape(16, 16, 3).transpose(2, 0, 1))
 
 
 STORED = {  # what a camera stores of a picture x, by the orientation that it tells (EXIF 2.32, 4.6.5)
@@ -196,9 +196,14 @@ np.savez(BUFFER, image=np.zeros((4, 4), np.uint8))
 HOLES = np.where(np.eye(4) > 0, np.nan, 1)
 FLAT = {"image": np.zeros((24, 128, 128), np.uint8)}
 BAD = [
-    ("x.png", 2, b"not a picture", "Cannot read image x.png of site site: it is no picture that can be read; mend it"),
+    (
+        "x.png",
+        2,
+        b"not a picture",
+        "Cannot read image x.png of site site: it is no picture that can be read; rep",
+    ),
     ("x.png", 2, b"", "Cannot read image x.png of site site"),
-    ("x.nii.gz", 2, b"a volume", "Cannot read image x.nii.gz of site site: it is broken, or no NIfTI file; mend"),
+    ("x.nii.gz", 2, b"a volume", "Cannot read image x.nii.gz of site site: it is broken, or no NIfTI file; rep"),
     ("x.npz", 2, BUFFER.getvalue()[:60], "x.npz of site site: it is broken, or contains something other than arrays"),
     ("x.npy", 2, BUFFER.getvalue(), "x.npy of site site: it is broken, or contains something other than arrays"),
     (
@@ -207,7 +212,7 @@ BAD = [
         b"\x80pickled",
         "x.npz of site site: it is broken, or contains something other than arrays of numbers",
     ),
-    ("x.npz", 2, {"other": np.zeros((4, 4))}, r"Expected an array 'image' in x.npz of site site, found other."),
+    ("x.npz", 2, {"other": np.zeros((4, 4))}, r"Expected an array 'image' in x.npz of site site, got other."),
     ("x.npz", 2, {"image": np.array([{"code": "any"}], object)}, "Cannot read image x.npz of site site"),
     ("x.npz", 2, {"image": np.array(["a"])}, "x.npz of site site should be an array of numbers; it has type <U1 and "),
     ("x.npy", 2, np.zeros((4, 4), complex), "x.npy of site site should be an array of numbers; it has type complex128"),
@@ -225,14 +230,14 @@ BAD = [
     ("x.npz", 3, {"image": np.zeros((4, 4))}, r"x.npz of site site should have 3 axes, its shape is \[4, 4\]"),
     ("x.npy", 3, np.zeros((24, 128, 128)), "has 24 x 128 x 128 voxels, of which .* only 3 x 16 x 16; resample it"),
     ("x.png", 3, np.zeros((4, 4), np.uint8), r"and the model sees volumes; .* numpy.savez\(image=...\)"),
-    ("x.nii.gz", 3, b"a volume", "x.nii.gz of site site: it is broken, or no NIfTI file; mend or remove it"),
+    ("x.nii.gz", 3, b"a volume", "x.nii.gz of site site: it is broken, or no NIfTI file; repair or remove it"),
     ("x.npz", 3, FLAT, "only 3 x 16 x 16; resample it to even voxels first, or add an array 'spacing' with the"),
     ("x.npz", 3, FLAT | {"spacing": [1, 1, 1]}, "only 3 x 16 x 16; crop it, or raise image-size"),
     ("x.npz", 3, FLAT | {"spacing": [1, 1]}, r"Spacing in x.npz of site site should be three .* it is \[1, 1\]"),
     ("x.npz", 3, FLAT | {"spacing": [1, 1, 0]}, "should be three numbers above 0, in mm along the axes"),
     ("x.npz", 2, {"image": HOLES[:3], "spacing": [1, np.nan]}, "should be two or three numbers above 0, in mm"),
     ("../x.npy", 2, None, "Expected a path inside"),
-    ("y.png", 2, None, "Cannot read image y.png of site site: there is no such file; add it, or mend the manifest"),
+    ("y.png", 2, None, "Cannot read image y.png of site site: there is no such file; add it, or correct the manifest"),
     ("y.npz", 3, None, "Cannot read image y.npz of site site: there is no such file"),
 ]
 

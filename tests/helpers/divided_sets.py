@@ -39,8 +39,8 @@ def set_rows(seed: int, patients: int = 160, splits: str = "ttttttvs") -> list[R
         for image in range(rng.choice([1, 1, 2, 3])):
             name = f"{patient}-{image}"
             labels = {"grade": rng.choice(["no", "yes", "2"]), "mask": f"{name}m.png", "stage": rng.choice("01")}
-            kept = {task: label for task, label in labels.items() if rng.random() < 0.6}
-            rows.append(Row(f"{name}.png", f"p{patient}", split, kept, len(rows), others))
+            labels = {task: label for task, label in labels.items() if rng.random() < 0.6}
+            rows.append(Row(f"{name}.png", f"p{patient}", split, labels, len(rows), others))
     return rows
 
 
@@ -48,10 +48,10 @@ def to_divide(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.split != "test"]
 
 
-def site_of(found: Division) -> dict[str, int]:
+def site_of(divided: Division) -> dict[str, int]:
     """Return where each patient is; fail if any is at two sites."""
     places: dict[str, set[int]] = defaultdict(set)
-    for site, part in enumerate(found.parts):
+    for site, part in enumerate(divided.parts):
         for row in part:
             places[row.patient].add(site)
     assert all(len(sites) == 1 for sites in places.values())
@@ -69,28 +69,28 @@ def write_set(folder: Path, rows: list[Row]) -> Path:
     return folder
 
 
-def check_division(rows: list[Row], found: Division, sites: int, scheme: str) -> None:
-    assert len(found.parts) == len(found.names) == len(set(found.names)) == sites
-    places = site_of(found)
+def check_division(rows: list[Row], divided: Division, sites: int, scheme: str) -> None:
+    assert len(divided.parts) == len(divided.names) == len(set(divided.names)) == sites
+    places = site_of(divided)
     labelled = {row.patient for row in rows if row.labels and row.split != "test"}
-    assert places.keys() | set(found.left_out) == labelled and not places.keys() & set(found.left_out)
+    assert places.keys() | set(divided.left_out) == labelled and not places.keys() & set(divided.left_out)
     if not any(word in scheme for word in ("column", "modality", "flwr")):
-        assert not found.left_out
+        assert not divided.left_out
     whole = {row.image: row for row in rows}
-    for site, part in enumerate(found.parts):
-        held = {task for row in part for task in row.labels}
-        assert held and [row.patient for row in part if row.split == "test"] == []
+    for site, part in enumerate(divided.parts):
+        site_tasks = {task for row in part for task in row.labels}
+        assert site_tasks and [row.patient for row in part if row.split == "test"] == []
         for row in part:
-            kept = {task: label for task, label in whole[row.image].labels.items() if task in held}
-            assert row == replace(whole[row.image], labels=kept)
-        here = {patient for patient, place in places.items() if place == site}
-        images = {row.image for row in rows if row.patient in here and row.labels.keys() & held}
+            labels = {task: label for task, label in whole[row.image].labels.items() if task in site_tasks}
+            assert row == replace(whole[row.image], labels=labels)
+        own = {patient for patient, place in places.items() if place == site}
+        images = {row.image for row in rows if row.patient in own and row.labels.keys() & site_tasks}
         assert {row.image for row in part} == images  # all images of its patients that it has labels for
-        for task in held:
+        for task in site_tasks:
             assert len({row.patient for row in part if task in row.labels and row.split == "train"}) >= MIN_PATIENTS
     for key in [key for key in ("column", "modality") if key in scheme]:
-        cells = [Counter(row.others[key.replace("column", "site")] for row in part) for part in found.parts]
-        assert (scheme.startswith("column") and sites < len(HOSPITALS)) or all(len(one) == 1 for one in cells)
+        cells = [Counter(row.others[key.replace("column", "site")] for row in part) for part in divided.parts]
+        assert (scheme.startswith("column") and sites < len(HOSPITALS)) or all(len(values) == 1 for values in cells)
 
 
 def graded(count: int = 1200) -> list[Row]:

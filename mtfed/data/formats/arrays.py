@@ -15,7 +15,7 @@ from .picture import Picture
 from .source_file import SourceFile
 
 # Not numpy's own message, which advises to load pickles: these can run code.
-BROKEN = "it is broken, or contains something other than arrays of numbers; mend or remove it"
+BROKEN = "it is broken, or contains something other than arrays of numbers; repair or remove it"
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -77,7 +77,7 @@ def read_npz(file: SourceFile, dimensions: int) -> Picture:
     arrays = Npz(file) if file.arrays is None else file.arrays
     if file.what not in arrays:
         raise MtfedError(
-            f"Expected an array {file.what!r} in {file.name} of site {file.site.key}, found "
+            f"Expected an array {file.what!r} in {file.name} of site {file.site.key}, got "
             f"{', '.join(arrays) or 'none'}."
         )
     return Picture(arrays[file.what], _spacing(arrays["spacing"], file, dimensions) if "spacing" in arrays else None)

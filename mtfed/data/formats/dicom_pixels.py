@@ -73,7 +73,7 @@ def stored_values(dataset: Dataset, content: bytes, file: SourceFile) -> np.ndar
     syntax = dataset.file_meta.TransferSyntaxUID
     frames = int(dataset.get("NumberOfFrames") or 1)
     compression = f", compressed as {syntax.name}," if syntax.is_compressed and syntax.name != syntax else ""
-    with file.reading(f"its pixels{compression} cannot be decoded; mend it, or save it uncompressed"):
+    with file.reading(f"its pixels{compression} cannot be decoded; repair it, or save it uncompressed"):
         needs_gdcm = syntax.is_compressed and syntax not in PLUGINS
         if syntax == RLELossless:
             _check_rle(dataset, frames)

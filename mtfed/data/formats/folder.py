@@ -39,7 +39,7 @@ class Folder(Mapping[str, np.ndarray]):
         if not self._paths:
             raise MtfedError(
                 f"Cannot read {what} {name} of site {site.key}: it is neither an .npz file nor a folder with a file "
-                "for each structure; add it, or mend the manifest."
+                "for each structure; add it, or correct the manifest."
             )
 
     def __getitem__(self, name: str) -> np.ndarray:

@@ -24,7 +24,7 @@ def read_picture_file(file: SourceFile, dimensions: int) -> Picture:
     An image with a palette or transparency is converted to colours; a label keeps the indices into the palette.
     """
     content = file.read()
-    with warnings.catch_warnings(), file.reading("it is broken; mend or remove it"):
+    with warnings.catch_warnings(), file.reading("it is broken; repair or remove it"):
         warnings.simplefilter("ignore")  # about sizes, which are checked below, and about odd tags
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -65,7 +65,7 @@ def _values(image: Image.Image, file: SourceFile) -> np.ndarray:
     try:
         image.load()
     except Exception as error:
-        raise file.error(f"{str(error).rstrip('.') or 'it is broken'}; mend or remove it") from error
+        raise file.error(f"{str(error).rstrip('.') or 'it is broken'}; repair or remove it") from error
     zero_is_white = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # on this page
     if image.format not in ("TIFF", "GIF") or getattr(image, "n_frames", 1) == 1:
         with suppress(Exception):  # a broken EXIF block is ignored
@@ -93,4 +93,4 @@ def _invert_white_zero(values: np.ndarray, file: SourceFile) -> np.ndarray:
 def _reason(content: bytes) -> str:
     if content[128:132] == b"DICM":
         return "it is a DICOM file under a picture's name; give it a name in .dcm"
-    return "it is no picture that can be read; mend it, or save it as .png or .npz"
+    return "it is no picture that can be read; repair it, or save it as .png or .npz"

@@ -18,7 +18,7 @@ from .source_file import SourceFile
 
 Reader = Callable[[SourceFile, int], Picture]  # a file and the model's dimensions (2 or 3) -> its picture
 Companions = Callable[[SourceFile], tuple[str, ...]]  # a file -> paths of the other files that its image consists of
-TWO_PARTS = 2  # the most dots in a suffix, as in .nii.gz
+MAX_DOTS = 2  # in a suffix, as in .nii.gz
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def register_format(format: Format) -> None:
                 f"Expected a suffix that no other format has, got {suffix} for {format.name}, which belongs to "
                 f"{_BY_SUFFIX[suffix].name}; choose another suffix."
             )
-        if suffix != suffix.lower() or not suffix.startswith(".") or suffix.count(".") > TWO_PARTS:
+        if suffix != suffix.lower() or not suffix.startswith(".") or suffix.count(".") > MAX_DOTS:
             raise MtfedError(
                 f"Expected a suffix in lower case, such as .nii or .nii.gz, got {suffix!r} for {format.name}."
             )

@@ -59,7 +59,7 @@ class SourceFile:
         """Return the file's bytes; raise :class:`MtfedError` if there are none."""
         content = self.site.read(self.name, self.what)
         if not content:
-            raise self.error("it is empty; mend or remove it")
+            raise self.error("it is empty; repair or remove it")
         return content
 
     def error(self, reason: str) -> MtfedError:
@@ -81,7 +81,7 @@ class SourceFile:
         """Refuse a declared shape without values, or with more than an image may have, before anything is unpacked."""
         sides = " x ".join(map(str, shape))
         if not shape or min(shape) < 1:
-            raise self.error(f"it declares {sides or 'no'} values; mend or remove it")
+            raise self.error(f"it declares {sides or 'no'} values; repair or remove it")
         if math.prod(map(int, shape)) > MAX_VALUES:
             raise self.error(
                 f"it declares {sides} values, more than the {MAX_VALUES} that an image may have; crop or resample it"

@@ -32,7 +32,7 @@ def lay_out(
         values, affine = _turn(values, np.asarray(affine, np.float64), file)
         spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist())
     if spacing is not None and not all(0 < step < np.inf or step != step for step in spacing):
-        raise file.error(f"its voxels should have sides above 0 mm, they have {format_sides(spacing)}; mend its header")
+        raise file.error(f"its voxels should have sides above 0 mm, got {format_sides(spacing)}; correct its header")
     turned = values.transpose(2, 1, 0, *range(3, values.ndim))
     picture = Picture(turned, spacing and spacing[::-1], affine, window)
     return picture if dimensions == 3 else _single(picture, file)
@@ -42,7 +42,7 @@ def _turn(values: np.ndarray, affine: np.ndarray, file: SourceFile) -> tuple[np.
     from nibabel import orientations
 
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise file.error("its header does not say how its axes lie in space (its affine is singular); mend its header")
+        raise file.error("its header does not describe its axes (its affine is singular); correct its header")
     actual = orientations.io_orientation(TO_LPS @ affine)
     target = orientations.axcodes2ornt(("L", "P", "S"))
     change = orientations.ornt_transform(actual, target)

@@ -32,7 +32,7 @@ def test_a_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
     assert read_volume(tmp_path, name).values.size == NOISE.size
     for length in (0, 1, 100, 140, len(whole) // 3, len(whole) * 2 // 3, len(whole) - 40):
         (tmp_path / name).write_bytes(whole[:length])
-        refuse(tmp_path, name, "it is empty; mend or remove it" if length == 0 else "Cannot read")
+        refuse(tmp_path, name, "it is empty; repair or remove it" if length == 0 else "Cannot read")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -177,7 +177,7 @@ SPOILED: list[tuple[Callable[[list[Any]], None], str]] = [
     (changed(2, PixelSpacing=[1, 1]), "its images have several pixel spacings"),
     (changed(2, ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "its images cut the patient in several directions"),
     (without_positions, "its images have neither positions nor an order; save them as one NIfTI or NRRD file"),
-    (replaced(2, b""), r"Cannot read image scan/IM\d+ of site north: it is empty; mend or remove it"),
+    (replaced(2, b""), r"Cannot read image scan/IM\d+ of site north: it is empty; repair or remove it"),
     (
         replaced(5, b"cut"),
         r"Cannot read image scan/IM\d+ of site north: it is no DICOM file: its mark 'DICM' is missing",
