@@ -72,4 +72,4 @@ def test_there_is_no_import_cycle() -> None:
     while leaves := [module for module, used in left.items() if not used & left.keys()]:
         for module in leaves:
             del left[module]
-    assert not left, f"these modules import each other in circles, or import such: {', '.join(sorted(left))}"
+    assert not left, f"these modules are in an import cycle, or import one that is: {', '.join(sorted(left))}"

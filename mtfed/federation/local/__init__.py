@@ -1,0 +1,1 @@
+"""The in-process engine: resident worker processes that exchange arrays through shared memory."""
