@@ -102,6 +102,27 @@ def test_each_policy_on_failures() -> None:
     assert calls.count("b") == 2 and metrics["num-examples"] == 58
 
 
+def test_a_result_contains_the_failures_of_its_phase_only() -> None:
+    strategy = TaskFedAvg()
+    one_round(strategy, broken("error"))
+    first = strategy.train_result
+    one_round(strategy, drift, number=2)
+    second = strategy.train_result
+    assert first is not None and second is not None
+    assert (first.server_round, first.asked, first.answered) == (1, 3, 2)
+    assert [failure.site for failure in first.failures] == ["b"] and first.site_metrics.keys() == {"a", "c"}
+    assert (second.server_round, second.answered, second.failures) == (2, 3, ())
+    assert strategy.failures == list(first.failures)
+
+
+def test_failures_of_a_phase_that_raises_are_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    strategy = TaskFedAvg(quorum=1.0)
+    with pytest.raises(FederationError):
+        one_round(strategy, broken("reported"))
+    assert [failure.reason for failure in strategy.failures] == ["OSError: no disk"] and strategy.train_result is None
+    assert "Round 1: site b failed to train: OSError: no disk" in caplog.messages
+
+
 def diverged(key: str, message: Message) -> RecordDict:
     content = drift(key, message)
     (name, *_) = [name for name in content["arrays"] if name.endswith("float32")]
