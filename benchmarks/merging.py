@@ -128,8 +128,7 @@ def merge(
     strategy: TaskFedAvg, start: Tensors, updates: Any, precision: list[dict[str, Precision]] | None = None
 ) -> dict[str, np.ndarray]:
     """Merge as a round does, but without messages and screening."""
-    strategy._arrays = record(start)
-    strategy.begin_merge(strategy._arrays)
+    strategy.begin_merge(record(start))
     for site, tensors in enumerate(updates):
         site_precision = precision[site] if precision is not None else {}
         strategy.add_to_merge(Update(str(site), tensors, 100.0, {}, site_precision))
