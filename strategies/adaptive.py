@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord
 
 from .averaging import TaskFedAvg
 from .settings import check_settings
-from .wire import FlatArray, tensors_in
+from .wire import arrays_in, plain_record, tensors_in
 
 STATISTICS = ("running_mean", "running_var")  # BatchNorm's: they are measured, so averaged and not optimised
 FIRST, SECOND = "@first-moment", "@second-moment"  # groups of a checkpoint
@@ -98,20 +98,11 @@ class TaskFedOpt(TaskFedAvg):
 
     def state(self) -> dict[str, ArrayRecord]:
         moments = {FIRST: self._first, SECOND: self._second}
-        return super().state() | {group: _record(arrays) for group, arrays in moments.items() if arrays}
+        return super().state() | {group: plain_record(arrays) for group, arrays in moments.items() if arrays}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)
-        self._first, self._second = (
-            {key: array.numpy() for key, array in state.get(group, ArrayRecord()).items()} for group in (FIRST, SECOND)
-        )
-
-
-def _record(arrays: dict[str, np.ndarray]) -> ArrayRecord:
-    record = ArrayRecord()
-    for key, values in arrays.items():
-        record[key] = FlatArray(values)
-    return record
+        self._first, self._second = (arrays_in(state.get(group)) for group in (FIRST, SECOND))
 
 
 class TaskFedAdam(TaskFedOpt):

@@ -29,7 +29,7 @@ from .merging import MEAN, VARIANCE, Merged
 from .screening import Update
 from .settings import PrecisionKind, Start, check_settings
 from .sites import SiteCard
-from .wire import FlatArray, json_record, read_json_record, tensors_in
+from .wire import FlatArray, arrays_in, json_record, plain_record, read_json_record, tensors_in
 
 log = getLogger("flwr")
 POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@told"  # groups of a checkpoint
@@ -165,15 +165,12 @@ class BayesianMatching(TaskFedAvg):
         return drawn
 
     def state(self) -> dict[str, ArrayRecord]:
-        record = ArrayRecord()
-        for key, precision in self.posterior.items():
-            record[key] = FlatArray(precision)
-        measured = json_record(sorted(self.measured_keys))
-        return super().state() | {POSTERIOR: record, CAVITIES: self.cavities.state(), MEASURED: measured}
+        posterior, measured = plain_record(self.posterior), json_record(sorted(self.measured_keys))
+        return super().state() | {POSTERIOR: posterior, CAVITIES: self.cavities.state(), MEASURED: measured}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)
-        self.posterior = {key: array.numpy() for key, array in state.get(POSTERIOR, ArrayRecord()).items()}
+        self.posterior = arrays_in(state.get(POSTERIOR))
         self.measured_keys = set(read_json_record(state[MEASURED])) if MEASURED in state else set()
         if CAVITIES in state:
             self.cavities.restore(state[CAVITIES])

@@ -11,7 +11,7 @@ from .frame import Frame
 from .merge_metrics import MergeMetrics
 from .merging import Product
 from .weighting import SiteWeights
-from .wire import MANIFEST, tensors_in
+from .wire import arrays_in, tensors_in
 
 
 class BayesianMerge:
@@ -30,7 +30,7 @@ class BayesianMerge:
         self.arrays = arrays
         self.graph = graph
         self.weights = weights
-        self.previous = {key: array.numpy() for key, array in arrays.items() if key != MANIFEST}
+        self.previous = arrays_in(arrays)
         self.layout = unique_names(tensors_in(arrays), graph)
         self.product = Product(self.layout, precision_floor)
         self.pulled_steps = PulledSteps()

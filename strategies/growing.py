@@ -29,7 +29,7 @@ from .screening import Update
 from .settings import check_settings, refuse_fixed
 from .sites import SiteCard
 from .widths import infer_sizes, submodel
-from .wire import FlatArray, TensorEntry, is_packed, pack, tensors_in, unpack
+from .wire import TensorEntry, arrays_in, is_packed, pack, plain_record, tensors_in, unpack
 
 log = getLogger("flwr")
 UNITS = "@units"  # group of a checkpoint
@@ -100,7 +100,7 @@ class GrowingMatching(BayesianMatching):
         has_grown = any(wide[name].shape != values.shape for name, values in frame.items())
         record = with_tensors(merge.arrays, wide) if has_grown else merge.arrays
         layout = tensors_in(record)
-        previous = {key: record[key].numpy() for key in layout}
+        previous = arrays_in(record)
         posterior = {key: _flat(layout[key], wide_precision, previous[key].shape) for key in self.posterior}
         product = self._multiply_wide(merge, contributions, grown, layout)
         scaled = {key: np.float32(self.prior_strength) * precision for key, precision in posterior.items()}
@@ -113,18 +113,15 @@ class GrowingMatching(BayesianMatching):
         return changed | merged.arrays
 
     def state(self) -> dict[str, ArrayRecord]:
-        record = ArrayRecord()
-        for site, units in sorted(self.units.items()):
-            for label, own in units.items():
-                record[f"{site}/{label}"] = FlatArray(own.astype(np.int32))
-        return super().state() | {UNITS: record}
+        units = {f"{site}/{label}": own for site, axes in sorted(self.units.items()) for label, own in axes.items()}
+        return super().state() | {UNITS: plain_record({key: own.astype(np.int32) for key, own in units.items()})}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)
         self.units = {}
-        for key, array in state.get(UNITS, ArrayRecord()).items():
+        for key, units in arrays_in(state.get(UNITS)).items():
             site, _, label = key.partition("/")
-            self.units.setdefault(site, {})[label] = array.numpy()
+            self.units.setdefault(site, {})[label] = units
 
     def summary(self) -> None:
         log.info("\t├──> Growing: %d axes, gamma %g, cap %g", len(self.grows), self.gamma, self.width_cap)
@@ -223,15 +220,11 @@ def with_tensors(record: ArrayRecord, tensors: Mapping[str, np.ndarray]) -> Arra
     """Return a record with the same tensors as another, packed or plain like that, with the given values and shapes."""
     if is_packed(record):
         return pack({part: {name: tensors[name] for name in own} for part, own in unpack(record).items()})
-    plain = ArrayRecord()
-    for name in record:
-        plain[name] = FlatArray(tensors[name])
-    return plain
+    return plain_record({name: tensors[name] for name in record})
 
 
 def _tensors(record: ArrayRecord) -> Tensors:
-    layout = tensors_in(record)
-    return tensors_by_name({key: record[key].numpy() for key in layout}, layout)
+    return tensors_by_name(arrays_in(record), tensors_in(record))
 
 
 def _by_tensor(precision: Mapping[str, np.ndarray], merge: BayesianMerge) -> dict[str, float | np.ndarray]:

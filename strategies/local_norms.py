@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord
 from .averaging import TaskFedAvg
 from .screening import Update
 from .sites import KEY, SiteCard
-from .wire import MANIFEST, FlatArray, TensorEntry, is_decoder, part_of, tensors_in
+from .wire import MANIFEST, FlatArray, TensorEntry, arrays_in, is_decoder, part_of, plain_record, tensors_in
 
 # The last word of a module's name: norm, norm1, bn2, ln_1, fc_norm, norm_pre, LayerNorm, layernorm_before, batchnorm1.
 NORMS = r"(\w+_)?(layer|batch|group|instance|rms)?_?(norm|bn|ln)(_?\d+|_\w+)?"
@@ -60,20 +60,11 @@ class TaskFedBN(TaskFedAvg):
         return models
 
     def state(self) -> dict[str, ArrayRecord]:
-        state = super().state()
-        for site, norms in self.site_norms.items():
-            state[site] = ArrayRecord()
-            for key, values in norms.items():
-                state[site][key] = FlatArray(values)
-        return state
+        return super().state() | {site: plain_record(norms) for site, norms in self.site_norms.items()}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)
-        self.site_norms = {
-            site: {key: array.numpy() for key, array in record.items()}
-            for site, record in state.items()
-            if KEY.fullmatch(site)
-        }
+        self.site_norms = {site: arrays_in(record) for site, record in state.items() if KEY.fullmatch(site)}
 
     def _with_norms(self, arrays: ArrayRecord, norms: dict[str, np.ndarray]) -> ArrayRecord:
         places = self._places(arrays)

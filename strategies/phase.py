@@ -167,7 +167,7 @@ class Phase:
         if self._policy.on_failure == "fail":
             raise FederationError(
                 f"Site {failure.site} failed to {failure.action} in round {failure.server_round}: "
-                f"{failure.reason.rstrip('.')}; mend the site, or set on-failure to skip or retry."
+                f"{failure.reason.rstrip('.')}; repair the site, or set on-failure to skip or retry."
             )
 
 

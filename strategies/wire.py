@@ -82,6 +82,19 @@ def pack(parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:
     return record
 
 
+def plain_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
+    """Return arrays as a record, without copies; ``ArrayRecord(dict)`` would serialise each of them."""
+    record = ArrayRecord()
+    for key, values in arrays.items():
+        record[key] = FlatArray(values)
+    return record
+
+
+def arrays_in(record: ArrayRecord | None) -> dict[str, np.ndarray]:
+    """Return the values of a record by key, without the manifest; none if there is no record."""
+    return {key: array.numpy() for key, array in (record or {}).items() if key != MANIFEST}
+
+
 def is_packed(record: ArrayRecord) -> bool:
     """Return whether a record was made by :func:`pack`; a plain ``ArrayRecord(state_dict)`` was not."""
     return MANIFEST in record
