@@ -97,7 +97,7 @@ def _growable_axes(graph: AxisGraph, present: set[str]) -> list[str]:
     ]  # fmt: skip
     for label in growable:
         if not graph.axes[label].readers:
-            raise AxisError(f"Axis {label!r} may grow, but the table names no tensor that reads it; give its readers.")
+            raise AxisError(f"Axis {label!r} may grow, but the graph names no tensor that reads it; give its readers.")
     return growable
 
 

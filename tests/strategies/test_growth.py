@@ -239,7 +239,7 @@ def test_clients_without_some_parts_grow_the_others() -> None:
 
 def test_an_axis_without_readers_is_refused() -> None:
     graph = AxisGraph({"w": (None, ("x", None))}, {"x": Axis(3, growable=True)})
-    with pytest.raises(AxisError, match="Axis 'x' may grow, but the table names no tensor that reads it"):
+    with pytest.raises(AxisError, match="Axis 'x' may grow, but the graph names no tensor that reads it"):
         grow(graph, [{"w": np.ones((3, 2))}] * 2)
     with pytest.raises(AxisError, match="Axis 'x': its reader v does not carry it"):
         AxisGraph({"w": (None, ("x", None)), "v": (None, (None,))}, {"x": Axis(3, growable=True, readers=("v",))})
