@@ -1,4 +1,4 @@
-"""Small models for images of about 64 px on two cores, by name in timm's register. None has published weights."""
+"""Small models for images of about 64 px on two cores, registered with timm. None has published weights."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 from ..startup import import_timm
 
 timm = import_timm()
-# What timm's factory passes to every model for finding weights.
-_OF_THE_FACTORY = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+# Arguments that timm's factory passes to every model, for loading weights.
+_FACTORY_ARGUMENTS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
 def _build(model: type[nn.Module], defaults: dict[str, Any], settings: dict[str, Any]) -> nn.Module:
-    return model(**(defaults | {name: value for name, value in settings.items() if name not in _OF_THE_FACTORY}))
+    return model(**(defaults | {name: value for name, value in settings.items() if name not in _FACTORY_ARGUMENTS}))
 
 
 def _small_vit(width: int, settings: dict[str, Any]) -> nn.Module:
@@ -36,7 +36,7 @@ def _small_resnet(layers: tuple[int, ...], channels: tuple[int, ...], settings: 
         "block": timm.models.resnet.BasicBlock,
         "layers": layers,
         "channels": channels,
-        "stem_type": "deep",  # the plain stem is 64 channels wide
+        "stem_type": "deep",  # the plain stem always has 64 channels
         "stem_width": channels[0] // 2,
     }
     return _build(timm.models.ResNet, defaults, settings)
@@ -56,26 +56,26 @@ def vit_nano_patch8(pretrained: bool = False, **settings: Any) -> nn.Module:
 
 @timm.models.register_model
 def resnet_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """Build a ResNet-18 of a quarter of the width: stages of 16, 32, 64 and 128 channels, 0.7 M parameters."""
+    """Build a ResNet-18 with a quarter of the width: stages of 16, 32, 64 and 128 channels, 0.7 M parameters."""
     return _small_resnet((2, 2, 2, 2), (16, 32, 64, 128), settings)
 
 
 @timm.models.register_model
 def resnet_nano(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """Build a ResNet for trials and tests: one block a stage, 8 to 64 channels, 0.08 M parameters."""
+    """Build a ResNet for trials and tests: one block per stage, 8 to 64 channels, 0.08 M parameters."""
     return _small_resnet((1, 1, 1, 1), (8, 16, 32, 64), settings)
 
 
 @timm.models.register_model
 def pvt_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """Build a PVT v2 of half the width of its b0: 16 to 128 channels, 0.8 M parameters."""
+    """Build a PVT v2 with half the width of its b0: 16 to 128 channels, 0.8 M parameters."""
     defaults = {"depths": (2, 2, 2, 2), "embed_dims": (16, 32, 64, 128), "num_heads": (1, 2, 4, 8)}
     return _build(timm.models.PyramidVisionTransformerV2, defaults, settings)
 
 
 @timm.models.register_model
 def swin_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """Build a Swin transformer of a quarter of the width of its tiny: windows of 4 x 4 patches, 1.3 M parameters."""
+    """Build a Swin transformer with a quarter of the width of Swin-T: windows of 4 x 4 patches, 1.3 M parameters."""
     defaults = {
         "img_size": 64,
         "patch_size": 4,
@@ -92,7 +92,7 @@ def swin_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
 def coatnet_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
     """Build a CoAtNet (Dai et al., NeurIPS 2021): stages of convolution, then of attention; 0.5 M parameters.
 
-    Two stages of each, of 16 to 128 channels. From nothing and with few images it learns what a PVT does not.
+    Two stages of each, with 16 to 128 channels. From random weights and with few images it learns what a PVT does not.
     """
     maxxvit = timm.models.maxxvit
     shape = maxxvit.MaxxVitCfg(

@@ -1,38 +1,39 @@
-"""CTAN: tasks share an encoder, look at its features through soft masks, and attend to each other while they do.
+"""CTAN: tasks share an encoder, look at its features through soft masks, and attend to each other while they do so.
 
-Kim, Purdie, McIntosh, "Cross-task attention network", MICCAI 2023 Workshops (arXiv:2309.03837). Known are the idea,
+Kim, Purdie, McIntosh, "Cross-task attention network", MICCAI 2023 Workshops (arXiv:2309.03837). Public are the idea,
 cross-task attention from pixel-level to image-level predictions, and, at second hand, the names of its two components:
 a Cross-Task Attention Encoder (CTAE) and a Cross-Task Attention Bottleneck (CTAB). Formulas and sizes are not public;
-those here are our design.
+those below are our design.
 
 CTAE. With p_i and u_i the encoder's maps before and after the last block of stage i, and for every task t
 
-    h_i^t     = GELU(GroupNorm(P_i^t p_i + F_i^t pool(f_{i-1}^t)))      what t makes of the stage, a few channels wide
-    m_i^{s>t} = sigmoid(G_i^t h_i^t + H_i^t h_i^s)                      how much t listens to s, place by place
+    h_i^t     = GELU(GroupNorm(P_i^t p_i + F_i^t pool(f_{i-1}^t)))      the task's view of the stage, with few channels
+    m_i^{s>t} = sigmoid(G_i^t h_i^t + H_i^t h_i^s)                      how much t attends to s at each position
     a_i^t     = 2 sigmoid(A_i^t h_i^t + X_i^t sum_{s != t} m_i^{s>t} * V_i^t h_i^s)
     f_i^t     = a_i^t * u_i
 
-where capitals are 1x1 convolutions. The exchange is of h, an eighth as wide as the maps: of the maps themselves it
-would cost more than the encoder. For the same reason there is no shared bottleneck between stages as MTAN has.
+where capitals are 1x1 convolutions. The tasks exchange h, which has an eighth of the channels of the maps: exchanging
+the maps themselves would cost more than the encoder. For the same reason there is no shared bottleneck between stages,
+which MTAN has.
 
-CTAB. Of the coarsest maps each task makes tokens, and every token attends to those of all tasks:
+CTAB. Each task makes tokens from its coarsest maps, and every token attends to the tokens of all tasks:
 
     z^t = LayerNorm(E^t f_4^t)
     y^t = z^t + Attention^t(queries z^t; keys and values [z^1; ...; z^T]),    y^t <- y^t + MLP^t(LayerNorm(y^t))
     f_4^t <- 2 sigmoid(D^t LayerNorm(y^t)) * f_4^t
 
-A mask here too, and no sum: added, D y may grow past the features, and the norm of a decoder that reads their mean then
-leaves nothing of them (measured: image-level tasks stopped telling images apart).
+The result is a mask here too, not a summand. If D y were added, it could grow larger than the features, and the norm of
+a decoder that reads their mean would then suppress them (measured: image-level tasks no longer distinguished images).
 
-A, X and D are 0 at first: all masks are 1, and the model begins as hard sharing with the encoder's own features, which
-a mask around one half or a random update would spoil where they are pretrained. Gates begin small, so that a task first
-learns from its own view.
+A, X and D are initialised to 0, so all masks are 1, and the model starts as hard sharing with the encoder's own
+features. A mask around one half or a random update would spoil pretrained features. Gates start small, so that a task
+first learns from its own view.
 
-Federation. Features of t need the streams of all tasks, also of those that a site, or an image, has no label for. All
-that forms the stream of t is the part ``cross.t``. Every site is sent all of these and computes all, so the function is
-the same everywhere; it trains and returns those of its own tasks, and the others are context with fixed weights
-(:func:`mtfed.learning.parts.train_only`), through which gradients still reach the encoder. Normalisation is without
-running statistics for that reason too: context must not depend on whether it trains.
+Federation. Features of t need the streams of all tasks, including tasks that a site, or an image, has no labels for.
+All modules that compute the stream of t are the part ``cross.t``. Every site receives all of these parts and computes
+all streams, so the function is the same everywhere. It trains and returns the parts of its own tasks. The others are
+context with fixed weights (:func:`mtfed.learning.parts.train_only`), through which gradients still reach the encoder.
+For this reason, normalisation has no running statistics: context must not depend on whether it is trained.
 """
 
 from __future__ import annotations
@@ -50,25 +51,26 @@ from .decoders.layers import CONVOLUTIONS
 from .encoders import Encoder, Features
 from .sharing import Sharing, max_pool_to, select_rows
 
-GATE = -2.0  # bias of the gates at first: they let through an eighth
-HEAD = 32  # channels of a head
-WIDEST = 256  # channels of the tokens, at most
+INITIAL_GATE_BIAS = -2.0  # gates start at about an eighth
+HEAD_WIDTH = 32  # channels of an attention head
+MAX_TOKEN_WIDTH = 256  # channels of the tokens
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class CrossTaskAttention(Sharing):
     """CTAN's sharing scheme.
 
-    Streams are computed for the images that any task is wanted for, the bottleneck's queries for each task's own.
+    Streams are computed for all images that any task is computed for, the bottleneck's queries only for the images of
+    their own task.
 
     Args:
         encoder: see :class:`~.sharing.Sharing`.
-        tasks: names of all tasks of the model; a single one attends to itself.
-        in_encoder: with CTAE; without it f_i^t is u_i, and only the bottleneck is the tasks' own.
-        at_bottleneck: with CTAB.
+        tasks: names of all tasks of the model; a single task attends to itself.
+        in_encoder: whether to use CTAE. Without it f_i^t is u_i, and tasks differ only at the bottleneck.
+        at_bottleneck: whether to use CTAB.
 
     Raises:
-        MtfedError: with neither, which is hard sharing.
+        MtfedError: if both are false, which would be hard sharing.
     """
 
     owners: ClassVar[Mapping[str, str]] = {"cross": CROSS}
@@ -77,31 +79,31 @@ class CrossTaskAttention(Sharing):
         self, encoder: Encoder, tasks: Iterable[str], in_encoder: bool = True, at_bottleneck: bool = True
     ) -> None:
         super().__init__(encoder, tasks)
-        encoder.family()  # an encoder without stages fails here, not in a hospital's first step
+        encoder.family()  # an encoder without stages fails here instead of in a site's first step
         if not (in_encoder or at_bottleneck):
             raise MtfedError(
                 "Expected cross-task attention in the encoder, at the bottleneck, or both, got neither; "
                 "use HardSharing."
             )
         self.in_encoder, self.at_bottleneck = in_encoder, at_bottleneck
-        alone = len(self.tasks) == 1
+        single = len(self.tasks) == 1
         self.cross: Any = nn.ModuleDict(
-            {task: Stream(encoder, in_encoder, at_bottleneck, alone) for task in self.tasks}
+            {task: Stream(encoder, in_encoder, at_bottleneck, single) for task in self.tasks}
         )
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
         stages = self.encoder.stages(image)
-        places = rows
+        positions = rows  # in the images that streams are computed for
         if rows and all(len(index) < len(image) for index in rows.values()):
             used = torch.cat(list(rows.values())).unique()
-            places = {task: torch.searchsorted(used, index) for task, index in rows.items()}
+            positions = {task: torch.searchsorted(used, index) for task, index in rows.items()}
             stages = [(select_rows(before, used), select_rows(after, used)) for before, after in stages]
         streams = self._streams(stages)
-        maps = {task: [select_rows(level, index) for level in streams[task]] for task, index in places.items()}
+        maps = {task: [select_rows(level, index) for level in streams[task]] for task, index in positions.items()}
         if self.at_bottleneck:
             tokens = {task: self.cross[task].bottleneck.tokens(streams[task][-1]) for task in self.tasks}
             context = torch.cat(list(tokens.values()), dim=1)  # (B, T P, D)
-            for task, index in places.items():
+            for task, index in positions.items():
                 mask = self.cross[task].bottleneck(select_rows(tokens[task], index), select_rows(context, index))
                 coarsest = maps[task][-1]
                 maps[task][-1] = mask.transpose(1, 2).reshape(coarsest.shape) * coarsest
@@ -111,21 +113,21 @@ class CrossTaskAttention(Sharing):
         """Return each task's maps f_i from the encoder's p_i and u_i."""
         if not self.in_encoder:
             return {task: [after for _, after in stages] for task in self.tasks}
-        found: list[Tensor] = []
+        features: list[Tensor] = []
         for i, (before, after) in enumerate(stages):
             own = [self.cross[task].stages[i] for task in self.tasks]
-            found.append(attend(own, before, after, found[-1] if found else None))
-        return {task: [maps[:, t] for maps in found] for t, task in enumerate(self.tasks)}
+            features.append(attend(own, before, after, features[-1] if features else None))
+        return {task: [maps[:, t] for maps in features] for t, task in enumerate(self.tasks)}
 
 
 class Stream(nn.Module):
-    """All that one task has of CTAN: see :class:`CrossTaskAttention`."""
+    """All modules of one task in CTAN, see :class:`CrossTaskAttention`."""
 
-    def __init__(self, encoder: Encoder, in_encoder: bool, at_bottleneck: bool, alone: bool) -> None:
+    def __init__(self, encoder: Encoder, in_encoder: bool, at_bottleneck: bool, single: bool) -> None:
         super().__init__()
         if in_encoder:
             self.stages = nn.ModuleList(
-                StageAttention(channels, before, encoder.dims, alone)
+                StageAttention(channels, before, encoder.dims, single)
                 for channels, before in zip(encoder.channels, [0, *encoder.channels[:-1]], strict=True)
             )
         if at_bottleneck:
@@ -137,68 +139,69 @@ class StageAttention(nn.Module):
 
     Args:
         channels: of the stage.
-        before: channels of the stage before, 0 if it is the first.
+        before: channels of the previous stage, 0 if there is none.
         dims: 2 or 3.
-        alone: whether there is no other task to listen to.
+        single: whether there is no other task to attend to.
     """
 
-    def __init__(self, channels: int, before: int, dims: int, alone: bool) -> None:
+    def __init__(self, channels: int, before: int, dims: int, single: bool) -> None:
         super().__init__()
         conv, hidden = CONVOLUTIONS[dims], max(channels // 8, 16)
         self.present = conv(channels, hidden, 1)  # P
         self.past = conv(before, hidden, 1) if before else None  # F
         self.norm = nn.GroupNorm(1, hidden)
         self.own = zero_initialised(conv(hidden, channels, 1))  # A
-        if not alone:
+        if not single:
             self.gate = conv(hidden, hidden, 1)  # G
             self.gate_other = conv(hidden, hidden, 1, bias=False)  # H
             self.value = conv(hidden, hidden, 1, bias=False)  # V
             self.heard = zero_initialised(conv(hidden, channels, 1, bias=False))  # X
-            nn.init.constant_(self.gate.get_parameter("bias"), GATE)
+            nn.init.constant_(self.gate.get_parameter("bias"), INITIAL_GATE_BIAS)
 
 
 def attend(own: Sequence[StageAttention], before: Tensor, after: Tensor, last: Tensor | None) -> Tensor:
     """Return f_i of T tasks, (B, T, C, *s).
 
-    The tasks' layers run as one product each: small as they are, a call a task would cost more than its arithmetic.
+    Each layer is computed for all tasks in one product. The layers are so small that calling them task by task would
+    cost more than the arithmetic.
 
     Args:
-        own: the tasks' parts of the stage.
+        own: the tasks' modules of the stage.
         before: p_i (B, C, *s).
         after: u_i (B, C, *s).
-        last: f_{i-1} (B, T, C', *r), if there is a stage before.
+        last: f_{i-1} (B, T, C', *r), or None in the first stage.
     """
     size, count = before.shape[2:], len(own)
-    seen = mix([stage.present for stage in own], before.flatten(2)[:, None])  # (B, T, hidden, P)
+    views = mix([stage.present for stage in own], before.flatten(2)[:, None])  # (B, T, hidden, P)
     if last is not None:
         pooled = max_pool_to(last.flatten(1, 2), size).unflatten(1, (count, -1)).flatten(3)
-        seen = seen + mix([stage.past for stage in own if stage.past is not None], pooled)
+        views = views + mix([stage.past for stage in own if stage.past is not None], pooled)
     scale, offset = (torch.cat([stage.norm.get_parameter(name) for stage in own]) for name in ("weight", "bias"))
-    code = F.gelu(F.group_norm(seen.flatten(1, 2), count, scale, offset)).view_as(seen)  # h
+    code = F.gelu(F.group_norm(views.flatten(1, 2), count, scale, offset)).view_as(views)  # h
     logits = mix([stage.own for stage in own], code)
     if count > 1:
         gates = mix([stage.gate_other for stage in own], code[:, :, None])  # (B, T of s, T of t, hidden, P)
         gates = torch.sigmoid(gates + mix([stage.gate for stage in own], code)[:, None])
         heard = gates * mix([stage.value for stage in own], code[:, :, None])
-        apart = 1 - torch.eye(count, dtype=heard.dtype, device=heard.device)  # s != t
-        logits = logits + mix([stage.heard for stage in own], (heard * apart[:, :, None, None]).sum(1))
+        others = 1 - torch.eye(count, dtype=heard.dtype, device=heard.device)  # s != t
+        logits = logits + mix([stage.heard for stage in own], (heard * others[:, :, None, None]).sum(1))
     return 2 * torch.sigmoid(logits).unflatten(3, size) * after[:, None]
 
 
 def mix(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Return what T 1x1 convolutions make of (..., T or 1, channels, P), each of its own entry: (..., T, out, P)."""
+    """Apply T 1x1 convolutions to (..., T or 1, channels, P), each to its own entry; return (..., T, out, P)."""
     mixed = torch.stack([layer.get_parameter("weight").flatten(1) for layer in layers]) @ x
     biases = [layer.bias for layer in layers if isinstance(layer.bias, Tensor)]
     return mixed + torch.stack(biases)[:, :, None] if biases else mixed
 
 
 class BottleneckAttention(nn.Module):
-    """One task's part of CTAB, for maps of so many channels."""
+    """One task's part of CTAB, for maps with ``channels`` channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        heads = max(min(channels, WIDEST) // HEAD, 1)
-        width = heads * HEAD
+        heads = max(min(channels, MAX_TOKEN_WIDTH) // HEAD_WIDTH, 1)
+        width = heads * HEAD_WIDTH
         self.embed = nn.Linear(channels, width)
         self.norm = nn.LayerNorm(width)
         self.attention = CrossAttention(width, heads)
@@ -208,18 +211,23 @@ class BottleneckAttention(nn.Module):
         self.out = zero_initialised(nn.Linear(width, channels))
 
     def tokens(self, level: Tensor) -> Tensor:
-        """Return z (B, P, D) of a task's maps (B, C, *s), P being their number of places."""
+        """Return z (B, P, D) from a task's maps (B, C, *s) with P positions."""
         return self.norm(self.embed(level.flatten(2).transpose(1, 2)))
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """Return a mask (B, P, C) of the task's map, between 0 and 2, from its tokens (B, P, D) and all (B, T P, D)."""
+        """Return a mask (B, P, C) for the task's map, between 0 and 2.
+
+        Args:
+            tokens: (B, P, D), of the task.
+            context: (B, T P, D), the tokens of all tasks.
+        """
         tokens = tokens + self.attention(tokens, context)
         tokens = tokens + self.mlp(self.mlp_norm(tokens))
         return 2 * torch.sigmoid(self.out(self.out_norm(tokens)))
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of some tokens to others (Vaswani et al., NeurIPS 2017)."""
+    """Multi-head attention from tokens to a context (Vaswani et al., NeurIPS 2017)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -237,7 +245,7 @@ class CrossAttention(nn.Module):
 
 
 def zero_initialised(layer: Layer) -> Layer:
-    """Return a layer that gives zeros until it is trained."""
+    """Set a layer's weights to 0, so that it outputs zeros until it is trained; return it."""
     for weight in layer.parameters():
         nn.init.zeros_(weight)
     return layer

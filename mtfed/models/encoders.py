@@ -1,4 +1,4 @@
-"""Shared encoders by name, with features at several scales: any timm model, and models of volumes."""
+"""Encoders by name, with features at several scales: any timm model, and models of volumes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from ..errors import MtfedError, unknown
 from ..startup import import_timm
 from . import backbones  # noqa: F401  (registers them with timm)
-from .families import NAMES, Family, family_of, is_transformer, run_stages
-from .norms import with_our_norms
+from .families import FAMILY_NAMES, Family, family_of, is_transformer, run_stages
+from .norms import replace_norms
 from .pretrained import load_weights
 from .volumes import VOLUMES, build_volume_body
 
 timm = import_timm()
-# How timm's models that are built for a size are told to take others too, and those that know of none.
-_SIZES: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+# Settings with which timm's models that are built for one size accept other sizes too; the last is for models without.
+_SIZE_SETTINGS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
 @dataclass
 class Features:
-    """What an encoder hands to the decoders. *S is (S, S) or (S, S, S)."""
+    """The output of an encoder, from which decoders predict. *S is (S, S) or (S, S, S)."""
 
     image: Tensor  # (B, C, *S), the normalised input
     maps: list[Tensor]  # from fine to coarse, (B, C_i, *S / stride_i)
@@ -36,20 +36,20 @@ class Features:
 
 
 class Encoder(nn.Module):
-    """A backbone seen as four feature maps and a pooled vector.
+    """A backbone that outputs four feature maps and a pooled vector.
 
-    A plain ViT gives four evenly spaced blocks, all at the stride of its patch; a hierarchical model its last four
-    stages. Maps are as blocks and stages leave them: before a norm that the body has at its end, which the pooled
-    features have behind them, and after the norm that a PVT has at the end of every stage. Images of other sizes than
-    that of the position embeddings are taken where the architecture allows: ViT, Swin, PVT, ConvNets and all of
+    The maps of a plain ViT are the outputs of four evenly spaced blocks, all with the stride of its patches. Those of a
+    hierarchical model are the outputs of its last four stages. Maps are not normalised by a norm at the end of the body
+    (the pooled features are), but they are by the norm that a PVT has at the end of every stage. If the architecture
+    allows, images may have another size than the position embeddings: ViT, Swin, PVT, ConvNets and all of
     :data:`.volumes.VOLUMES`, at sizes that the finest stride divides.
 
     Args:
-        name: timm model name, or one of :data:`.volumes.VOLUMES` in three dimensions.
-        image_size: side of the square or cubic input in pixels; position embeddings are made for it.
+        name: of a timm model, or in three dimensions a key of :data:`.volumes.VOLUMES`.
+        image_size: side of the square or cubic input in pixels, for which position embeddings are made.
         channels: 1 or 3.
         dimensions: 2 or 3.
-        weights: initial ones, see :func:`.pretrained.load_weights`; none if empty.
+        weights: pretrained weights, see :func:`.pretrained.load_weights`; if empty, they are random.
 
     Attributes:
         channels: of the four maps.
@@ -57,11 +57,11 @@ class Encoder(nn.Module):
         dim: width of the pooled features.
         image_channels: of the input.
         dims: 2 or 3.
-        is_transformer: whether the body is one.
+        is_transformer: whether the body is a transformer.
 
     Raises:
-        MtfedError: for a name that is not known, or of the other dimensions; an image size that does not fit; and
-            weights that do not.
+        MtfedError: if the name is unknown or belongs to the other number of dimensions, or if the image size or the
+            weights do not fit.
     """
 
     def __init__(self, name: str, image_size: int, channels: int, dimensions: int = 2, weights: str = "") -> None:
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
             self.body = _create_volume_body(name, image_size, channels)
         else:
             self.body, settings = _create_image_body(name, image_size, channels)
-        with_our_norms(self.body)
+        replace_norms(self.body)
         self.indices, chosen = _choose_levels(name, self.body)
         self.name = name
         self.stage_names = [str(level["module"]) for level in chosen]
@@ -89,16 +89,16 @@ class Encoder(nn.Module):
         return Features(image, maps, self.body.forward_head(final, pre_logits=True))
 
     def stages(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return the maps before and after the last block of each stage; those after are the maps of ``forward``.
+        """Return the maps before and after the last block of each stage. The maps after it are those of ``forward``.
 
-        A plain ViT has four groups of blocks for stages. Where a stage's only block also changes the size, as in a
-        ResNet of one block a stage, its shortcut stands for the map before it.
+        The stages of a plain ViT are four groups of blocks. If the only block of a stage also changes the size, as in a
+        ResNet with one block in each stage, the output of its shortcut takes the place of the map before it.
 
         Returns:
             Four pairs of maps (B, C_i, *S / stride_i).
 
         Raises:
-            MtfedError: if the architecture's stages are not known.
+            MtfedError: if the architecture's stages are unknown.
         """
         family = self.family()
 
@@ -110,32 +110,33 @@ class Encoder(nn.Module):
         return run_stages(self.body, self.stage_names, family.tokens, forward)
 
     def features(self, image: Tensor, maps: list[Tensor]) -> Features:
-        """Return features of maps that someone changed, pooled from the last of them.
+        """Return the features of modified maps, pooled from the last map.
 
-        Norm and pooling are those of the body's head; the mean over a ViT's tokens stands in for its class token.
-        Without one, maps of ``forward`` give its own pooled features.
+        Norm and pooling are those of the body's head. For a ViT with a class token, the mean over the other tokens
+        takes its place. Without a class token, maps of ``forward`` give the pooled features of ``forward``.
 
         Raises:
-            MtfedError: if the architecture's head is not known.
+            MtfedError: if the architecture's head is unknown.
         """
         return Features(image, maps, self.family().pool(self.body, maps[-1]))
 
     def family(self) -> Family:
-        """Return what is known of the body's architecture, which :meth:`stages` and :meth:`features` need.
+        """Return the family of the body's architecture, which :meth:`stages` and :meth:`features` need.
 
         Raises:
-            MtfedError: if nothing is.
+            MtfedError: if it is unknown.
         """
         family = family_of(self.body)
         if family is None:
             raise MtfedError(
-                f"Encoder {self.name!r} ({type(self.body).__name__}) shows no maps inside its stages; choose {NAMES}."
+                f"Encoder {self.name!r} ({type(self.body).__name__}) shows no maps inside its stages; "
+                f"choose {FAMILY_NAMES}."
             )
         return family
 
 
 def _choose_levels(name: str, body: Any) -> tuple[list[int] | None, list[dict[str, Any]]]:
-    """Return the indices of the four levels to read, ``None`` for all, and what the body tells of each."""
+    """Return the indices of the four levels to use, or ``None`` for all, and the body's description of each."""
     levels = body.feature_info
     levels = levels if isinstance(levels, list) else levels.info
     if len(levels) < 4:
@@ -153,15 +154,17 @@ def _choose_levels(name: str, body: Any) -> tuple[list[int] | None, list[dict[st
 def _check_size(name: str, image_size: int, body: Any) -> None:
     finest = min(int(level["reduction"]) for level in _choose_levels(name, body)[1])
     if image_size < finest or image_size % finest:
-        raise _misfit(name, image_size, f"its finest maps have one pixel for {finest}; choose a multiple of {finest}")
+        raise _size_error(
+            name, image_size, f"its finest maps have one pixel for {finest}; choose a multiple of {finest}"
+        )
 
 
-def _misfit(name: str, image_size: int, reason: str) -> MtfedError:
+def _size_error(name: str, image_size: int, reason: str) -> MtfedError:
     return MtfedError(f"Encoder {name!r} cannot take images of {image_size} px: {reason}.")
 
 
 def _create_image_body(name: str, image_size: int, channels: int) -> tuple[Any, dict[str, Any]]:
-    """Create a timm model without its classifier, for any input size it can take; errors name the model."""
+    """Create a timm model without its classifier, for all input sizes that it can accept, and return its settings."""
     if name in VOLUMES:
         raise MtfedError(f"Encoder {name!r} is for volumes; set dimensions = 3, or choose a timm model.")
     if not timm.is_model(name):
@@ -170,10 +173,10 @@ def _create_image_body(name: str, image_size: int, channels: int) -> tuple[Any, 
     try:
         body, settings = _create(name, image_size, channels)
         _check_size(name, image_size, body)
-        with torch.no_grad():  # a size that does not fit fails here, not in a hospital's first step
+        with torch.no_grad():  # a size that does not fit fails here instead of in a site's first step
             body.eval().forward_intermediates(torch.zeros(1, channels, image_size, image_size))
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        raise _misfit(name, image_size, f"{error}; choose another image-size") from error
+        raise _size_error(name, image_size, f"{error}; choose another image-size") from error
     except (AttributeError, TypeError) as error:
         raise MtfedError(
             f"Encoder {name!r} gives no feature maps ({error}); choose a ViT, Swin, PVT or ConvNet."
@@ -182,15 +185,15 @@ def _create_image_body(name: str, image_size: int, channels: int) -> tuple[Any, 
 
 
 def _create(name: str, image_size: int, channels: int) -> tuple[Any, dict[str, Any]]:
-    """Return a timm model and the settings that built it: the most free in their image size that it knows."""
+    """Return a timm model and the settings that built it, which allow as many image sizes as the model supports."""
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels}
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if cfg is None or cfg.fixed_input_size:
-        for freedom in _SIZES:
-            sized = settings | {"img_size": image_size} | freedom
+        for flexible in _SIZE_SETTINGS:
+            sized = settings | {"img_size": image_size} | flexible
             try:
                 return timm.create_model(name, pretrained=False, **sized), sized
-            except TypeError:  # a setting that it does not know
+            except TypeError:  # the model does not know this setting
                 continue
     return timm.create_model(name, pretrained=False, **settings), settings
 

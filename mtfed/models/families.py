@@ -1,4 +1,4 @@
-"""What encoders of one architecture have in common: how their stages hold maps, and how a map is pooled.
+"""Families of encoders, one for each architecture: how stages represent maps, and how the last map is pooled.
 
 A new architecture is a row of :data:`FAMILIES`, and of :data:`.axes.encoders.BODIES` for its axes.
 """
@@ -17,31 +17,36 @@ from ..startup import import_timm
 from .volumes import VolumeResNet, VolumeSwin, VolumeTransformer
 
 timm = import_timm()
-# Attention between tokens that does not say so in full: of Twins and CaiT. What only weights channels ends alike.
-ATTENTIONS = ("LocallyGroupedAttn", "GlobalSubSampleAttn", "TalkingHeadAttn", "ClassAttn")
-NAMES = "a ResNet, ConvNeXt, plain ViT, Swin, PVT v2 or CoAtNet"  # those of FAMILIES, for people
+# Classes of attention between tokens whose names do not contain "Attention", of Twins and CaiT. (Names that end in
+# "Attn" alone may also be attention over channels.)
+TOKEN_ATTENTIONS = ("LocallyGroupedAttn", "GlobalSubSampleAttn", "TalkingHeadAttn", "ClassAttn")
+FAMILY_NAMES = "a ResNet, ConvNeXt, plain ViT, Swin, PVT v2 or CoAtNet"  # for error messages
 
 
 @dataclass(frozen=True)
 class Family:
     """An architecture.
 
-    ``pool`` gives the pooled features (B, D) that a body's own head would make of a last map (B, C, *s).
+    Attributes:
+        pool: takes a body and its last map (B, C, *s) and returns the pooled features (B, D) of the body's own head.
+        tokens: whether blocks output tokens (B, ..., C), possibly with extra tokens before those of the map, instead of
+            maps (B, C, *s).
+        transformer: whether the architecture is a transformer.
     """
 
     pool: Callable[[Any, Tensor], Tensor]
-    tokens: bool  # whether blocks pass on (B, ..., C), perhaps with tokens before those of the map, or (B, C, *s)
+    tokens: bool
     transformer: bool
 
 
 def _pool_tokens(body: Any, last: Tensor) -> Tensor:
-    """Norm and pool the tokens of a map; there is no class token in it, the mean stands in."""
+    """Normalise and pool the tokens of a map. It has no class token, so the mean takes its place."""
     tokens = body.norm(last.flatten(2).mT)
     if body.attn_pool is not None:
         pooled = body.attn_pool(tokens)
     else:
-        kind = "avg" if body.global_pool == "token" else body.global_pool
-        pooled = timm.layers.global_pool_nlc(tokens, pool_type=kind, num_prefix_tokens=0)
+        pool_type = "avg" if body.global_pool == "token" else body.global_pool
+        pooled = timm.layers.global_pool_nlc(tokens, pool_type=pool_type, num_prefix_tokens=0)
     return body.head_drop(body.fc_norm(pooled))
 
 
@@ -76,17 +81,17 @@ FAMILIES: dict[type[nn.Module], Family] = {
 
 
 def family_of(body: nn.Module) -> Family | None:
-    """Return the family of a body, by its class or the nearest one that it derives from."""
-    return next((FAMILIES[kind] for kind in type(body).__mro__ if kind in FAMILIES), None)
+    """Return the family of a body's class, or of its nearest base class that has one."""
+    return next((FAMILIES[base] for base in type(body).__mro__ if base in FAMILIES), None)
 
 
 def is_transformer(body: nn.Module) -> bool:
-    """Say whether a body is a transformer: as its family is, or else by whether it has attention between tokens."""
+    """Return whether a body's family is a transformer or, without a family, whether it has attention between tokens."""
     family = family_of(body)
     if family is not None:
         return family.transformer
     names = {type(module).__name__ for module in body.modules()}
-    return any(name in ATTENTIONS or ("Attention" in name and "Pool" not in name) for name in names)
+    return any(name in TOKEN_ATTENTIONS or ("Attention" in name and "Pool" not in name) for name in names)
 
 
 def run_stages(
@@ -96,33 +101,33 @@ def run_stages(
 
     Args:
         body: an encoder's body.
-        stages: paths of its stages, or of blocks of a body that has no stages.
+        stages: paths of its stages, or of blocks if the body has no stages.
         tokens: see :class:`Family`.
-        forward: runs the body, and returns the maps after the stages.
+        forward: runs the body and returns the maps after the stages.
     """
-    taken: dict[str, Tensor] = {}
-    taps = [_tap(body.get_submodule(stage), stage, taken) for stage in stages]
+    captured: dict[str, Tensor] = {}
+    hooks = [_capture(body.get_submodule(stage), stage, captured) for stage in stages]
     try:
         after = forward()
     finally:
-        for tap in taps:
-            tap.remove()
-    before = [taken[stage] for stage in stages]
+        for hook in hooks:
+            hook.remove()
+    before = [captured[stage] for stage in stages]
     return [(_as_map(x, y) if tokens else x, y) for x, y in zip(before, after, strict=True)]
 
 
-def _tap(stage: Any, name: str, taken: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
-    """Keep what the last block of a stage adds to: what it reads, or where that has another size, its shortcut."""
+def _capture(stage: Any, name: str, captured: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
+    """Capture what the last block of a stage adds to: its input or, if that has another size, its shortcut's output."""
     blocks = stage if isinstance(stage, nn.Sequential) else getattr(stage, "blocks", [stage])
     last = blocks[-1]
     shortcut = getattr(last, "downsample", None)
     if isinstance(shortcut, nn.Module):
-        return shortcut.register_forward_hook(lambda module, inputs, output: taken.update({name: output}))
-    return last.register_forward_pre_hook(lambda module, inputs: taken.update({name: inputs[0]}))
+        return shortcut.register_forward_hook(lambda module, inputs, output: captured.update({name: output}))
+    return last.register_forward_pre_hook(lambda module, inputs: captured.update({name: inputs[0]}))
 
 
 def _as_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """Return (B, ..., C) as a map (B, C, *s) of another one's size, without the tokens that come before those of it."""
+    """Return tokens (B, ..., C) as a map (B, C, *s) of the size of ``like``, without extra tokens before the map's."""
     size = like.shape[2:]
     inside = tokens.flatten(1, -2)[:, -prod(size) :]
     return inside.mT.reshape(len(tokens), -1, *size).contiguous()

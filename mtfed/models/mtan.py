@@ -1,22 +1,21 @@
-"""MTAN: tasks share an encoder's features, and each looks at them through soft masks of its own.
+"""MTAN: tasks share an encoder's features, and each task looks at them through its own soft masks.
 
-Liu, Johns, Davison, "End-to-end multi-task learning with attention", CVPR 2019 (arXiv:1803.10704), in the form that
-its authors give it on a ResNet. With p_i and u_i the encoder's maps before and after the last block of stage i, and
+Liu, Johns, Davison, "End-to-end multi-task learning with attention", CVPR 2019 (arXiv:1803.10704), in the authors'
+version for a ResNet. With p_i and u_i the encoder's maps before and after the last block of stage i, and
 for every task t
 
     a_1^t = A_1^t(p_1) * u_1
     a_i^t = A_i^t([p_i ; g_{i-1}^t]) * u_i,    g_i^t = pool(E_i(a_i^t))
 
-A_i^t is a task's own: 1x1 convolution to a quarter of the channels, BatchNorm, ReLU, 1x1 convolution back, BatchNorm,
+A_i^t belongs to a task: 1x1 convolution to a quarter of the channels, BatchNorm, ReLU, 1x1 convolution back, BatchNorm,
 sigmoid. E_i is shared by the tasks: a residual bottleneck from the channels of stage i to those of stage i + 1.
-``pool`` is a max-pooling where the next stage is coarser. The authors' ResNet is dilated in its last stages, ours is
-not.
+``pool`` is a max-pooling if the next stage is coarser. The authors' ResNet is dilated in its last stages; ours is not.
 
-Not the paper's: its decoders read a_4^t alone, ours are also handed a_1^t to a_3^t, as those of all models here are
-handed the earlier maps; and on a transformer the same layers run over its maps of tokens.
+Differences from the paper: its decoders read only a_4^t, ours also get a_1^t to a_3^t, because all decoders here get
+the earlier maps; and on a transformer the same layers run over its maps of tokens.
 
-Known: the batch norms of the E_i keep one running statistic for all tasks, as in the authors' code. So training
-normalises a task by its own images and evaluation by the mixture, a weakness where tasks have different images.
+Known weakness: the batch norms of the E_i keep one running statistic for all tasks, as in the authors' code. Training
+therefore normalises a task by its own images and evaluation by the mixture, which hurts if tasks have different images.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from .sharing import Sharing, max_pool_to, select_rows
 
 
 class Bottleneck(nn.Module):
-    """ResNet's residual bottleneck (He et al., CVPR 2016) between two numbers of channels, as (B, C, *S) maps."""
+    """ResNet's residual bottleneck (He et al., CVPR 2016) on (B, C, *S) maps, which changes their channels."""
 
     def __init__(self, channels: int, out: int, dims: int) -> None:
         super().__init__()
@@ -54,7 +53,7 @@ class Bottleneck(nn.Module):
 
 
 class TaskAttention(Sharing):
-    """MTAN's sharing scheme; a task is computed for its own images only.
+    """MTAN's sharing scheme; a task is computed only for its own images.
 
     Args:
         encoder: see :class:`~.sharing.Sharing`.
@@ -65,12 +64,12 @@ class TaskAttention(Sharing):
 
     def __init__(self, encoder: Encoder, tasks: Iterable[str]) -> None:
         super().__init__(encoder, tasks)
-        encoder.family()  # an encoder without stages fails here, not in a hospital's first step
+        encoder.family()  # an encoder without stages fails here instead of in a site's first step
         channels, dims = encoder.channels, encoder.dims
-        carried = [0, *channels[1:]]  # channels that come from the stage before
+        carried = [0, *channels[1:]]  # channels that come from the previous stage
         self.attention: Any = nn.ModuleDict(
             {
-                task: nn.ModuleList(mask(c + more, c, dims) for c, more in zip(channels, carried, strict=True))
+                task: nn.ModuleList(make_mask(c + extra, c, dims) for c, extra in zip(channels, carried, strict=True))
                 for task in self.tasks
             }
         )
@@ -80,9 +79,8 @@ class TaskAttention(Sharing):
         stages = self.encoder.stages(image)
         features = {}
         for task, index in rows.items():
-            maps = self._masked(
-                task, [(select_rows(before, index), select_rows(after, index)) for before, after in stages]
-            )
+            own = [(select_rows(before, index), select_rows(after, index)) for before, after in stages]
+            maps = self._masked(task, own)
             features[task] = self.encoder.features(select_rows(image, index), maps)
         return features
 
@@ -97,8 +95,8 @@ class TaskAttention(Sharing):
         return maps
 
 
-def mask(channels: int, out: int, dims: int) -> nn.Sequential:
-    """Return A: what makes a mask over ``out`` channels."""
+def make_mask(channels: int, out: int, dims: int) -> nn.Sequential:
+    """Return A, which computes a mask over ``out`` channels."""
     conv, hidden = CONVOLUTIONS[dims], max(out // 4, 1)
     return nn.Sequential(
         conv(channels, hidden, 1), BatchNorm(hidden), nn.ReLU(), conv(hidden, out, 1), BatchNorm(out), nn.Sigmoid()

@@ -1,4 +1,4 @@
-"""Batch normalisation that a small batch cannot stop."""
+"""Batch normalisation that also accepts a single value in each channel."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ timm = import_timm()
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm for maps of any dimension; a single value a channel goes by the running statistics.
+    """BatchNorm for maps of any dimension, which normalises a single value per channel by the running statistics.
 
-    A batch may hold one image of a task, and the last map of a small image is one pixel: of one value there is no
-    variance, and PyTorch would end the training.
+    A batch may contain one image of a task, and the last map of a small image may be one pixel. A single value has no
+    variance, and PyTorch would raise an error.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -27,7 +27,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class BatchNormAct(BatchNorm):
-    """The same with what timm's BatchNormAct2d has behind its norm: dropout and an activation."""
+    """The same, followed by the dropout and the activation of timm's BatchNormAct2d."""
 
     drop: nn.Module
     act: nn.Module
@@ -36,25 +36,26 @@ class BatchNormAct(BatchNorm):
         return self.act(self.drop(super().forward(input)))
 
 
-OURS: dict[type[nn.Module], type[BatchNorm]] = {
+REPLACEMENTS: dict[type[nn.Module], type[BatchNorm]] = {
     nn.BatchNorm2d: BatchNorm,
     nn.BatchNorm3d: BatchNorm,
     timm.layers.BatchNormAct2d: BatchNormAct,
 }
 
 
-def with_our_norms(module: nn.Module) -> nn.Module:
-    """Put our norms in the place of PyTorch's and timm's, throughout a module, with the same weights and statistics."""
+def replace_norms(module: nn.Module) -> nn.Module:
+    """Replace PyTorch's and timm's batch norms in a module by those above, with the same weights and statistics."""
     for name, child in module.named_children():
-        if type(child) in OURS:
+        if type(child) in REPLACEMENTS:
             assert isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d)
-            make = OURS[type(child)]
-            norm = make(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+            norm = REPLACEMENTS[type(child)](
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
             norm.training = child.training
             for part, inner in child.named_children():
                 norm.add_module(part, inner)
             norm.load_state_dict(child.state_dict())
             setattr(module, name, norm)
         else:
-            with_our_norms(child)
+            replace_norms(child)
     return module

@@ -1,4 +1,4 @@
-"""Initial weights of an encoder: those timm publishes, or a file's."""
+"""Pretrained weights of an encoder: those that timm publishes, or those of a file."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ from ..startup import import_timm
 
 timm = import_timm()
 log = getLogger("mtfed.models")
-MOST = 0.1  # share of a body's tensors that a file may lack, or have in other shapes, and still be that body's
+MAX_MISSING = 0.1  # share of a body's tensors that may be missing in a file or have other shapes there
 PICKLED = (".pth", ".pt", ".bin")
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # what files keep a state dict under
-_PREFIXES = ("", "body.", "encoder.body.", "encoder.", "backbone.")  # where files keep a body: our own runs' too
-_OWN = re.compile(r"(?:encoder\.)?own\.([^.]+)\.body\.")  # where our own runs keep a body a task
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys under which files store a state dict
+_PREFIXES = ("", "body.", "encoder.body.", "encoder.", "backbone.")  # of a body's tensors in files, ours included
+_TASK_BODY = re.compile(r"(?:encoder\.)?own\.([^.]+)\.body\.")  # of a body for each task in our files
 
 
 def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, Any] | None) -> None:
-    """Fill a body with weights; what they do not have keeps its initial value.
+    """Load weights into a body; tensors that are missing keep their initial values.
 
-    Position embeddings are resampled to the body's image size, a first convolution of three channels is summed for
-    grey images (and shared out the other way), a classifier is passed over.
+    Position embeddings are resampled to the body's image size. A first convolution of three channels is summed for grey
+    images, and one of a single channel is divided among three. A classifier is ignored.
 
     Args:
         body: of an encoder.
         name: of the encoder.
-        weights: ``timm`` for those that timm publishes under the name, downloaded by timm; or the path of a file of
-            the suffix safetensors, or of :data:`PICKLED`, read without running anything in it.
-        settings: with which timm builds the body; ``None`` if timm does not.
+        weights: ``timm`` for the weights that timm publishes under the name and downloads; or the path of a file with
+            the suffix .safetensors or one of :data:`PICKLED`, which is read without running code in it.
+        settings: with which timm builds the body; ``None`` if it is not built by timm.
 
     Raises:
-        MtfedError: where there are none, they cannot be read, or have too few of the body's tensors.
+        MtfedError: if there are no weights, they cannot be read, or they contain too few of the body's tensors.
     """
     if weights == "timm":
         body.load_state_dict(_published(name, settings).state_dict())
         return
     path = Path(weights).expanduser()
-    found = read(path)
-    tensors = adapt(found, body)
+    loaded = read(path)
+    tensors = adapt(loaded, body)
     own = body.state_dict()
     fitting = {key: value for key, value in tensors.items() if key in own and value.shape == own[key].shape}
     counted = [key for key in own if not key.endswith("num_batches_tracked")]
     missing = [key for key in counted if key not in fitting]
     filled = f"{len(counted) - len(missing)} of the {len(counted)} tensors of encoder {name!r}"
-    if len(missing) > MOST * len(counted):
-        if tasks := list(dict.fromkeys(match[1] for key in found if (match := _OWN.match(key)))):
+    if len(missing) > MAX_MISSING * len(counted):
+        if tasks := list(dict.fromkeys(match[1] for key in loaded if (match := _TASK_BODY.match(key)))):
             raise MtfedError(
-                f"Weights file {path} holds an encoder for each of the tasks {', '.join(tasks)}, expected one; save a "
-                f"task's alone, each tensor encoder.own.{tasks[0]}.body.NAME as NAME."
+                f"Weights file {path} holds an encoder for each of the tasks {', '.join(tasks)}, expected only one; "
+                f"save that of one task, each tensor encoder.own.{tasks[0]}.body.NAME as NAME."
             )
         raise MtfedError(
-            f"Weights file {path} has {filled}, expected at least {1 - MOST:.0%}; name the encoder that it was trained "
-            f"as (first missing: {missing[0]})."
+            f"Weights file {path} has {filled}, expected at least {1 - MAX_MISSING:.0%}; set encoder to the "
+            f"model that it was trained as (first missing: {missing[0]})."
         )
     if missing:
         log.warning("Weights file %s has %s; first missing: %s.", path, filled, missing[0])
@@ -73,16 +73,16 @@ def _published(name: str, settings: dict[str, Any] | None) -> nn.Module:
         raise MtfedError(f"timm publishes no weights of encoder {name!r}; set weights = '' or a file.")
     try:
         return timm.create_model(name, pretrained=True, **(settings or {}))
-    except Exception as error:  # each way of downloading has errors of its own
+    except Exception as error:  # each way of downloading raises other errors
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise MtfedError(
-            f"timm's weights of encoder {name!r} cannot be had: {reason}; download them where there is a network, and "
-            "set weights to the file."
+            f"timm's weights of encoder {name!r} cannot be downloaded: {reason}; download them on a machine with "
+            "network access, and set weights to the file."
         ) from error
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a weights file by name, out of whatever it wraps them in."""
+    """Read the tensors of a weights file by name, unwrapped from a checkpoint's other content."""
     if not path.is_file():
         raise MtfedError(f"Weights {path} is no file; expected '', 'timm', or the path of a weights file.")
     if path.suffix not in (".safetensors", *PICKLED):
@@ -91,11 +91,11 @@ def read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of as many kinds as there are ways to be broken
+    except Exception as error:  # broken files raise many types
         first_line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        reason = "it holds something else than tensors" if isinstance(error, UnpicklingError) else first_line
+        reason = "it contains objects that are not tensors" if isinstance(error, UnpicklingError) else first_line
         raise MtfedError(
-            f"Cannot read weights file {path}: {reason}; save its tensors alone, best as .safetensors."
+            f"Cannot read weights file {path}: {reason}; save only its tensors, preferably as .safetensors."
         ) from None
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -103,14 +103,14 @@ def read(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, dict):
         raise MtfedError(
-            f"Weights file {path} holds no tensors by name but a {type(content).__name__}; save a state dict."
+            f"Weights file {path} holds a {type(content).__name__} instead of tensors by name; save a state dict."
         )
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     return timm.models.clean_state_dict(tensors)
 
 
 def adapt(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
-    """Bring a file's tensors to a body's names, image size and channels."""
+    """Adapt a file's tensors to a body's names, image size and channels."""
     own = body.state_dict()
     prefix = max(_PREFIXES, key=lambda prefix: sum(prefix + name in tensors for name in own))
     tensors = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
@@ -118,16 +118,16 @@ def adapt(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     try:
         converted = convert(tensors, body) if convert else tensors
     except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError, AssertionError):
-        return {}  # made for names and shapes that this file does not have
+        return {}  # the file lacks names or shapes that the filter expects
     if own.keys() <= tensors.keys() and not own.keys() <= converted.keys():
-        # timm 1.0.16 takes a Swin without a classifier for an original's, and renames what has the right name.
+        # timm 1.0.16 treats a Swin without a classifier as an original checkpoint and renames correct names.
         resized = {name for name in own.keys() & converted.keys() if tensors[name].shape != own[name].shape}
         converted = tensors | {name: converted[name] for name in resized}
     return {name: _of_channels(value, own[name].shape) for name, value in converted.items() if name in own}
 
 
 def _of_channels(weight: Tensor, shape: torch.Size) -> Tensor:
-    """Return a convolution of the image for another number of channels, which gives the same on a grey image."""
+    """Return the first convolution for another number of channels, with the same output for grey images."""
     old, new = weight.shape[1:2], shape[1:2]
     if weight.ndim < 4 or old == new or {*old, *new} != {1, 3}:
         return weight

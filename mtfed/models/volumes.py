@@ -1,7 +1,7 @@
 """Encoders of volumes by name: a plain transformer in three dimensions, and MONAI's ResNets and Swin transformer.
 
-Each speaks as timm's models of images do (``feature_info``, ``forward_intermediates``, ``forward_head``), and takes
-any volume whose sides its finest stride divides. MONAI is imported when one of its models is asked for.
+Each has the interface of timm's models of images (``feature_info``, ``forward_intermediates``, ``forward_head``), and
+accepts any volume whose sides its finest stride divides. MONAI is imported when one of its models is built.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class VolumePatches(nn.Module):
         in_chans: channels C.
         embed_dim: width E.
         bias: of the embedding.
-        settings: of timm's embedding of images, passed over.
+        settings: further settings of timm's embedding of images, which are ignored.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class VolumePatches(nn.Module):
 
 
 class VolumeTransformer(timm.models.VisionTransformer):  # type: ignore[name-defined]  # timm has no types
-    """timm's plain vision transformer over cubes, its position embeddings resampled to the volume at hand.
+    """timm's plain vision transformer over cubes, with position embeddings resampled to the size of the volume.
 
-    As UNETR's encoder (Hatamizadeh et al., WACV 2022), with the mean of the tokens for a class token.
+    This is UNETR's encoder (Hatamizadeh et al., WACV 2022), with the mean of the tokens instead of a class token.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -69,7 +69,7 @@ class VolumeTransformer(timm.models.VisionTransformer):  # type: ignore[name-def
     def forward_intermediates(
         self, x: Tensor, indices: Sequence[int] | None = None, intermediates_only: bool = False, **_: Any
     ) -> Any:
-        """Return the normed tokens (B, N, E) and the maps after some blocks, or the maps alone."""
+        """Return the normalised tokens (B, N, E) and the maps after some blocks, or only the maps."""
         embedded = self.patch_embed(x)
         tokens = self.norm_pre(self.patch_drop(self._pos_embed(embedded)))
         maps: Maps = []
@@ -81,7 +81,7 @@ class VolumeTransformer(timm.models.VisionTransformer):  # type: ignore[name-def
 
 
 def resample_positions(positions: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
-    """Resample position embeddings (1, N, E) of one grid to another trilinearly."""
+    """Resample position embeddings (1, N, E) from one grid to another by trilinear interpolation."""
     if tuple(old) == tuple(new):
         return positions
     grid = positions.mT.unflatten(2, tuple(old))
@@ -89,7 +89,7 @@ def resample_positions(positions: Tensor, old: Sequence[int], new: Sequence[int]
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
-    """Bring position embeddings from a file, made for a cube of any size, to the body's; so timm's models call it."""
+    """Resample a file's position embeddings, of a cube of any size, to the body's size. timm defines the name."""
     if isinstance(body, VolumeTransformer) and "pos_embed" in state:
         side = round(state["pos_embed"].shape[1] ** (1 / 3))
         state = state | {"pos_embed": resample_positions(state["pos_embed"], (side,) * 3, body.patch_embed.grid)}
@@ -97,7 +97,7 @@ def checkpoint_filter_fn(state: dict[str, Tensor], body: nn.Module) -> dict[str,
 
 
 class VolumeResNet(nn.Module):
-    """The layers of MONAI's ResNet under their own names, which files of MedicalNet (Chen et al., 2019) have too.
+    """The layers of MONAI's ResNet with their names, which files of MedicalNet (Chen et al., 2019) also use.
 
     Args:
         layers: blocks of the four stages.
@@ -128,7 +128,7 @@ class VolumeResNet(nn.Module):
         self.head_hidden_size = self.feature_info[-1]["num_chs"]
 
     def forward_intermediates(self, x: Tensor, intermediates_only: bool = False, **_: Any) -> Any:
-        """Return the last map and all four, or all four alone."""
+        """Return the last map and all four maps, or only the four maps."""
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         maps: Maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -141,10 +141,10 @@ class VolumeResNet(nn.Module):
 
 
 class VolumeSwin(nn.Module):
-    """The blocks of MONAI's Swin transformer, as SwinUNETR has them (Hatamizadeh et al., 2022).
+    """The blocks of MONAI's Swin transformer, as in SwinUNETR (Hatamizadeh et al., 2022).
 
-    A stage's map is taken before the patches are merged for the next, as in two dimensions; the pooled features are
-    the mean of the last map, normed without weights as SwinUNETR norms its maps.
+    The map of a stage is its output before patches are merged for the next stage, as in two dimensions. The pooled
+    features are the mean of the last map, normalised without weights, which is how SwinUNETR normalises its maps.
     """
 
     def __init__(self, patch: int, window: int, width: int, heads: Sequence[int], channels: int) -> None:
@@ -158,7 +158,7 @@ class VolumeSwin(nn.Module):
             patch_size=(patch,) * 3,
             depths=(2, 2, 2, 2),
             num_heads=tuple(heads),
-            downsample="mergingv2",  # the first version read some patches twice, in some versions of MONAI
+            downsample="mergingv2",  # the first version reads some patches twice in some versions of MONAI
         )
         stages = [net.layers1[0], net.layers2[0], net.layers3[0], net.layers4[0]]
         self.patch_embed = net.patch_embed
@@ -166,7 +166,8 @@ class VolumeSwin(nn.Module):
         self.stages = nn.ModuleList(stages)
         for stage in stages:
             stage.downsample = None
-            for block in stage.blocks:  # which follows from the window, and is nothing to send
+            for block in stage.blocks:
+                # The index follows from the window size, so it must not be sent with the weights.
                 index = block.attn.relative_position_index
                 block.attn.register_buffer("relative_position_index", index, persistent=False)
         self.feature_info = [
@@ -175,7 +176,7 @@ class VolumeSwin(nn.Module):
         self.head_hidden_size = width * 8
 
     def forward_intermediates(self, x: Tensor, intermediates_only: bool = False, **_: Any) -> Any:
-        """Return the last map and all four, or all four alone."""
+        """Return the last map and all four maps, or only the four maps."""
         x = self.patch_embed(x).movedim(1, -1)
         maps: Maps = []
         for index, stage in enumerate(self.stages):
@@ -189,7 +190,7 @@ class VolumeSwin(nn.Module):
 
 
 def _attend(stage: Any, x: Tensor) -> Tensor:
-    """Apply the blocks of a stage to (B, D, H, W, C), as MONAI's layer does where it finds einops."""
+    """Apply the blocks of a stage to (B, D, H, W, C). MONAI's own layer does the same but needs einops."""
     windows: Any = sys.modules[type(stage).__module__]
     size = x.shape[1:4]
     window, shift = windows.get_window_size(size, stage.window_size, stage.shift_size)
@@ -231,7 +232,7 @@ VOLUMES: dict[str, tuple[Callable[..., nn.Module], tuple[Any, ...]]] = {
 }
 
 
-def build_volume_body(name: str, image_size: int, channels: int) -> Any:  # they share methods, not a type
-    """Build a model of :data:`VOLUMES` for cubes of a side; any other side will do too."""
+def build_volume_body(name: str, image_size: int, channels: int) -> Any:  # the models have no common base class
+    """Build a model of :data:`VOLUMES` for cubes of a side; it also accepts other sides."""
     build, arguments = VOLUMES[name]
     return build(image_size, channels, *arguments)

@@ -8,7 +8,7 @@ from helpers.two_tasks import config
 
 from mtfed.errors import MtfedError
 from mtfed.learning.parts import load_parts, numpy_parts
-from mtfed.models.build import build_model
+from mtfed.models.build import assemble, build_model
 
 torch.set_num_threads(1)
 
@@ -65,3 +65,10 @@ def test_parts_are_the_whole_model_and_share_its_memory() -> None:
     before = torch.get_rng_state()
     build_model(config())
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("task", ["copy", "get", "setdefault", "fromkeys", "keys", "forward", "training", "type"])
+def test_names_that_pytorch_uses_are_refused(task: str) -> None:
+    message = f"Config key task.{task}: PyTorch uses this name itself; choose another"
+    with pytest.raises(MtfedError, match=message):
+        assemble("hard-sharing", {task: config().tasks["pneumonia"]}, encoder="resnet_nano", image_size=32)

@@ -1,0 +1,47 @@
+"""Batch norms of small batches."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from helpers.encoders import disturb, image
+from torch import nn
+
+from mtfed.models.encoders import Encoder
+from mtfed.models.norms import BatchNorm, BatchNormAct, replace_norms
+from mtfed.startup import import_timm
+
+timm = import_timm()
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", ["resnet_nano", "efficientnet_b0", "regnetx_002", "mobilenetv2_035"])
+def test_one_small_image_trains(name: str) -> None:
+    torch.manual_seed(0)
+    made = Encoder(name, 32, 1).train()
+    features = made(image(2, 32, batch=1))
+    assert features.maps[-1].shape[2:] == (1, 1)
+    (features.pooled.square().sum() + features.maps[0].square().sum()).backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in made.parameters())
+    assert all(tensor.isfinite().all() for tensor in made.state_dict().values())
+    norms = [m for m in made.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and all(isinstance(norm, BatchNorm) for norm in norms)
+
+
+@torch.no_grad()
+def test_norms_with_an_activation_stay_as_they_are() -> None:
+    theirs = timm.layers.BatchNormAct2d(4, eps=1e-3, momentum=0.3, act_layer=nn.PReLU, drop_layer=nn.Hardtanh)
+    disturb(theirs)
+    pair = [nn.Sequential(theirs), replace_norms(nn.Sequential(deepcopy(theirs)))]
+    assert type(pair[1][0]) is BatchNormAct
+    for training in (True, False):
+        first, second = (one.train(training)(image(2, 5, 4)) for one in pair)
+        assert torch.equal(first, second) and first.min() < 0 < first.max()
+        states = [one.state_dict() for one in pair]
+        assert list(states[0]) == list(states[1]) and "0.act.weight" in states[0]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    single = image(2, 1, 4, batch=1)
+    pair[0].eval(), pair[1].train()
+    torch.testing.assert_close(pair[1](single), pair[0](single))
