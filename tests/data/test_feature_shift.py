@@ -1,4 +1,4 @@
-"""Feature shift: simulated sites' images differ as scanners' do, the same way in whatever batch."""
+"""Feature shift: the images of simulated sites differ as those of scanners do, independently of batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def images(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_image_comes_out_the_same_in_any_batch(shape: tuple[int, ...]) -> None:
+def test_the_shift_of_an_image_does_not_depend_on_its_batch(shape: tuple[int, ...]) -> None:
     given, rows = images(shape), torch.tensor([5, 0, 3, 70_000, 9, 2**21])[: shape[0]]
     scanner = site_shift(CONFIG, "hospital-1")
     assert scanner is not None
@@ -41,7 +41,7 @@ def test_an_image_comes_out_the_same_in_any_batch(shape: tuple[int, ...]) -> Non
     assert (whole[given == 0] == 0).all()
 
 
-def test_each_difference_by_itself() -> None:
+def test_each_part_of_a_scanner_alone() -> None:
     rows = torch.arange(6)
     given = images(SHAPES[0]).clamp(60, 180)
     values = given.double()
@@ -75,7 +75,7 @@ def test_blur_is_a_gaussian_along_every_axis(axes: int) -> None:
         assert blurred.equal(blurred.flip(2 + axis)) and blurred.equal(blurred.transpose(2, 2 + axis))
 
 
-def test_sites_differ_the_more_the_stronger() -> None:
+def test_differences_grow_with_the_strength() -> None:
     def of(strength: float, key: str = "a", seed: int = 0) -> Scanner | None:
         changed = {"feature_shift": strength, "partition_seed": seed}
         return site_shift(CONFIG.model_copy(update=changed), key)
@@ -101,7 +101,7 @@ def test_only_simulated_sites_are_shifted(tmp_path: Path) -> None:
     assert plain.scanners is None and plain.rows == parts[0].rows
 
 
-def test_a_pool_keeps_every_sites_scanner() -> None:
+def test_pooled_images_keep_their_sites_scanner() -> None:
     pool = simulated_site(CONFIG.model_copy(update={"pooled": True}), 0, 1)
     parts = [simulated_site(CONFIG, i, 8) for i in range(8)]
     assert isinstance(pool.scanners, dict) and pool.scanners.keys() == {row.number for row in pool.rows}

@@ -73,7 +73,7 @@ INNER = [  # shape, spacing, its shape in a frame of 64
 
 
 @pytest.mark.parametrize(("shape", "spacing", "inner"), INNER)
-def test_a_frame_goes_by_millimetres(
+def test_a_letterbox_keeps_proportions_in_millimetres(
     shape: tuple[int, ...], spacing: tuple[float, ...], inner: tuple[int, ...]
 ) -> None:
     frame = Letterbox(shape, 64, spacing)
@@ -89,14 +89,14 @@ def test_a_frame_goes_by_millimetres(
 
 
 @pytest.mark.parametrize("shape", [(40, 64), (33, 47), (20, 32, 24), (9, 7, 11)])
-def test_even_pixels_are_as_pixels_of_unknown_size(shape: tuple[int, ...]) -> None:
+def test_even_spacing_equals_unknown_spacing(shape: tuple[int, ...]) -> None:
     array = RNG.integers(0, 255, shape, dtype=np.uint8)
     for spacing in (0.1, 0.7, 3.0):
         placed = Letterbox(shape, 16, (spacing,) * len(shape)).place(array)
         np.testing.assert_array_equal(placed, Letterbox(shape, 16).place(array))
 
 
-def test_thick_slices_come_out_in_true_proportion(tmp_path: Path) -> None:
+def test_thick_slices_keep_their_proportions(tmp_path: Path) -> None:
     """A ball that was cut into thick slices is a ball again."""
     z, y, x = np.meshgrid((np.arange(12) - 5.5) * 8, np.arange(96) - 47.5, np.arange(96) - 47.5, indexing="ij")
     ball = (z**2 + y**2 + x**2 < 40**2).astype(np.uint8) * 200
@@ -120,7 +120,7 @@ WINDOWS = [  # dtype, window, what a ramp from 0 to 100 becomes at 0, 25, 50, 75
 
 @pytest.mark.parametrize(("dtype", "window", "seen"), WINDOWS)
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_a_window_is_of_images_of_many_bits(
+def test_windows_apply_to_images_of_more_than_8_bits(
     dtype: type, window: tuple[float, float] | None, seen: list[int], dimensions: int, tmp_path: Path
 ) -> None:
     ramp: np.ndarray = np.zeros((5,) * dimensions, dtype) + np.arange(0, 101, 25, dtype=dtype)
@@ -129,7 +129,7 @@ def test_a_window_is_of_images_of_many_bits(
     assert abs(pixels.reshape(-1, 5)[0].astype(int) - seen).max() <= 1
 
 
-def test_a_volume_is_shrunk_by_the_mean_and_an_even_one_is_kept() -> None:
+def test_volumes_are_shrunk_by_the_mean() -> None:
     volume = RNG.normal(size=(8, 8, 8)).astype(np.float32)
     blocks = volume.reshape(4, 2, 4, 2, 4, 2).mean((1, 3, 5))
     np.testing.assert_allclose(Letterbox(volume.shape, 4).place(volume), blocks, atol=1e-6)
@@ -172,7 +172,7 @@ STORED = {  # what a camera stores of a picture x, by the orientation that it te
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_a_picture_lies_as_viewers_show_it(orientation: int, tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     upright = RNG.integers(0, 255, (12, 16), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -184,7 +184,7 @@ def test_a_picture_lies_as_viewers_show_it(orientation: int, tmp_path: Path) -> 
     np.testing.assert_array_equal(source.array("a.png", "mask"), upright)
 
 
-def test_a_broken_orientation_turns_nothing(tmp_path: Path) -> None:
+def test_a_broken_exif_orientation_is_ignored(tmp_path: Path) -> None:
     grey = RNG.integers(0, 255, (16, 16), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "a.png", exif=b"Exif\0\0no such block")
     source = Source(SiteData("site", Root(tmp_path), ()), "a.png", 16)
@@ -243,16 +243,14 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "dimensions", "content", "message"), BAD)
-def test_what_cannot_be_read_is_named(
-    name: str, dimensions: int, content: object, message: str, tmp_path: Path
-) -> None:
+def test_errors_name_the_file(name: str, dimensions: int, content: object, message: str, tmp_path: Path) -> None:
     data = folder(tmp_path, **({} if content is None else {name.replace(".", "_"): content}))
     with pytest.raises(MtfedError, match=message):
         Source(data, name, 16, dimensions).pixels(1)
 
 
 @pytest.mark.parametrize("shape", [(4, 64, 64), (3, 20, 16), (16, 64, 64)])
-def test_a_volume_may_be_flat_itself(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_flat_volume_is_accepted(shape: tuple[int, ...], tmp_path: Path) -> None:
     data = folder(tmp_path, v_npy=np.zeros(shape, np.uint8))
     assert Source(data, "v.npy", 16, 3).pixels(1).shape == (1, 16, 16, 16)
 
@@ -266,7 +264,7 @@ def test_a_mask_must_fit_its_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("proportions", "inner"), [("millimetres", (20, 8, 20)), ("pixels", (20, 20, 20))])
-def test_proportions_are_those_of_the_config(
+def test_the_config_chooses_the_proportions(
     tmp_path: Path, proportions: Literal["millimetres", "pixels"], inner
 ) -> None:
     np.savez(tmp_path / "a.npz", image=np.zeros((10, 10, 10), np.uint8), spacing=[5.0, 2.0, 5.0])

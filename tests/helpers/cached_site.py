@@ -21,7 +21,7 @@ GRADED = read_config({"image-size": 16, **keys("grade")})
 
 
 def graded(folder: Path, images: int = 6) -> Path:
-    """Write a site of 16 px pictures with a grade, of which every third validates."""
+    """Write a site of 16 px pictures with a grade; every third is for validation."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["image,patient,split,grade"]
     for i in range(images):
@@ -37,7 +37,7 @@ def stores(folder: Path) -> list[str]:
 
 
 def opened(folder: Path, config: Config = GRADED, split: str = "train") -> Shard:
-    """Load as a new process would."""
+    """Load a split as a new process would."""
     cache._open.clear()
     return load_shard(site_folder(folder, "h", config), config, split)
 
@@ -45,11 +45,11 @@ def opened(folder: Path, config: Config = GRADED, split: str = "train") -> Shard
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the images decoded from now on."""
     seen: list[str] = []
-    plain = decoding.decode_row
+    original = decoding.decode_row
 
     def decode_row(data: SiteData, row: Row, config: Config) -> Decoded | str:
         seen.append(row.image)
-        return plain(data, row, config)
+        return original(data, row, config)
 
     monkeypatch.setattr(decoding, "decode_row", decode_row)
     return seen
