@@ -7,6 +7,8 @@ merge, see :mod:`mtfed.strategies.bayesian`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -59,8 +61,7 @@ def curvature(
         A tensor of the weight's shape for every weight that ``tasks`` train, without frozen weights. It is 0 for
         weights that no task's output depends on. Learned numbers of the balancing rule are included if it has any.
     """
-    device = next(model.parameters()).device
-    seed_device(seed, device)
+    seed_device(seed, next(model.parameters()).device)
     model.eval()
     weights = BALANCING[config.balancing](model.balance, history).weights(tasks)
     with train_only(model, tasks):
@@ -74,18 +75,26 @@ def curvature(
         scale = weights[task] * config.tasks[task].weight
         if 0 < samples < count:
             rows = rows[torch.randperm(count)[:samples]]
-        sums: dict[str, Tensor] = {}
-        for batch in shard.batches(min(MICRO_BATCH, -(-config.batch_size // config.accumulate)), rows, [task]):
-            batch = to_device(batch, device)
-            labels = batch.labels[task]
-            outputs = model(batch.images, {task: labels.rows})[task]
-            z = kind_of(config.tasks[task]).curvature_factor(outputs.detach(), labels.values, config.tasks[task])
-            gradients = torch.autograd.grad(outputs, list(parameters.values()), z, allow_unused=True)
-            for name, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    sums[name] = sums[name].addcmul_(gradient, gradient) if name in sums else gradient.square()
-        for name, value in sums.items():
+        for name, value in _squared_gradients(model, shard, task, rows, config, parameters).items():
             total[name].add_(value, alpha=scale * count / len(rows))
         if BALANCING[config.balancing].learns:
             total[f"balance.{task}"] = torch.full_like(balance[f"balance.{task}"], count / 2).detach()
     return total
+
+
+def _squared_gradients(
+    model: MultiTaskModel, shard: Shard, task: str, rows: Tensor, config: Config, parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return, by name, the sum over micro-batches of the squared gradients of z, for weights that the task uses."""
+    kind, declared = kind_of(config.tasks[task]), config.tasks[task]
+    sums: dict[str, Tensor] = {}
+    for batch in shard.batches(min(MICRO_BATCH, -(-config.batch_size // config.accumulate)), rows, [task]):
+        batch = to_device(batch, next(model.parameters()).device)
+        labels = batch.labels[task]
+        outputs = model(batch.images, {task: labels.rows})[task]
+        z = kind.curvature_factor(outputs.detach(), labels.values, declared)
+        gradients = torch.autograd.grad(outputs, list(parameters.values()), z, allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                sums[name] = sums[name].addcmul_(gradient, gradient) if name in sums else gradient.square()
+    return sums

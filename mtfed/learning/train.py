@@ -45,7 +45,7 @@ def train(
     history: History | None = None,
     warmup: int = 0,
 ) -> TrainingResult:
-    """Train a model in place on the labels of the given tasks.
+    """Train the encoder and the parts of the given tasks in place on a shard's labels.
 
     Everything random derives from ``seed``, so a site's result does not depend on which process trains it (see
     :func:`~.device.seed_device` for the limits). A batch is computed in ``config.accumulate`` pieces. Losses are means
@@ -53,12 +53,6 @@ def train(
     norms, which see one piece at a time.
 
     Args:
-        model: its parts of ``tasks`` and the encoder are trained.
-        shard: the site's training images.
-        tasks: to train.
-        config: of the run.
-        seed: of batches, augmentation and dropout.
-        learning_rate: of the steps after the warmup.
         proximal_mu: adds FedProx's ``mu / 2 * ||w - w_start||^2`` to the loss.
         pull: adds the same term with a mu for each tensor by name.
         history: the tasks' losses in earlier rounds, for balancing rules that use them.
@@ -73,11 +67,8 @@ def train(
     with train_only(model, tasks):
         weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         shared, own = _by_owner(model, weights, tasks)
-        anchors = [
-            (weight, weight.detach().clone(), mu)
-            for name, weight in weights.items()
-            if (mu := proximal_mu + (pull or {}).get(name, 0.0))
-        ]
+        mus = {name: proximal_mu + (pull or {}).get(name, 0.0) for name in weights}
+        anchors = [(weight, weight.detach().clone(), mus[name]) for name, weight in weights.items() if mus[name]]
         optimizer = AdamW(weights.values(), lr=learning_rate, weight_decay=config.weight_decay, fused=True)
         rule = BALANCING[config.balancing](model.balance, history)
         result = TrainingResult(steps=count_steps(shard, tasks, config))
