@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 FloatDtype = type[np.float32] | type[np.float64]
 
@@ -77,6 +76,8 @@ def assign(gains: np.ndarray, groups: int = 1) -> np.ndarray:
     best = gains.argmax(axis=1)
     if len(np.unique(best)) == len(best):  # no two rows compete, so this is optimal: the usual case near the last model
         return best
+    from scipy.optimize import linear_sum_assignment  # takes a third of a second, and sites never match
+
     return linear_sum_assignment(gains, maximize=True)[1]
 
 

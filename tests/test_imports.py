@@ -24,7 +24,7 @@ result = train(model, load_shard(site.part("train"), config), tasks, config, see
 metrics = evaluate(model, load_shard(site.part("val"), config), tasks, config)
 assert result.steps == 1 and all(task_metrics.compute() for task_metrics in metrics.values())
 """
-SLOW = ("monai", "matplotlib", "torchmetrics", "torch._dynamo", "pandas", "sympy", "ray")
+SLOW = ("monai", "matplotlib", "torchmetrics", "torch._dynamo", "pandas", "sympy", "ray", "scipy.optimize")
 
 
 def test_a_round_of_a_2d_site_imports_no_slow_library() -> None:
