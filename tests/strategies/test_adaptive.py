@@ -19,7 +19,7 @@ MODEL = {  # part -> tensor -> shape
     "decoder.z": {"z.v": (2,)},
 }
 STATISTICS = {"bn.running_mean", "bn.running_var"}
-KINDS: dict[type[TaskFedOpt], Callable[[float, float, float], float]] = {
+UPDATE_RULES: dict[type[TaskFedOpt], Callable[[float, float, float], float]] = {
     TaskFedAdam: lambda v, d, beta: beta * v + (1 - beta) * d**2,
     TaskFedYogi: lambda v, d, beta: v - (1 - beta) * d**2 * ((v > d**2) - (v < d**2)),
 }
@@ -52,7 +52,7 @@ def weights_of(name: str, packed: bool, tasks: list[str]) -> dict[str, float]:
     return {key: counts[task] for key, counts in asked.items() if task in counts and task in tasks}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strategy_class", UPDATE_RULES)
 @pytest.mark.parametrize(
     ("packed", "settings"),
     [
@@ -61,8 +61,10 @@ def weights_of(name: str, packed: bool, tasks: list[str]) -> dict[str, float]:
         (True, {"server_learning_rate": 1.0, "server_beta1": 0.0, "server_beta2": 0.5, "server_tau": 0.1}),
     ],
 )
-def test_steps_equal_a_slow_reference(kind: type[TaskFedOpt], packed: bool, settings: dict[str, float]) -> None:
-    strategy, arrays = kind(**settings), model(packed)
+def test_steps_equal_a_slow_reference(
+    strategy_class: type[TaskFedOpt], packed: bool, settings: dict[str, float]
+) -> None:
+    strategy, arrays = strategy_class(**settings), model(packed)
     rate, beta1, beta2, tau = (
         settings.get(f"server_{name}", default)
         for name, default in (("learning_rate", 0.01), ("beta1", 0.9), ("beta2", 0.99), ("tau", 1e-3))
@@ -90,7 +92,7 @@ def test_steps_equal_a_slow_reference(kind: type[TaskFedOpt], packed: bool, sett
                 else:
                     average = sum(value * n for value, n in sent) / sum(n for _, n in sent)
                     m, v = moments.get((name, i), (0.0, tau**2))
-                    m, v = beta1 * m + (1 - beta1) * (average - w), KINDS[kind](v, average - w, beta2)
+                    m, v = beta1 * m + (1 - beta1) * (average - w), UPDATE_RULES[strategy_class](v, average - w, beta2)
                     moments[name, i] = m, v
                     expected = average if name in STATISTICS else w + rate * m / (math.sqrt(v) + tau)
                 got = float(after[name].reshape(-1)[i])
@@ -98,9 +100,9 @@ def test_steps_equal_a_slow_reference(kind: type[TaskFedOpt], packed: bool, sett
                 assert sent or got == w
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_parts_that_no_site_trained_keep_their_moments(kind: type[TaskFedOpt]) -> None:
-    strategy = kind()
+@pytest.mark.parametrize("strategy_class", UPDATE_RULES)
+def test_parts_that_no_site_trained_keep_their_moments(strategy_class: type[TaskFedOpt]) -> None:
+    strategy = strategy_class()
     arrays, _, _ = one_round(strategy, drift, arrays=model(True))
     before = strategy.state()
     merged, _, _ = one_round(strategy, drift, arrays=arrays, number=2, tasks=["y"])

@@ -56,10 +56,10 @@ def test_packed_and_plain_records_give_the_same() -> None:
 
         return answer
 
-    packed, plain = (tensors_of(merged(floats(kind), kind)[0]) for kind in (True, False))
+    packed, plain = (tensors_of(merged(floats(form), form)[0]) for form in (True, False))
     assert packed.keys() == plain.keys() and all(np.array_equal(packed[name], plain[name]) for name in packed)
     # Without precision, a decoder of a packed record counts by its task's samples; a plain record has no parts.
-    packed, plain = (tensors_of(merged(sites(kind, "bc", ""), kind)[0]) for kind in (True, False))
+    packed, plain = (tensors_of(merged(sites(form, "bc", ""), form)[0]) for form in (True, False))
     assert all(np.array_equal(packed[name], plain[name]) for name in packed if name.startswith("encoder."))
 
 

@@ -57,9 +57,9 @@ def test_a_site_may_return_the_update_of_another_site() -> None:
     assert not strategy.failures
 
 
-@pytest.mark.parametrize("kind", [TaskFedAvg, TaskFedAdam, TaskFedBN, Alone])
-def test_a_replay_is_recognised_after_a_restart(kind: type[TaskFedAvg]) -> None:
-    strategy, after = kind(), kind()
+@pytest.mark.parametrize("strategy_class", [TaskFedAvg, TaskFedAdam, TaskFedBN, Alone])
+def test_a_replay_is_recognised_after_a_restart(strategy_class: type[TaskFedAvg]) -> None:
+    strategy, after = strategy_class(), strategy_class()
     arrays, _, _ = one_round(strategy, drift)
 
     def stale(key: str, message: Message) -> RecordDict:
@@ -70,7 +70,7 @@ def test_a_replay_is_recognised_after_a_restart(kind: type[TaskFedAvg]) -> None:
         return content
 
     first: dict[str, ArrayRecord] = {}
-    one_round(kind(), lambda key, m: first.update({key: (content := drift(key, m))["arrays"]}) or content)
+    one_round(strategy_class(), lambda key, m: first.update({key: (content := drift(key, m))["arrays"]}) or content)
     after.restore(strategy.state())
     one_round(after, stale, arrays=arrays, number=2)
     assert [failure.site for failure in after.failures] == ["b"]

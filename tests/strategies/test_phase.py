@@ -134,12 +134,12 @@ def one_diverged(key: str, message: Message) -> RecordDict | Error | None:
     return {"a": diverged(key, message), "b": Error(2, "no disk"), "c": None}[key]
 
 
-@pytest.mark.parametrize("kind", [TaskFedAvg, TaskFedAdam, TaskFedBN, Alone])
+@pytest.mark.parametrize("strategy_class", [TaskFedAvg, TaskFedAdam, TaskFedBN, Alone])
 @pytest.mark.parametrize(("answer", "refused"), [(diverged, 3), (one_diverged, 1)])
 def test_a_round_with_only_refused_updates_keeps_the_model(
-    kind: type[TaskFedAvg], answer: Answer, refused: int, caplog: pytest.LogCaptureFixture
+    strategy_class: type[TaskFedAvg], answer: Answer, refused: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    strategy = kind()
+    strategy = strategy_class()
     arrays, _, _ = one_round(strategy, drift)
     merged, metrics, _ = one_round(strategy, answer, arrays=arrays, number=2)
     assert same(merged, arrays) and dict(metrics) == {}
@@ -149,7 +149,7 @@ def test_a_round_with_only_refused_updates_keeps_the_model(
     )
     assert len(strategy.failures) == 3
     after, metrics, _ = one_round(strategy, drift, arrays=merged, number=3)  # and the run goes on
-    assert metrics["num-examples"] == 58 and (kind is Alone or not same(after, merged))
+    assert metrics["num-examples"] == 58 and (strategy_class is Alone or not same(after, merged))
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def test_samples_have_the_posteriors_mean_and_spread() -> None:
 
 
 @pytest.mark.parametrize("prior", [0.0, 0.5])
-@pytest.mark.parametrize("kind", [BayesianMatching, GrowingMatching, Pfnm])
-def test_weights_without_measured_precision_are_not_drawn(kind: type[BayesianMatching], prior: float) -> None:
+@pytest.mark.parametrize("strategy_class", [BayesianMatching, GrowingMatching, Pfnm])
+def test_weights_without_measured_precision_are_not_drawn(strategy_class: type[BayesianMatching], prior: float) -> None:
     plain, measured = ArrayRecord(), False
     for name, values in {"w": np.ones((4, 4), "f"), "scale": np.array(1.0, "f")}.items():
         plain[name] = wire.FlatArray(values)
@@ -100,12 +100,12 @@ def test_weights_without_measured_precision_are_not_drawn(kind: type[BayesianMat
             content["precision"] = write_precision({"w": np.full((4, 4), 9.0)})
         return content
 
-    strategy = kind() if kind is Pfnm else kind(prior_strength=prior)
+    strategy = strategy_class() if strategy_class is Pfnm else strategy_class(prior_strength=prior)
     for number, measured in enumerate((False, True, False), start=1):
         plain, _, _ = one_round(strategy, answer, arrays=plain, number=number)
         drawn = strategy.sample(plain, 0)
-        assert same(drawn, plain) == (kind is Pfnm or not (measured or (prior and number == 3)))
+        assert same(drawn, plain) == (strategy_class is Pfnm or not (measured or (prior and number == 3)))
         assert drawn["scale"] is plain["scale"]
-        again = kind()
+        again = strategy_class()
         again.restore(strategy.state())
         assert same(again.sample(plain, 0), drawn)

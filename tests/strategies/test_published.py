@@ -148,18 +148,21 @@ def test_rebasin_brings_sites_back_to_the_last_global_model(name: str) -> None:
         if "running_var" not in key:  # those are of the pooled images
             np.testing.assert_allclose(values, tensors_of(reference)[key], atol=1e-6, err_msg=key)
     if name != "chain":  # without axes, it is the average
-        left, right = (one_round(kind(), answering(moved), arrays=record(start))[0] for kind in (Rebasin, TaskFedAvg))
+        left, right = (
+            one_round(strategy_class(), answering(moved), arrays=record(start))[0]
+            for strategy_class in (Rebasin, TaskFedAvg)
+        )
         assert same(left, right)
 
 
-@pytest.mark.parametrize("kind", [Rebasin, Pfnm])
+@pytest.mark.parametrize("strategy_class", [Rebasin, Pfnm])
 @pytest.mark.parametrize("name", ["one layer", "two layers"])
-def test_sites_that_trained_apart_are_matched_with_each_other(kind: type, name: str) -> None:
+def test_sites_that_trained_apart_are_matched_with_each_other(strategy_class: type, name: str) -> None:
     graph, start, sites, moved = planted(name)
     noise = {n: np.random.default_rng(2).standard_normal(v.shape).astype("f") for n, v in start.items()}
-    strategy = kind(axes=graph, start="apart", **({"sigma0": 1e9} if kind is Pfnm else {}))
+    strategy = strategy_class(axes=graph, start="apart", **({"sigma0": 1e9} if strategy_class is Pfnm else {}))
     merged = tensors_of(one_round(strategy, answering(moved), arrays=record(noise))[0])
-    weights = COUNTS if kind is Rebasin else dict.fromkeys(SITES, 1.0)
+    weights = COUNTS if strategy_class is Rebasin else dict.fromkeys(SITES, 1.0)
     mean = {n: sum(weights[k] * sites[k][n] for k in SITES) / sum(weights.values()) for n in start}
     np.testing.assert_allclose(forward(merged, X), forward(mean, X), atol=1e-4)
 
@@ -233,12 +236,12 @@ def test_pfnm_shrinks_in_every_round() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_settings_that_a_paper_fixes_are_refused(name: str) -> None:
-    kind = PUBLISHED[name]
-    for setting, value in kind.fixed.items():
+    strategy_class = PUBLISHED[name]
+    for setting, value in strategy_class.fixed.items():
         with pytest.raises(TypeError, match=setting):
-            kind(**{setting: value})
+            strategy_class(**{setting: value})
     strategy: TaskStrategy = make_strategy(read_config(TASKS | {"strategy": name, "prior-strength": 0.25, "gate": 0.5}))
-    assert type(strategy) is kind and strategy.prior_strength == kind.fixed["prior_strength"]
+    assert type(strategy) is strategy_class and strategy.prior_strength == strategy_class.fixed["prior_strength"]
 
 
 def test_a_prior_without_width_is_refused() -> None:

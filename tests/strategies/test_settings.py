@@ -54,7 +54,11 @@ from mtfed.federation.strategy_settings import parameters
 )
 def test_a_setting_out_of_its_limits_is_named(settings: dict[str, Any], sentence: str) -> None:
     (name,) = settings
-    strategy = next(kind for kind in (TaskFedProx, TaskFedAdam, BayesianMatching) if name in parameters(kind))
+    strategy = next(
+        strategy_class
+        for strategy_class in (TaskFedProx, TaskFedAdam, BayesianMatching)
+        if name in parameters(strategy_class)
+    )
     with pytest.raises(ValueError) as error:
         strategy(**settings)
     assert str(error.value) == sentence
