@@ -71,5 +71,5 @@ def rows(of: dict[str, list[int]] = ROWS) -> dict[str, Tensor]:
 
 
 def close(left: Features, right: Features) -> None:
-    for one, other in zip((*left.maps, left.pooled, left.image), (*right.maps, right.pooled, right.image), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for own, other in zip((*left.maps, left.pooled, left.image), (*right.maps, right.pooled, right.image), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)

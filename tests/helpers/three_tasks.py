@@ -27,8 +27,8 @@ MORE = {"task.side.kind": "classification", "task.side.classes": "left, right", 
 
 
 def config(**changes: object) -> Config:
-    ours = {key.replace("_", "-"): value for key, value in changes.items()}
-    return read_config(TASKS | MORE | SMALL | {"weight-decay": 0.0} | ours)
+    settings = {key.replace("_", "-"): value for key, value in changes.items()}
+    return read_config(TASKS | MORE | SMALL | {"weight-decay": 0.0} | settings)
 
 
 class Tiny(nn.Module):

@@ -33,7 +33,7 @@ def test_half_precision() -> None:
 
 
 @pytest.mark.parametrize("balancing", ["uncertainty", "pcgrad"])
-def test_channels_may_lie_last(balancing: str) -> None:
+def test_channels_last_changes_no_result(balancing: str) -> None:
     weights = []
     for last in (False, True):
         model = build_model(config(balancing=balancing))
@@ -83,15 +83,15 @@ def test_compiling_changes_no_weights(
     monkeypatch.setattr(torch, "compile", compiler)
     monkeypatch.setattr(acceleration, "_compiled_forwards", {})
     trained = {}
-    for wanted in ("off", "auto", "on"):
+    for mode in ("off", "auto", "on"):
         model = tiny(norm=True)
         names = list(model.state_dict())
         for seed in (0, 1):
-            settings = config(compile=wanted, local_steps=2, batch_size=6)
+            settings = config(compile=mode, local_steps=2, batch_size=6)
             train(model, shard(), list(ROWS), settings, seed=seed, learning_rate=1e-2)
         assert list(model.state_dict()) == names
-        trained[wanted] = [value.clone() for value in model.state_dict().values()]
-        assert wanted == "on" or not calls  # on a CPU auto does not
+        trained[mode] = [value.clone() for value in model.state_dict().values()]
+        assert mode == "on" or not calls  # on a CPU auto does not
     assert calls == [True] * count
     assert [record.getMessage() for record in caplog.records] == (
         ["torch.compile failed, training continues without it: RuntimeError: no compiler here"] if works < 99 else []
@@ -100,7 +100,7 @@ def test_compiling_changes_no_weights(
         assert all(torch.equal(a, b) for a, b in zip(trained["off"], trained[other], strict=True))
 
 
-def test_an_error_of_the_model_itself_is_not_the_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_model_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda forward, dynamic: forward)
     monkeypatch.setattr(acceleration, "_compiled_forwards", {})
     forward = acceleration.training_forward(model := tiny(), config(compile="on"), torch.device("cpu"), 1)

@@ -41,11 +41,11 @@ def batch(dims: int, side: int = 48, count: int = 24) -> Batch:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("how", ["shift", "mirror"])
-def test_labels_stay_with_what_they_mark(dims: int, how: str) -> None:
+@pytest.mark.parametrize("mode", ["shift", "mirror"])
+def test_labels_stay_with_what_they_mark(dims: int, mode: str) -> None:
     torch.manual_seed(0)
     given = batch(dims)
-    moved = augment(given, TASKS, how)
+    moved = augment(given, TASKS, mode)
     bright = moved.images[:, 0] > moved.images.flatten(1).amax(1).reshape(-1, *[1] * dims) / 2
     blob = moved.labels["blob"].values
     assert blob.dtype == torch.int64 and not torch.equal(blob, given.labels["blob"].values)
@@ -60,24 +60,25 @@ def test_labels_stay_with_what_they_mark(dims: int, how: str) -> None:
     assert torch.equal(moved.labels["grade"].values, given.labels["grade"].values)
 
 
-def test_a_mirror_changes_sides_half_of_the_time_and_a_shift_never() -> None:
+def test_mirror_flips_half_of_the_images_and_shift_none() -> None:
     ramp = torch.linspace(-1, 1, 32).expand(400, 1, 32, 32)
-    for how, low, high in (("shift", 0, 0), ("mirror", 150, 250)):
+    for mode, low, high in (("shift", 0, 0), ("mirror", 150, 250)):
         torch.manual_seed(1)
-        images = augment(Batch(ramp, {}), TASKS, how).images
+        images = augment(Batch(ramp, {}), TASKS, mode).images
         mirrored = images[..., :16].mean((1, 2, 3)) > images[..., 16:].mean((1, 2, 3))
         assert low <= mirrored.sum() <= high
         assert (images[..., :16, :].mean((1, 2, 3)) - images[..., 16:, :].mean((1, 2, 3))).abs().max() < 1e-5
 
 
-def test_a_box_that_is_nearly_gone_is_no_label() -> None:
+def test_a_box_that_is_nearly_outside_becomes_padding() -> None:
     boxes = torch.tensor([[[0.0, 10.0, 3.0, 6.0, 0.0]]]).repeat(200, 1, 1)
     torch.manual_seed(0)
     moved = augment(Batch(torch.zeros(200, 1, 32, 32), {"boxes": Labels(torch.arange(200), boxes)}), TASKS, "shift")
-    found = moved.labels["boxes"].values[:, 0]
-    assert {float(c) for c in found[:, -1]} == {0.0, -1.0}
-    kept = found[found[:, -1] == 0]
-    assert (kept[:, 2] * kept[:, 3] >= MIN_BOX_SHARE * 18 * 0.85**2 - 1e-4).all() and (kept[:, 0] >= 0).all()
+    boxes_after = moved.labels["boxes"].values[:, 0]
+    assert {float(c) for c in boxes_after[:, -1]} == {0.0, -1.0}
+    remaining = boxes_after[boxes_after[:, -1] == 0]
+    assert (remaining[:, 2] * remaining[:, 3] >= MIN_BOX_SHARE * 18 * 0.85**2 - 1e-4).all()
+    assert (remaining[:, 0] >= 0).all()
 
 
 def test_none_changes_nothing_and_a_seed_gives_the_same() -> None:
@@ -92,11 +93,11 @@ def seeded(given: Batch) -> Batch:
     return augment(given, TASKS, "mirror")
 
 
-def test_the_config_takes_all_four_and_only_strong_loads_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_config_accepts_all_modes_and_only_strong_loads_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mtfed.learning.strong_augment", None)  # whoever imports it now fails
-    hows: tuple[Augment, ...] = ("none", "shift", "mirror", "strong")
-    for how in hows:
+    modes: tuple[Augment, ...] = ("none", "shift", "mirror", "strong")
+    for mode in modes:
         declared = {"task.a.kind": "classification", "task.a.classes": "no, yes"}
-        assert read_config(declared | {"augment": how}).augment == how
-        if how != "strong":
-            augment(Batch(torch.zeros(1, 1, 8, 8), {}), {}, how)
+        assert read_config(declared | {"augment": mode}).augment == mode
+        if mode != "strong":
+            augment(Batch(torch.zeros(1, 1, 8, 8), {}), {}, mode)

@@ -26,7 +26,7 @@ from mtfed.learning.train import train
 torch.set_num_threads(1)
 
 
-def of_tasks() -> tuple[dict[str, float], dict[str, dict[str, np.ndarray]]]:
+def task_gradients() -> tuple[dict[str, float], dict[str, dict[str, np.ndarray]]]:
     """Return every task's loss and its gradients: means over images, and over pixels, one by one."""
     model, data = tiny(), shard()
     images = standardise(data.images)
@@ -39,8 +39,8 @@ def of_tasks() -> tuple[dict[str, float], dict[str, dict[str, np.ndarray]]]:
             for pixel, truth in enumerate(value.reshape(-1)):
                 total = total - logs[truth, pixel] / logs.shape[1] / len(labels.rows)
         losses[task] = float(total.detach())
-        found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-        gradients[task] = {n: g.numpy() for n, g in zip(named, found, strict=True) if g is not None}
+        results = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+        gradients[task] = {n: g.numpy() for n, g in zip(named, results, strict=True) if g is not None}
     return losses, gradients
 
 
@@ -52,7 +52,7 @@ def flat(gradient: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([gradient[name].ravel() for name in SHARED])
 
 
-def added(gradients: dict[str, dict[str, np.ndarray]], weights: dict[str, float]) -> dict[str, np.ndarray]:
+def weighted_sum(gradients: dict[str, dict[str, np.ndarray]], weights: dict[str, float]) -> dict[str, np.ndarray]:
     total: dict[str, np.ndarray] = {}
     for task, gradient in gradients.items():
         for name, value in gradient.items():
@@ -61,17 +61,19 @@ def added(gradients: dict[str, dict[str, np.ndarray]], weights: dict[str, float]
 
 
 def slow_equal(losses: dict, gradients: dict) -> dict:
-    return added(gradients, dict.fromkeys(losses, 1.0))
+    return weighted_sum(gradients, dict.fromkeys(losses, 1.0))
 
 
 def slow_uncertainty(losses: dict, gradients: dict) -> dict:
     weights = {task: 1 / (2 * math.exp(s)) for task, s in SCALARS.items()}
-    return added(gradients, weights) | {f"balance.{t}": np.array(0.5 - losses[t] * w) for t, w in weights.items()}
+    return weighted_sum(gradients, weights) | {
+        f"balance.{t}": np.array(0.5 - losses[t] * w) for t, w in weights.items()
+    }
 
 
 def slow_dwa(losses: dict, gradients: dict) -> dict:
-    raised = {task: math.exp(told[-1] / told[-2] / 2) for task, told in HISTORY.items()}
-    return added(gradients, {task: 3 * value / sum(raised.values()) for task, value in raised.items()})
+    raised = {task: math.exp(losses[-1] / losses[-2] / 2) for task, losses in HISTORY.items()}
+    return weighted_sum(gradients, {task: 3 * value / sum(raised.values()) for task, value in raised.items()})
 
 
 def gradnorm_weights(v: dict[str, float]) -> dict[str, float]:
@@ -84,10 +86,10 @@ def slow_gradnorm(losses: dict, gradients: dict) -> dict:
     pace = {task: losses[task] / HISTORY[task][0] for task in losses}
     mean_pace = sum(pace.values()) / 3
     mean_norm = sum(weights[task] * norms[task] for task in norms) / 3
-    aims = {task: mean_norm * (pace[task] / mean_pace) ** 1.5 for task in pace}  # held fixed
+    targets = {task: mean_norm * (pace[task] / mean_pace) ** 1.5 for task in pace}  # held fixed
 
     def objective(v: dict[str, float]) -> float:
-        return sum(abs(w * norms[task] - aims[task]) for task, w in gradnorm_weights(v).items())
+        return sum(abs(w * norms[task] - targets[task]) for task, w in gradnorm_weights(v).items())
 
     step = 1e-6
     slopes = {
@@ -95,7 +97,7 @@ def slow_gradnorm(losses: dict, gradients: dict) -> dict:
                                     / (2 * step))
         for task, v in SCALARS.items()
     }  # fmt: skip
-    return added(gradients, weights) | slopes
+    return weighted_sum(gradients, weights) | slopes
 
 
 def slow_pcgrad(losses: dict, gradients: dict) -> dict:
@@ -129,22 +131,24 @@ SLOW: dict[str, Any] = {
 @pytest.mark.parametrize("pieces", [1, 3, 5, 99])
 @pytest.mark.parametrize("balancing", BALANCING)
 def test_a_step_has_the_gradients_of_its_rule_in_any_number_of_pieces(balancing: str, pieces: int) -> None:
-    expected = SLOW[balancing](*of_tasks())
-    found = one_step(tiny(), balancing=balancing, accumulate=pieces)
-    assert found.keys() == expected.keys()  # what nothing depends on gets no gradient, and does not decay
+    expected = SLOW[balancing](*task_gradients())
+    results = one_step(tiny(), balancing=balancing, accumulate=pieces)
+    assert results.keys() == expected.keys()  # what nothing depends on gets no gradient, and does not decay
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
-    assert any(weight @ other < 0 for weight in map(flat, of_tasks()[1].values())
-               for other in map(flat, of_tasks()[1].values()))  # or PCGrad would have had nothing to do  # fmt: skip
+        np.testing.assert_allclose(results[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
+    vectors = [flat(gradient) for gradient in task_gradients()[1].values()]
+    assert any(a @ b < 0 for a in vectors for b in vectors)  # otherwise PCGrad would have nothing to do
 
 
 @pytest.mark.parametrize("balancing", [name for name in BALANCING if name != "uncertainty"])
-def test_one_task_is_trained_plainly(balancing: str) -> None:
+def test_a_single_task_is_trained_with_equal_weights(balancing: str) -> None:
     def trained(rule: str) -> list[Tensor]:
         model = tiny()
-        one = read_config({key: value for key, value in (TASKS | SMALL).items() if "lungs" not in key}
+        settings = read_config({key: value for key, value in (TASKS | SMALL).items() if "lungs" not in key}
                           | {"balancing": rule, "local-steps": 4, "batch-size": 5})  # fmt: skip
-        train(model, shard(), ["pneumonia"], one, seed=0, learning_rate=1e-2, history={"pneumonia": [0.8, 0.6, 0.3]})
+        train(
+            model, shard(), ["pneumonia"], settings, seed=0, learning_rate=1e-2, history={"pneumonia": [0.8, 0.6, 0.3]}
+        )
         return list(model.parameters())
 
     assert all(torch.equal(a, b) for a, b in zip(trained(balancing), trained("equal"), strict=True))
@@ -152,7 +156,7 @@ def test_one_task_is_trained_plainly(balancing: str) -> None:
 
 @pytest.mark.parametrize("rule", [GradNorm, PCGrad])
 def test_the_scale_of_half_precision_reaches_every_gradient(rule: type[ByGradient]) -> None:
-    found = []
+    results = []
     for factor in (1.0, 8.0):
         model, data = tiny(), shard()
         batch = next(data.batches(IMAGES))
@@ -162,6 +166,6 @@ def test_the_scale_of_half_precision_reaches_every_gradient(rule: type[ByGradien
         torch.manual_seed(0)
         backward_by_task(rule(model.balance, HISTORY), list(ROWS), [piece], list(model.encoder.parameters()),
                          own, lambda loss, factor=factor: loss * factor)  # fmt: skip
-        found.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], 8 * gradient)
+        results.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    for name, gradient in results[0].items():
+        torch.testing.assert_close(results[1][name], 8 * gradient)

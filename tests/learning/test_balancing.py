@@ -25,7 +25,7 @@ def gram_of(vectors: Tensor) -> Tensor:
     return vectors @ vectors.T
 
 
-def test_what_does_not_conflict_is_left_alone() -> None:
+def test_gradients_without_conflict_do_not_change() -> None:
     vectors = torch.rand(4, 9, dtype=torch.float64)  # no product is below 0
     orders = [torch.randperm(4).tolist() for _ in range(4)]
     assert torch.equal(project(gram_of(vectors), orders), torch.eye(4, dtype=torch.float64))
@@ -33,7 +33,7 @@ def test_what_does_not_conflict_is_left_alone() -> None:
     assert shared.tolist() == own.tolist() == [1.0] * 4 and slope is None
 
 
-def test_projection_is_that_of_the_vectors_themselves() -> None:
+def test_projection_of_products_equals_projection_of_vectors() -> None:
     g = torch.Generator().manual_seed(0)
     for count in (2, 3, 6):
         for _ in range(20):
@@ -104,7 +104,7 @@ def test_gradnorm_waits_for_the_first_round() -> None:
     assert shared.tolist() == own.tolist() == [1.0, 1.0] and slope is None
 
 
-def test_initial_numbers() -> None:
+def test_initial_balance() -> None:
     assert INITIAL_BALANCE.keys() == BALANCING.keys()
     assert INITIAL_BALANCE == {"uncertainty": -0.5, "equal": 0.0, "dwa": 0.0, "gradnorm": 0.0, "pcgrad": 0.0}
     for balancing, value in INITIAL_BALANCE.items():

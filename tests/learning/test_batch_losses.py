@@ -16,12 +16,12 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize("pieces", [1, 2, 3, 5, 7, 40])
 def test_pieces_make_up_the_batch(pieces: int) -> None:
     batch = next(shard().batches(7, torch.randperm(IMAGES)))
-    found = list(split_batch(batch, pieces))
-    assert len(found) == {1: 1, 2: 2, 3: 3, 5: 4, 7: 7, 40: 7}[pieces]
-    assert torch.equal(torch.cat([piece.images for piece in found]), batch.images)
+    parts = list(split_batch(batch, pieces))
+    assert len(parts) == {1: 1, 2: 2, 3: 3, 5: 4, 7: 7, 40: 7}[pieces]
+    assert torch.equal(torch.cat([piece.images for piece in parts]), batch.images)
     for task, labels in batch.labels.items():
-        starts = np.cumsum([0, *(len(piece.images) for piece in found)])
-        own = [(start, piece.labels[task]) for start, piece in zip(starts, found, strict=False) if task in piece.labels]
+        starts = np.cumsum([0, *(len(piece.images) for piece in parts)])
+        own = [(start, piece.labels[task]) for start, piece in zip(starts, parts, strict=False) if task in piece.labels]
         assert torch.equal(torch.cat([piece.rows + start for start, piece in own]), labels.rows)
         assert torch.equal(torch.cat([piece.values for _, piece in own]), labels.values)
 

@@ -132,19 +132,19 @@ def test_the_mean_over_draws_is_the_exact_curvature(tasks: list[str], balancing:
     for task in tasks:
         for name, value in exact(task).items():
             expected[name] = expected.get(name, torch.zeros_like(value)) + value * scale(task, balancing)
-    found = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+    result = {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
     if balancing == "uncertainty":
         expected |= {f"balance.{task}": torch.tensor(COUNTS[task] / 2).double() for task in tasks}
-    assert found.keys() == expected.keys()
+    assert result.keys() == expected.keys()
     for name, value in expected.items():
-        error = found[name].std(0) / SEEDS**0.5
-        assert ((found[name].mean(0) - value).abs() <= 5 * error + 1e-12).all(), name
-        assert found[name].dtype == value.dtype
+        error = result[name].std(0) / SEEDS**0.5
+        assert ((result[name].mean(0) - value).abs() <= 5 * error + 1e-12).all(), name
+        assert result[name].dtype == value.dtype
     off, error, size = (
         float(torch.cat([value.flatten() for value in values]).norm())
         for values in (
-            [found[name].mean(0) - value for name, value in expected.items()],
-            [found[name].std(0) / SEEDS**0.5 for name in expected],
+            [result[name].mean(0) - value for name, value in expected.items()],
+            [result[name].std(0) / SEEDS**0.5 for name in expected],
             list(expected.values()),
         )
     )
@@ -152,7 +152,7 @@ def test_the_mean_over_draws_is_the_exact_curvature(tasks: list[str], balancing:
 
 
 @pytest.mark.parametrize("balancing", ["uncertainty", "dwa", "gradnorm", "pcgrad"])
-def test_a_task_counts_as_its_loss_does(balancing: str) -> None:
+def test_a_task_is_weighed_as_its_loss(balancing: str) -> None:
     history = {"lungs": [1.0, 0.9, 0.8], "pneumonia": [1.0, 0.9, 0.2]}
     rule = BALANCING[balancing](tiny().balance, history)
     weights = rule.weights(["lungs", "pneumonia"])
@@ -161,17 +161,17 @@ def test_a_task_counts_as_its_loss_does(balancing: str) -> None:
     def measured(name: str) -> dict[str, Tensor]:
         return curvature(tiny(), shard(), ["lungs", "pneumonia"], config(balancing=name), seed=0, history=history)
 
-    found, plain = measured(balancing), measured("equal")
+    result, plain = measured(balancing), measured("equal")
     for task, weight in weights.items():
         for name in (name for name in plain if name.startswith(f"decoders.{task}.")):
-            torch.testing.assert_close(found[name], weight * plain[name])
-    told = {f"balance.{task}": count / 2 for task, count in COUNTS.items()} if rule.learns else {}
-    assert {name: float(value) for name, value in found.items() if name.startswith("balance")} == told
+            torch.testing.assert_close(result[name], weight * plain[name])
+    expected_balance = {f"balance.{task}": count / 2 for task, count in COUNTS.items()} if rule.learns else {}
+    assert {name: float(value) for name, value in result.items() if name.startswith("balance")} == expected_balance
 
 
-def test_what_no_output_depends_on_is_exactly_0() -> None:
-    found = curvature(tiny(), shard(), ["lungs", "pneumonia"], config(), seed=0)
-    zero = {name for name, value in found.items() if not value.any()}
+def test_unused_weights_have_no_curvature() -> None:
+    result = curvature(tiny(), shard(), ["lungs", "pneumonia"], config(), seed=0)
+    zero = {name for name, value in result.items() if not value.any()}
     assert zero == {"encoder.unused.weight", "decoders.lungs.spare.weight", "decoders.lungs.spare.bias"}
     assert not any(name.startswith("decoders.lungs") for name in curvature(tiny(), shard(), ["pneumonia"], config(),
                                                                            seed=0))  # fmt: skip
@@ -191,15 +191,15 @@ def test_every_sample_counts_once_however_they_are_batched(count: int) -> None:
     data = shard()
     images = data.images[:1].expand(count, 1, SIDE, SIDE)
     many = Shard(images, {"pneumonia": Labels(torch.arange(count), torch.zeros(count, dtype=torch.long))})
-    one = Shard(images[:1], {"pneumonia": Labels(torch.arange(1), torch.zeros(1, dtype=torch.long))})
-    found, single = (
+    single_shard = Shard(images[:1], {"pneumonia": Labels(torch.arange(1), torch.zeros(1, dtype=torch.long))})
+    result, single = (
         torch.stack([
             curvature(tiny(), own, ["pneumonia"], config(), seed=seed)["decoders.pneumonia.head.weight"]
             for seed in range(150)
         ]).mean(0)
-        for own in (many, one)
+        for own in (many, single_shard)
     )  # fmt: skip
-    assert float(found.sum() / (count * single).sum()) == pytest.approx(1, abs=0.3)
+    assert float(result.sum() / (count * single).sum()) == pytest.approx(1, abs=0.3)
 
 
 def test_the_model_is_left_as_trained() -> None:
@@ -211,12 +211,12 @@ def test_the_model_is_left_as_trained() -> None:
         "pneumonia": Labels(torch.arange(0, 9, 2), torch.zeros(5, dtype=torch.long)),
         "lungs": Labels(torch.arange(1, 9, 2), torch.zeros(4, 32, 32, dtype=torch.uint8)),
     }
-    found = curvature(model, Shard(images, labels), ["pneumonia", "lungs"], settings, seed=0)
+    result = curvature(model, Shard(images, labels), ["pneumonia", "lungs"], settings, seed=0)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
-    assert not model.training and not any(value.requires_grad for value in found.values())
-    assert {name: value.shape for name, value in found.items()} == {n: p.shape for n, p in model.named_parameters()}
-    assert all(bool((value >= 0).all()) and bool(value.isfinite().all()) for value in found.values())
+    assert not model.training and not any(value.requires_grad for value in result.values())
+    assert {name: value.shape for name, value in result.items()} == {n: p.shape for n, p in model.named_parameters()}
+    assert all(bool((value >= 0).all()) and bool(value.isfinite().all()) for value in result.values())
 
 
 def reply(run_config: dict[str, Any], partition: int, server_round: int, precision: str | None) -> RecordDict:
@@ -236,26 +236,26 @@ def trained(content: RecordDict) -> dict[str, bytes]:
     return {key: array.numpy().tobytes() for key, array in arrays.items()}
 
 
-def test_training_does_not_depend_on_whether_curvature_is_asked_for(small: dict) -> None:
+def test_training_does_not_depend_on_curvature(small: dict) -> None:
     rounds = [(partition, number) for number in (1, 2) for partition in (0, 1)]
     plain = {at: reply(small, *at, None) for at in rounds}
-    told = {at: reply(small, *at, "fisher") for at in rounds}
-    silent = {at: reply(small, *at, "none") for at in rounds}
+    with_curvature = {at: reply(small, *at, "fisher") for at in rounds}
+    without = {at: reply(small, *at, "none") for at in rounds}
     for at in rounds:
-        assert trained(plain[at]) == trained(told[at]) == trained(silent[at])
-        assert "precision" not in plain[at] and "precision" not in silent[at]
-        metrics = {key: value for key, value in told[at]["metrics"].items() if key != "curvature-seconds"}
+        assert trained(plain[at]) == trained(with_curvature[at]) == trained(without[at])
+        assert "precision" not in plain[at] and "precision" not in without[at]
+        metrics = {key: value for key, value in with_curvature[at]["metrics"].items() if key != "curvature-seconds"}
         assert {**metrics, "seconds": 0} == {**plain[at]["metrics"], "seconds": 0}
     assert trained(plain[0, 1]) != trained(plain[0, 2]) != trained(plain[1, 2])
 
 
-def test_the_reply_tells_the_curvature_of_the_trained_model(small: dict) -> None:
+def test_the_reply_contains_the_curvature_of_the_trained_model(small: dict) -> None:
     content = reply(small, 0, 1, "fisher")
-    arrays, said = content["arrays"], content["precision"]
-    assert isinstance(arrays, ArrayRecord) and isinstance(said, ArrayRecord)
+    arrays, precision = content["arrays"], content["precision"]
+    assert isinstance(arrays, ArrayRecord) and isinstance(precision, ArrayRecord)
     sent = {key: array.numpy() for key, array in arrays.items() if key != wire.MANIFEST}
-    found = read_precision(said, sent)
-    assert found.keys() == sent.keys()
+    result = read_precision(precision, sent)
+    assert result.keys() == sent.keys()
     settings = read_config(small)
     site = clients.open_site(
         Context(1, 1, {"partition-id": 0, "num-partitions": 8}, RecordDict(), small), settings
@@ -270,7 +270,7 @@ def test_the_reply_tells_the_curvature_of_the_trained_model(small: dict) -> None
         own_task = {tensor.name: expected.get(tensor.name, torch.zeros(tensor.shape)) for tensor in tensors}
         largest = max(float(value.max()) for value in own_task.values())
         for tensor in tensors:  # of a decoder whose task the site does not hold it knows nothing
-            own, decoded = own_task[tensor.name].numpy().ravel(), found[key].decode()[tensor.place]
+            own, decoded = own_task[tensor.name].numpy().ravel(), result[key].decode()[tensor.place]
             known = own > 1e-15 * largest
             assert np.abs(np.log2(decoded[known] / own[known])).max(initial=0) <= 0.126
             assert (decoded[own == 0] == 0).all()

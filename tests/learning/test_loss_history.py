@@ -12,7 +12,7 @@ from mtfed.learning.loss_history import read_history, write_history
 torch.set_num_threads(1)
 
 
-def test_history_is_told_and_read() -> None:
+def test_history_is_written_and_read() -> None:
     lines = [
         {"round": r, "task": task, "loss": loss}
         for r in range(1, 5)
@@ -20,9 +20,9 @@ def test_history_is_told_and_read() -> None:
     ]
     lines = json.loads(json.dumps(lines))
     for balancing in ("dwa", "gradnorm"):
-        told = write_history(balancing, lambda: lines, ["a", "b", "d"])
-        assert told == {"losses.a": [1.0, 1 / 3, 1 / 4], "losses.b": [2.0]}
-        record = ConfigRecord({"learning-rate": 0.1, "server-round": 5, **told})
+        settings = write_history(balancing, lambda: lines, ["a", "b", "d"])
+        assert settings == {"losses.a": [1.0, 1 / 3, 1 / 4], "losses.b": [2.0]}
+        record = ConfigRecord({"learning-rate": 0.1, "server-round": 5, **settings})
         assert read_history(record) == {"a": [1.0, 1 / 3, 1 / 4], "b": [2.0]}
         for known in range(1, 4):  # whatever the length, the first and the last two stand where they are read
             short = write_history(balancing, lambda n=known: [x for x in lines if x["round"] <= n], ["a"])["losses.a"]

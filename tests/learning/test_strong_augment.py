@@ -80,18 +80,18 @@ def strongly(given: Batch, seed: int = 0) -> Batch:
 
 def centres(inside: Tensor) -> Tensor:
     """Return the middle (B, d) of what is inside of each image."""
-    return torch.stack([one.nonzero().float().mean(0) for one in inside])
+    return torch.stack([mask.nonzero().float().mean(0) for mask in inside])
 
 
 @pytest.mark.parametrize(("dims", "channels"), [(2, 1), (2, 3), (3, 1)])
 def test_strong_moves_image_masks_dose_and_boxes_together(dims: int, channels: int) -> None:
-    given, kept = (ellipses(dims, 48 if dims == 2 else 36, 12 if dims == 2 else 6, channels) for _ in range(2))
+    given, original = (ellipses(dims, 48 if dims == 2 else 36, 12 if dims == 2 else 6, channels) for _ in range(2))
     moved = strongly(given)
-    assert torch.equal(given.images, kept.images)  # what came is left as it was
-    assert all(torch.equal(given.labels[name].values, kept.labels[name].values) for name in kept.labels)
+    assert torch.equal(given.images, original.images)  # what came is left as it was
+    assert all(torch.equal(given.labels[name].values, original.labels[name].values) for name in original.labels)
     assert list(moved.labels) == list(given.labels)
     assert all(torch.equal(moved.labels[name].rows, given.labels[name].rows) for name in given.labels)
-    assert all(moved.labels[name].values.dtype == held.values.dtype for name, held in given.labels.items())
+    assert all(moved.labels[name].values.dtype == own.values.dtype for name, own in given.labels.items())
     assert moved.images.dtype == torch.float32 and moved.images.shape == given.images.shape
 
     blob = moved.labels["blob"].values
@@ -129,15 +129,15 @@ def test_strong_moves_image_masks_dose_and_boxes_together(dims: int, channels: i
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_seed_alone_says_how_strong_augmentation_goes(dims: int) -> None:
+def test_strong_augmentation_depends_only_on_the_seed(dims: int) -> None:
     given = ellipses(dims, side=24, count=4)
     first = strongly(given)
     strongly(ellipses(dims, side=16, count=3), seed=9)  # another site in between
     np.random.seed(5)
     second, other = strongly(given), strongly(given, seed=1)
     assert torch.equal(first.images, second.images) and not torch.equal(first.images, other.images)
-    for name, held in first.labels.items():
-        assert torch.equal(held.values, second.labels[name].values)
+    for name, own in first.labels.items():
+        assert torch.equal(own.values, second.labels[name].values)
     torch.manual_seed(0)
     batches = [augment(given, STRONG, "strong").images for _ in range(2)]
     assert not torch.equal(*batches)  # nor does every batch go one way
@@ -145,7 +145,7 @@ def test_a_seed_alone_says_how_strong_augmentation_goes(dims: int) -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_strong_takes_batches_that_lack_something(dims: int) -> None:
+def test_strong_accepts_empty_labels(dims: int) -> None:
     flat = torch.zeros(2, 1, *[16] * dims)
     assert all(strongly(Batch(flat, {}), seed).images.isfinite().all() for seed in range(8))
     none = Labels(torch.tensor([1]), torch.zeros(1, 0, 2 * dims + 1))
@@ -186,13 +186,13 @@ def turned(degrees: float, shift: tuple[float, float] = (0.0, 0.0), side: float 
 def test_boxes_move_with_the_ellipses_in_them(
     box: tuple[float, ...], degrees: float, shift: tuple[float, float], expected: tuple[float, ...]
 ) -> None:
-    found = move_boxes(torch.tensor([[box]]).float(), turned(degrees, shift), 40)
-    torch.testing.assert_close(found, torch.tensor([[expected]]).float(), atol=1e-4, rtol=0)
+    result = move_boxes(torch.tensor([[box]]).float(), turned(degrees, shift), 40)
+    torch.testing.assert_close(result, torch.tensor([[expected]]).float(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("make", [image_transforms, volume_transforms])
 @pytest.mark.parametrize("name", PROBABILITIES)
-def test_no_change_of_looks_moves_what_is_seen(
+def test_changes_of_appearance_move_nothing(
     make: Callable[[int], tuple[Movement, Appearance]], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dims = 2 if make is image_transforms else 3
@@ -201,12 +201,12 @@ def test_no_change_of_looks_moves_what_is_seen(
     for other in PROBABILITIES:
         monkeypatch.setitem(PROBABILITIES, other, float(other == name))
     torch.manual_seed(0)
-    look = make(24)[1]
+    change_appearance = make(24)[1]
     for _ in range(4):
-        found = look(image.clone())
-        assert found.shape == image.shape and found.isfinite().all()
-        assert (centres(found > 1) - 11.5).abs().max() < 0.25
-        assert name not in ("blur", "low-resolution", "noise") or not torch.equal(found, image)
+        result = change_appearance(image.clone())
+        assert result.shape == image.shape and result.isfinite().all()
+        assert (centres(result > 1) - 11.5).abs().max() < 0.25
+        assert name not in ("blur", "low-resolution", "noise") or not torch.equal(result, image)
 
 
 def test_gamma_keeps_mean_and_deviation() -> None:

@@ -74,7 +74,7 @@ def test_only_the_named_tasks_are_trained() -> None:
         ({"local_steps": 1, "min_steps": 5}, 1),
     ],
 )
-def test_how_many_steps(settings: dict, steps: int) -> None:
+def test_number_of_steps(settings: dict, steps: int) -> None:
     result = train(
         build_model(config()),
         random_shard(),
@@ -124,9 +124,9 @@ def test_the_proximal_pull_is_the_gradient_of_its_term() -> None:
 
     everything = dict.fromkeys((name for name, _ in build_model(config()).named_parameters()), 1.0)
     some = {name: mu for name, mu in everything.items() if "mlp" in name}
-    free, held = drift(), drift(proximal_mu=1.0)
-    assert held < drift(pull=some) < free
-    assert drift(pull=everything) == held
+    free, pulled = drift(), drift(proximal_mu=1.0)
+    assert pulled < drift(pull=some) < free
+    assert drift(pull=everything) == pulled
 
 
 def test_a_real_site_trains() -> None:

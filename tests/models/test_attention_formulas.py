@@ -42,12 +42,12 @@ def halved(x: Tensor, old: tuple[int, ...], new: tuple[int, ...]) -> Tensor:
 
 def slow_mtan(state: State, task: str, stages: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Return a_1 to a_4 of one image, whose p_i and u_i are (C, *s)."""
-    found: list[Tensor] = []
+    features: list[Tensor] = []
     sizes = [tuple(after.shape[1:]) for _, after in stages]
     for i, (before, after) in enumerate(stages):
         x = before.flatten(1)
         if i:
-            last, at = found[-1], f"bottlenecks.{i - 1}"
+            last, at = features[-1], f"bottlenecks.{i - 1}"
             y = batch_norm(state, f"{at}.residual.1", pixelwise(state, f"{at}.residual.0", last)).relu()
             y = y.unflatten(1, sizes[i - 1])[None]
             y = (F.conv2d if y.ndim == 4 else F.conv3d)(y, state[f"{at}.residual.3.weight"], padding=1)[0].flatten(1)
@@ -58,14 +58,14 @@ def slow_mtan(state: State, task: str, stages: list[tuple[Tensor, Tensor]]) -> l
         at = f"attention.{task}.{i}"
         hidden = batch_norm(state, f"{at}.1", pixelwise(state, f"{at}.0", x)).relu()
         mask = 1 / (1 + (-batch_norm(state, f"{at}.4", pixelwise(state, f"{at}.3", hidden))).exp())
-        found.append(mask * after.flatten(1))
-    return found
+        features.append(mask * after.flatten(1))
+    return features
 
 
 def slow_ctan(state: State, stages: list[tuple[Tensor, Tensor]]) -> dict[str, list[Tensor]]:
     """Return f_1 to f_4 of one image for every task."""
     tasks = list(dict.fromkeys(name.split(".")[1] for name in state if name.startswith("cross.")))
-    found: dict[str, list[Tensor]] = {task: [] for task in tasks}
+    features: dict[str, list[Tensor]] = {task: [] for task in tasks}
     sizes = [tuple(after.shape[1:]) for _, after in stages]
     in_encoder = f"cross.{tasks[0]}.stages.0.own.weight" in state
     for i, (before, after) in enumerate(stages):
@@ -74,7 +74,7 @@ def slow_ctan(state: State, stages: list[tuple[Tensor, Tensor]]) -> dict[str, li
             at = f"cross.{task}.stages.{i}"
             seen = pixelwise(state, f"{at}.present", before.flatten(1))
             if i:
-                seen = seen + pixelwise(state, f"{at}.past", halved(found[task][-1], sizes[i - 1], sizes[i]))
+                seen = seen + pixelwise(state, f"{at}.past", halved(features[task][-1], sizes[i - 1], sizes[i]))
             seen = over_channels(state, f"{at}.norm", seen, None)
             codes[task] = seen * (1 + torch.erf(seen / 2**0.5)) / 2
         for task in tasks:
@@ -88,12 +88,12 @@ def slow_ctan(state: State, stages: list[tuple[Tensor, Tensor]]) -> dict[str, li
                     message = pixelwise(state, f"{at}.value", codes[other]) / (1 + (-asked).exp())
                     logits = logits + pixelwise(state, f"{at}.heard", message)
                 mask = 2 / (1 + (-logits).exp())
-            found[task].append(mask * after.flatten(1))
+            features[task].append(mask * after.flatten(1))
     if f"cross.{tasks[0]}.bottleneck.embed.weight" in state:
         tokens = {}
         for task in tasks:
             at = f"cross.{task}.bottleneck"
-            tokens[task] = over_channels(state, f"{at}.norm", pixelwise(state, f"{at}.embed", found[task][-1]), 0)
+            tokens[task] = over_channels(state, f"{at}.norm", pixelwise(state, f"{at}.embed", features[task][-1]), 0)
         every = torch.cat([tokens[task] for task in tasks], dim=1)  # (D, T P)
         for task in tasks:
             at = f"cross.{task}.bottleneck"
@@ -108,8 +108,8 @@ def slow_ctan(state: State, stages: list[tuple[Tensor, Tensor]]) -> dict[str, li
             hidden = pixelwise(state, f"{at}.mlp.0", over_channels(state, f"{at}.mlp_norm", y, 0))
             y = y + pixelwise(state, f"{at}.mlp.2", hidden * (1 + torch.erf(hidden / 2**0.5)) / 2)
             logits = pixelwise(state, f"{at}.out", over_channels(state, f"{at}.out_norm", y, 0))
-            found[task][-1] = found[task][-1] * 2 / (1 + torch.exp(-logits))
-    return found
+            features[task][-1] = features[task][-1] * 2 / (1 + torch.exp(-logits))
+    return features
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

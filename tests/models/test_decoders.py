@@ -88,7 +88,7 @@ def test_images_of_another_size_are_decoded_to_theirs(decoder: str) -> None:
     assert made(encoder("pvt_v2_b0")(image)).shape == (1, 3, 36, 52)
 
 
-def test_answers_start_in_the_middle() -> None:
+def test_predictions_start_in_the_middle() -> None:
     torch.manual_seed(0)
     made = RegressionDecoder(declare("regression"), encoder("vit_nano_patch8"), 8)
     outputs = made(features("vit_nano_patch8"))
@@ -142,16 +142,16 @@ def test_the_focal_loss_of_a_softmax_has_a_gradient(kind: str, gamma: float) -> 
 def test_the_focal_loss_of_what_is_certain_has_a_gradient(kind: str, gamma: float) -> None:
     task = declare(kind)
     config = read_config({"task.a.kind": kind, "task.a.classes": ", ".join(CLASSES), "focal-gamma": gamma})
-    found, shape = [], (1, 3) if kind == "multi-label" else (1, 3, 1, 1)
+    results, shape = [], (1, 3) if kind == "multi-label" else (1, 3, 1, 1)
     for dtype in (torch.float32, torch.float64):
         logits = torch.tensor([200.0, -200.0, -1.5], dtype=dtype).view(shape).requires_grad_()
         loss = kind_of(task).losses["focal"](task, config)(logits, torch.tensor([1, 0, 1]).view(shape))
         (gradient,) = torch.autograd.grad(loss, logits)
-        found.append(gradient.flatten().double())
+        results.append(gradient.flatten().double())
         p = torch.tensor(-1.5, dtype=torch.float64).sigmoid()
         torch.testing.assert_close(loss.double(), (1 - p) ** gamma * -p.log() / 3, check_dtype=False)
-    torch.testing.assert_close(found[0], found[1])
-    assert found[0].isfinite().all() and found[0].tolist()[:2] == [0.0, 0.0] and found[0][2] < 0
+    torch.testing.assert_close(results[0], results[1])
+    assert results[0].isfinite().all() and results[0].tolist()[:2] == [0.0, 0.0] and results[0][2] < 0
 
 
 # Axes.
@@ -187,14 +187,14 @@ def test_the_axes_of_all_decoders_are_symmetries(name: str) -> None:
     graph = derive_axes(made)
     changes = check_symmetry(made, decoders_alone(graph), inputs(name))
     for task in every_task().values():
-        found = {label.removeprefix(f"decoders.{task.name}.") for label in changes if f".{task.name}." in label}
+        results = {label.removeprefix(f"decoders.{task.name}.") for label in changes if f".{task.name}." in label}
         if task.decoder == "unet":
-            assert found >= {
+            assert results >= {
                 f"{part}.{i}" for part, count in (("stem", 2), ("levels", 4), ("up", 5)) for i in range(count)
             }
-            assert len(found) == 2 + 4 + 5 + 5  # and what lies between a step's two convolutions
+            assert len(results) == 2 + 4 + 5 + 5  # and what lies between a step's two convolutions
         elif task.decoder == "mlp":
-            assert found >= {"levels", "fuse"}
+            assert results >= {"levels", "fuse"}
     labelled = {name for name, (_, labels) in graph.tensors.items() if any(labels)}
     unlabelled = {name for name in made.state_dict() if name.startswith("decoders.")} - labelled
     heads = ("head.bias", "head.weight", "norm.weight", "norm.bias", "thresholds", "centres.1.bias", "boxes.1.bias")

@@ -129,7 +129,7 @@ def test_gradients_reach_every_weight(name: str) -> None:
     sum((before * after).sum() for before, after in made.stages(x)).backward()  # nothing is overwritten in between
 
 
-def test_rows_are_of_everything() -> None:
+def test_rows_select_all_features() -> None:
     features = Features(torch.arange(3.0), [torch.arange(3.0), torch.arange(3.0) + 1], torch.arange(3.0) + 2)
     some = features.rows(torch.tensor([2, 0]))
     assert [x.tolist() for x in (some.image, *some.maps, some.pooled)] == [[2, 0], [2, 0], [3, 1], [4, 2]]
@@ -183,7 +183,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED)
-def test_encoders_that_cannot_be_are_refused(arguments: tuple[Any, ...], message: str) -> None:
+def test_impossible_encoders_are_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(MtfedError, match=message):
         Encoder(*arguments)
 

@@ -37,9 +37,9 @@ def test_norms_with_an_activation_stay_as_they_are() -> None:
     pair = [nn.Sequential(theirs), replace_norms(nn.Sequential(deepcopy(theirs)))]
     assert type(pair[1][0]) is BatchNormAct
     for training in (True, False):
-        first, second = (one.train(training)(image(2, 5, 4)) for one in pair)
+        first, second = (norm.train(training)(image(2, 5, 4)) for norm in pair)
         assert torch.equal(first, second) and first.min() < 0 < first.max()
-        states = [one.state_dict() for one in pair]
+        states = [norm.state_dict() for norm in pair]
         assert list(states[0]) == list(states[1]) and "0.act.weight" in states[0]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     single = image(2, 1, 4, batch=1)

@@ -32,13 +32,13 @@ def test_a_file_of_another_size_and_of_colours_gives_the_same_features(name: str
     made = encoder(name, 1, second, seed=7, weights=str(tmp_path / "body.pth"))
     grey = image(dimensions, second)
     expected = source(grey.expand(-1, 3, *grey.shape[2:]))
-    found = made(grey)
-    for a, b in zip([*found.maps, found.pooled], [*expected.maps, expected.pooled], strict=True):
+    features = made(grey)
+    for a, b in zip([*features.maps, features.pooled], [*expected.maps, expected.pooled], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
-def test_grey_weights_serve_colours(tmp_path: Path) -> None:
+def test_grey_weights_adapt_to_colours(tmp_path: Path) -> None:
     source = encoder("resnet_nano", 1)
     save_file(source.body.state_dict(), tmp_path / "grey.safetensors")
     made = encoder("resnet_nano", 3, seed=7, weights=str(tmp_path / "grey.safetensors"))
@@ -59,7 +59,7 @@ def test_the_tables_of_windows_are_resized(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_file_of_a_whole_model_with_a_classifier_serves(tmp_path: Path) -> None:
+def test_a_file_of_a_whole_model_with_a_classifier_is_accepted(tmp_path: Path) -> None:
     source = encoder("resnet_nano")
     tensors = {f"encoder.body.{key}": value for key, value in source.body.state_dict().items()}
     tensors |= {"decoders.lungs.head.weight": torch.ones(3), "encoder.body.fc.weight": torch.ones(5, 64)}
@@ -70,7 +70,7 @@ def test_a_file_of_a_whole_model_with_a_classifier_serves(tmp_path: Path) -> Non
 
 
 @torch.no_grad()
-def test_what_a_file_lacks_is_told_and_keeps_its_initial_weights(
+def test_missing_tensors_are_logged_and_keep_their_initial_values(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensors = encoder("resnet_nano").body.state_dict()
@@ -89,9 +89,9 @@ def test_a_file_whose_names_are_the_bodys_is_not_renamed(tmp_path: Path, monkeyp
     convert = swin.checkpoint_filter_fn
 
     def of_an_original(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:  # as timm 1.0.16 has it
-        found = convert(tensors, body)
+        features = convert(tensors, body)
         pattern = r"layers.(\d).downsample"
-        return {re.sub(pattern, lambda m: f"layers.{int(m[1]) + 1}.downsample", key): found[key] for key in found}
+        return {re.sub(pattern, lambda m: f"layers.{int(m[1]) + 1}.downsample", key): features[key] for key in features}
 
     monkeypatch.setattr(swin, "checkpoint_filter_fn", of_an_original)
     source = encoder("swin_mini", 1, 64)
@@ -161,7 +161,7 @@ BAD_FILES = [
 ]
 
 
-def test_files_that_do_not_serve_are_refused(tmp_path: Path) -> None:
+def test_unsuitable_files_are_refused(tmp_path: Path) -> None:
     write_files(tmp_path)
     for name, message in BAD_FILES:
         with pytest.raises(MtfedError, match=message):

@@ -38,14 +38,14 @@ def test_features_are_those_of_the_rows_and_of_the_encoders_shape(scheme: str, e
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_rows_that_no_task_is_wanted_for_change_nothing(scheme: str) -> None:
+def test_unused_rows_change_nothing(scheme: str) -> None:
     model, x = build(scheme).eval(), image()
     with torch.no_grad():
-        one, two = model(x, rows({"kind": [1], "lungs": [2]})), model(x[1:], rows({"kind": [0], "lungs": [1]}))
+        whole, part = model(x, rows({"kind": [1], "lungs": [2]})), model(x[1:], rows({"kind": [0], "lungs": [1]}))
         assert model(x, {}) == {}
-    assert list(one) == ["kind", "lungs"]
-    for task in one:
-        close(one[task], two[task])
+    assert list(whole) == ["kind", "lungs"]
+    for task in whole:
+        close(whole[task], part[task])
 
 
 def calls(model: nn.Module, run: Callable[[], Any]) -> Counter[str]:
@@ -82,7 +82,7 @@ def test_streams_of_other_tasks_are_attended_to() -> None:
         assert torch.equal(before, after) != read, scheme
 
 
-def test_a_bottleneck_asks_for_its_own_rows_only() -> None:
+def test_a_bottleneck_computes_only_its_own_rows() -> None:
     model = build("ctan").eval()
     seen = calls(model, lambda: model(image(), rows()))
     for task, index in ROWS.items():
@@ -101,7 +101,7 @@ def test_any_number_of_tasks(scheme: str, tasks: tuple[str, ...]) -> None:
     assert unused == []
 
 
-def test_attention_nowhere_is_refused() -> None:
+def test_ctan_without_attention_is_refused() -> None:
     with pytest.raises(MtfedError, match="in the encoder, at the bottleneck, or both, got neither; use HardSharing"):
         CrossTaskAttention(Encoder("resnet_nano", 32, 1), TASKS, in_encoder=False, at_bottleneck=False)
 
@@ -119,10 +119,10 @@ NAMES = [  # scheme, how a tensor is called, the part it belongs to
 
 
 @pytest.mark.parametrize(("scheme", "prefix", "part"), NAMES)
-def test_which_part_a_tensor_belongs_to(scheme: str, prefix: str, part: str) -> None:
+def test_part_of_a_tensor(scheme: str, prefix: str, part: str) -> None:
     model = build(scheme)
-    found = [name for name in model.state_dict() if name.startswith(prefix)]
-    assert found and {model.part(name) for name in found} == {part}
+    names = [name for name in model.state_dict() if name.startswith(prefix)]
+    assert names and {model.part(name) for name in names} == {part}
 
 
 OWN = {"hard": 0, "separate": 3, "mtan": 3, "ctan": 3, "ctan, encoder only": 3, "ctan, bottleneck only": 3}
@@ -159,7 +159,7 @@ def hold(model: Sharing, task: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", [name for name in SCHEMES if name.startswith("ctan")])
-def test_foreign_parts_are_fixed_context(scheme: str) -> None:
+def test_parts_of_other_tasks_are_fixed_context(scheme: str) -> None:
     model = build(scheme).train()
     hold(model, "lungs")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -193,9 +193,9 @@ def test_ctan_begins_as_hard_sharing(scheme: str, encoder: str) -> None:
     cross, hard = (build(name, encoder, noise=False).eval() for name in (scheme, "hard"))
     hard.load_state_dict({name: x for name, x in cross.state_dict().items() if name.startswith("body.")})
     with torch.no_grad():
-        ours, plain = cross(image(encoder), rows()), hard(image(encoder), rows())
+        shared, plain = cross(image(encoder), rows()), hard(image(encoder), rows())
     for task in ROWS:
-        close(ours[task], plain[task])
+        close(shared[task], plain[task])
 
 
 def test_one_image_of_a_task_may_have_one_pixel() -> None:

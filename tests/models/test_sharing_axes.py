@@ -70,8 +70,8 @@ def test_axes_are_symmetries(scheme: str, encoder: str) -> None:
     model = Readers(build(scheme, encoder))
     graph = derive_axes(model)
     changes = check_symmetry(model, graph, (image(encoder), rows()))
-    mine = [label for label in changes if ".body" not in label]
-    assert len(mine) == MINE[scheme]
+    own = [label for label in changes if ".body" not in label]
+    assert len(own) == MINE[scheme]
     assert max(changes.values(), default=0.0) < 1e-10
 
 
@@ -114,13 +114,13 @@ def changes_of(model: MultiTaskModel, graph: AxisGraph, encoder: str, task: str)
     """Reorder each axis in the parts that a site with one task returns; return how much its outputs change."""
     generator, x = np.random.default_rng(0), image(encoder).double()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    kept = [name for part, tensors in model.parts().items() if task_of(part) in ("", task) for name in tensors]
-    mine = {name: state[name].numpy() for name in kept}
+    names = [name for part, tensors in model.parts().items() if task_of(part) in ("", task) for name in tensors]
+    own = {name: state[name].numpy() for name in names}
     expected, changes = model(x, rows({task: [0, 2]}))[task], {}
     for label, axis in graph.axes.items():
-        if axis.kind == "frozen" or not graph.slots(label, mine):
+        if axis.kind == "frozen" or not graph.slots(label, own):
             continue
-        moved = graph.permute(mine, {label: np.roll(axis.random_permutation(generator), 1)})
+        moved = graph.permute(own, {label: np.roll(axis.random_permutation(generator), 1)})
         moved = graph.regauge(moved, label, graph.random_gauge(moved, label, "gl", generator))
         model.load_state_dict(state | {name: torch.tensor(values) for name, values in moved.items()})
         outputs = model(x, rows({task: [0, 2]}))[task]
