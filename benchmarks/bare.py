@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from mtfed.config import Config
 from mtfed.data.federation import simulated_site
 from mtfed.data.shard import load_shard, standardise
-from mtfed.learning.optimizer import AdamW
+from mtfed.learning.train import AdamW
 from mtfed.models.build import build_model
 
 

@@ -47,10 +47,10 @@ from mtfed.strategies.wire import record_in
 
 from mtfed.config import Config, RunConfigValue, read_config
 from mtfed.learning.acceleration import set_memory_format
+from mtfed.learning.balancing import read_history
 from mtfed.learning.curvature import curvature
 from mtfed.learning.device import derive_seed, pick_device
 from mtfed.learning.evaluate import evaluate
-from mtfed.learning.loss_history import read_history
 from mtfed.learning.parts import load_parts, load_weights, numpy_parts
 from mtfed.learning.train import train
 from mtfed.models.build import build_model

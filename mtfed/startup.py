@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 log = logging.getLogger("mtfed")
-_declared: list[object] = []  # keeps the torch.library.Library objects alive: their operators vanish with them
+_libraries: list[object] = []  # keeps the torch.library.Library objects alive: their operators vanish with them
 
 
 @contextmanager
@@ -57,16 +57,10 @@ def import_torchvision() -> ModuleType:
                 raise
             log.info("torchvision lacks its operator %s; it is declared without a kernel.", missing[1])
             declared.add(missing[1])
-            _declare_operator(missing[1])
-
-
-def _declare_operator(name: str) -> None:
-    import torch
-
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    # Every operator gets the signature of nms; without a kernel, the signature is never used.
-    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _declared.append(library)
+            library = import_module("torch.library").Library("torchvision", "FRAGMENT")
+            # Every operator gets the signature of nms; without a kernel, the signature is never used.
+            library.define(f"{missing[1]}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _libraries.append(library)
 
 
 def _import_without_compiler(name: str, deferral: Callable[[], Any]) -> ModuleType:
@@ -74,23 +68,17 @@ def _import_without_compiler(name: str, deferral: Callable[[], Any]) -> ModuleTy
 
     A failed import leaves none of the library's modules behind, so that it can be repeated.
     """
-
     if name in sys.modules:
         return sys.modules[name]
-    try:
-        with garbage_collection_paused():
-            if "torch._dynamo" in sys.modules:
-                return import_module(name)
+    with garbage_collection_paused():
+        if "torch._dynamo" not in sys.modules:
             try:
-                with deferral():
+                with _forgetting(name), deferral():
                     return import_module(name)
             except (AttributeError, ImportError, TypeError) as error:  # of an import that asked for more
                 log.warning("Importing %s together with torch's compiler, which is slower: %s", name, error)
-                _forget(name)
-                return import_module(name)
-    except Exception:
-        _forget(name)
-        raise
+        with _forgetting(name):
+            return import_module(name)
 
 
 @contextmanager
@@ -113,18 +101,22 @@ def _promise_compile_check() -> Iterator[None]:
     def is_compile_supported(device_type: str) -> bool:
         return bool(import_module("torch._dynamo.utils").is_compile_supported(device_type))
 
-    package, utils = ModuleType("torch._dynamo"), ModuleType("torch._dynamo.utils")
-    vars(utils).update(is_compile_supported=is_compile_supported)
-    sys.modules.update({module.__name__: module for module in (package, utils)})
+    modules = {name: ModuleType(name) for name in ("torch._dynamo", "torch._dynamo.utils")}
+    vars(modules["torch._dynamo.utils"]).update(is_compile_supported=is_compile_supported)
+    sys.modules.update(modules)
     try:
         yield
     finally:
-        for module in (package, utils):
-            del sys.modules[module.__name__]
-
-
-def _forget(library: str) -> None:
-    """Drop a library's modules so that it can be imported again."""
-    for name in list(sys.modules):
-        if name.partition(".")[0] == library:
+        for name in modules:
             del sys.modules[name]
+
+
+@contextmanager
+def _forgetting(library: str) -> Iterator[None]:
+    """Drop a library's modules if its import fails."""
+    try:
+        yield
+    except Exception:
+        for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+            del sys.modules[name]
+        raise

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from ..config import Config
 from ..errors import MtfedError
-from ..learning.loss_history import write_history
+from ..learning.balancing import write_history
 from ..learning.losses import task_losses
 from ..learning.parts import numpy_parts
 from ..models.build import build_model

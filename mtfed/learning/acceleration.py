@@ -20,8 +20,7 @@ Forward = Callable[[Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 MIN_COMPILED_PASSES = 5000  # forward passes of a training that make up for minutes of compiling (our estimate)
 MAX_GRAPHS = 64  # of a compiled model: sites differ in their tasks, and batches in the tasks that they have labels of
-# Of float16's loss scaler. Each round starts with it, and every halving from a larger scale would cost a step.
-INITIAL_LOSS_SCALE = 1024.0
+INITIAL_LOSS_SCALE = 1024.0  # of each round in float16; every halving from a larger scale would cost a step
 MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 _compiled_forwards: dict[type[nn.Module], Callable[..., dict[str, Tensor]]] = {}
 _can_compile: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -119,5 +118,5 @@ def _try_to_compile(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) -
 
 
 def _log_failure(error: Exception) -> None:
-    reason = next(iter(str(error).splitlines()), "")
+    reason = str(error).partition("\n")[0]
     log.warning("torch.compile failed, training continues without it: %s: %s", type(error).__name__, reason)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .balancing import ByGradient, Equal
-from .batch_losses import PieceLosses
+from .losses import PieceLosses
 
 Scale = Callable[[Tensor], Tensor]  # the scaler of mixed precision, which prevents small gradients from vanishing
 
@@ -54,9 +54,8 @@ def backward_by_task(
     for losses in pieces:
         for left, (task, (loss, share)) in zip(range(len(losses) - 1, -1, -1), losses.items(), strict=True):
             means[task] = means.get(task, 0.0) + loss.detach() * share
-            gradients = torch.autograd.grad(
-                scale(loss * share), [*shared, *own[task]], retain_graph=left > 0, allow_unused=True
-            )
+            weights = [*shared, *own[task]]
+            gradients = torch.autograd.grad(scale(loss * share), weights, retain_graph=left > 0, allow_unused=True)
             row = rows[tasks.index(task)].split(sizes)
             for i, gradient in enumerate(gradients[: len(shared)]):
                 if gradient is not None:

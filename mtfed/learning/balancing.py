@@ -6,7 +6,7 @@ it weighs the tasks' gradients in the weights that they share, which takes a bac
 gradients then trains as :class:`Equal` does.
 
 A task's learned number ``balance[t]`` is sent with its decoder. Losses of earlier rounds, over all sites, are sent to
-the sites by the server (:mod:`.loss_history`), so sites keep no state between rounds. The initial values of
+the sites by the server (:func:`write_history`), so sites keep no state between rounds. The initial values of
 ``balance[t]`` are in :data:`mtfed.models.specs.INITIAL_BALANCE`.
 """
 
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 # Task -> its mean loss over all sites in the first round that trained it, then in the last two rounds after that.
 History = Mapping[str, Sequence[float]]
+PREFIX = "losses."  # of a task's history in a training message
 EPSILON = 1e-12  # replaces a smaller loss where losses are divided by each other
 
 
@@ -82,9 +83,8 @@ class DynamicWeights(Equal):
 
     def __init__(self, balance: Mapping[str, Tensor] | nn.ParameterDict, history: History | None = None) -> None:
         super().__init__(balance, history)
-        ratios = {
-            task: losses[-1] / max(losses[-2], EPSILON) for task, losses in self.history.items() if len(losses) > 1
-        }
+        known = {task: losses for task, losses in self.history.items() if len(losses) > 1}
+        ratios = {task: losses[-1] / max(losses[-2], EPSILON) for task, losses in known.items()}
         largest = max(ratios.values(), default=0.0)  # subtracted to prevent overflow
         raw = {task: math.exp((w - largest) / self.temperature) for task, w in ratios.items()}
         self.multipliers = {task: len(raw) * value / sum(raw.values()) for task, value in raw.items()}
@@ -184,9 +184,29 @@ def project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
 
 
 BALANCING: dict[str, type[Equal]] = {
-    "uncertainty": Uncertainty,
-    "equal": Equal,
-    "dwa": DynamicWeights,
-    "gradnorm": GradNorm,
-    "pcgrad": PCGrad,
-}
+    "uncertainty": Uncertainty, "equal": Equal, "dwa": DynamicWeights, "gradnorm": GradNorm, "pcgrad": PCGrad,
+}  # fmt: skip
+
+
+def write_history(
+    balancing: str, lines: Callable[[], Iterable[Mapping[str, object]]], tasks: Sequence[str]
+) -> dict[str, list[float]]:
+    """Return the settings of a training message that hold the earlier losses of the tasks that are still trained.
+
+    They are computed from the record's ``metrics.jsonl``, whose ``lines`` are ordered by round, so a resumed run sends
+    the same history as an uninterrupted one. They are empty if the rule does not use them.
+    """
+    if not BALANCING[balancing].uses_history:
+        return {}
+    losses: dict[str, list[float]] = {}
+    for line in lines():
+        task, loss = str(line["task"]), line.get("loss")
+        if task in tasks and isinstance(loss, float) and math.isfinite(loss):
+            losses.setdefault(task, []).append(loss)
+    return {PREFIX + task: [*values[:1], *values[1:][-2:]] for task, values in losses.items()}
+
+
+def read_history(settings: Mapping[str, object]) -> dict[str, list[float]]:
+    """Return the losses of earlier rounds in a training message, by task."""
+    histories = {key: values for key, values in settings.items() if isinstance(values, Sequence)}
+    return {key[len(PREFIX) :]: [*map(float, histories[key])] for key in histories if key.startswith(PREFIX)}

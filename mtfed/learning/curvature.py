@@ -86,13 +86,13 @@ def _squared_gradients(
     model: MultiTaskModel, shard: Shard, task: str, rows: Tensor, config: Config, parameters: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return, by name, the sum over micro-batches of the squared gradients of z, for weights that the task uses."""
-    kind, declared = kind_of(config.tasks[task]), config.tasks[task]
+    declared, device = config.tasks[task], next(model.parameters()).device
     sums: dict[str, Tensor] = {}
     for batch in shard.batches(min(MICRO_BATCH, -(-config.batch_size // config.accumulate)), rows, [task]):
-        batch = to_device(batch, next(model.parameters()).device)
+        batch = to_device(batch, device)
         labels = batch.labels[task]
         outputs = model(batch.images, {task: labels.rows})[task]
-        z = kind.curvature_factor(outputs.detach(), labels.values, declared)
+        z = kind_of(declared).curvature_factor(outputs.detach(), labels.values, declared)
         gradients = torch.autograd.grad(outputs, list(parameters.values()), z, allow_unused=True)
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:

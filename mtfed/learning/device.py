@@ -21,10 +21,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def derive_seed(*parts: object) -> int:
-    """Return a seed derived from, for example, a run's seed, a site's key and a round.
-
-    It is the same on every machine and in every process.
-    """
+    """Return a seed derived from, for example, a run's seed, a site's key and a round; it is the same everywhere."""
     return zlib.crc32("/".join(map(str, parts)).encode())
 
 

@@ -1,15 +1,27 @@
-"""The loss of each task: the sum of the terms that its declaration names.
+"""The losses of tasks: of one task, the sum of the terms that its declaration names; of all tasks, on a batch.
 
-How the losses of several tasks are balanced is in :mod:`.balancing`; together they are the hybrid loss.
+Batches are computed in pieces, in half precision and compiled, as the config asks. How the losses of several tasks are
+balanced is in :mod:`.balancing`; together they are the hybrid loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
+import torch
 from torch import Tensor
 
 from ..config import Config
+from ..data.shard import Batch, Labels
+from ..models.system import MultiTaskModel
 from ..tasks.kind import Loss, LossSettings, kind_of
 from ..tasks.task import Task
+from .acceleration import autocast, half_precision, make_scaler, training_forward
+from .balancing import BALANCING
+from .device import to_device
+
+# Task -> its mean loss in a piece of a batch, and the share of the batch's labels of the task that are in the piece.
+PieceLosses = Mapping[str, tuple[Tensor, float]]
 
 
 def task_loss(task: Task, settings: LossSettings) -> Loss:
@@ -29,3 +41,52 @@ def task_loss(task: Task, settings: LossSettings) -> Loss:
 def task_losses(config: Config) -> dict[str, Loss]:
     """Return the loss of every task by name. All modules that they need are imported by this call."""
     return {name: task_loss(task, config) for name, task in config.tasks.items()}
+
+
+class BatchLosses:
+    """Compute a model's losses on batches.
+
+    Args:
+        model: on ``device``.
+        config: of the run.
+        device: to compute on.
+        steps: number of batches that will be computed, which decides whether compiling pays off.
+    """
+
+    def __init__(self, model: MultiTaskModel, config: Config, device: torch.device, steps: int) -> None:
+        self.pieces = config.accumulate
+        self.device = device
+        self.dtype = half_precision(config.autocast, device)
+        self.scaler = make_scaler(self.dtype, device)
+        self.loss_of_task = task_losses(config)
+        # A compiled backward pass computes all gradients at once, which does not suit a backward pass for each task.
+        plain = BALANCING[config.balancing].by_gradient
+        self.forward = model if plain else training_forward(model, config, device, steps * self.pieces)
+
+    def __call__(self, batch: Batch) -> Iterator[PieceLosses]:
+        """Yield for each piece the tasks' mean losses, in single precision, and their shares of the batch's labels."""
+        for piece in split_batch(batch, self.pieces):
+            piece = to_device(piece, self.device)
+            with autocast(self.dtype, self.device):
+                outputs = self.forward(piece.images, {task: labels.rows for task, labels in piece.labels.items()})
+            if self.dtype is not None:
+                outputs = {task: output.float() for task, output in outputs.items()}
+            yield {
+                task: (self.loss_of_task[task](outputs[task], own.values), len(own.rows) / len(batch.labels[task].rows))
+                for task, own in piece.labels.items()
+            }
+
+
+def split_batch(batch: Batch, pieces: int) -> Iterator[Batch]:
+    """Yield a batch in pieces, each with the labels of its images; fewer pieces if the batch has too few images."""
+    size = -(-len(batch.images) // pieces)
+    if size >= len(batch.images):
+        yield batch
+        return
+    for start in range(0, len(batch.images), size):
+        labels = {}
+        for task, whole in batch.labels.items():
+            inside = (whole.rows >= start) & (whole.rows < start + size)
+            if inside.any():
+                labels[task] = Labels(whole.rows[inside] - start, whole.values[inside])
+        yield Batch(batch.images[start : start + size], labels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +74,7 @@ def pool(tasks: Iterable[Task], sums: Mapping[str, object]) -> dict[str, TaskMet
         if not sums.get(f"{task.name}.count"):
             continue
         metrics = TaskMetrics(task)
-        if any(_length(sums.get(key)) != _length(value) for key, value in metrics.sums().items()):
+        if any(np.shape(sums.get(key)) != np.shape(value) for key, value in metrics.sums().items()):  # type: ignore
             continue  # from sites whose version has other metrics
         metrics.count = int(sums[f"{task.name}.count"])  # type: ignore[call-overload]
         for name, states in metrics.states.items():
@@ -82,10 +83,3 @@ def pool(tasks: Iterable[Task], sums: Mapping[str, object]) -> dict[str, TaskMet
                 states[state] = values.reshape(zeros.shape)
         pooled[task.name] = metrics
     return pooled
-
-
-def _length(value: object) -> int:
-    """Return how many numbers a list contains, plus 1; 0 for a number, -1 for anything else."""
-    if isinstance(value, list):
-        return 1 + len(value)
-    return 0 if isinstance(value, (int, float)) else -1

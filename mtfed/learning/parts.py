@@ -66,15 +66,10 @@ def train_only(model: MultiTaskModel, tasks: Iterable[str]) -> Iterator[None]:
     Parts of other tasks are context, such as the streams that a task attends to in CTAN. Their weights get no gradient,
     and modules that contain only such tensors are in evaluation mode, so that batch norms keep their statistics.
     """
-    trained: set[str] = set()
-    frozen: dict[str, None] = {}
-    for part, tensors in model.parts().items():
-        if task_of(part) in ("", *tasks):
-            trained.update(tensors)
-        else:
-            frozen.update(dict.fromkeys(tensors))
-    parameters = dict(model.named_parameters()) if frozen else {}
-    weights = [parameters[name] for name in frozen if name in parameters and parameters[name].requires_grad]
+    parts = model.parts()
+    frozen = {name for part in parts if task_of(part) not in ("", *tasks) for name in parts[part]}
+    trained = {name for tensors in parts.values() for name in tensors} - frozen
+    weights = [weight for name, weight in model.named_parameters() if name in frozen and weight.requires_grad]
     idle = {m for name in frozen for m in _enclosing(name)} - {m for name in trained for m in _enclosing(name)}
     # eval() and train() are recursive, so only the outermost modules are needed.
     modules = [model.get_submodule(name) for name in sorted(idle) if name.rpartition(".")[0] not in idle]

@@ -48,12 +48,7 @@ Appearance = Callable[[Tensor], Tensor]
 
 
 def augment_strongly(batch: Batch, tasks: dict[str, Task]) -> Batch:
-    """Return a batch with images and labels changed at random, by torch's default generator.
-
-    Args:
-        batch: on the CPU; it is not modified.
-        tasks: by name; a task's kind defines how its labels move with the image.
-    """
+    """Return a batch with images and labels changed at random; see :func:`~.augment.augment` for the arguments."""
     size = batch.images.shape[2:]
     dims, side = len(size), size[0]
     move, change_appearance = (image_transforms if dims == 2 else volume_transforms)(side)
@@ -77,12 +72,10 @@ def augment_strongly(batch: Batch, tasks: dict[str, Task]) -> Batch:
                 outside = kind_of(tasks[name]).outside(before.flatten(1)[:, 0]).reshape(-1, *[1] * dims)
                 after = torch.where(plane > 0, plane.round().to(before.dtype) + MIN_VALUE - 1, outside)
                 maps[name].values[maps[name].rows == row] = after.reshape(1, *maps[name].values.shape[1:])
-    labels = {}
+    labels = batch.labels | maps
     for name, own in batch.labels.items():
         if geometry[name] == "boxes":
             labels[name] = Labels(own.rows, move_boxes(own.values, affines[own.rows], side))
-        else:
-            labels[name] = maps.get(name, own)
     return Batch(images, labels)
 
 
@@ -119,9 +112,8 @@ def image_transforms(side: int) -> tuple[Movement, Appearance]:
 
     geometry = v2.Compose([
         v2.RandomHorizontalFlip(),
-        v2.RandomAffine(
-            ROTATION, (SHIFT, SHIFT), (1 - ZOOM, 1 + ZOOM), [-SHEAR, SHEAR] * 2, v2.InterpolationMode.BILINEAR
-        ),
+        v2.RandomAffine(ROTATION, (SHIFT, SHIFT), (1 - ZOOM, 1 + ZOOM), [-SHEAR, SHEAR] * 2,
+                        v2.InterpolationMode.BILINEAR),
     ])  # fmt: skip
     changes: dict[str, Appearance] = {
         "brightness": v2.ColorJitter(brightness=BRIGHTNESS),
@@ -138,10 +130,8 @@ def image_transforms(side: int) -> tuple[Movement, Appearance]:
     points = torch.cat([middle + step * torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.zeros(3, 2)], 1)
 
     def move(image: Tensor, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        sample = {
-            "image": tv_tensors.Image(image),
-            "points": tv_tensors.BoundingBoxes(points, format="XYWH", canvas_size=(side, side)),
-        }
+        boxes = tv_tensors.BoundingBoxes(points, format="XYWH", canvas_size=(side, side))
+        sample = {"image": tv_tensors.Image(image), "points": boxes}
         moved = geometry(sample | ({"planes": tv_tensors.Mask(planes)} if len(planes) else {}))
         targets = moved["points"].as_subclass(Tensor)[:, :2]
         matrix = (targets[1:] - targets[0]).T / step
@@ -167,15 +157,8 @@ def volume_transforms(side: int) -> tuple[Movement, Appearance]:
     both: Any = {"keys": ["image", "planes"], "allow_missing_keys": True}
     geometry = monai.Compose([
         monai.RandFlipd(**both, prob=0.5, spatial_axis=2),
-        monai.RandAffined(
-            **both,
-            prob=1.0,
-            rotate_range=(radians(ROTATION),) * 3,
-            translate_range=(SHIFT * side,) * 3,
-            scale_range=(ZOOM,) * 3,
-            mode=["bilinear", "nearest"],
-            padding_mode="zeros",
-        ),
+        monai.RandAffined(**both, prob=1.0, rotate_range=(radians(ROTATION),) * 3, translate_range=(SHIFT * side,) * 3,
+                          scale_range=(ZOOM,) * 3, mode=["bilinear", "nearest"], padding_mode="zeros"),
     ])  # fmt: skip
     odds = PROBABILITIES
     appearance = monai.Compose([
@@ -185,9 +168,8 @@ def volume_transforms(side: int) -> tuple[Movement, Appearance]:
         monai.RandAdjustContrast(prob=odds["gamma-inverted"], gamma=GAMMA, retain_stats=True, invert_image=True),
         monai.RandGaussianSmooth(prob=odds["blur"], sigma_x=BLUR, sigma_y=BLUR, sigma_z=BLUR),
         # The default, nearest neighbours on the way down, would move the image by up to half a voxel.
-        monai.RandSimulateLowResolution(
-            prob=odds["low-resolution"], zoom_range=RESOLUTION, downsample_mode="area", upsample_mode="trilinear"
-        ),
+        monai.RandSimulateLowResolution(prob=odds["low-resolution"], zoom_range=RESOLUTION, downsample_mode="area",
+                                        upsample_mode="trilinear"),
         monai.RandGaussianNoise(prob=odds["noise"], std=MAX_NOISE),
     ])  # fmt: skip
     for transform in (geometry, appearance):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor
@@ -16,10 +18,21 @@ from ..strategies.wire import decoder_part
 from .augment import augment
 from .backward import backward, backward_by_task
 from .balancing import BALANCING, ByGradient, History
-from .batch_losses import BatchLosses
 from .device import seed_device
-from .optimizer import AdamW
+from .losses import BatchLosses
 from .parts import train_only
+
+
+class AdamW(torch.optim.AdamW):
+    """PyTorch's AdamW without the decorators that load torch's compiler, which takes about a second.
+
+    They keep the compiler out of these methods, or break its graphs around ``step``. Here only a model's forward pass
+    is ever compiled (:mod:`.acceleration`), so the plain methods do the same.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 @dataclass
@@ -107,14 +120,10 @@ def _by_owner(
 
 
 def _batches(shard: Shard, tasks: list[str], size: int, count: int) -> Iterator[Batch]:
-    """Yield ``count`` shuffled batches, in passes over the labelled images."""
+    """Return ``count`` shuffled batches, in passes over the labelled images."""
     rows = shard.labelled(tasks)
-    while count:
-        for batch in shard.batches(size, rows[torch.randperm(len(rows))], tasks):
-            yield batch
-            count -= 1
-            if not count:
-                return
+    passes = (shard.batches(size, rows[torch.randperm(len(rows))], tasks) for _ in repeat(None))
+    return islice(chain.from_iterable(passes), count)
 
 
 def _update(

@@ -8,7 +8,7 @@ import torch
 from helpers.three_tasks import IMAGES, shard
 
 from mtfed.data.shard import Batch
-from mtfed.learning.batch_losses import split_batch
+from mtfed.learning.losses import split_batch
 
 torch.set_num_threads(1)
 

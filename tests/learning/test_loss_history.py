@@ -7,7 +7,7 @@ import json
 import torch
 from flwr.app import ConfigRecord
 
-from mtfed.learning.loss_history import read_history, write_history
+from mtfed.learning.balancing import read_history, write_history
 
 torch.set_num_threads(1)
 
