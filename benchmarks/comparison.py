@@ -138,10 +138,7 @@ def write(results: dict[str, Any]) -> None:
 def table(runs: list[dict[str, Any]], start: str, tuned: float) -> str:
     """Return the table of test figures for a start, one row per method, mean and deviation over seeds."""
     last = len(runs[0]["rounds"])
-    lines = [
-        f"| | Lung Dice | Pneumonia AUC | mean of both | halfway, round {last // 2} | seeds |",
-        "| --- " * 6 + "|",
-    ]
+    lines = [f"| | Lung Dice | Pneumonia AUC | mean of both | halfway, round {last // 2} | seeds |", "| --- " * 6 + "|"]
     # The tuned weights have a row unless they are those of another method.
     for method in [*METHODS, *([f"{TUNED} {tuned:g}"] if tuned != 1 else []), UPPER_BOUND]:
         selected = [run["rounds"] for run in runs if (run["method"], run["start"]) == (method, start)]

@@ -34,11 +34,7 @@ SHAPES = {
     "fc2.bias": (CLASSES,),
 }
 AXES = AxisGraph(
-    {
-        "fc1.weight": (None, ("hidden", None)),
-        "fc1.bias": (None, ("hidden",)),
-        "fc2.weight": (None, (None, "hidden")),
-    },
+    {"fc1.weight": (None, ("hidden", None)), "fc1.bias": (None, ("hidden",)), "fc2.weight": (None, (None, "hidden"))},
     {"hidden": Axis(HIDDEN)},
 )
 ROUNDS = (1, 5, 20)  # after which accuracy is reported

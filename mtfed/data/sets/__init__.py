@@ -16,23 +16,9 @@ if TYPE_CHECKING:
     from .dataset import DataSet
 
 MODULES = (
-    "medmnist",
-    "busi",
-    "mias",
-    "cbis_ddsm",
-    "inbreast",
-    "vindr_mammo",
-    "rsna_pneumonia",
-    "kermany",
-    "covid_chestxray",
-    "ham10000",
-    "isic",
-    "openkbp",
-    "stoic",
-    "decathlon",
-    "drive",
-    "prostate_ct",
-)
+    "medmnist", "busi", "mias", "cbis_ddsm", "inbreast", "vindr_mammo", "rsna_pneumonia", "kermany", "covid_chestxray",
+    "ham10000", "isic", "openkbp", "stoic", "decathlon", "drive", "prostate_ct",
+)  # fmt: skip
 
 
 @lru_cache

@@ -34,12 +34,10 @@ Subparsers = argparse._SubParsersAction  # the type that ArgumentParser.add_subp
 def add_commands(commands: Subparsers) -> Subparsers:
     """Add ``mtfed data`` to the command line and return its subparsers; actions import what they need when they run."""
     data = commands.add_parser(
-        "data",
-        help="list, download and prepare public data sets",
+        "data", help="list, download and prepare public data sets", epilog=EXAMPLES,
         description="Public data sets, read in the form that their owners publish.",
-        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    )  # fmt: skip
     actions = data.add_subparsers(required=True, metavar="ACTION")
     _add_list(actions)
     _add_get(actions)
@@ -65,9 +63,7 @@ def _add_get(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     add.add_argument("name", metavar="NAME", help="a data set (see: mtfed data list)")
     add.add_argument("--folder", type=Path, metavar="DIR", help="folder of the set (default: data/NAME)")
-    add.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for the files that are written (default: the set's folder)"
-    )
+    add.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: the set's folder)")
     add.add_argument("--yes", action="store_true", help="accept the licence without being asked")
     add.set_defaults(command=_get)
 
@@ -127,14 +123,9 @@ def describe(dataset: DataSet, folder: Path) -> str:
 
 
 def _wrapped(name: str, text: str) -> str:
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=f"  {name:10} ",
-        subsequent_indent=" " * 13,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    head, indent = f"  {name:10} ", " " * 13
+    return textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=indent, break_long_words=False,
+                         break_on_hyphens=False)  # fmt: skip
 
 
 def _summary(dataset: DataSet, prepared: Prepared) -> str:
@@ -149,28 +140,22 @@ def _summary(dataset: DataSet, prepared: Prepared) -> str:
 
 
 def _print_table(sets: list[DataSet]) -> None:
-    """Print one line per data set; on a terminal as a table of rich, if it is installed."""
+    """Print one line per data set; on a terminal as a table of rich."""
     header = ("name", "images", "modality", "tasks", "licence", "get")
     rows: list[tuple[str, ...]] = [
         (s.name, f"{s.images}", s.modality, ", ".join(s.tasks), s.licence,
          "download" if s.is_downloadable else "by hand")
         for s in sets
     ]  # fmt: skip
-    if sys.stdout.isatty() and _print_rich_table(header, rows):
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
         return
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _print_rich_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> bool:
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        return False
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    return True

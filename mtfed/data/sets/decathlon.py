@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import MtfedError
 from .dataset import DataSet, RemoteFile, Sample
+from .tables import root_of
 
 SERVER = "https://msd-for-monai.s3-us-west-2.amazonaws.com"
 WINDOWS = {"abdominal CT": "40, 400", "chest CT": "-600, 1500"}  # level and width in HU, as used by radiologists
@@ -44,13 +45,11 @@ class Subset:
 
     def read(self, folder: Path, labels: Path) -> Iterator[Sample]:
         """Yield the images that have masks."""
-        root = folder / self.folder if (folder / self.folder).is_dir() else folder
+        root = root_of(folder, self.folder)
         table = root / "dataset.json"
         try:
             description = json.loads(table.read_text(encoding="utf-8"))
-            pairs = [
-                (root / _safe_path(pair["image"]), root / _safe_path(pair["label"])) for pair in description["training"]
-            ]
+            pairs = [[root / _safe_path(pair[key]) for key in ("image", "label")] for pair in description["training"]]
             label_values = description["labels"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MtfedError(
@@ -76,10 +75,9 @@ class Subset:
         try:
             volume = Nifti1Image.from_filename(image)
             if volume.ndim != 4 or volume.shape[3] != len(self.channels):
-                raise MtfedError(
-                    f"{image} should have the {len(self.channels)} channels {', '.join(self.channels)}, its shape is "
-                    f"{list(volume.shape)}; unpack its archive again."
-                )
+                expected = f"{len(self.channels)} channels {', '.join(self.channels)}"
+                shape = list(volume.shape)
+                raise MtfedError(f"{image} should have the {expected}, its shape is {shape}; unpack its archive again.")
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f"part-{path.name}")
             volume.slicer[..., self.channels.index(self.channel)].to_filename(part)
@@ -123,22 +121,16 @@ SUBSETS = (
 
 SETS = tuple(
     DataSet(
-        name=f"msd-{subset.task}",
-        title=f"Medical Segmentation Decathlon, {subset.folder}: {subset.title}",
-        images=subset.images,
-        dimensions=3,
-        channels=1,
-        modality=f"{subset.modality} {subset.channel}".strip(),
+        name=f"msd-{subset.task}", title=f"Medical Segmentation Decathlon, {subset.folder}: {subset.title}",
+        images=subset.images, dimensions=3, channels=1, modality=f"{subset.modality} {subset.channel}".strip(),
         licence="CC BY-SA 4.0",
         terms="Free for any use with attribution; derived works must be distributed under the same licence.",
-        home="http://medicaldecathlon.com",
-        citation=CITATION,
+        home="http://medicaldecathlon.com", citation=CITATION,
         layout=f"""
 {subset.folder}/
   dataset.json
   imagesTr/  NAME.nii.gz, ... ({subset.images}{f", channels {', '.join(subset.channels)}" if subset.channels else ""})
-  labelsTr/  NAME.nii.gz, ...
-""",
+  labelsTr/  NAME.nii.gz, ...""",
         required=tuple(f"{subset.folder}/{name}|{name}" for name in ("dataset.json", "imagesTr/*", "labelsTr/*")),
         tasks={subset.task: {"kind": "segmentation", "classes": ", ".join(subset.classes)}},
         read=subset.read,
@@ -148,4 +140,4 @@ SETS = tuple(
         files=(RemoteFile(f"{subset.folder}.tar", f"{SERVER}/{subset.folder}.tar", md5=subset.md5, unpack_to=""),),
     )
     for subset in SUBSETS
-)
+)  # fmt: skip

@@ -8,18 +8,9 @@ import time
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
+from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import (
-    HTTPDefaultErrorHandler,
-    HTTPErrorProcessor,
-    HTTPHandler,
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    OpenerDirector,
-    ProxyHandler,
-    Request,
-)
 
 from ...errors import MtfedError
 from .dataset import RemoteFile
@@ -33,17 +24,15 @@ MAX_BYTES = 2**40  # of a file of unknown size
 RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class _SafeRedirects(HTTPRedirectHandler):
+class _SafeRedirects(request.HTTPRedirectHandler):
     """Follow redirects to other servers, but not from https to http, and not to other schemes."""
 
     def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
-    ) -> Request | None:
+        self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: object, newurl: str
+    ) -> request.Request | None:
         old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if new not in ("http", "https") or (old == "https" and new != "https"):
-            raise MtfedError(
-                f"{req.full_url} redirects to {newurl}, which is not safe to follow; get the file by hand."
-            )
+            raise MtfedError(f"{req.full_url} redirects to {newurl}, which is not safe to follow; get it by hand.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
@@ -131,7 +120,7 @@ def _request(file: RemoteFile, part: Path, start: int, on_progress: OnProgress) 
     headers = {"User-Agent": "mtfed", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    with _opener().open(Request(file.url, headers=headers), timeout=TIMEOUT) as reply:
+    with _opener().open(request.Request(file.url, headers=headers), timeout=TIMEOUT) as reply:
         if reply.status == 206 and not reply.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             raise HTTPException("it sends another part of the file than the one requested")
         if reply.headers.get_content_type() == "text/html" and not file.name.endswith((".html", ".htm")):
@@ -157,17 +146,11 @@ def _total_size(reply: HTTPResponse, start: int) -> int:
     return start + int(length) if length.isdecimal() else 0
 
 
-def _opener() -> OpenerDirector:
+def _opener() -> request.OpenerDirector:
     """Return an opener of http and https addresses; unlike urllib's default it opens neither files nor ftp."""
-    opener = OpenerDirector()
-    for handler in (
-        ProxyHandler(),
-        HTTPHandler(),
-        HTTPSHandler(),
-        _SafeRedirects(),
-        HTTPDefaultErrorHandler(),
-        HTTPErrorProcessor(),
-    ):
+    opener = request.OpenerDirector()
+    basic = (request.ProxyHandler(), request.HTTPHandler(), request.HTTPSHandler(), request.HTTPDefaultErrorHandler())
+    for handler in (*basic, _SafeRedirects(), request.HTTPErrorProcessor()):
         opener.add_handler(handler)
     return opener
 

@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...errors import MtfedError
-from .csv_table import read_csv
 from .dataset import DataSet, RemoteFile, Sample
-from .find_files import files_by_stem
 from .masks import read_mask, save_mask
+from .tables import files_by_stem, read_csv
 
 DIAGNOSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 MASKS = "HAM10000_segmentations_lesion_tschandl"
@@ -28,12 +27,10 @@ def read(folder: Path, labels: Path) -> Iterator[Sample]:
     for row, table in _rows(folder, "HAM10000_metadata"):
         name = row["image_id"]
         if name not in masks:
-            raise MtfedError(
-                f"{MASKS} contains no {name}_segmentation.png, which {table} names; unpack its archive again."
-            )
+            raise MtfedError(f"{MASKS} lacks {name}_segmentation.png, which {table} names; unpack its archive again.")
         sample = _sample(row, table, images, folder, "")
-        outline = {"outline": save_mask(labels, name, read_mask(masks[name], threshold=127))}
-        yield replace(sample, labels={**sample.labels, **outline})
+        outline = save_mask(labels, name, read_mask(masks[name], threshold=127))
+        yield replace(sample, labels={**sample.labels, "outline": outline})
     if images := files_by_stem(folder, f"{TEST}_Images", ".jpg"):
         for row, table in _rows(folder, f"{TEST}_GroundTruth"):
             yield _sample(row, table, images, folder, "test")
@@ -66,57 +63,42 @@ def _sample(row: dict[str, str], table: Path, images: dict[str, Path], folder: P
     )
 
 
-SETS = (
-    DataSet(
-        name="ham10000",
-        title="HAM10000 with lesion masks",
-        images=11526,  # 10015, and 1511 in the test set
-        dimensions=2,
-        channels=3,
-        modality="dermatoscopy",
-        licence="CC BY-NC 4.0",
-        terms="Not for commercial use; name the authors.",
-        home="https://doi.org/10.7910/DVN/DBW86T",
-        citation="Tschandl P, Rosendahl C, Kittler H. The HAM10000 dataset, a large collection of multi-source "
-        "dermatoscopic images of common pigmented skin lesions. Scientific Data 5:180161, 2018. Masks: Tschandl P, "
-        "Rinner C, Apalla Z, et al. Human-computer collaboration for skin cancer recognition. Nature Medicine "
-        "26:1229-1234, 2020.",
-        layout="""
+def _archive(name: str, number: int, md5: str = "") -> RemoteFile:
+    return RemoteFile(f"{name}.zip", f"{DATAVERSE}{number}", md5=md5, unpack_to=name)
+
+
+SETS = (DataSet(
+    name="ham10000", title="HAM10000 with lesion masks",
+    images=11526, dimensions=2, channels=3, modality="dermatoscopy",  # 10015, and 1511 in the test set
+    licence="CC BY-NC 4.0", terms="Not for commercial use; name the authors.",
+    home="https://doi.org/10.7910/DVN/DBW86T",
+    citation="Tschandl P, Rosendahl C, Kittler H. The HAM10000 dataset, a large collection of multi-source "
+    "dermatoscopic images of common pigmented skin lesions. Scientific Data 5:180161, 2018. Masks: Tschandl P, Rinner "
+    "C, Apalla Z, et al. Human-computer collaboration for skin cancer recognition. Nature Medicine 26:1229-1234, 2020.",
+    layout="""
 HAM10000_metadata.csv (or .tab)
 HAM10000_images_part_1/                  ISIC_0024306.jpg, ... (5000)
 HAM10000_images_part_2/                  ISIC_0029306.jpg, ... (5015)
 HAM10000_segmentations_lesion_tschandl/  ISIC_0024306_segmentation.png, ... (10015)
 ISIC2018_Task3_Test_GroundTruth.csv (or .tab; optional, together with the folder below)
-ISIC2018_Task3_Test_Images/              ISIC_0034524.jpg, ... (1511)
-""",
-        required=("HAM10000_metadata*", "HAM10000_images*/**/*.jpg", f"{MASKS}/**/*_segmentation.png"),
-        tasks={
-            "diagnosis": {"kind": "classification", "classes": ", ".join(DIAGNOSES)},
-            "outline": {"kind": "segmentation", "classes": "background, lesion"},
-            "age": {"kind": "regression", "classes": "years", "range": "0, 100"},
-        },
-        read=read,
-        files=(
-            # The original file: by default the archive serves tables with tabs.
-            RemoteFile("HAM10000_metadata.csv", f"{DATAVERSE}4338392?format=original"),
-            RemoteFile(
-                "HAM10000_images_part_1.zip",
-                f"{DATAVERSE}3172585",
-                md5="4639bfa73ab251610530a97c898e6e46",
-                unpack_to="HAM10000_images_part_1",
-            ),
-            RemoteFile(
-                "HAM10000_images_part_2.zip",
-                f"{DATAVERSE}3172584",
-                md5="da43d6cc50f6613013be07e8986b384b",
-                unpack_to="HAM10000_images_part_2",
-            ),
-            RemoteFile(f"{MASKS}.zip", f"{DATAVERSE}3838943", md5="6e8d252e09cfdb0189199f15985a5b84", unpack_to=MASKS),
-            RemoteFile(f"{TEST}_GroundTruth.csv", f"{DATAVERSE}6924466?format=original"),
-            RemoteFile(f"{TEST}_Images.zip", f"{DATAVERSE}3855824", unpack_to=f"{TEST}_Images"),
-        ),
-        note="Every lesion counts as a separate patient, because the set does not say which patients have several. The "
-        "test split is that of ISIC 2018, task 3, and has no masks. The column site contains the source archive of an "
-        "image, one of four.",
+ISIC2018_Task3_Test_Images/              ISIC_0034524.jpg, ... (1511)""",
+    required=("HAM10000_metadata*", "HAM10000_images*/**/*.jpg", f"{MASKS}/**/*_segmentation.png"),
+    tasks={
+        "diagnosis": {"kind": "classification", "classes": ", ".join(DIAGNOSES)},
+        "outline": {"kind": "segmentation", "classes": "background, lesion"},
+        "age": {"kind": "regression", "classes": "years", "range": "0, 100"},
+    },
+    read=read,
+    files=(
+        # The original file: by default the archive serves tables with tabs.
+        RemoteFile("HAM10000_metadata.csv", f"{DATAVERSE}4338392?format=original"),
+        _archive("HAM10000_images_part_1", 3172585, "4639bfa73ab251610530a97c898e6e46"),
+        _archive("HAM10000_images_part_2", 3172584, "da43d6cc50f6613013be07e8986b384b"),
+        _archive(MASKS, 3838943, "6e8d252e09cfdb0189199f15985a5b84"),
+        RemoteFile(f"{TEST}_GroundTruth.csv", f"{DATAVERSE}6924466?format=original"),
+        _archive(f"{TEST}_Images", 3855824),
     ),
-)
+    note="Every lesion counts as a separate patient, because the set does not say which patients have several. The "
+    "test split is that of ISIC 2018, task 3, and has no masks. The column site contains the source archive of an "
+    "image, one of four.",
+),)  # fmt: skip

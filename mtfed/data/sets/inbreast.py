@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...errors import MtfedError
-from .csv_table import read_csv
 from .dataset import LATERALITY, DataSet, Sample
 from .masks import dicom_shape, save_arrays
+from .tables import read_csv, root_of
 
 RELEASE = "INbreast Release 1.0"
 BIRADS = ("1", "2", "3", "4a", "4b", "4c", "5", "6")
@@ -28,7 +28,7 @@ COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the mammograms; contours become masks, and the contours of masses also boxes."""
-    root = folder / RELEASE if (folder / RELEASE).is_dir() else folder
+    root = root_of(folder, RELEASE)
     files = {path.name.split("_")[0]: path for path in sorted(root.glob("AllDICOMs/*.dcm"))}
     for row in read_csv(root / "INbreast.csv", COLUMNS, ";"):
         number = row["File Name"].removesuffix(".dcm")
@@ -57,17 +57,14 @@ def _contours(path: Path) -> list[Contour]:
     try:
         with open(path, "rb") as file:
             images: list[dict[str, Any]] = plistlib.load(file)["Images"]
-        rois = [roi for image in images for roi in image["ROIs"]]
         contours = []
-        for roi in rois:
+        for roi in (roi for image in images for roi in image["ROIs"]):
             points = [POINT.fullmatch(point.strip()) for point in roi["Point_px"]]
             numbers = [(float(point[1]), float(point[2])) for point in points if point]
             contours.append((str(roi.get("Name", "")).strip().lower(), numbers))
         return [(name, points) for name, points in contours if points]
     except (OSError, ExpatError, plistlib.InvalidFileException, KeyError, TypeError, ValueError) as error:
-        raise MtfedError(
-            f"{path} is not an annotation of INbreast: {error}; get it again from the set's owners."
-        ) from None
+        raise MtfedError(f"{path} is not an annotation of INbreast: {error}; get it again.") from None
 
 
 def _draw_masks(contours: list[Contour], shape: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -90,38 +87,26 @@ def _box(points: list[tuple[float, float]]) -> str:
     return f"{left:.1f},{top:.1f},{max(right - left, 1):.1f},{max(bottom - top, 1):.1f}"
 
 
-SETS = (
-    DataSet(
-        name="inbreast",
-        title="INbreast",
-        images=410,
-        dimensions=2,
-        channels=1,
-        modality="mammogram",
-        licence="by agreement",
-        terms="For research, by agreement with its owners; may not be redistributed.",
-        home="https://doi.org/10.1016/j.acra.2011.09.014",
-        citation="Moreira IC, Amaral I, Domingues I, Cardoso A, Cardoso MJ, Cardoso JS. INbreast: toward a full-field "
-        "digital mammographic database. Academic Radiology 19(2):236-248, 2012.",
-        layout="""
+SETS = (DataSet(
+    name="inbreast", title="INbreast",
+    images=410, dimensions=2, channels=1, modality="mammogram",
+    licence="by agreement", terms="For research, by agreement with its owners; may not be redistributed.",
+    home="https://doi.org/10.1016/j.acra.2011.09.014",
+    citation="Moreira IC, Amaral I, Domingues I, Cardoso A, Cardoso MJ, Cardoso JS. INbreast: toward a full-field "
+    "digital mammographic database. Academic Radiology 19(2):236-248, 2012.",
+    layout="""
 INbreast Release 1.0/
   INbreast.csv
   AllDICOMs/  20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm, ...
-  AllXML/     20586908.xml, ...
-""",
-        required=(
-            f"{RELEASE}/INbreast.csv|INbreast.csv",
-            f"{RELEASE}/AllDICOMs/*.dcm|AllDICOMs/*.dcm",
-            f"{RELEASE}/AllXML/*.xml|AllXML/*.xml",
-        ),
-        tasks={
-            "birads": {"kind": "ordinal", "classes": ", ".join(BIRADS)},
-            "density": {"kind": "ordinal", "classes": "ACR 1, ACR 2, ACR 3, ACR 4"},
-            "findings": {"kind": "multi-label-segmentation", "classes": ", ".join(STRUCTURES)},
-            "masses": {"kind": "detection", "classes": "mass"},
-        },
-        read=read,
-        access="Ask its owners (the article's authors) for the set, and place the release there unchanged. If it "
-        "contains only INbreast.xls, save that as INbreast.csv, with semicolons between the cells.",
-    ),
-)
+  AllXML/     20586908.xml, ...""",
+    required=tuple(f"{RELEASE}/{path}|{path}" for path in ("INbreast.csv", "AllDICOMs/*.dcm", "AllXML/*.xml")),
+    tasks={
+        "birads": {"kind": "ordinal", "classes": ", ".join(BIRADS)},
+        "density": {"kind": "ordinal", "classes": "ACR 1, ACR 2, ACR 3, ACR 4"},
+        "findings": {"kind": "multi-label-segmentation", "classes": ", ".join(STRUCTURES)},
+        "masses": {"kind": "detection", "classes": "mass"},
+    },
+    read=read,
+    access="Ask its owners (the article's authors) for the set, and place the release there unchanged. If it contains "
+    "only INbreast.xls, save that as INbreast.csv, with semicolons between the cells.",
+),)  # fmt: skip

@@ -47,48 +47,35 @@ def _samples(folder: Path) -> Iterator[Sample]:
                 yield Sample(path.relative_to(folder).as_posix(), patient, cells, split)
 
 
-SETS = (
-    DataSet(
-        name="kermany",
-        title="Kermany chest X-rays",
-        images=5856,
-        dimensions=2,
-        channels=1,
-        modality="chest X-ray",
-        licence="CC BY 4.0",
-        terms="May be used, sold and redistributed; its authors must be named.",
-        home="https://data.mendeley.com/datasets/rscbjbr9sj/2",
-        citation="Kermany DS et al. Identifying medical diagnoses and treatable diseases by image-based deep learning. "
-        "Cell 172(5):1122-1131, 2018. doi:10.17632/rscbjbr9sj.2",
-        layout="""
+SETS = (DataSet(
+    name="kermany", title="Kermany chest X-rays",
+    images=5856, dimensions=2, channels=1, modality="chest X-ray",
+    licence="CC BY 4.0", terms="May be used, sold and redistributed; its authors must be named.",
+    home="https://data.mendeley.com/datasets/rscbjbr9sj/2",
+    citation="Kermany DS et al. Identifying medical diagnoses and treatable diseases by image-based deep learning. "
+    "Cell 172(5):1122-1131, 2018. doi:10.17632/rscbjbr9sj.2",
+    layout="""
 chest_xray/
   train/  NORMAL/  IM-0115-0001.jpeg, ...
           PNEUMONIA/  person1_bacteria_1.jpeg, ...
-  test/   NORMAL/, PNEUMONIA/
-""",
-        required=tuple(
-            f"chest_xray/{split}/{class_folder}/*.jp*g|{split}/{class_folder}/*.jp*g"
-            for split in ("train", "test")
-            for class_folder in CLASS_FOLDERS
-        ),
-        tasks={
-            "pneumonia": {"kind": "classification", "classes": "normal, pneumonia"},
-            "cause": {"kind": "classification", "classes": "bacterial, viral"},
-        },
-        read=read,
-        # Size and checksum were published by people who have downloaded it; the owners provide none.
-        files=(
-            RemoteFile(
-                "ChestXRay2017.zip",
-                "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
-                "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
-                size=1_235_512_464,
-                sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
-                unpack_to="",
-            ),
-        ),
-        note="Version 2. Version 3 uses the same folders with other file names, and is read too. Version 2 numbers the "
-        "children of the training set and those of the test set from 1; they are taken to be different children, which "
-        "the set does not state.",
+  test/   NORMAL/, PNEUMONIA/""",
+    required=tuple(
+        f"chest_xray/{split}/{class_folder}/*.jp*g|{split}/{class_folder}/*.jp*g"
+        for split in ("train", "test") for class_folder in CLASS_FOLDERS
     ),
-)
+    tasks={
+        "pneumonia": {"kind": "classification", "classes": "normal, pneumonia"},
+        "cause": {"kind": "classification", "classes": "bacterial, viral"},
+    },
+    read=read,
+    # Size and checksum were published by people who have downloaded it; the owners provide none.
+    files=(RemoteFile(
+        "ChestXRay2017.zip",
+        "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/"
+        "f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded", size=1_235_512_464,
+        sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36", unpack_to="",
+    ),),
+    note="Version 2. Version 3 uses the same folders with other file names, and is read too. Version 2 numbers the "
+    "children of the training set and those of the test set from 1; they are taken to be different children, which the "
+    "set does not state.",
+),)  # fmt: skip

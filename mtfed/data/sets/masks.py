@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -27,23 +28,23 @@ def read_mask(path: Path, threshold: int = 0) -> np.ndarray:
 
 def save_mask(labels: Path, name: str, mask: np.ndarray) -> str:
     """Write class indices (H, W) as ``labels/NAME.png`` and return the manifest cell, which is its path."""
-    path = labels / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(mask.astype(np.uint8)).save(part, "PNG", compress_level=1)
-    os.replace(part, path)
-    return path.relative_to(labels.parent).as_posix()
+    picture = Image.fromarray(mask.astype(np.uint8))
+    return _save(labels / f"{name}.png", lambda file: picture.save(file, "PNG", compress_level=1))
 
 
 def save_arrays(labels: Path, name: str, arrays: Mapping[str, np.ndarray]) -> str:
     """Write arrays as ``labels/NAME.npz`` and return the manifest cell, which is its path."""
-    path = labels / f"{name}.npz"
+    # No array is called allow_pickle.
+    return _save(labels / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def _save(path: Path, write: Callable[[IO[bytes]], None]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with open(part, "wb") as file:
-        np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]  # no array is called allow_pickle
+        write(file)
     os.replace(part, path)
-    return path.relative_to(labels.parent).as_posix()
+    return f"{path.parent.name}/{path.name}"
 
 
 def dicom_shape(path: Path) -> tuple[int, int]:

@@ -40,68 +40,49 @@ class Subset(NamedTuple):
     md5: str  # of NAME.npz
 
 
-SUBSETS = {
-    "pathmnist": Subset("PathMNIST", "colon pathology", "tissue", 3, 107180, "a8b06965200029087d5bd730944a56c1"),
-    "chestmnist": Subset("ChestMNIST", "chest X-ray", "findings", 1, 112120, "02c8a6516a18b556561a56cbdd36c4a8"),
-    "dermamnist": Subset("DermaMNIST", "dermatoscopy", "lesion", 3, 10015, "0744692d530f8e62ec473284d019b0c7"),
-    "octmnist": Subset("OCTMNIST", "retinal OCT", "retina", 1, 109309, "c68d92d5b585d8d81f7112f81e2d0842"),
-    "pneumoniamnist": Subset("PneumoniaMNIST", "chest X-ray", "pneumonia", 1, 5856, "28209eda62fecd6e6a2d98b1501bb15f"),
-    "retinamnist": Subset("RetinaMNIST", "fundus", "retinopathy", 3, 1600, "bd4c0672f1bba3e3a89f0e4e876791e4"),
-    "breastmnist": Subset("BreastMNIST", "breast ultrasound", "malignancy", 1, 780, "750601b1f35ba3300ea97c75c52ff8f6"),
-    "bloodmnist": Subset("BloodMNIST", "blood smear", "cell", 3, 17092, "7053d0359d879ad8a5505303e11de1dc"),
-    "tissuemnist": Subset("TissueMNIST", "kidney microscopy", "cell", 1, 236386, "ebe78ee8b05294063de985d821c1c34b"),
-    "organamnist": Subset("OrganAMNIST", "abdominal CT", "organ", 1, 58830, "68e3f8846a6bd62f0c9bf841c0d9eacc"),
-    "organcmnist": Subset("OrganCMNIST", "abdominal CT", "organ", 1, 23583, "b9ceb9546e10131b32923c5bbeaea2b1"),
-    "organsmnist": Subset("OrganSMNIST", "abdominal CT", "organ", 1, 25211, "9ab87b696fb54e2a387ebe992d6ed5f1"),
-    "organmnist3d": Subset("OrganMNIST3D", "abdominal CT", "organ", 1, 1742, "a0c5a1ff56af4f155c46d46fbb45a2fe"),
-    "nodulemnist3d": Subset("NoduleMNIST3D", "chest CT", "malignancy", 1, 1633, "8755a7e9e05a4d9ce80a24c3e7a256f3"),
-    "adrenalmnist3d": Subset(
-        "AdrenalMNIST3D", "shape from abdominal CT", "adrenal", 1, 1584, "bbd3c5a5576322bc4cdfea780653b1ce"
-    ),
-    "fracturemnist3d": Subset("FractureMNIST3D", "chest CT", "fracture", 1, 1370, "6aa7b0143a6b42da40027a9dda61302f"),
-    "vesselmnist3d": Subset(
-        "VesselMNIST3D", "shape from brain MRA", "aneurysm", 1, 1908, "b41fd4f7e7e2feedddb201585ecafa1b"
-    ),
-    "synapsemnist3d": Subset(
-        "SynapseMNIST3D", "electron microscopy", "synapse", 1, 1759, "1235b78a3cd6280881dd7850a78eadb6"
-    ),
-}
+SUBSETS = {subset.title.lower(): subset for subset in (
+    Subset("PathMNIST", "colon pathology", "tissue", 3, 107180, "a8b06965200029087d5bd730944a56c1"),
+    Subset("ChestMNIST", "chest X-ray", "findings", 1, 112120, "02c8a6516a18b556561a56cbdd36c4a8"),
+    Subset("DermaMNIST", "dermatoscopy", "lesion", 3, 10015, "0744692d530f8e62ec473284d019b0c7"),
+    Subset("OCTMNIST", "retinal OCT", "retina", 1, 109309, "c68d92d5b585d8d81f7112f81e2d0842"),
+    Subset("PneumoniaMNIST", "chest X-ray", "pneumonia", 1, 5856, "28209eda62fecd6e6a2d98b1501bb15f"),
+    Subset("RetinaMNIST", "fundus", "retinopathy", 3, 1600, "bd4c0672f1bba3e3a89f0e4e876791e4"),
+    Subset("BreastMNIST", "breast ultrasound", "malignancy", 1, 780, "750601b1f35ba3300ea97c75c52ff8f6"),
+    Subset("BloodMNIST", "blood smear", "cell", 3, 17092, "7053d0359d879ad8a5505303e11de1dc"),
+    Subset("TissueMNIST", "kidney microscopy", "cell", 1, 236386, "ebe78ee8b05294063de985d821c1c34b"),
+    Subset("OrganAMNIST", "abdominal CT", "organ", 1, 58830, "68e3f8846a6bd62f0c9bf841c0d9eacc"),
+    Subset("OrganCMNIST", "abdominal CT", "organ", 1, 23583, "b9ceb9546e10131b32923c5bbeaea2b1"),
+    Subset("OrganSMNIST", "abdominal CT", "organ", 1, 25211, "9ab87b696fb54e2a387ebe992d6ed5f1"),
+    Subset("OrganMNIST3D", "abdominal CT", "organ", 1, 1742, "a0c5a1ff56af4f155c46d46fbb45a2fe"),
+    Subset("NoduleMNIST3D", "chest CT", "malignancy", 1, 1633, "8755a7e9e05a4d9ce80a24c3e7a256f3"),
+    Subset("AdrenalMNIST3D", "shape from abdominal CT", "adrenal", 1, 1584, "bbd3c5a5576322bc4cdfea780653b1ce"),
+    Subset("FractureMNIST3D", "chest CT", "fracture", 1, 1370, "6aa7b0143a6b42da40027a9dda61302f"),
+    Subset("VesselMNIST3D", "shape from brain MRA", "aneurysm", 1, 1908, "b41fd4f7e7e2feedddb201585ecafa1b"),
+    Subset("SynapseMNIST3D", "electron microscopy", "synapse", 1, 1759, "1235b78a3cd6280881dd7850a78eadb6"),
+)}  # fmt: skip
 TASK_KINDS = {"chestmnist": "multi-label", "retinamnist": "ordinal"}  # all other subsets: classification
 ORGANS = (
     "bladder, femur-left, femur-right, heart, kidney-left, kidney-right, liver, lung-left, lung-right, pancreas, spleen"
 )
 # By index. Unlike those of the package ("normal, benign"), names contain no commas, which separate them in a config.
 CLASSES = {
-    "organamnist": ORGANS,
-    "organcmnist": ORGANS,
-    "organsmnist": ORGANS,
-    "pathmnist": (
-        "adipose, background, debris, lymphocytes, mucus, smooth muscle, normal colon mucosa, cancer-associated "
-        "stroma, colorectal adenocarcinoma epithelium"
-    ),
-    "chestmnist": (
-        "atelectasis, cardiomegaly, effusion, infiltration, mass, nodule, pneumonia, pneumothorax, consolidation, "
-        "edema, emphysema, fibrosis, pleural, hernia"
-    ),
-    "dermamnist": (
-        "actinic keratoses and intraepithelial carcinoma, basal cell carcinoma, benign keratosis-like lesions, "
-        "dermatofibroma, melanoma, melanocytic nevi, vascular lesions"
-    ),
+    **dict.fromkeys(("organamnist", "organcmnist", "organsmnist"), ORGANS),
+    "pathmnist": "adipose, background, debris, lymphocytes, mucus, smooth muscle, normal colon mucosa, "
+    "cancer-associated stroma, colorectal adenocarcinoma epithelium",
+    "chestmnist": "atelectasis, cardiomegaly, effusion, infiltration, mass, nodule, pneumonia, pneumothorax, "
+    "consolidation, edema, emphysema, fibrosis, pleural, hernia",
+    "dermamnist": "actinic keratoses and intraepithelial carcinoma, basal cell carcinoma, benign keratosis-like "
+    "lesions, dermatofibroma, melanoma, melanocytic nevi, vascular lesions",
     "octmnist": "choroidal neovascularization, diabetic macular edema, drusen, normal",
     "pneumoniamnist": "normal, pneumonia",
     "retinamnist": "grade 0, grade 1, grade 2, grade 3, grade 4",
     "breastmnist": "malignant, normal or benign",
-    "bloodmnist": (
-        "basophil, eosinophil, erythroblast, immature granulocyte, lymphocyte, monocyte, neutrophil, platelet"
-    ),
-    "tissuemnist": (
-        "collecting duct or connecting tubule, distal convoluted tubule, glomerular endothelial cells, "
-        "interstitial endothelial cells, leukocytes, podocytes, proximal tubule segments, thick ascending limb"
-    ),
-    "organmnist3d": (
-        "liver, kidney-right, kidney-left, femur-right, femur-left, bladder, heart, lung-right, lung-left, spleen, "
-        "pancreas"
-    ),
+    "bloodmnist": "basophil, eosinophil, erythroblast, immature granulocyte, lymphocyte, monocyte, neutrophil, "
+    "platelet",
+    "tissuemnist": "collecting duct or connecting tubule, distal convoluted tubule, glomerular endothelial cells, "
+    "interstitial endothelial cells, leukocytes, podocytes, proximal tubule segments, thick ascending limb",
+    "organmnist3d": "liver, kidney-right, kidney-left, femur-right, femur-left, bladder, heart, lung-right, "
+    "lung-left, spleen, pancreas",
     "nodulemnist3d": "benign, malignant",
     "adrenalmnist3d": "normal, hyperplasia",
     "fracturemnist3d": "buckle rib fracture, nondisplaced rib fracture, displaced rib fracture",
@@ -114,22 +95,21 @@ def read(name: str, folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the images of a set, unpacked into ``images/``."""
     task, dimensions = SUBSETS[name].task, _dimensions(name)
     path = next(path for size in SIZE_SUFFIXES if (path := folder / f"{name}{size}.npz").exists())
-    suffix = ".png" if dimensions == 2 else ".npy"
     try:
         with np.load(path, allow_pickle=False) as file, zipfile.ZipFile(path) as archive:
             for split in SPLITS:
                 cells = [_cell(row, name) for row in file[f"{split}_labels"]]
-                (labels.parent / "images" / split).mkdir(parents=True, exist_ok=True)
+                images = labels.parent / "images" / split
+                images.mkdir(parents=True, exist_ok=True)
                 for i, pixels in enumerate(_images(archive, f"{split}_images.npy", len(cells), dimensions)):
-                    image = labels.parent / "images" / split / f"{i:06d}{suffix}"
+                    image = images / f"{i:06d}{'.png' if dimensions == 2 else '.npy'}"
                     if dimensions == 2:
                         Image.fromarray(pixels).save(image, "PNG", compress_level=1)
                     else:
                         np.save(image, pixels)
                     # The sets do not identify patients; their splits are by patient if the source's are.
-                    yield Sample(
-                        image.relative_to(labels.parent).as_posix(), f"{split}-{i:06d}", {task: cells[i]}, split
-                    )
+                    patient = f"{split}-{i:06d}"
+                    yield Sample(f"images/{split}/{image.name}", patient, {task: cells[i]}, split)
     except (KeyError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise MtfedError(
             f"{path} is not the file that MedMNIST provides: {error}; remove it and get it again."
@@ -168,17 +148,12 @@ def _set(name: str) -> DataSet:
     subset, dimensions = SUBSETS[name], _dimensions(name)
     is_free = name != "dermamnist"
     return DataSet(
-        name=name,
-        title=subset.title,
-        images=subset.images,
-        dimensions=dimensions,
-        channels=subset.channels,
-        modality=subset.modality,
+        name=name, title=subset.title,
+        images=subset.images, dimensions=dimensions, channels=subset.channels, modality=subset.modality,
         licence="CC BY 4.0" if is_free else "CC BY-NC 4.0",
         terms=f"May be used{', sold' if is_free else ''} and redistributed{'' if is_free else ', not sold'}; its "
         "authors must be named.",
-        home="https://medmnist.com",
-        citation=CITATION,
+        home="https://medmnist.com", citation=CITATION,
         layout=f"{name}.npz{' ' * 6}or {name}_64.npz{'' if dimensions == 3 else f', {name}_128.npz, {name}_224.npz'}",
         required=("|".join(f"{name}{size}.npz" for size in SIZE_SUFFIXES),),
         tasks={subset.task: {"kind": TASK_KINDS.get(name, "classification"), "classes": CLASSES[name]}},
@@ -188,7 +163,7 @@ def _set(name: str) -> DataSet:
         settings={"image-size": 32} if dimensions == 2 else {},
         note="28 pixels per side. Patients are not identified, so every image counts as a separate patient. The larger "
         f"versions are at {RECORD}; they are read instead if you place them in the folder.",
-    )
+    )  # fmt: skip
 
 
 SETS = tuple(_set(name) for name in SUBSETS)

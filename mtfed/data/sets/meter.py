@@ -32,7 +32,6 @@ class Meter:
     def __enter__(self) -> OnProgress:
         if sys.stdout.isatty():
             self._bar = _bar()
-        if self._bar is not None:
             self._bar.start()
             self._task = self._bar.add_task(self.action, total=None, note="")
         return self.update
@@ -63,14 +62,7 @@ class Meter:
 
 
 def _bar() -> Any:
-    try:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        return None
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-        auto_refresh=False,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    return Progress(*columns, auto_refresh=False)

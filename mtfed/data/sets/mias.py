@@ -14,13 +14,9 @@ from .dataset import DataSet, RemoteFile, Sample
 DENSITIES = {"F": "fatty", "G": "glandular", "D": "dense"}
 SEVERITIES = {"B": "benign", "M": "malignant"}
 ABNORMALITIES = {
-    "CALC": "calcification",
-    "CIRC": "circumscribed mass",
-    "SPIC": "spiculated mass",
-    "MISC": "other mass",
-    "ARCH": "distortion",
-    "ASYM": "asymmetry",
-}
+    "CALC": "calcification", "CIRC": "circumscribed mass", "SPIC": "spiculated mass", "MISC": "other mass",
+    "ARCH": "distortion", "ASYM": "asymmetry",
+}  # fmt: skip
 INFO_FILE = "Info.txt"
 FILM_LINE = re.compile(r"(mdb(\d{3}))[a-z]*\s+([FGD])\s+([A-Z]{4})(.*)")
 
@@ -28,9 +24,8 @@ FILM_LINE = re.compile(r"(mdb(\d{3}))[a-z]*\s+([FGD])\s+([A-Z]{4})(.*)")
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the films; the two films of a pair of breasts are of the same patient."""
     root = folder if (folder / INFO_FILE).exists() else folder / "all-mias"
-    text = (root / INFO_FILE).read_text(encoding="latin-1")
     films: dict[str, list[re.Match[str]]] = {}
-    for line in text.splitlines():
+    for line in (root / INFO_FILE).read_text(encoding="latin-1").splitlines():
         if match := FILM_LINE.match(line.strip()):
             films.setdefault(match[1], []).append(match)
     for name, lines in sorted(films.items()):
@@ -48,9 +43,8 @@ def read(folder: Path, labels: Path) -> Iterator[Sample]:
             "lesions": _boxes(lines, path) if abnormalities else "none",
         }
         # Films are listed in pairs: even numbers are left breasts, odd ones right.
-        side = "right" if number % 2 else "left"
-        patient = f"{(number + 1) // 2:03d}"
-        yield Sample(path.relative_to(folder).as_posix(), patient, cells, extra={"laterality": side})
+        extra = {"laterality": "right" if number % 2 else "left"}
+        yield Sample(path.relative_to(folder).as_posix(), f"{(number + 1) // 2:03d}", cells, extra=extra)
 
 
 def _boxes(lines: list[re.Match[str]], path: Path) -> str:
@@ -70,34 +64,25 @@ def _boxes(lines: list[re.Match[str]], path: Path) -> str:
     return "; ".join(boxes)
 
 
-SETS = (
-    DataSet(
-        name="mias",
-        title="mini-MIAS database of mammograms",
-        images=322,
-        dimensions=2,
-        channels=1,
-        modality="mammogram",
-        licence="MIAS licence",
-        terms="For research only; may not be sold, rented or leased. The licence is in the archive.",
-        home="http://peipa.essex.ac.uk/info/mias.html",
-        citation="Suckling J et al. The Mammographic Image Analysis Society digital mammogram database. Excerpta Medica"
-        ", International Congress Series 1069:375-378, 1994.",
-        layout="""
-Info.txt
-mdb001.pgm, mdb002.pgm, ... mdb322.pgm
-""",
-        required=("Info.txt|all-mias/Info.txt", "mdb001.pgm|all-mias/mdb001.pgm"),
-        tasks={
-            "density": {"kind": "ordinal", "classes": ", ".join(DENSITIES.values())},
-            "severity": {"kind": "classification", "classes": "normal, benign, malignant"},
-            "abnormality": {"kind": "multi-label", "classes": ", ".join(ABNORMALITIES.values())},
-            "lesions": {"kind": "detection", "classes": "lesion"},
-        },
-        read=read,
-        # The owners provide no checksum, and no https address.
-        files=(RemoteFile("all-mias.tar.gz", "http://peipa.essex.ac.uk/pix/mias/all-mias.tar.gz", unpack_to=""),),
-        note="Abnormalities that are spread over the breast have no position in the list. Such films have no label for "
-        "lesions, rather than 'none'.",
-    ),
-)
+SETS = (DataSet(
+    name="mias", title="mini-MIAS database of mammograms",
+    images=322, dimensions=2, channels=1, modality="mammogram",
+    licence="MIAS licence",
+    terms="For research only; may not be sold, rented or leased. The licence is in the archive.",
+    home="http://peipa.essex.ac.uk/info/mias.html",
+    citation="Suckling J et al. The Mammographic Image Analysis Society digital mammogram database. Excerpta Medica, "
+    "International Congress Series 1069:375-378, 1994.",
+    layout="Info.txt\nmdb001.pgm, mdb002.pgm, ... mdb322.pgm",
+    required=("Info.txt|all-mias/Info.txt", "mdb001.pgm|all-mias/mdb001.pgm"),
+    tasks={
+        "density": {"kind": "ordinal", "classes": ", ".join(DENSITIES.values())},
+        "severity": {"kind": "classification", "classes": "normal, benign, malignant"},
+        "abnormality": {"kind": "multi-label", "classes": ", ".join(ABNORMALITIES.values())},
+        "lesions": {"kind": "detection", "classes": "lesion"},
+    },
+    read=read,
+    # The owners provide no checksum, and no https address.
+    files=(RemoteFile("all-mias.tar.gz", "http://peipa.essex.ac.uk/pix/mias/all-mias.tar.gz", unpack_to=""),),
+    note="Abnormalities that are spread over the breast have no position in the list. Such films have no label for "
+    "lesions, rather than 'none'.",
+),)  # fmt: skip

@@ -16,6 +16,7 @@ from ...errors import MtfedError
 from .dataset import DataSet, RemoteFile, Sample
 from .masks import save_arrays
 
+HOME = "https://github.com/ababier/open-kbp"
 # In the order of the bit field in re-encoded copies; the structures from PTV56 on are targets.
 STRUCTURES = (
     "Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophagus", "Larynx", "Mandible", "PTV56", "PTV63",
@@ -23,16 +24,13 @@ STRUCTURES = (
 )  # fmt: skip
 SHAPE = (128, 128, 128)
 AIR = -1024  # HU of voxels that a table omits: CT is stored as HU + 1024, without zeros
+ROOTS = ("", "provided-data/", "*/provided-data/")  # patterns of the folder that contains the splits
 SPLIT_FOLDERS = {"train-pats": "train", "valid-pats": "val", "test-pats": "test"}
-TASKS = {
-    "structures": {"kind": "multi-label-segmentation", "classes": ", ".join(STRUCTURES)},
-    "dose": {"kind": "dose", "classes": ", ".join(STRUCTURES), "range": "0, 100"},
-}
 
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the patients of the splits that are present, each converted to one file."""
-    root = next(path.parent for name in SPLIT_FOLDERS for path in _split_paths(folder, name))
+    root = next(path.parent for name in SPLIT_FOLDERS for root in ROOTS for path in folder.glob(f"{root}{name}"))
     for name, split in SPLIT_FOLDERS.items():
         for patient in sorted((root / name).glob("pt_*"), key=_patient_number):
             cell = save_arrays(labels, patient.name, read_patient(patient))
@@ -59,8 +57,8 @@ def read_patient(folder: Path) -> dict[str, np.ndarray]:
 def _grid(path: Path, dtype: type[np.generic]) -> np.ndarray:
     """Return the grid of a sparse table, whose rows are the index and value of a voxel; a mask has no values."""
     is_mask = dtype is np.bool_
-    rows = _numbers(path, skiprows=1, delimiter=",", usecols=(0,) if is_mask else (0, 1))
-    rows = rows.reshape(-1, 1 if is_mask else 2)
+    columns = (0,) if is_mask else (0, 1)
+    rows = _numbers(path, skiprows=1, delimiter=",", usecols=columns).reshape(-1, len(columns))
     indices = rows[:, 0]
     if not ((indices >= 0) & (indices < np.prod(SHAPE)) & (indices % 1 == 0)).all():
         raise MtfedError(f"{path} names voxels outside a grid of {' x '.join(map(str, SHAPE))}; get it again.")
@@ -73,15 +71,10 @@ def _numbers(path: Path, **options: object) -> np.ndarray:
     try:
         return np.loadtxt(path, np.float64, ndmin=1, **options)  # type: ignore[call-overload,no-any-return]
     except OSError as error:
-        raise MtfedError(
-            f"Cannot read {path}: {error.strerror or error}; every patient should have this file."
-        ) from None
+        reason = error.strerror or error
+        raise MtfedError(f"Cannot read {path}: {reason}; every patient should have this file.") from None
     except (ValueError, IndexError) as error:
         raise MtfedError(f"{path} is not a table of numbers: {str(error).split(';')[0]}; get it again.") from None
-
-
-def _split_paths(folder: Path, name: str) -> list[Path]:
-    return [path for pattern in ("", "provided-data/", "*/provided-data/") for path in folder.glob(f"{pattern}{name}")]
 
 
 def _patient_number(path: Path) -> int:
@@ -89,39 +82,28 @@ def _patient_number(path: Path) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
-SETS = (
-    DataSet(
-        name="openkbp",
-        title="OpenKBP",
-        images=340,  # 200, 40 and 100
-        dimensions=3,
-        channels=1,
-        modality="planning CT",
-        licence="MIT",
-        terms="The repository is under the MIT licence; the patients' scans are from The Cancer Imaging Archive.",
-        home="https://github.com/ababier/open-kbp",
-        citation="Babier A, Zhang B, Mahmood R, et al. OpenKBP: The open-access knowledge-based planning grand "
-        "challenge and dataset. Medical Physics 48(9):5549-5561, 2021.",
-        layout="""
+SETS = (DataSet(
+    name="openkbp", title="OpenKBP",
+    images=340, dimensions=3, channels=1, modality="planning CT",  # 200, 40 and 100
+    licence="MIT",
+    terms="The repository is under the MIT licence; the patients' scans are from The Cancer Imaging Archive.",
+    home=HOME,
+    citation="Babier A, Zhang B, Mahmood R, et al. OpenKBP: The open-access knowledge-based planning grand challenge "
+    "and dataset. Medical Physics 48(9):5549-5561, 2021.",
+    layout="""
 provided-data/
   train-pats/pt_1/    ct.csv, dose.csv, possible_dose_mask.csv, voxel_dimensions.csv,
                       and the contoured structures: Brainstem.csv, SpinalCord.csv, ..., PTV70.csv
   valid-pats/pt_201/  the same
-  test-pats/pt_241/   the same
-""",
-        required=(
-            "train-pats/pt_*/ct.csv|provided-data/train-pats/pt_*/ct.csv|*/provided-data/train-pats/pt_*/ct.csv",
-        ),
-        tasks=TASKS,
-        read=read,
-        settings={"window": "40, 400"},
-        # The whole repository, mostly the tables. GitHub creates the archive on request, so it has no checksum.
-        files=(
-            RemoteFile(
-                "open-kbp.zip", "https://github.com/ababier/open-kbp/archive/refs/heads/master.zip", unpack_to=""
-            ),
-        ),
-        note="CT is converted to HU, and every patient becomes one file with the head up. Structures that were not "
-        "contoured for a patient are not labelled.",
-    ),
-)
+  test-pats/pt_241/   the same""",
+    required=("|".join(f"{root}train-pats/pt_*/ct.csv" for root in ROOTS),),
+    tasks={
+        "structures": {"kind": "multi-label-segmentation", "classes": ", ".join(STRUCTURES)},
+        "dose": {"kind": "dose", "classes": ", ".join(STRUCTURES), "range": "0, 100"},
+    },
+    read=read, settings={"window": "40, 400"},
+    # The whole repository, mostly the tables. GitHub creates the archive on request, so it has no checksum.
+    files=(RemoteFile("open-kbp.zip", f"{HOME}/archive/refs/heads/master.zip", unpack_to=""),),
+    note="CT is converted to HU, and every patient becomes one file with the head up. Structures that were not "
+    "contoured for a patient are not labelled.",
+),)  # fmt: skip

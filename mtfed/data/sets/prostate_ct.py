@@ -15,9 +15,9 @@ import numpy as np
 from ...errors import MtfedError
 from ..manifest import SiteData
 from ..root import Root
-from .csv_table import read_csv
 from .dataset import DataSet, Sample
 from .masks import save_arrays
+from .tables import read_csv
 
 STRUCTURES = ("CTV", "PTV", "Bladder", "Rectum", "LeftFemur", "RightFemur")  # the targets are first
 BODY = "Body"  # structure outside of which there can be no dose
@@ -37,11 +37,11 @@ def read(folder: Path, labels: Path) -> Iterator[Sample]:
             raise MtfedError(
                 f"{table}: split of patient {patient.name} should be train, val or test, it is {split!r}; correct it."
             )
-        image = "ct" if (patient / "ct").is_dir() else _single_file(patient, "ct")
-        arrays = _arrays(data, patient, f"{patient.name}/{image}")
+        image = f"{patient.name}/{'ct' if (patient / 'ct').is_dir() else _single_file(patient, 'ct')}"
+        arrays = _arrays(data, patient, image)
         cell = save_arrays(labels, patient.name, arrays)
         cells = {"structures": cell, "dose": cell if "dose" in arrays else ""}
-        yield Sample(f"{patient.name}/{image}", patient.name, cells, split, patient_metadata.get("site", ""))
+        yield Sample(image, patient.name, cells, split, patient_metadata.get("site", ""))
 
 
 def _arrays(data: SiteData, patient: Path, image: str) -> dict[str, np.ndarray]:
@@ -62,11 +62,10 @@ def _arrays(data: SiteData, patient: Path, image: str) -> dict[str, np.ndarray]:
 
     paths = {path.name.split(".")[0]: path for path in sorted((patient / "structures").iterdir())}
     if unknown := sorted(paths.keys() - {*STRUCTURES, BODY}):
-        raise MtfedError(
-            f"{patient / 'structures'} contains {unknown[0]}, expected {', '.join((*STRUCTURES, BODY))}; rename or "
-            "remove it."
-        )
-    masks = {name: read_on_ct(_relative(path, data), "mask") > 0.5 for name, path in paths.items()}
+        expected = ", ".join((*STRUCTURES, BODY))
+        raise MtfedError(f"{patient / 'structures'} contains {unknown[0]}, expected {expected}; rename or remove it.")
+    files = {name: path.relative_to(data.root.path).as_posix() for name, path in paths.items()}
+    masks = {name: read_on_ct(file, "mask") > 0.5 for name, file in files.items()}
     body = masks.pop(BODY, None)
     if not masks:
         raise MtfedError(f"{patient / 'structures'} contains none of {', '.join(STRUCTURES)}; add the contours.")
@@ -81,10 +80,6 @@ def _arrays(data: SiteData, patient: Path, image: str) -> dict[str, np.ndarray]:
     return {**masks, "dose": dose, "possible": body, "spacing": np.asarray(ct.spacing)}
 
 
-def _relative(path: Path, data: SiteData) -> str:
-    return path.relative_to(data.root.path).as_posix()
-
-
 def _single_file(patient: Path, name: str) -> str:
     names = sorted(path.name for path in patient.glob(f"{name}.*"))
     if len(names) != 1:
@@ -94,35 +89,28 @@ def _single_file(patient: Path, name: str) -> str:
     return names[0]
 
 
-SETS = (
-    DataSet(
-        name="prostate-ct",
-        title="Planning CT of the prostate (your own data)",
-        images=0,
-        dimensions=3,
-        channels=1,
-        modality="planning CT",
-        licence="your own",
-        terms="Depends on your data. The set of the CTAN paper, for which this layout was made, is not public.",
-        home="https://arxiv.org/abs/2309.03837",
-        citation="Kim S, Purdie TG, McIntosh C. Cross-Task Attention Network: Improving Multi-Task Learning for "
-        "Medical Imaging Applications. arXiv:2309.03837, 2023.",
-        layout=f"""
+SETS = (DataSet(
+    name="prostate-ct", title="Planning CT of the prostate (your own data)",
+    images=0, dimensions=3, channels=1, modality="planning CT",
+    licence="your own",
+    terms="Depends on your data. The set of the CTAN paper, for which this layout was made, is not public.",
+    home="https://arxiv.org/abs/2309.03837",
+    citation="Kim S, Purdie TG, McIntosh C. Cross-Task Attention Network: Improving Multi-Task Learning for Medical "
+    "Imaging Applications. arXiv:2309.03837, 2023.",
+    layout=f"""
 PATIENT/            one folder per patient, named by the patient's id in the study
   ct/               a DICOM series; or ct.nii.gz, ct.nrrd, ct.mha
   structures/       {", ".join(f"{name}.nii.gz" for name in STRUCTURES)}: those that were contoured, each 1 inside
     Body.nii.gz     where there can be dose; required if there is a dose
   dose.nii.gz       in Gy, on the voxels of the CT; optional
-patients.csv        columns patient, split (train, val, test), site; optional
-""",
-        required=("*/structures/*", "*/ct/*|*/ct.*"),
-        tasks={
-            "structures": {"kind": "multi-label-segmentation", "classes": ", ".join(STRUCTURES)},
-            "dose": {"kind": "dose", "classes": ", ".join(STRUCTURES), "range": "0, 100"},
-        },
-        read=read,
-        access="Export CT, contours and dose from your planning system, convert contours and dose to NIfTI on the "
-        "voxels of the CT, and place the files as shown below.",
-        settings={"window": "40, 400"},
-    ),
-)
+patients.csv        columns patient, split (train, val, test), site; optional""",
+    required=("*/structures/*", "*/ct/*|*/ct.*"),
+    tasks={
+        "structures": {"kind": "multi-label-segmentation", "classes": ", ".join(STRUCTURES)},
+        "dose": {"kind": "dose", "classes": ", ".join(STRUCTURES), "range": "0, 100"},
+    },
+    read=read,
+    access="Export CT, contours and dose from your planning system, convert contours and dose to NIfTI on the voxels "
+    "of the CT, and place the files as shown below.",
+    settings={"window": "40, 400"},
+),)  # fmt: skip

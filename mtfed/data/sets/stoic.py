@@ -5,55 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import MtfedError
-from .csv_table import read_csv
 from .dataset import DataSet, Sample
+from .tables import YES_NO, decode, read_csv
 
 REFERENCE_TABLE = "metadata/reference.csv"
-YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes"}
+COLUMNS = ("PatientID", "probCOVID", "probSevere")
 
 
 def read(folder: Path, labels: Path) -> Iterator[Sample]:
     """Yield the scans; as in the challenge, only patients with COVID-19 have a label for severity."""
-    for row in read_csv(folder / REFERENCE_TABLE, ("PatientID", "probCOVID", "probSevere")):
-        for column in ("probCOVID", "probSevere"):
-            if row[column] not in YES_NO:
-                raise MtfedError(
-                    f"{folder / REFERENCE_TABLE}: {column} of patient {row['PatientID']} should be 0 or 1, it is "
-                    f"{row[column]!r}; get the table again."
-                )
-        covid, severe = YES_NO[row["probCOVID"]], YES_NO[row["probSevere"]]
+    for row in read_csv(folder / REFERENCE_TABLE, COLUMNS):
+        covid, severe = (decode(row, column, YES_NO, folder / REFERENCE_TABLE) for column in COLUMNS[1:])
         cells = {"covid": covid, "severe": severe if covid == "yes" else ""}
         yield Sample(f"data/mha/{row['PatientID']}.mha", row["PatientID"], cells)
 
 
-SETS = (
-    DataSet(
-        name="stoic",
-        title="STOIC2021, public training set",
-        images=2000,
-        dimensions=3,
-        channels=1,
-        modality="chest CT",
-        licence="CC BY-NC 4.0",
-        terms="Not for commercial use; name the authors.",
-        home="https://registry.opendata.aws/stoic2021-training/",
-        citation="Revel MP, Boussouar S, de Margerie-Mellon C, et al. Study of Thoracic CT in COVID-19: The STOIC "
-        "Project. Radiology 301(1):E361-E370, 2021.",
-        layout="""
+SETS = (DataSet(
+    name="stoic", title="STOIC2021, public training set",
+    images=2000, dimensions=3, channels=1, modality="chest CT",
+    licence="CC BY-NC 4.0", terms="Not for commercial use; name the authors.",
+    home="https://registry.opendata.aws/stoic2021-training/",
+    citation="Revel MP, Boussouar S, de Margerie-Mellon C, et al. Study of Thoracic CT in COVID-19: The STOIC Project. "
+    "Radiology 301(1):E361-E370, 2021.",
+    layout="""
 data/mha/               0.mha, ... (named by patient, 2000)
-metadata/reference.csv  PatientID, probCOVID, probSevere
-""",
-        required=(REFERENCE_TABLE, "data/mha/*.mha"),
-        tasks={
-            "covid": {"kind": "classification", "classes": "no, yes"},
-            "severe": {"kind": "classification", "classes": "no, yes"},
-        },
-        read=read,
-        access="The set is a public S3 bucket with one object per patient, some hundred GiB in all. Download it with "
-        "the AWS command line, which needs no account: aws s3 sync s3://stoic2021-training/ FOLDER --no-sign-request",
-        note="As in the challenge, only patients with COVID-19 have a label for severity. The public set has no test "
-        "split.",
-        settings={"window": "-600, 1500"},
-    ),
-)
+metadata/reference.csv  PatientID, probCOVID, probSevere""",
+    required=(REFERENCE_TABLE, "data/mha/*.mha"),
+    tasks={
+        "covid": {"kind": "classification", "classes": "no, yes"},
+        "severe": {"kind": "classification", "classes": "no, yes"},
+    },
+    read=read,
+    access="The set is a public S3 bucket with one object per patient, some hundred GiB in all. Download it with the "
+    "AWS command line, which needs no account: aws s3 sync s3://stoic2021-training/ FOLDER --no-sign-request",
+    note="As in the challenge, only patients with COVID-19 have a label for severity. The public set has no test "
+    "split.",
+    settings={"window": "-600, 1500"},
+),)  # fmt: skip

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from .dataset import DataSet, Setting
 
-VOLUME_SETTINGS: dict[str, Setting] = {
-    "encoder": "swin3d_mini", "image-size": 32, "decoder-width": 16, "batch-size": 4,
-}  # fmt: skip
+VOLUME_SETTINGS: dict[str, Setting] = {"encoder": "swin3d_mini", "image-size": 32, "decoder-width": 16, "batch-size": 4}
 APP_TEMPLATE = """\
 # A Flower app, written by `mtfed data get {name}`. It contains settings only; the code is the installed mtfed.
 [project]
@@ -34,27 +32,20 @@ clientapp = "mtfed.clients.app:app"
 
 def render_site_file(dataset: DataSet) -> str:
     """Return the text of a set's site file."""
-    settings: dict[str, Setting] = {
-        "key": dataset.name,
-        "modality": dataset.modality,
-        "dimensions": dataset.dimensions,
-        "share-class-counts": False,
-        "share-tracebacks": False,
-    }
+    settings: dict[str, Setting] = {"key": dataset.name, "modality": dataset.modality, "dimensions": dataset.dimensions}
+    settings |= {"share-class-counts": False, "share-tracebacks": False}
     return _toml(settings) + "".join(f"\n[task.{name}]\n{_toml(task)}" for name, task in dataset.tasks.items())
 
 
 def render_app_file(dataset: DataSet, folder: Path, has_sites: bool) -> str:
     """Return the text of an app's ``pyproject.toml``; ``has_sites`` means that the site of every image is known."""
     settings: dict[str, Setting] = {
-        "name": dataset.name,
-        "data": str(folder.resolve()),
-        "dimensions": dataset.dimensions,
-        "channels": dataset.channels,
+        "name": dataset.name, "data": str(folder.resolve()),
+        "dimensions": dataset.dimensions, "channels": dataset.channels,
         **({"partition": "column", "partition-column": "site"} if has_sites else {}),
         **(VOLUME_SETTINGS if dataset.dimensions == 3 else {}),
         **dataset.settings,
-    }
+    }  # fmt: skip
     tasks = [f"\n[tool.flwr.app.config.task.{name}]\n{_toml(task)}" for name, task in dataset.tasks.items()]
     text = (_toml(settings) + "".join(tasks)).rstrip("\n")
     return APP_TEMPLATE.format(name=dataset.name, title=json.dumps(dataset.title), settings=text)

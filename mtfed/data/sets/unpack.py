@@ -34,8 +34,7 @@ def unpack(archive: Path, folder: Path, on_progress: OnProgress = ignore_progres
         on_progress: called with the number of bytes unpacked and the estimated total.
 
     Raises:
-        MtfedError: the archive is broken, names files outside of the folder, contains links, or unpacks to far too
-            much.
+        MtfedError: the archive is broken, names files outside the folder, contains links, or unpacks to far too much.
     """
     work = folder / f".unpacking-{archive.name}"
     shutil.rmtree(work, ignore_errors=True)
@@ -53,8 +52,8 @@ def unpack(archive: Path, folder: Path, on_progress: OnProgress = ignore_progres
 
 def _unpack(archive: Path, folder: Path, work: Path, on_progress: OnProgress) -> int:
     is_zip = archive.name.lower().endswith(".zip")
-    limit = max(MAX_EXPANSION * archive.stat().st_size, MIN_LIMIT)
-    limit = min(limit, shutil.disk_usage(_nearest_existing(folder)).free)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    limit = min(max(MAX_EXPANSION * archive.stat().st_size, MIN_LIMIT), shutil.disk_usage(existing).free)
     names: list[str] = []
     done = 0
     # Members are read in order, because listing the members of a compressed tar first would unpack it twice.
@@ -94,12 +93,12 @@ def _tar_members(archive: Path) -> Iterator[Member]:
         for member in file:
             if member.issym() or member.islnk():
                 raise _link_error(member.name, archive)
-            if not (member.isreg() or member.isdir()):
-                raise MtfedError(f"{archive} contains {member.name!r}, which is no ordinary file; it is not unpacked.")
             if member.isreg():
                 opened = file.extractfile(member)
                 assert opened is not None  # only None for members that are not regular files
                 yield member.name, member.size, lambda opened=opened: opened  # type: ignore[misc]
+            elif not member.isdir():
+                raise MtfedError(f"{archive} contains {member.name!r}, which is no ordinary file; it is not unpacked.")
 
 
 def _check_name(name: str, archive: Path) -> None:
@@ -117,7 +116,3 @@ def _size_error(archive: Path, limit: int) -> MtfedError:
         f"{archive} unpacks to more than {limit / 2**30:.2f} GiB or {MAX_FILES} files, too much for its size or for "
         "this disk; it is not unpacked."
     )
-
-
-def _nearest_existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

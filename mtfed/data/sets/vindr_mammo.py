@@ -7,21 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import MtfedError
-from .csv_table import read_csv
 from .dataset import LATERALITY, DataSet, Sample
+from .tables import decode, read_csv
 
 FINDINGS = (
-    "Mass",
-    "Suspicious Calcification",
-    "Asymmetry",
-    "Focal Asymmetry",
-    "Global Asymmetry",
-    "Architectural Distortion",
-    "Skin Thickening",
-    "Skin Retraction",
-    "Nipple Retraction",
-    "Suspicious Lymph Node",
-)
+    "Mass", "Suspicious Calcification", "Asymmetry", "Focal Asymmetry", "Global Asymmetry", "Architectural Distortion",
+    "Skin Thickening", "Skin Retraction", "Nipple Retraction", "Suspicious Lymph Node",
+)  # fmt: skip
 BREAST_TABLE, FINDING_TABLE = "breast-level_annotations.csv", "finding_annotations.csv"
 SPLITS = {"training": "train", "test": "test"}
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -40,12 +32,7 @@ def read(folder: Path, labels: Path) -> Iterator[Sample]:
             "findings": "; ".join(boxes.get(row["image_id"], ())) or "none",
         }
         extra = {"laterality": LATERALITY.get(row["laterality"], ""), "view": row["view_position"]}
-        split = SPLITS.get(row["split"].lower())
-        if split is None:
-            raise MtfedError(
-                f"{folder / BREAST_TABLE}: split should be training or test, it is {row['split']!r}; "
-                "get the table again."
-            )
+        split = decode(row, "split", SPLITS, folder / BREAST_TABLE)
         # A study is one visit of one woman, and no woman has two in the set.
         path = f"images/{row['study_id']}/{row['image_id']}.dicom"
         yield Sample(path, row["study_id"], cells, split, extra=extra)
@@ -59,40 +46,32 @@ def _boxes(row: dict[str, str], path: Path) -> list[str]:
     except (ValueError, SyntaxError) as error:
         raise MtfedError(f"{path}: image {row['image_id']}: {error}; get the table again.") from None
     if unknown := set(categories) - set(FINDINGS):
-        raise MtfedError(
-            f"{path}: image {row['image_id']} has an unknown finding {unknown.pop()!r}; get the table again."
-        )
+        image = row["image_id"]
+        raise MtfedError(f"{path}: image {image} has an unknown finding {unknown.pop()!r}; get the table again.")
     return [f"{left:g},{top:g},{right - left:g},{bottom - top:g},{name}" for name in categories]
 
 
-SETS = (
-    DataSet(
-        name="vindr-mammo",
-        title="VinDr-Mammo",
-        images=20000,
-        dimensions=2,
-        channels=1,
-        modality="mammogram",
-        licence="PhysioNet restricted",
-        terms="For research, under PhysioNet's data use agreement, which each user signs; may not be redistributed.",
-        home="https://physionet.org/content/vindr-mammo/1.0.0/",
-        citation="Nguyen HT, Nguyen HQ, Pham HH, Lam K, Le LT, Dao M, Vu V. VinDr-Mammo: a large-scale benchmark "
-        "dataset for computer-aided diagnosis in full-field digital mammography. Scientific Data 10:277, 2023. "
-        "doi:10.13026/br2v-7517",
-        layout="""
+SETS = (DataSet(
+    name="vindr-mammo", title="VinDr-Mammo",
+    images=20000, dimensions=2, channels=1, modality="mammogram",
+    licence="PhysioNet restricted",
+    terms="For research, under PhysioNet's data use agreement, which each user signs; may not be redistributed.",
+    home="https://physionet.org/content/vindr-mammo/1.0.0/",
+    citation="Nguyen HT, Nguyen HQ, Pham HH, Lam K, Le LT, Dao M, Vu V. VinDr-Mammo: a large-scale benchmark dataset "
+    "for computer-aided diagnosis in full-field digital mammography. Scientific Data 10:277, 2023. "
+    "doi:10.13026/br2v-7517",
+    layout="""
 breast-level_annotations.csv
 finding_annotations.csv
 images/
   48575a27b7c992427041a82fa750d3fa/  a study
-    4e3a578fe535ea4f5258d3f7f4419db8.dicom, ...
-""",
-        required=(BREAST_TABLE, FINDING_TABLE, "images/*"),
-        tasks={
-            "birads": {"kind": "ordinal", "classes": ", ".join(f"BI-RADS {i}" for i in range(1, 6))},
-            "density": {"kind": "ordinal", "classes": "A, B, C, D"},
-            "findings": {"kind": "detection", "classes": ", ".join(FINDINGS)},
-        },
-        read=read,
-        access="Register at PhysioNet, sign the agreement on the set's page, and download the set as described there.",
-    ),
-)
+    4e3a578fe535ea4f5258d3f7f4419db8.dicom, ...""",
+    required=(BREAST_TABLE, FINDING_TABLE, "images/*"),
+    tasks={
+        "birads": {"kind": "ordinal", "classes": ", ".join(f"BI-RADS {i}" for i in range(1, 6))},
+        "density": {"kind": "ordinal", "classes": "A, B, C, D"},
+        "findings": {"kind": "detection", "classes": ", ".join(FINDINGS)},
+    },
+    read=read,
+    access="Register at PhysioNet, sign the agreement on the set's page, and download the set as described there.",
+),)  # fmt: skip

@@ -179,7 +179,7 @@ def test_a_failed_download_names_the_reason(case: str, server: Server, tmp_path:
 def test_a_redirect_is_followed_but_not_from_https(server: Server, tmp_path: Path) -> None:
     server.redirects = {"/to": "/a.bin"}
     assert get(a_file(server, url=f"{server.address}/to"), tmp_path).read_bytes() == CONTENT
-    request = download.Request("https://example.org/a.bin")
+    request = download.request.Request("https://example.org/a.bin")
     with pytest.raises(MtfedError, match=r"redirects to http://example\.org/a\.bin, which is not safe to follow"):
         download._SafeRedirects().redirect_request(request, io.BytesIO(), 302, "", {}, "http://example.org/a.bin")
 

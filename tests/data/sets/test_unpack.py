@@ -63,24 +63,15 @@ def test_archives_are_unpacked(tmp_path: Path) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "up": (
-        lambda f: zipped(f / "a.zip", **{"ok": b"", "../out": b"x"}),
-        "contains '../out', which would be",
-    ),
+    "up": (lambda f: zipped(f / "a.zip", **{"ok": b"", "../out": b"x"}), "contains '../out', which would be"),
     "deep up": (lambda f: zipped(f / "a.zip", **{"a/../../out": b"x"}), "would be written outside its folder"),
     "absolute": (lambda f: zipped(f / "a.zip", **{"/tmp/out": b"x"}), "would be written outside its folder"),
     "a drive": (lambda f: zipped(f / "a.zip", **{"C:\\out": b"x"}), "would be written outside its folder"),
     "backslashes": (lambda f: zipped(f / "a.zip", **{"..\\out": b"x"}), "would be written outside its folder"),
     "a zip's link": (lambda f: linked(f / "a.zip"), "contains the link 'away'"),
     "a tar's up": (lambda f: tarred(f / "a.tgz", (entry("../out"), b"x")), "would be written outside its folder"),
-    "a tar's link": (
-        lambda f: tarred(f / "a.tgz", (entry("l", tarfile.SYMTYPE, "/etc"), b"")),
-        "the link 'l'",
-    ),
-    "a hard link": (
-        lambda f: tarred(f / "a.tgz", (entry("l", tarfile.LNKTYPE, "/etc/x"), b"")),
-        "the link 'l'",
-    ),
+    "a tar's link": (lambda f: tarred(f / "a.tgz", (entry("l", tarfile.SYMTYPE, "/etc"), b"")), "the link 'l'"),
+    "a hard link": (lambda f: tarred(f / "a.tgz", (entry("l", tarfile.LNKTYPE, "/etc/x"), b"")), "the link 'l'"),
     "a device": (lambda f: tarred(f / "a.tgz", (entry("d", tarfile.CHRTYPE), b"")), "'d', which is no ordinary file"),
     "a bomb": (lambda f: zipped(f / "a.zip", a=bytes(3_000_000)), "unpacks to more than 0.00 GiB"),
     "a tar bomb": (lambda f: tarred(f / "a.tgz", (entry("a"), bytes(3_000_000))), "unpacks to more than 0.00 GiB"),

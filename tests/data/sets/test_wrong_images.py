@@ -82,7 +82,7 @@ WRONG = {
             f / "breast-level_annotations.csv",
             (f / "breast-level_annotations.csv").read_text().replace(",test", ",tset"),
         ),
-        "split should be training or test, it is 'tset'",
+        "split of .* should be one of training, test, it is 'tset'",
     ),
     "an unknown finding": (
         "vindr-mammo",

@@ -1,11 +1,14 @@
-"""Read the CSV tables that come with data sets."""
+"""Read the tables that come with data sets, and find the files that they name."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import MtfedError
+
+YES_NO = {"0": "no", "1": "yes", "0.0": "no", "1.0": "yes"}  # values for decode
 
 
 def read_csv(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list[dict[str, str]]:
@@ -37,3 +40,35 @@ def read_csv(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list
         raise MtfedError(f"Cannot read {path}: {error.strerror or error}; put the file there again.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise MtfedError(f"{path} is not a CSV table in UTF-8: {error}; get it again from the set's owners.") from None
+
+
+def decode(row: Mapping[str, str], column: str, values: Mapping[str, str], table: Path) -> str:
+    """Return the value that a cell stands for; refuse a cell that, in lower case, is not among ``values``."""
+    if row[column].lower() not in values:
+        raise MtfedError(
+            f"{table}: {column} of {next(iter(row.values()))} should be one of {', '.join(values)}, it is {row[column]!r}; "
+            "get the table again."
+        )
+    return values[row[column].lower()]
+
+
+def root_of(folder: Path, name: str) -> Path:
+    """Return the folder with this name in a set's folder, or the set's folder itself if it contains the files."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def files_by_stem(folder: Path, pattern: str, ending: str) -> dict[str, Path]:
+    """Return files by their names without the ending.
+
+    Args:
+        folder: the set's folder.
+        pattern: a glob pattern of folders in it, such as "HAM10000_images*"; they are searched recursively.
+        ending: end of the file names, such as "_segmentation.png", in upper or lower case.
+    """
+    return {
+        path.name[: -len(ending)]: path
+        for subfolder in sorted(folder.glob(pattern))
+        for path in sorted(subfolder.rglob("*"))
+        # Archives that were made on a Mac contain a "._NAME" beside every NAME.
+        if path.name.lower().endswith(ending.lower()) and not path.name.startswith(".")
+    }
