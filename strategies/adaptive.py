@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord
 
 from .averaging import TaskFedAvg
 from .settings import check_settings
-from .wire import arrays_in, plain_record, tensors_in
+from .wire import arrays_in, record_of, tensors_in
 
 STATISTICS = ("running_mean", "running_var")  # BatchNorm's: they are measured, so averaged and not optimised
 FIRST, SECOND = "@first-moment", "@second-moment"  # groups of a checkpoint
@@ -49,12 +49,7 @@ class TaskFedOpt(TaskFedAvg):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        check_settings(
-            server_learning_rate=server_learning_rate,
-            server_beta1=server_beta1,
-            server_beta2=server_beta2,
-            server_tau=server_tau,
-        )
+        check_settings(locals())
         self.server_learning_rate = server_learning_rate
         self.server_beta1 = server_beta1
         self.server_beta2 = server_beta2
@@ -98,7 +93,7 @@ class TaskFedOpt(TaskFedAvg):
 
     def state(self) -> dict[str, ArrayRecord]:
         moments = {FIRST: self._first, SECOND: self._second}
-        return super().state() | {group: plain_record(arrays) for group, arrays in moments.items() if arrays}
+        return super().state() | {group: record_of(arrays) for group, arrays in moments.items() if arrays}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,30 @@ from .merging import add_scaled
 from .screening import Update
 from .settings import Weighting, check_settings
 from .sites import KEY, SiteCard
-from .weighting import SiteWeights, count_samples
-from .wire import FlatArray, part_of
+from .wire import part_of, record_of, task_of
+
+
+@dataclass(frozen=True)
+class SiteWeights:
+    """How much each site's update counts in the average of a part, by the settings of :class:`TaskFedAvg`."""
+
+    weighting: Weighting
+    task_weights: Mapping[str, float]
+    task_samples: Mapping[str, int]  # training samples of each task, over all sites
+
+    def weight(self, update: Update, part: str) -> float:
+        """Return the weight of an update in a part."""
+        task, samples = task_of(part), update.num_examples
+        if task and update.counts:
+            samples = update.counts.get(task, 0.0)
+        if self.weighting == "uniform":
+            return float(samples > 0)
+        if task or self.weighting == "samples" or not update.counts:
+            return samples
+        return sum(
+            self.task_weights.get(task, 1.0) * (count / max(self.task_samples.get(task, 0), count, 1.0))
+            for task, count in update.counts.items()
+        )
 
 
 class TaskFedAvg(TaskStrategy):
@@ -37,14 +61,10 @@ class TaskFedAvg(TaskStrategy):
     """
 
     def __init__(
-        self,
-        *,
-        weighting: Weighting = "samples",
-        task_weights: Mapping[str, float] | None = None,
-        **settings: Any,
+        self, *, weighting: Weighting = "samples", task_weights: Mapping[str, float] | None = None, **settings: Any
     ) -> None:
         super().__init__(**settings)
-        check_settings(weighting=weighting)
+        check_settings(locals())
         self.weighting: Weighting = weighting
         self.task_weights = dict(task_weights or {})
         for task, weight in self.task_weights.items():
@@ -71,27 +91,25 @@ class TaskFedAvg(TaskStrategy):
 
     def site_weights(self) -> SiteWeights:
         """Return the weights of the updates of the current round."""
-        return SiteWeights(self.weighting, self.task_weights, count_samples(self.roster.sites))
+        samples: Counter[str] = Counter()
+        for site in self.roster.sites:
+            samples.update({task: int(site.train_count(task)) for task in site.tasks or ()})
+        return SiteWeights(self.weighting, self.task_weights, samples)
 
 
+@dataclass
 class WeightedAverage:
-    """The running weighted sums of one merge.
+    """The running weighted sums of one merge."""
 
-    Args:
-        arrays: the global arrays that the round started from.
-        weights: how much each update counts.
-    """
-
-    def __init__(self, arrays: ArrayRecord, weights: SiteWeights) -> None:
-        self.arrays = arrays
-        self._weights = weights
-        self._sums: dict[str, np.ndarray] = {}
-        self._totals: dict[str, float] = {}
+    arrays: ArrayRecord  # the global arrays that the round started from
+    weights: SiteWeights
+    _sums: dict[str, np.ndarray] = field(default_factory=dict)
+    _totals: dict[str, float] = field(default_factory=dict)
 
     def add(self, update: Update) -> None:
         """Add an update's arrays; integers, such as BatchNorm's counters, contribute their maximum."""
         for key, values in update.arrays.items():
-            weight = self._weights.weight(update, part_of(key))
+            weight = self.weights.weight(update, part_of(key))
             if weight == 0:
                 continue
             if key not in self._sums:
@@ -120,7 +138,7 @@ class TaskFedProx(TaskFedAvg):
 
     def __init__(self, *, proximal_mu: float = 0.01, **settings: Any) -> None:
         super().__init__(**settings)
-        check_settings(proximal_mu=proximal_mu)
+        check_settings(locals())
         self.proximal_mu = proximal_mu
 
     def train_config(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
@@ -141,11 +159,11 @@ class Alone(TaskStrategy):
         pass
 
     def add_to_merge(self, update: Update) -> None:
-        site, own = self.roster.by_key(update.site), ArrayRecord()
+        site = self.roster.by_key(update.site)
         # All tasks of the site, not only those sent: a task that is no longer trained keeps its decoder.
-        for key, array in self.arrays_for(site, self.phase.arrays, site.tasks).items():
-            own[key] = FlatArray(update.arrays[key].copy()) if key in update.arrays else array
-        self.site_arrays[update.site] = own
+        earlier = self.arrays_for(site, self.phase.arrays, site.tasks)
+        trained = {key: values.copy() for key, values in update.arrays.items()}
+        self.site_arrays[update.site] = record_of({key: trained.get(key, array) for key, array in earlier.items()})
 
     def finish_merge(self) -> dict[str, np.ndarray]:
         return {}

@@ -23,9 +23,10 @@ from .screening import Update, read_update
 from .settings import OnFailure, check_settings
 from .site_metrics import MetricSums
 from .sites import FederationError, Roster, SiteCard
-from .wire import MANIFEST, FlatArray, decoder_part, is_decoder, is_packed, part_of, record_in, select
+from .wire import decoder_part, is_decoder, is_packed, part_of, record_in, record_of, select
 
 log = getLogger("flwr")
+Asked = tuple[SiteCard, frozenset[str] | None]  # a site, and the tasks whose parts it is sent; None: every part
 MEMORY = "@memory"  # group of a checkpoint; site keys contain no @
 
 
@@ -66,14 +67,7 @@ class TaskStrategy(Strategy):
         retry_timeout: float | None = None,
         evaluate: bool = True,
     ) -> None:
-        check_settings(
-            fraction_train=fraction_train,
-            on_failure=on_failure,
-            retries=retries,
-            quorum=quorum,
-            max_norm_ratio=max_norm_ratio,
-            min_sites=min_sites,
-        )
+        check_settings(locals())
         self.fraction_train = fraction_train
         self.seed = seed
         self.policy = FailurePolicy(on_failure, retries, quorum, retry_timeout)
@@ -106,10 +100,15 @@ class TaskStrategy(Strategy):
         return {}
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
-        """Return the arrays to send to a site: the whole record, or only the parts it can use if it is packed."""
+        """Return the arrays to send to a site: the whole record, or only the parts it can use if it is packed.
+
+        These are the tasks' decoders and all parts that are no decoders, even those of other tasks (``cross.TASK``),
+        because all features depend on them.
+        """
         if tasks is None or not is_packed(arrays):
             return arrays
-        return select(arrays, self.parts_for(arrays, tasks))
+        parts, decoders = {part_of(key) for key in arrays}, {decoder_part(task) for task in tasks}
+        return select(arrays, [part for part in parts if not is_decoder(part) or part in decoders])
 
     def extra_records(self, site: SiteCard) -> dict[str, ConfigRecord]:
         """Return further records of a site's training message, by name."""
@@ -145,19 +144,17 @@ class TaskStrategy(Strategy):
             FederationError: if no site is connected.
         """
         active: Any = config.get("tasks")
-        useful = {}
         if not (sites := self.roster.refresh(grid)):
             raise FederationError(
-                f"Round {server_round}: expected sites to train, none is connected; start them again, "
-                "and resume the run."
+                f"Round {server_round}: expected sites to train, none is connected; start them again, and resume the run."
             )
+        asked: list[Asked] = []
         for site in sites:
             tasks = site.tasks if site.tasks is None or active is None else site.tasks.intersection(active)
             if tasks is None or tasks:
-                useful[site.key] = site, tasks
-        drawn = [useful[site.key] for site in self._draw(server_round, [site for site, _ in useful.values()])]
-        config = self.train_config(server_round, config)
-        return self._begin_phase(MessageType.TRAIN, server_round, arrays, config, grid, drawn)
+                asked.append((site, tasks))
+        asked = self._draw(server_round, asked)
+        return self._begin_phase("train", server_round, arrays, self.train_config(server_round, config), grid, asked)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -228,51 +225,31 @@ class TaskStrategy(Strategy):
         assert self._phase is not None, "configure_train or configure_evaluate comes first"
         return self._phase
 
-    @staticmethod
-    def parts_for(arrays: ArrayRecord, tasks: Iterable[str]) -> list[str]:
-        """Return the decoders of the given tasks, and all parts that are no decoders.
-
-        These include other tasks' parts on which all features depend (``cross.TASK``).
-        """
-        wanted = {decoder_part(task) for task in tasks}
-        parts = dict.fromkeys(part_of(key) for key in arrays if key != MANIFEST)
-        return [part for part in parts if not is_decoder(part) or part in wanted]
-
-    def _draw(self, server_round: int, sites: list[SiteCard]) -> list[SiteCard]:
+    def _draw(self, server_round: int, sites: list[Asked]) -> list[Asked]:
         count = max(1, round(self.fraction_train * len(sites)))
         if count >= len(sites):
             return sites
-        drawn = random.Random(f"{self.seed}/{server_round}").sample([site.key for site in sites], count)
-        return [site for site in sites if site.key in set(drawn)]
+        drawn = random.Random(f"{self.seed}/{server_round}").sample([site.key for site, _ in sites], count)
+        return [(site, tasks) for site, tasks in sites if site.key in drawn]
 
     def _begin_phase(
-        self,
-        action: str,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        sites: list[tuple[SiteCard, frozenset[str] | None]],
+        self, action: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid, sites: list[Asked]
     ) -> list[Message]:
         self._phase = None  # frees the earlier messages, which may contain arrays of every site
         messages = {}
         for site, tasks in sites:
             content = RecordDict({"arrays": self.arrays_for(site, arrays, tasks), "config": config})
-            for name, record in (self.extra_records(site) if action == MessageType.TRAIN else {}).items():
-                content[name] = record
-            messages[site.key] = Message(
-                content, dst_node_id=site.node_id, message_type=action, group_id=str(server_round)
-            )
+            if action == MessageType.TRAIN:
+                content.update(self.extra_records(site))
+            group = str(server_round)
+            messages[site.key] = Message(content, dst_node_id=site.node_id, message_type=action, group_id=group)
         self._phase = Phase(server_round, action, arrays, messages, grid, self.policy, self.failures)
         return list(messages.values())
 
     @staticmethod
     def _with_changes(phase: Phase, changed: dict[str, np.ndarray]) -> ArrayRecord:
         """Return the global arrays with those that a merge changed, except values that are not finite."""
-        merged = ArrayRecord()
-        for key, array in phase.arrays.items():
-            if key in changed and not np.isfinite(changed[key]).all():
-                log.error("Round %d: the merge of %r is not finite; it stays as it was.", phase.server_round, key)
-                del changed[key]
-            merged[key] = FlatArray(changed[key]) if key in changed else array
-        return merged
+        for key in [key for key, values in changed.items() if not np.isfinite(values).all()]:
+            log.error("Round %d: the merge of %r is not finite; it stays as it was.", phase.server_round, key)
+            del changed[key]
+        return record_of({key: changed.get(key, array) for key, array in phase.arrays.items()})

@@ -29,7 +29,7 @@ from .merging import MEAN, VARIANCE, Merged
 from .screening import Update
 from .settings import PrecisionKind, Start, check_settings
 from .sites import SiteCard
-from .wire import FlatArray, arrays_in, json_record, plain_record, read_json_record, tensors_in
+from .wire import FlatArray, arrays_in, json_record, read_json_record, record_of, tensors_in
 
 log = getLogger("flwr")
 POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@told"  # groups of a checkpoint
@@ -78,15 +78,7 @@ class BayesianMatching(TaskFedAvg):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        check_settings(
-            precision=precision,
-            precision_floor=precision_floor,
-            prior_strength=prior_strength,
-            cavity=cavity,
-            start=start,
-            inner=inner,
-            gate=gate,
-        )
+        check_settings(locals())
         self.axes = axes
         self.precision: PrecisionKind = precision
         self.precision_floor = precision_floor
@@ -150,22 +142,19 @@ class BayesianMatching(TaskFedAvg):
         """
         if not 0 <= temperature < np.inf:
             raise ValueError(f"Expected a temperature of 0 or more, got {temperature}.")
-        generator, drawn, layout = np.random.default_rng(seed), ArrayRecord(), tensors_in(arrays)
-        for key, array in arrays.items():
-            if key not in self.measured_keys:
-                drawn[key] = array
-                continue
-            precision, values = self.posterior[key], array.numpy()
+        generator, drawn, layout = np.random.default_rng(seed), dict(arrays), tensors_in(arrays)
+        for key in [key for key in arrays if key in self.measured_keys]:
+            precision, values = self.posterior[key], arrays[key].numpy()
             deviation = np.sqrt(np.divide(temperature, precision, out=np.zeros_like(precision), where=precision > 0))
             noise = generator.standard_normal(values.shape, np.float32)
             for tensor in layout[key]:
                 if tensor.name.endswith((MEAN, VARIANCE)):
                     noise.reshape(-1)[tensor.place] = 0
             drawn[key] = FlatArray((values + noise * deviation).astype(values.dtype))
-        return drawn
+        return record_of(drawn)
 
     def state(self) -> dict[str, ArrayRecord]:
-        posterior, measured = plain_record(self.posterior), json_record(sorted(self.measured_keys))
+        posterior, measured = record_of(self.posterior), json_record(sorted(self.measured_keys))
         return super().state() | {POSTERIOR: posterior, CAVITIES: self.cavities.state(), MEASURED: measured}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flwr.app import ArrayRecord
 
+from .averaging import SiteWeights
 from .axes import AxisGraph, Tensors
 from .cavity import PulledSteps
 from .contribution import Contribution, tensors_by_name, unique_names
 from .frame import Frame
 from .merge_metrics import MergeMetrics
 from .merging import Product
-from .weighting import SiteWeights
 from .wire import arrays_in, tensors_in
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .averaging import SiteWeights
 from .axes import AxisError, AxisGraph, Tensors
 from .heads import inner_axes
 from .precision import Precision
 from .screening import Update
-from .weighting import SiteWeights
 from .wire import TensorEntry, part_of
 
 Layout = Mapping[str, list[TensorEntry]]  # the tensors of every array, by its key

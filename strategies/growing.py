@@ -29,7 +29,7 @@ from .screening import Update
 from .settings import check_settings, refuse_fixed
 from .sites import SiteCard
 from .widths import infer_sizes, submodel
-from .wire import TensorEntry, arrays_in, is_packed, pack, plain_record, tensors_in, unpack
+from .wire import TensorEntry, arrays_in, is_packed, pack, record_of, tensors_in, unpack
 
 log = getLogger("flwr")
 UNITS = "@units"  # group of a checkpoint
@@ -63,7 +63,7 @@ class GrowingMatching(BayesianMatching):
     ) -> None:
         refuse_fixed("GrowingMatching", self.fixed, settings)
         super().__init__(axes, **self.fixed, **settings)
-        check_settings(gamma=gamma, width_cap=width_cap)
+        check_settings(locals())
         self.gamma = gamma
         self.width_cap = width_cap
         self.graph = axes if axes is not None else AxisGraph({}, {})  # at the sites' width
@@ -114,7 +114,7 @@ class GrowingMatching(BayesianMatching):
 
     def state(self) -> dict[str, ArrayRecord]:
         units = {f"{site}/{label}": own for site, axes in sorted(self.units.items()) for label, own in axes.items()}
-        return super().state() | {UNITS: plain_record({key: own.astype(np.int32) for key, own in units.items()})}
+        return super().state() | {UNITS: record_of({key: own.astype(np.int32) for key, own in units.items()})}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)
@@ -220,7 +220,7 @@ def with_tensors(record: ArrayRecord, tensors: Mapping[str, np.ndarray]) -> Arra
     """Return a record with the same tensors as another, packed or plain like that, with the given values and shapes."""
     if is_packed(record):
         return pack({part: {name: tensors[name] for name in own} for part, own in unpack(record).items()})
-    return plain_record({name: tensors[name] for name in record})
+    return record_of({name: tensors[name] for name in record})
 
 
 def _tensors(record: ArrayRecord) -> Tensors:

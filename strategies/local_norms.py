@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord
 from .averaging import TaskFedAvg
 from .screening import Update
 from .sites import KEY, SiteCard
-from .wire import MANIFEST, FlatArray, TensorEntry, arrays_in, is_decoder, part_of, plain_record, tensors_in
+from .wire import MANIFEST, TensorEntry, arrays_in, is_decoder, part_of, record_of, tensors_in
 
 # The last word of a module's name: norm, norm1, bn2, ln_1, fc_norm, norm_pre, LayerNorm, layernorm_before, batchnorm1.
 NORMS = r"(\w+_)?(layer|batch|group|instance|rms)?_?(norm|bn|ln)(_?\d+|_\w+)?"
@@ -52,15 +52,12 @@ class TaskFedBN(TaskFedAvg):
     def trained_models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
         models = {}
         for site, norms in sorted(self.site_norms.items()):
-            own = ArrayRecord()
-            for key, array in arrays.items():
-                if key in norms or not is_decoder(part_of(key)):
-                    own[key] = array
-            models[site] = self._with_norms(own, norms)
+            own = {key: array for key, array in arrays.items() if key in norms or not is_decoder(part_of(key))}
+            models[site] = self._with_norms(record_of(own), norms)
         return models
 
     def state(self) -> dict[str, ArrayRecord]:
-        return super().state() | {site: plain_record(norms) for site, norms in self.site_norms.items()}
+        return super().state() | {site: record_of(norms) for site, norms in self.site_norms.items()}
 
     def restore(self, state: dict[str, ArrayRecord]) -> None:
         super().restore(state)
@@ -68,15 +65,11 @@ class TaskFedBN(TaskFedAvg):
 
     def _with_norms(self, arrays: ArrayRecord, norms: dict[str, np.ndarray]) -> ArrayRecord:
         places = self._places(arrays)
-        own = ArrayRecord()
-        for key, array in arrays.items():
-            if norms.get(key, np.empty(0)).size:
-                values = array.numpy().copy()
-                values.reshape(-1)[places[key]] = norms[key]
-                own[key] = FlatArray(values)
-            else:
-                own[key] = array
-        return own
+        changed = {}
+        for key in [key for key in arrays if norms.get(key, np.empty(0)).size]:
+            changed[key] = arrays[key].numpy().copy()
+            changed[key].reshape(-1)[places[key]] = norms[key]
+        return record_of({key: changed.get(key, array) for key, array in arrays.items()})
 
     def _places(self, arrays: ArrayRecord) -> dict[str, np.ndarray]:
         """Return the indices of normalisation in every array; they are computed once for each set of parts."""

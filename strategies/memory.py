@@ -44,24 +44,28 @@ class Memory:
         self._checksums: dict[str, list[tuple[int, int]]] = {}  # site -> (returned, sent), newest last
         self._distances: dict[str, list[tuple[int, str, float]]] = {}  # part -> (round, site, distance), newest last
         self._round = 0
-        self._global: dict[int, tuple[Array, int | None]] = {}  # id of a global array -> the array, its checksum
+        self._global = ArrayRecord()
+        self._global_checksums: dict[str, int] = {}
 
     def begin_round(self, server_round: int, arrays: ArrayRecord) -> None:
         """Start a round in which all sites are sent these arrays, except where they have arrays of their own."""
-        self._round = server_round
-        self._global = {id(array): (array, None) for array in arrays.values()}
+        self._round, self._global, self._global_checksums = server_round, arrays, {}
 
     def check(self, update: Update, sent: ArrayRecord) -> Trace:
         """Return the trace of an update; raise ``ValueError`` to refuse the update."""
         keys = sorted(update.arrays)
         returned = _combined(keys, (checksum(update.arrays[key]) for key in keys))
-        sent_sum = _combined(keys, (self._checksum(sent[key]) for key in keys))
+        sent_sum = _combined(keys, (self._checksum(key, sent[key]) for key in keys))
         for earlier_returned, earlier_sent in self._checksums.get(update.site, ()):
             if returned == earlier_returned and sent_sum != earlier_sent:
                 raise ValueError("it repeats an update of an earlier round bit by bit, though it was sent other values")
         moved = distances(update.arrays, sent) if self.max_norm_ratio else {}
         for part, distance in moved.items():
-            usual = self._usual_distance(part, update.site)
+            others = [
+                earlier for server_round, site, earlier in self._distances.get(part, ())
+                if site != update.site and server_round >= self._round - RECENT_ROUNDS
+            ]  # fmt: skip
+            usual = float(np.median(others)) if others else 0.0
             if usual and distance > self.max_norm_ratio * usual:
                 raise ValueError(
                     f"its {part or 'model'} moved by {distance:.3g}, more than {self.max_norm_ratio:g} times "
@@ -87,21 +91,12 @@ class Memory:
         self._checksums = {site: [(a, b) for a, b in pairs] for site, pairs in content["given"].items()}
         self._distances = {part: [(r, s, d) for r, s, d in rows] for part, rows in content["distances"].items()}
 
-    def _checksum(self, array: Array) -> int:
-        _, known = self._global.get(id(array), (None, None))
-        if known is None:
-            known = checksum(array.numpy())
-            if id(array) in self._global:  # a global array is read once, not once for each site
-                self._global[id(array)] = array, known
-        return known
-
-    def _usual_distance(self, part: str, site: str) -> float:
-        others = [
-            distance
-            for server_round, other, distance in self._distances.get(part, ())
-            if other != site and server_round >= self._round - RECENT_ROUNDS
-        ]
-        return float(np.median(others)) if others else 0.0
+    def _checksum(self, key: str, array: Array) -> int:
+        if array is not self._global.get(key):
+            return checksum(array.numpy())
+        if key not in self._global_checksums:  # a global array is read once, not once for each site
+            self._global_checksums[key] = checksum(array.numpy())
+        return self._global_checksums[key]
 
 
 def checksum(values: np.ndarray) -> int:
@@ -117,10 +112,7 @@ def _combined(keys: Iterable[str], checksums: Iterable[int]) -> int:
 
 
 def distances(arrays: Mapping[str, np.ndarray], sent: ArrayRecord, chunk: int = 1 << 15) -> dict[str, float]:
-    """Return each part's Euclidean distance from the values sent, over its floats.
-
-    The sums are computed in chunks that fit into the processor's cache.
-    """
+    """Return each part's Euclidean distance from the values sent, over its floats, in chunks that fit the cache."""
     squares: dict[str, float] = {}
     for key, values in arrays.items():
         if values.dtype.kind != "f":

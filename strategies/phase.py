@@ -48,38 +48,21 @@ class RoundResult:
     site_metrics: dict[str, MetricRecord]  # by site key
 
 
+@dataclass
 class Phase:
-    """The messages, replies and failures of a phase.
+    """The messages, replies and failures of a phase."""
 
-    Args:
-        server_round: number of the round.
-        action: ``train`` or ``evaluate``.
-        arrays: the global arrays that the round starts from.
-        messages: one message for each site that is asked, by site key, in the order of the keys.
-        grid: sends a message again with ``on_failure="retry"``.
-        policy: what happens when sites fail.
-        failures: those of the run so far; the phase appends its own.
-    """
+    server_round: int
+    action: str  # ``train`` or ``evaluate``
+    arrays: ArrayRecord  # the global arrays that the round starts from
+    messages: dict[str, Message]  # by key of the sites that are asked, in the order of the keys
+    grid: Grid  # sends a message again with ``on_failure="retry"``
+    policy: FailurePolicy
+    failures: list[Failure]  # of the run so far; the phase appends its own
+    _refused: int = 0
 
-    def __init__(
-        self,
-        server_round: int,
-        action: str,
-        arrays: ArrayRecord,
-        messages: dict[str, Message],
-        grid: Grid,
-        policy: FailurePolicy,
-        failures: list[Failure],
-    ) -> None:
-        self.server_round = server_round
-        self.action = action
-        self.arrays = arrays
-        self.messages = messages
-        self._failures = failures
-        self._earlier = len(failures)
-        self._refused = 0
-        self._grid = grid
-        self._policy = policy
+    def __post_init__(self) -> None:
+        self._earlier = len(self.failures)
 
     def arrays_sent(self, site: str) -> ArrayRecord:
         """Return the arrays that a site was sent."""
@@ -110,75 +93,55 @@ class Phase:
     def refuse(self, site: str, reason: str) -> None:
         """Record that a site's reply came, but was refused."""
         self._refused += 1
-        self._fail(Failure(site, self.server_round, self.action, reason))
+        self._fail(site, reason)
 
     def check_quorum(self, answered: int) -> None:
         """Raise :class:`FederationError` if too few of the asked sites answered."""
         asked = len(self.messages)
-        needed = max(1, self._policy.quorum * asked)
+        needed = max(1, self.policy.quorum * asked)
         if not asked or answered >= needed:
             return
-        if self._refused and not answered and not self._policy.quorum:
-            log.warning(
-                "Round %d: no reply could be used, %d of %d were refused; the model stays as it was.",
-                self.server_round,
-                self._refused,
-                asked,
+        if not self._refused or answered or self.policy.quorum:
+            raise FederationError(
+                f"Expected at least {needed:g} of {asked} sites to {self.action} in round {self.server_round}, "
+                f"{answered} did; see the sites' failures above, or lower quorum."
             )
-            return
-        raise FederationError(
-            f"Expected at least {needed:g} of {asked} sites to {self.action} in round {self.server_round}, "
-            f"{answered} did; see the sites' failures above, or lower quorum."
-        )
+        text = "Round %d: no reply could be used, %d of %d were refused; the model stays as it was."
+        log.warning(text, self.server_round, self._refused, asked)
 
     def result(self, site_metrics: dict[str, MetricRecord], answered: int) -> RoundResult:
         """Return the result of the phase, given the metrics by site and the number of replies that were used."""
-        failures = tuple(self._failures[self._earlier :])
+        failures = tuple(self.failures[self._earlier :])
         return RoundResult(self.server_round, len(self.messages), answered, failures, site_metrics)
 
     def _usable_reply(self, site: str, reply: Message | None) -> Message | None:
         """Return a site's reply, or that to a repeated message, or ``None`` if the site failed every time."""
-        message, policy = self.messages[site], self._policy
-        for attempt in range(1 + (policy.retries if policy.on_failure == "retry" else 0)):
+        content, node = self.messages[site].content, self.messages[site].metadata.dst_node_id
+        retries = self.policy.retries if self.policy.on_failure == "retry" else 0
+        for attempt in range(1 + retries):
             if attempt:
-                log.warning(
-                    "Round %d: site %s is asked again (%d of %d).", self.server_round, site, attempt, policy.retries
-                )
-                again = Message(
-                    message.content,
-                    dst_node_id=message.metadata.dst_node_id,
-                    message_type=message.metadata.message_type,
-                    group_id=message.metadata.group_id,
-                )
-                reply = next(iter(self._grid.send_and_receive([again], timeout=policy.retry_timeout)), None)
-            failure = read_failure(site, self.server_round, self.action, reply)
-            if failure is None:
+                log.warning("Round %d: site %s is asked again (%d of %d).", self.server_round, site, attempt, retries)
+                again = Message(content, dst_node_id=node, message_type=self.action, group_id=str(self.server_round))
+                reply = next(iter(self.grid.send_and_receive([again], timeout=self.policy.retry_timeout)), None)
+            if reply is None:
+                self._fail(site, "no reply in time")
+            elif reply.has_error():
+                reason = (reply.error.reason or f"error code {reply.error.code}").strip()
+                first_line, _, traceback = reason.partition("\n")
+                self._fail(site, first_line, traceback)
+            elif record := record_in(reply.content, "failure", ConfigRecord):
+                self._fail(site, str(record.get("reason", "")), str(record.get("traceback", "")))
+            else:
                 return reply
-            self._fail(failure)
         return None
 
-    def _fail(self, failure: Failure) -> None:
-        self._failures.append(failure)
-        log.warning(
-            "Round %d: site %s failed to %s: %s", failure.server_round, failure.site, failure.action, failure.reason
-        )
-        if failure.traceback:
-            log.warning("%s", failure.traceback.rstrip())
-        if self._policy.on_failure == "fail":
+    def _fail(self, site: str, reason: str, traceback: str = "") -> None:
+        self.failures.append(Failure(site, self.server_round, self.action, reason, traceback))
+        log.warning("Round %d: site %s failed to %s: %s", self.server_round, site, self.action, reason)
+        if traceback:
+            log.warning("%s", traceback.rstrip())
+        if self.policy.on_failure == "fail":
             raise FederationError(
-                f"Site {failure.site} failed to {failure.action} in round {failure.server_round}: "
-                f"{failure.reason.rstrip('.')}; repair the site, or set on-failure to skip or retry."
+                f"Site {site} failed to {self.action} in round {self.server_round}: {reason.rstrip('.')}; "
+                "repair the site, or set on-failure to skip or retry."
             )
-
-
-def read_failure(site: str, server_round: int, action: str, reply: Message | None) -> Failure | None:
-    """Return why a reply cannot be used, or ``None`` if it can."""
-    if reply is None:
-        return Failure(site, server_round, action, "no reply in time")
-    if reply.has_error():
-        reason = (reply.error.reason or f"error code {reply.error.code}").strip()
-        first_line, _, traceback = reason.partition("\n")
-        return Failure(site, server_round, action, first_line, traceback)
-    if record := record_in(reply.content, "failure", ConfigRecord):
-        return Failure(site, server_round, action, str(record.get("reason", "")), str(record.get("traceback", "")))
-    return None

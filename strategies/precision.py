@@ -18,7 +18,7 @@ from types import EllipsisType
 import numpy as np
 from flwr.app import ArrayRecord
 
-from .wire import FlatArray, values_of
+from .wire import record_of, values_of
 
 LARGEST = "/largest"
 MAX_PRECISION = 1e20  # far beyond any curvature; its product with a weight does not overflow single precision
@@ -92,12 +92,8 @@ def _is_valid(values: np.ndarray) -> bool:
     return not values.size or (float(values.min()) >= 0 and float(values.max()) < MAX_PRECISION)  # NaN fails both
 
 
-def _table() -> np.ndarray:
-    codes = np.arange(256)
-    return np.where(codes, np.exp2((codes - 255) / STEPS), 0.0).astype(np.float32)
-
-
-_TABLE = _table()
+_CODES = np.arange(256)
+_TABLE = np.where(_CODES, np.exp2((_CODES - 255) / STEPS), 0.0).astype(np.float32)
 
 
 @cache
@@ -123,12 +119,11 @@ def encode(values: np.ndarray) -> Precision:
 
 def write_precision(values: Mapping[str, np.ndarray]) -> ArrayRecord:
     """Return the record ``precision`` of a reply: one byte for each value, under the keys of its ``arrays``."""
-    record = ArrayRecord()
+    arrays = {}
     for key, array in values.items():
         coded = encode(array)
-        record[key] = FlatArray(coded.values)
-        record[key + LARGEST] = FlatArray(np.array(coded.largest, np.float32))
-    return record
+        arrays |= {key: coded.values, key + LARGEST: np.array(coded.largest, np.float32)}
+    return record_of(arrays)
 
 
 def read_precision(record: ArrayRecord, arrays: Mapping[str, np.ndarray]) -> dict[str, Precision]:
@@ -145,10 +140,8 @@ def read_precision(record: ArrayRecord, arrays: Mapping[str, np.ndarray]) -> dic
         if key != name:
             continue
         values = values_of(key, array)
-        if values.shape != arrays[key].shape:
-            raise ValueError(
-                f"the precision of {key!r} should be of shape {list(arrays[key].shape)}, it is {list(values.shape)}"
-            )
+        if values.shape != (shape := arrays[key].shape):
+            raise ValueError(f"the precision of {key!r} should be of shape {list(shape)}, it is {list(values.shape)}")
         if values.dtype == np.uint8:
             largest = values_of(key + LARGEST, record[key + LARGEST]) if key + LARGEST in record else np.array(np.nan)
             if largest.size != 1 or largest.dtype.kind != "f" or not _is_valid(largest):

@@ -55,7 +55,7 @@ class FisherMerging(Published):
 
     def __init__(self, *, min_fisher: float = 1e-6, **settings: Any) -> None:
         super().__init__(**settings)
-        check_settings(min_fisher=min_fisher)
+        check_settings(locals())
         self.min_fisher = min_fisher
 
     def _multiply(self, merge: BayesianMerge, contribution: Contribution) -> None:
@@ -128,7 +128,7 @@ class Pfnm(Published):
 
     def __init__(self, *, sigma0: float = 1.0, sweeps: int = 5, **settings: Any) -> None:
         super().__init__(**settings)
-        check_settings(sigma0=sigma0)
+        check_settings(locals())
         self.sigma0 = sigma0
         self.sweeps = sweeps
 

@@ -45,18 +45,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
 WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}  # the keys are functions of operator
 
 
-def check_settings(**settings: Any) -> None:
-    """Check the values that a constructor was given against :data:`LIMITS` and :data:`CHOICES`.
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check a constructor's arguments, its ``locals()``, against :data:`LIMITS` and :data:`CHOICES`.
 
     Raises:
         ValueError: naming the first setting that is out of its limits, or not one of its choices.
     """
     for name, value in settings.items():
-        if name in CHOICES:
-            if value not in CHOICES[name]:
-                raise ValueError(f"Expected {name} to be one of {', '.join(CHOICES[name])}, got {value!r}.")
+        if value not in CHOICES.get(name, [value]):
+            raise ValueError(f"Expected {name} to be one of {', '.join(CHOICES[name])}, got {value!r}.")
+        if (limits := LIMITS.get(name)) is None:
             continue
-        limits = LIMITS[name]
         if not (isfinite(value) and all(getattr(operator, word)(value, limit) for word, limit in limits.items())):
             allowed = " and ".join(f"{WORDS[word]} {limit:g}" for word, limit in limits.items())
             raise ValueError(f"Expected {name} to be a finite number that is {allowed}, got {value}.")

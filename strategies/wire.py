@@ -37,8 +37,7 @@ class FlatArray(Array):
     """
 
     def __init__(self, values: np.ndarray) -> None:
-        values = np.asarray(values, order="C")  # ascontiguousarray would add an axis to a scalar
-        values = values.view()
+        values = np.asarray(values, order="C").view()  # ascontiguousarray would add an axis to a scalar
         values.flags.writeable = False
         self.__dict__["_values"] = values
         self.__dict__.update(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray")
@@ -55,8 +54,7 @@ class FlatArray(Array):
         return self.__dict__["_values"]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without this, chunks and ids that an engine cached would be sent as well.
-        return _flat_array, (self.__dict__["_values"],)
+        return _flat_array, (self.__dict__["_values"],)  # leaves out chunks and ids that an engine cached
 
 
 # Flower writes a class's qualified name before its bytes, and the receiver finds the class by this name.
@@ -73,20 +71,19 @@ def pack(parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:
         part: [[name, list(value.shape), str(value.dtype)] for name, value in tensors.items()]
         for part, tensors in parts.items()
     }
-    record = ArrayRecord()
-    record[MANIFEST] = FlatArray(np.frombuffer(json.dumps(manifest, separators=(",", ":")).encode(), np.uint8))
+    arrays = {MANIFEST: _json_bytes(manifest)}
     for part, tensors in parts.items():
         for dtype in dict.fromkeys(str(value.dtype) for value in tensors.values()):
             flat = [np.ravel(value) for value in tensors.values() if str(value.dtype) == dtype]
-            record[f"{part}:{dtype}"] = FlatArray(np.concatenate(flat))
-    return record
+            arrays[f"{part}:{dtype}"] = np.concatenate(flat)
+    return record_of(arrays)
 
 
-def plain_record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
+def record_of(arrays: Mapping[str, np.ndarray | Array]) -> ArrayRecord:
     """Return arrays as a record, without copies; ``ArrayRecord(dict)`` would serialise each of them."""
     record = ArrayRecord()
     for key, values in arrays.items():
-        record[key] = FlatArray(values)
+        record[key] = values if isinstance(values, Array) else FlatArray(values)
     return record
 
 
@@ -163,43 +160,31 @@ def task_of(part: str) -> str:
     return task if prefix in (DECODER, CROSS) else ""
 
 
-def task_part(prefix: str, task: str) -> str:
-    """Return the name of a task's part with a prefix (:data:`DECODER` or :data:`CROSS`)."""
-    return f"{prefix}.{task}"
-
-
 def decoder_part(task: str) -> str:
     """Return the name of the part that contains a task's decoder."""
-    return task_part(DECODER, task)
+    return f"{DECODER}.{task}"
 
 
 def is_decoder(part: str) -> bool:
     """Return whether a part is a task's decoder."""
-    return part.startswith(task_part(DECODER, ""))
+    return part.startswith(decoder_part(""))
 
 
 def select(record: ArrayRecord, parts: Iterable[str]) -> ArrayRecord:
     """Return the record with only some parts; arrays are not copied, and the manifest stays complete."""
     wanted = set(parts)
-    selected = ArrayRecord()
-    for key, array in record.items():
-        if key == MANIFEST or part_of(key) in wanted:
-            selected[key] = array
-    return selected
+    return record_of({key: array for key, array in record.items() if key == MANIFEST or part_of(key) in wanted})
 
 
 def repack(record: ArrayRecord, parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:
     """Return a record with the layout of the given one, and the values of ``parts``."""
     layout = _layout(record[MANIFEST].numpy().tobytes())
-    packed = ArrayRecord()
-    packed[MANIFEST] = record[MANIFEST]
-    for key in record:
-        if key == MANIFEST:
-            continue
+    packed: dict[str, np.ndarray | Array] = {MANIFEST: record[MANIFEST]}
+    for key in arrays_in(record):
         part, _, dtype = key.rpartition(":")
         flat = [np.ravel(parts[part][name]) for name, _, own_dtype, _ in layout[part] if own_dtype == dtype]
-        packed[key] = FlatArray(np.concatenate(flat))
-    return packed
+        packed[key] = np.concatenate(flat)
+    return record_of(packed)
 
 
 def values_of(key: str, array: Array) -> np.ndarray:
@@ -213,11 +198,13 @@ def values_of(key: str, array: Array) -> np.ndarray:
         raise ValueError(f"{key!r} cannot be read as an array: {type(error).__name__}: {error}") from None
 
 
+def _json_bytes(content: Any) -> np.ndarray:
+    return np.frombuffer(json.dumps(content, separators=(",", ":")).encode(), np.uint8)
+
+
 def json_record(content: Any) -> ArrayRecord:
     """Return JSON content as a record of one array of bytes, for a checkpoint."""
-    record = ArrayRecord()
-    record["json"] = FlatArray(np.frombuffer(json.dumps(content, separators=(",", ":")).encode(), np.uint8))
-    return record
+    return record_of({"json": _json_bytes(content)})
 
 
 def read_json_record(record: ArrayRecord) -> Any:

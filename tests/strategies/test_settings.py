@@ -65,7 +65,9 @@ def test_a_setting_out_of_its_limits_is_named(settings: dict[str, Any], sentence
 
 
 def test_limits_are_inclusive_where_they_say_so() -> None:
-    check_settings(fraction_train=1, quorum=0, prior_strength=1.0, server_beta2=0.0, min_sites=1, retries=0)
+    check_settings(
+        {"fraction_train": 1, "quorum": 0, "prior_strength": 1.0, "server_beta2": 0.0, "min_sites": 1, "retries": 0}
+    )
 
 
 def test_every_row_of_the_tables_is_a_setting_of_a_strategy() -> None:
