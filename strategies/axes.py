@@ -135,6 +135,14 @@ class AxisGraph:
         for label in self.axes:
             self._check_axis(label)
 
+    def axis_labels(self, name: str) -> list[list[str]]:
+        """Return for each viewed axis of a tensor which axes it concatenates: one, several, or none if it is fixed."""
+        return [label.split("+") if label else [] for label in self.tensors[name][1]]
+
+    def labels(self, name: str) -> list[str]:
+        """Return the labels of a tensor's axes."""
+        return [label for parts in self.axis_labels(name) for label in parts]
+
     def _check_tensor(self, name: str) -> None:
         view, labels = self.tensors[name][0], self.labels(name)
         if unknown := [label for label in labels if label not in self.axes]:
@@ -172,9 +180,9 @@ class AxisGraph:
         labels = self.tensors[name][1]
         if len(shape) != len(labels):
             raise AxisError(f"{name}: {len(labels)} axes are declared, the shape {tuple(shape)} has {len(shape)}.")
-        for size, label in zip(shape, labels, strict=True):
-            declared = size if label is None else sum(self.axes[part].size for part in label.split("+"))
-            if size != declared:
+        for size, label, parts in zip(shape, labels, self.axis_labels(name), strict=True):
+            declared = sum(self.axes[part].size for part in parts)
+            if parts and size != declared:
                 raise AxisError(f"{name}: axis {label!r} has {declared} units, the shape {tuple(shape)} has {size}.")
 
     def freeze(self, *labels: str) -> AxisGraph:
@@ -188,10 +196,8 @@ class AxisGraph:
         tensors: dict[str, Spec] = {}
         for name, (view, labels) in self.tensors.items():
             if view is not None:
-                parts = [label.split("+") if label else [] for label in labels]
-                view = tuple(
-                    sum(axes[part].size for part in own) if own else n for n, own in zip(view, parts, strict=True)
-                )
+                viewed = zip(view, self.axis_labels(name), strict=True)
+                view = tuple(sum(axes[part].size for part in parts) if parts else n for n, parts in viewed)
             tensors[name] = (view, labels)
         return AxisGraph(tensors, axes)
 
@@ -199,21 +205,17 @@ class AxisGraph:
         """Return where an axis appears in the given tensors, in the order of the graph."""
         return [
             slot for name in self.tensors if name in tensors
-            for part, slot in self._parts(name, tensors[name].shape) if part == label
+            for part, slot in self.slots_of(name, tensors[name].shape) if part == label
         ]  # fmt: skip
 
-    def _parts(self, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Slot]]:
-        view, labels = self.tensors[name]
-        for axis, label in enumerate(labels):
+    def slots_of(self, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Slot]]:
+        """Yield the axes of a tensor of this shape, each with its slot."""
+        for axis, parts in enumerate(self.axis_labels(name)):
             start = 0
-            for part in label.split("+") if label else ():
+            for part in parts:
                 stop = start + self.axes[part].size
-                yield part, Slot(name, tuple(view or shape), axis, start, stop)
+                yield part, Slot(name, tuple(self.tensors[name][0] or shape), axis, start, stop)
                 start = stop
-
-    def labels(self, name: str) -> list[str]:
-        """Return the labels of a tensor's axes."""
-        return [part for label in self.tensors[name][1] if label for part in label.split("+")]
 
     def permute(self, tensors: Mapping[str, np.ndarray], permutations: Mapping[str, np.ndarray]) -> Tensors:
         """Return the network whose unit i on each named axis is unit ``permutation[i]`` of the given one.
@@ -230,7 +232,7 @@ class AxisGraph:
         for name in self.tensors:
             if name not in tensors:
                 continue
-            slots = [(part, slot) for part, slot in self._parts(name, tensors[name].shape) if part in permutations]
+            slots = [(part, slot) for part, slot in self.slots_of(name, tensors[name].shape) if part in permutations]
             for axis in {slot.axis for _, slot in slots}:
                 index = np.arange(slots[0][1].view[axis])
                 for part, slot in slots:

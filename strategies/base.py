@@ -146,15 +146,16 @@ class TaskStrategy(Strategy):
         active: Any = config.get("tasks")
         if not (sites := self.roster.refresh(grid)):
             raise FederationError(
-                f"Round {server_round}: expected sites to train, none is connected; start them again, and resume the run."
+                f"Round {server_round}: expected sites to train, none is connected; start them again, "
+                "and resume the run."
             )
         asked: list[Asked] = []
         for site in sites:
             tasks = site.tasks if site.tasks is None or active is None else site.tasks.intersection(active)
             if tasks is None or tasks:
                 asked.append((site, tasks))
-        asked = self._draw(server_round, asked)
-        return self._begin_phase("train", server_round, arrays, self.train_config(server_round, config), grid, asked)
+        drawn, config = self._draw(server_round, asked), self.train_config(server_round, config)
+        return self._begin_phase(MessageType.TRAIN, server_round, arrays, config, grid, drawn)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -229,7 +230,7 @@ class TaskStrategy(Strategy):
         count = max(1, round(self.fraction_train * len(sites)))
         if count >= len(sites):
             return sites
-        drawn = random.Random(f"{self.seed}/{server_round}").sample([site.key for site, _ in sites], count)
+        drawn = set(random.Random(f"{self.seed}/{server_round}").sample([site.key for site, _ in sites], count))
         return [(site, tasks) for site, tasks in sites if site.key in drawn]
 
     def _begin_phase(

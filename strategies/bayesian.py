@@ -20,11 +20,10 @@ from flwr.app import ArrayRecord, ConfigRecord
 from .alignment import align
 from .averaging import TaskFedAvg
 from .axes import AxisGraph, Gauge
-from .bayesian_merge import BayesianMerge
+from .bayesian_merge import BayesianMerge, MergeMetrics
 from .cavity import Cavities
 from .contribution import Contribution, matching_weights, read_contribution
 from .matching import moved_share
-from .merge_metrics import MergeMetrics
 from .merging import MEAN, VARIANCE, Merged
 from .screening import Update
 from .settings import PrecisionKind, Start, check_settings
@@ -126,7 +125,7 @@ class BayesianMatching(TaskFedAvg):
         return merged.arrays
 
     def merge_metrics(self) -> dict[str, float]:
-        """Return the metrics of the last merge, see :meth:`.merge_metrics.MergeMetrics.compute`."""
+        """Return the metrics of the last merge, see :meth:`.bayesian_merge.MergeMetrics.compute`."""
         return self._metrics.compute()
 
     def sample(self, arrays: ArrayRecord, seed: int, temperature: float = 1.0) -> ArrayRecord:

@@ -33,11 +33,6 @@ class Placement:
     distance_before: float  # mean squared distance to the frame, with the frame's mean square as unit
     distance_after: float
 
-    @property
-    def gain(self) -> float:
-        """Return by how much the alignment reduced the distance."""
-        return self.distance_before - self.distance_after
-
 
 @dataclass(frozen=True)
 class AlignedUpdate:

@@ -96,7 +96,9 @@ class GrowingMatching(BayesianMatching):
         frame = merge.previous_tensors()
         sizes = infer_sizes(self.graph, frame)
         same_units = {label: np.arange(sizes[label]) for label in self.grows if label in sizes}
-        wide, wide_precision = expand(Growth(grown.graph, [same_units]), 0, frame, _by_tensor(self.posterior, merge))
+        full = {key: np.broadcast_to(values, merge.previous[key].shape) for key, values in self.posterior.items()}
+        precision = tensors_by_name(full, merge.layout)
+        wide, wide_precision = expand(Growth(grown.graph, [same_units]), 0, frame, precision)
         has_grown = any(wide[name].shape != values.shape for name, values in frame.items())
         record = with_tensors(merge.arrays, wide) if has_grown else merge.arrays
         layout = tensors_in(record)
@@ -225,14 +227,6 @@ def with_tensors(record: ArrayRecord, tensors: Mapping[str, np.ndarray]) -> Arra
 
 def _tensors(record: ArrayRecord) -> Tensors:
     return tensors_by_name(arrays_in(record), tensors_in(record))
-
-
-def _by_tensor(precision: Mapping[str, np.ndarray], merge: BayesianMerge) -> dict[str, float | np.ndarray]:
-    """Return by tensor a precision that is given by key."""
-    return {
-        tensor.name: np.broadcast_to(values, merge.previous[key].shape).reshape(-1)[tensor.place].reshape(tensor.shape)
-        for key, values in precision.items() for tensor in merge.layout[key]
-    }  # fmt: skip
 
 
 def _flat(

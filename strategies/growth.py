@@ -200,15 +200,10 @@ def expand(
 
 def _fill_readers(graph: AxisGraph, name: str, precision: np.ndarray, units: Units) -> np.ndarray:
     """Return the precision with the client's usual one for units that it lacks and that the tensor reads."""
-    view = graph.tensors[name][0] or precision.shape
-    values = precision.reshape(view)
-    for axis, label in enumerate(graph.tensors[name][1]):
-        start = 0
-        for part in label.split("+") if label else []:
-            size = graph.axes[part].size
-            if part in units and name in graph.axes[part].readers and len(units[part]) < size:
-                missing = start + np.setdiff1d(np.arange(size), units[part])
-                usual = values.take(start + units[part], axis).mean(axis=axis, keepdims=True)
-                np.moveaxis(values, axis, 0)[missing] = np.moveaxis(usual, axis, 0)
-            start += size
+    values = precision.reshape(graph.tensors[name][0] or precision.shape)
+    for label, slot in graph.slots_of(name, precision.shape):
+        if label in units and name in graph.axes[label].readers and len(units[label]) < graph.axes[label].size:
+            missing = slot.start + np.setdiff1d(np.arange(graph.axes[label].size), units[label])
+            usual = values.take(slot.start + units[label], slot.axis).mean(axis=slot.axis, keepdims=True)
+            np.moveaxis(values, slot.axis, 0)[missing] = np.moveaxis(usual, slot.axis, 0)
     return values.reshape(precision.shape)

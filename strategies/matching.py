@@ -149,24 +149,23 @@ def match(
     return Match(consensus.permutations, objective)
 
 
+@dataclass
 class _Consensus:
     """The atoms in natural parameters, and the permutation of each client."""
 
-    def __init__(
-        self,
-        rows: Sequence[np.ndarray],
-        precisions: Sequence[np.ndarray],
-        prior: tuple[np.ndarray, np.ndarray] | None,
-        groups: int,
-        gate: float,
-        dtype: FloatDtype,
-    ) -> None:
-        self.rows, self.precisions, self.groups, self.gate, self.dtype = rows, precisions, groups, gate, dtype
-        self.weighted = np.zeros((len(rows[0]), rows[0].shape[1]))  # N
-        self.precision = np.zeros((1, rows[0].shape[1]))  # S, the same for all atoms
-        if prior is not None:
-            self.weighted, self.precision = prior[0] * prior[1], self.precision + prior[1]
-        self.permutations = [np.arange(len(rows[0])) for _ in rows]
+    rows: Sequence[np.ndarray]
+    precisions: Sequence[np.ndarray]
+    prior: tuple[np.ndarray, np.ndarray] | None
+    groups: int
+    gate: float
+    dtype: FloatDtype
+
+    def __post_init__(self) -> None:
+        self.weighted = np.zeros(self.rows[0].shape)  # N
+        self.precision = np.zeros((1, self.rows[0].shape[1]))  # S, the same for all atoms
+        if self.prior is not None:
+            self.weighted, self.precision = self.prior[0] * self.prior[1], self.precision + self.prior[1]
+        self.permutations = [np.arange(len(self.rows[0])) for _ in self.rows]
 
     def add(self, j: int, sign: int = 1) -> None:
         """Add the units of a client to the atoms, or remove them with ``sign=-1``."""

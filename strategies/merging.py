@@ -44,9 +44,7 @@ def add_product(
     for start in range(0, values.size, CHUNK):
         own = known[start : start + CHUNK]
         total[start : start + CHUNK] += own
-        if (
-            values.dtype == own.dtype
-        ):  # in place, on a copy; terms keep their type, only the sums are in double precision
+        if values.dtype == own.dtype:  # in place; terms keep their type, only the sums are in double precision
             own *= values[start : start + CHUNK]
         else:
             own = own * values[start : start + CHUNK]
@@ -172,8 +170,8 @@ class Product:
     def _add_integers(self, key: str, tensor: TensorEntry, values: np.ndarray) -> None:
         sums = self._sums[key]
         if sums.maximum is None:
-            size = sum(prod(entry.shape) for entry in self.tensors[key])
-            sums.maximum = np.full(size, _min_value(values.dtype), values.dtype)
+            size, dtype = sum(prod(entry.shape) for entry in self.tensors[key]), values.dtype
+            sums.maximum = np.full(size, np.iinfo(dtype).min if dtype.kind in "iu" else 0, dtype)
         maximum = sums.maximum[tensor.place]
         np.maximum(maximum, values.reshape(-1), out=maximum)
 
@@ -259,10 +257,6 @@ class Product:
     @cached_property
     def _by_name(self) -> dict[str, tuple[str, TensorEntry]]:
         return {tensor.name: (key, tensor) for key, tensors in self.tensors.items() for tensor in tensors}
-
-
-def _min_value(dtype: np.dtype) -> int:
-    return int(np.iinfo(dtype).min) if dtype.kind in "iu" else 0
 
 
 def quotient(weighted: np.ndarray, weight: float | np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from flwr.app import MetricRecord
-
-Totals = dict[str, int | float | list[int] | list[float]]
 
 
 class MetricSums:
@@ -30,35 +29,25 @@ class MetricSums:
 
     def drop_other_forms(self) -> dict[str, str]:
         """Drop the records in which a metric has another form than at most sites; return the reason by site."""
-        forms: dict[str, Counter[int]] = {}
+        forms: dict[str, Counter[tuple[int, ...]]] = {}
         for record in self.records.values():
             for name, value in record.items():
-                forms.setdefault(name, Counter())[_form(value)] += 1
+                forms.setdefault(name, Counter())[np.shape(value)] += 1
         usual = {name: counts.most_common(1)[0][0] for name, counts in forms.items()}
         reasons = {
             site: f"its metric {name} has another form than at most sites"
-            for site, record in self.records.items()
-            for name, value in record.items()
-            if _form(value) != usual[name]
-        }
+            for site, record in self.records.items() for name, value in record.items() if np.shape(value) != usual[name]
+        }  # fmt: skip
         self.records = {site: record for site, record in self.records.items() if site not in reasons}
         return reasons
 
-    def total(self) -> Totals:
+    def total(self) -> dict[str, int | float | list[int] | list[float]]:
         """Return the sums, added in the order in which the records arrived."""
-        total: Totals = {}
+        total: dict[str, Any] = {}
         for record in self.records.values():
             for name, value in record.items():
-                before = total.get(name)
-                if isinstance(value, list) and isinstance(before, list):
-                    total[name] = [a + b for a, b in zip(before, value, strict=True)]
-                elif isinstance(value, list):
-                    total[name] = list(value)
+                if isinstance(value, list):
+                    total[name] = [a + b for a, b in zip(total[name], value, strict=True)] if name in total else value
                 else:
-                    total[name] = value + (before if isinstance(before, (int, float)) else 0)
+                    total[name] = total.get(name, 0) + value
         return total
-
-
-def _form(value: object) -> int:
-    """Return the length of a list, and -1 for a number."""
-    return len(value) if isinstance(value, list) else -1

@@ -21,17 +21,17 @@ def infer_sizes(graph: AxisGraph, tensors: Mapping[str, np.ndarray]) -> dict[str
         AxisError: if two tensors contradict each other.
     """
     equations: list[tuple[list[list[str]], int]] = []  # labels of each viewed axis, and the product of their sizes
-    for name, (view, labels) in graph.tensors.items():
-        if name in tensors:
-            parts = [label.split("+") if label else [] for label in labels]
-            if view is None:
-                shape = tensors[name].shape
-                if len(shape) != len(labels):
-                    raise AxisError(f"{name}: {len(labels)} axes are declared, the shape {tuple(shape)} has others.")
-                equations += [([own], n) for own, n in zip(parts, shape, strict=True) if own]
-            else:
-                fixed = prod(n for n, own in zip(view, parts, strict=True) if not own)
-                equations.append(([own for own in parts if own], tensors[name].size // fixed))
+    for name, (view, _) in graph.tensors.items():
+        if name not in tensors:
+            continue
+        parts, shape = graph.axis_labels(name), tensors[name].shape
+        if view is not None:
+            fixed = prod(n for n, own in zip(view, parts, strict=True) if not own)
+            equations.append(([own for own in parts if own], tensors[name].size // fixed))
+        elif len(shape) == len(parts):
+            equations += [([own], n) for own, n in zip(parts, shape, strict=True) if own]
+        else:
+            raise AxisError(f"{name}: {len(parts)} axes are declared, the shape {tuple(shape)} has others.")
     sizes: dict[str, int] = {}
     while solved := dict(item for factors, product in equations for item in _solve(factors, product, sizes)):
         sizes |= solved
@@ -72,8 +72,8 @@ def submodel(graph: AxisGraph, tensors: Mapping[str, np.ndarray], units: Units) 
 def unit_indices(graph: AxisGraph, name: str, units: Units) -> dict[int, np.ndarray]:
     """Return, for each viewed axis of a tensor that has units in ``units``, the indices of those units along it."""
     indices = {}
-    for axis, label in enumerate(graph.tensors[name][1]):
-        parts, start, runs = label.split("+") if label else [], 0, []
+    for axis, parts in enumerate(graph.axis_labels(name)):
+        start, runs = 0, []
         for part in parts:
             size = graph.axes[part].size
             runs.append(start + np.asarray(units.get(part, np.arange(size))))
@@ -95,17 +95,14 @@ def widen(graph: AxisGraph, name: str, values: np.ndarray, units: Units) -> np.n
     indices = unit_indices(graph, name, units)
     if not indices:
         return values
-    view, labels = graph.tensors[name]
-    narrow = tuple(len(indices[axis]) if axis in indices else n for axis, n in enumerate(view or values.shape))
-    wide = tuple(axis_size(graph, labels[axis]) if axis in indices else n for axis, n in enumerate(narrow))
+    view, parts = graph.tensors[name][0] or values.shape, graph.axis_labels(name)
+    narrow = tuple(len(indices[axis]) if axis in indices else n for axis, n in enumerate(view))
+    wide = tuple(
+        sum(graph.axes[p].size for p in parts[axis]) if axis in indices else n for axis, n in enumerate(narrow)
+    )
     result = np.zeros(wide, values.dtype)
     result[np.ix_(*(indices.get(axis, np.arange(n)) for axis, n in enumerate(narrow)))] = values.reshape(narrow)
     return result.reshape(_unview(narrow, values.shape, wide))
-
-
-def axis_size(graph: AxisGraph, label: str | None) -> int:
-    """Return how many units a viewed axis has whose label is a single axis or a sum of several."""
-    return sum(graph.axes[part].size for part in label.split("+")) if label else 0
 
 
 def _unview(view: tuple[int, ...], shape: tuple[int, ...], new_view: tuple[int, ...]) -> tuple[int, ...]:
