@@ -14,7 +14,6 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import MtfedError
-from ..tasks.specs import KIND_SPECS
 from ..tasks.task import Task
 from .feature_shift import Scanner, Scanners, site_shift
 from .manifest import Row, SiteData, has_manifest, read_site
@@ -107,7 +106,7 @@ def _pooled_site(config: Config) -> SiteData:
         scanner = site_shift(config, data.key)
         for row in data.rows:
             labels = {
-                task: prefix + label if KIND_SPECS[config.tasks[task].kind].in_files else label
+                task: prefix + label if config.tasks[task].spec.in_files else label
                 for task, label in row.labels.items()
             }
             patient, number = f"{data.key}/{row.patient}", row.number if path else len(rows)

@@ -23,7 +23,6 @@ from posixpath import dirname, normpath
 from typing import TYPE_CHECKING
 
 from ..errors import MtfedError
-from ..tasks.specs import KIND_SPECS
 from ..tasks.task import Task
 from .formats import file_of, files_of
 from .manifest_table import MANIFEST, PARQUET, ManifestTable, has_manifest, read_manifest_table
@@ -162,7 +161,7 @@ def write_site(data: SiteData, folder: Path, tasks: Mapping[str, Task]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     labelled = sorted({task for row in data.rows for task in row.labels})
     others = list(dict.fromkeys(name for row in data.rows for name in row.others))
-    in_files = [task for task in labelled if KIND_SPECS[tasks[task].kind].in_files]
+    in_files = [task for task in labelled if tasks[task].spec.in_files]
     written: set[str] = set()
     with open(folder / MANIFEST, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -10,7 +10,6 @@ from contextlib import suppress
 
 from ..config import Config
 from ..errors import MtfedError
-from ..tasks.specs import KIND_SPECS
 from .formats import FORMATS, files_of
 from .manifest import Row, SiteData
 from .root import stat_stamp
@@ -23,7 +22,7 @@ Stamp = tuple[object, ...] | None
 def row_sources(data: SiteData, rows: Sequence[Row], config: Config) -> list[str]:
     """Return for each row everything that its image and labels are read from, as text."""
     stamps = Stamps(data)
-    in_files = [name for name, task in config.tasks.items() if KIND_SPECS[task.kind].in_files]
+    in_files = [name for name, task in config.tasks.items() if task.spec.in_files]
     stamps.look_up([row.image for row in rows])
     sources = [f"{row.image!r} {stamps[row.image]} {row.labels}" for row in rows]
     if not in_files:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from ..config import Config
 from ..data.federation import simulated_site, test_data
 from ..data.manifest import SiteData
-from ..tasks.specs import KIND_SPECS
 from ..tasks.task import Task
 
 
@@ -86,7 +85,7 @@ def class_names(sites: Sequence[Holding], task: Task) -> list[str]:
 
 
 def _has_one_class(task: Task) -> bool:
-    return KIND_SPECS[task.kind].by_class
+    return task.spec.by_class
 
 
 def _cell(holding: Holding, task: str, classes: Sequence[str]) -> str:

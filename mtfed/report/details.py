@@ -8,7 +8,6 @@ from statistics import fmean
 from typing import Any
 
 from ..config import defaults, flatten
-from ..tasks.specs import KIND_SPECS
 from ..tasks.task import Task
 from .charts import stacked_bar
 from .html import Html, chip, escape, fold, join, number, table, tag, task_title
@@ -70,7 +69,7 @@ def _images(counts: Mapping[str, float], task: Task, longest: float) -> Html:
 
 def _classes(counts: Mapping[str, float], task: Task) -> dict[str, float]:
     """Return the number of training images by class, if images have a single class and the site shares counts."""
-    if not KIND_SPECS[task.kind].by_class:
+    if not task.spec.by_class:
         return {}
     return {k: counts[f"class.{task.name}.{k}"] for k in task.classes if f"class.{task.name}.{k}" in counts}
 

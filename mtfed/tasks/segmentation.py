@@ -119,10 +119,7 @@ KIND = Kind(
     class_counts=_class_counts,
     masks=lambda label, task: np.stack([label == k for k in range(1, len(task.classes))]),
     losses={"dice": dice_loss, "cross-entropy": cross_entropy, "focal": focal},
-    metrics={
-        "dice": overlap_metric(dice, structure_masks),
-        "iou": overlap_metric(iou, structure_masks),
-    },
+    metrics={"dice": overlap_metric(dice, structure_masks), "iou": overlap_metric(iou, structure_masks)},
     # The loss is a mean over pixels, and so is its curvature. For Dice we use that of cross-entropy (our design).
     curvature_factor=lambda logits, values, task: softmax_factor(logits) / logits[0, 0].numel() ** 0.5,
     show=lambda logits, task: logits.argmax(1).byte().numpy(),

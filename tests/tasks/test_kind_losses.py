@@ -13,7 +13,6 @@ from torch import Tensor
 from mtfed.learning.losses import task_loss
 from mtfed.tasks import dose
 from mtfed.tasks.kind import kind_of
-from mtfed.tasks.specs import KIND_SPECS
 from mtfed.tasks.task import Task
 
 
@@ -109,8 +108,8 @@ def test_losses_agree_with_their_definitions(name: str, term: str) -> None:
 def test_every_loss_and_metric_of_these_kinds_is_implemented() -> None:
     for task in TASKS.values():
         kind = kind_of(task)
-        assert {term for name, term in LOSSES if TASKS[name].kind == task.kind} == set(KIND_SPECS[task.kind].losses)
-        assert set(kind.losses) == set(KIND_SPECS[task.kind].losses) and set(kind.metrics) == set(task.metrics)
+        assert {term for name, term in LOSSES if TASKS[name].kind == task.kind} == set(task.spec.losses)
+        assert set(kind.losses) == set(task.spec.losses) and set(kind.metrics) == set(task.metrics)
 
 
 def test_a_confident_correct_prediction_has_no_loss() -> None:

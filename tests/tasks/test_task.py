@@ -88,7 +88,7 @@ def test_the_first_metric_of_a_task_decides() -> None:
     named = task("ordinal", metrics="accuracy, mae")
     assert named.metrics == ("accuracy", "mae") and named.metric == "accuracy"
     assert set(TaskMetrics(named).metrics) == {"accuracy", "mae"}
-    assert task("ordinal").metrics == KIND_SPECS["ordinal"].metrics
+    assert task("ordinal").metrics == task("ordinal").spec.metrics
     config = read_config({f"task.it.{key}": value for key, value in flatten_task(named).items()})
     assert config.tasks["it"] == named and read_config(flatten(config)) == config
 

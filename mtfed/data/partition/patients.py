@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...tasks.specs import KIND_SPECS
 from ...tasks.task import Task
 from ..manifest import Row
 
@@ -40,6 +39,4 @@ def patients_of(rows: Iterable[Row], tasks: dict[str, Task]) -> dict[str, Patien
 
 def stratum_of(images: Sequence[Row], tasks: dict[str, Task]) -> Stratum:
     """Return a patient's tasks and classes; labels without classes, such as masks, count as one class."""
-    return tuple(
-        sorted({(t, v if KIND_SPECS[tasks[t].kind].by_class else "") for row in images for t, v in row.labels.items()})
-    )
+    return tuple(sorted({(t, v if tasks[t].spec.by_class else "") for row in images for t, v in row.labels.items()}))
