@@ -52,7 +52,7 @@ def describe_kinds() -> str:
         "                     regression share it, and therefore one unit",
     ]
     for name, kind in KIND_SPECS.items():
-        default = "" if kind.default_loss in kind.losses else f" (default {kind.default_loss})"
+        default = f" (default {kind.default_loss})" if kind.default_loss else ""
         lines += [
             f"\n{name}: a cell contains {kind.cell}",
             f"  loss     {', '.join(kind.losses)}{default}",

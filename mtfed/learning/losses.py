@@ -6,7 +6,8 @@ balanced is in :mod:`.balancing`; together they are the hybrid loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..config import Config
 from ..data.shard import Batch, Labels
 from ..models.system import MultiTaskModel
-from ..tasks.kind import Loss, LossSettings, kind_of
+from ..tasks.kind import LossSettings, kind_of
 from ..tasks.task import Task
 from .acceleration import autocast, half_precision, make_scaler, training_forward
 from .balancing import BALANCING
@@ -22,12 +23,13 @@ from .device import to_device
 
 # Task -> its mean loss in a piece of a batch, and the share of the batch's labels of the task that are in the piece.
 PieceLosses = Mapping[str, tuple[Tensor, float]]
+Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (M, ...), values (M, ...) -> scalar: the mean over the M images
 
 
 def task_loss(task: Task, settings: LossSettings) -> Loss:
-    """Return a task's loss: outputs (M, ...) and values (M, ...) to a scalar, the mean over the M images."""
+    """Return a task's loss with the settings of a run."""
     losses = kind_of(task).losses
-    terms = [(weight, losses[term](task, settings)) for weight, term in task.terms]
+    terms = [(weight, partial(losses[term], task, settings)) for weight, term in task.terms]
     if len(terms) == 1 and terms[0][0] == 1:
         return terms[0][1]
 

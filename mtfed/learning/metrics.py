@@ -1,7 +1,7 @@
 """Metrics as sums: what a site sends adds up over sites, and the figure computed from the total is the pooled one.
 
 A mean of the sites' means would weigh a hospital of ten patients like one of a thousand, and an AUC cannot be averaged
-at all. So sites send the sums of each metric (:class:`~mtfed.tasks.additive_metric.AdditiveMetric`), not its value.
+at all. So sites send the sums of each metric (:class:`~mtfed.tasks.kind.AdditiveMetric`), not its value.
 """
 
 from __future__ import annotations

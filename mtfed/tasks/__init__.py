@@ -12,32 +12,14 @@ from .specs import KIND_SPECS, METRIC_SPECS, KindSpec, MetricSpec
 from .task import Task
 
 if TYPE_CHECKING:
-    from .additive_metric import AdditiveMetric, mean_metric
-    from .kind import Kind, kind_of, register_kind
+    from .kind import AdditiveMetric, Kind, kind_of, mean_metric, register_kind
 
-_NEEDS_TORCH = {
-    "AdditiveMetric": "additive_metric",
-    "mean_metric": "additive_metric",
-    "Kind": "kind",
-    "kind_of": "kind",
-    "register_kind": "kind",
-}
-__all__ = [
-    "KIND_SPECS",
-    "METRIC_SPECS",
-    "AdditiveMetric",
-    "Kind",
-    "KindSpec",
-    "MetricSpec",
-    "Task",
-    "kind_of",
-    "mean_metric",
-    "register_kind",
-]
+__all__ = ["KIND_SPECS", "METRIC_SPECS", "AdditiveMetric", "Kind", "KindSpec", "MetricSpec", "Task"]
+__all__ += ["kind_of", "mean_metric", "register_kind"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first used, because a config is checked without torch."""
-    if name not in _NEEDS_TORCH:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NEEDS_TORCH[name]}"), name)
+    return getattr(import_module(".kind", __name__), name)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .additive_metric import AdditiveMetric
 from .boxes import intersection_over_union
+from .kind import AdditiveMetric
 from .task import Task
 
 EDGES = torch.sigmoid(torch.linspace(-8, 8, 129, dtype=torch.float64))  # of the bins of scores; the outer two are open

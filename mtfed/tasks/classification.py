@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LabelError
-from .additive_metric import mean_metric
 from .curvature import softmax_factor
-from .kind import Kind, Loss, LossSettings
-from .label_source import LabelSource
+from .kind import Kind, LabelSource, LossSettings, mean_metric
 from .roc import auc_metric
 from .task import Task
 
@@ -51,21 +49,17 @@ def class_shown(values: Tensor, task: Task) -> Tensor:
     return values[:, None] == torch.arange(len(task.classes))
 
 
-def cross_entropy(task: Task, settings: LossSettings) -> Loss:
+def cross_entropy(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) -> Tensor:
     """Return the cross-entropy of a softmax."""
-    return F.cross_entropy
+    return F.cross_entropy(logits, values)
 
 
-def focal(task: Task, settings: LossSettings) -> Loss:
+def focal(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) -> Tensor:
     """Return the focal loss of a softmax without class weights: (1 - p)^gamma (-log p), mean over samples and pixels.
 
     Lin et al., ICCV 2017. MONAI's has no gradient at a power below one if p rounds to 1.
     """
-
-    def loss(logits: Tensor, values: Tensor) -> Tensor:
-        return focus(F.cross_entropy(logits, values, reduction="none"), settings.focal_gamma).mean()
-
-    return loss
+    return focus(F.cross_entropy(logits, values, reduction="none"), settings.focal_gamma).mean()
 
 
 def focus(terms: Tensor, gamma: float) -> Tensor:
@@ -75,7 +69,7 @@ def focus(terms: Tensor, gamma: float) -> Tensor:
 
 
 def is_binary(task: Task) -> bool:
-    """Return whether a task has two classes, of which only the second one is judged."""
+    """Return whether a task has two classes; then only the second one is judged."""
     return len(task.classes) == 2
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,8 +22,7 @@ from . import boxes
 from .average_precision import OVERLAPS, detection_metric, free_response, mean_average_precision
 from .classification import class_index
 from .curvature import random_signs, sigmoid_factor
-from .kind import Kind, Loss, LossSettings
-from .label_source import LabelSource
+from .kind import Kind, LabelSource, LossSettings
 from .task import Task
 
 STRIDE = 4  # pixels of a cell
@@ -121,53 +121,37 @@ def decode(outputs: Tensor, stride: int = STRIDE, max_boxes: int = 100) -> tuple
     logits = heat.masked_fill(heat < pool(heat, 3, 1, 1), -torch.inf).flatten(1)
     best, index = logits.topk(min(max_boxes, logits.shape[1]))  # (M, P)
     classes, cell = index // shape.numel(), index % shape.numel()
-    cells = torch.stack([axis.to(cell.device)[cell] for axis in _grid(shape)], -1)  # (M, P, d), x first
+    grid = torch.meshgrid(*(torch.arange(side, device=cell.device) for side in shape), indexing="ij")
+    cells = torch.stack([axis.flatten()[cell] for axis in reversed(grid)], -1)  # (M, P, d), x first
     size = boxes.gather_cells(sizes, cells).clamp(max=float(np.log(2 * max(shape)))).exp() * stride
     centre = (cells + 0.5 + boxes.gather_cells(offsets, cells)) * stride
     decoded = boxes.clip(torch.cat([centre - size / 2, size], -1), [side * stride for side in shape[::-1]])
     return decoded, best.sigmoid(), classes.masked_fill(best == -torch.inf, -1)
 
 
-def _grid(shape: Sequence[int]) -> list[Tensor]:
-    """Return the coordinates (P,) of a flattened map's cells, x first."""
-    return [axis.flatten() for axis in torch.meshgrid(*map(torch.arange, shape), indexing="ij")][::-1]
-
-
-def focal(task: Task, settings: LossSettings) -> Loss:
+def focal(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) -> Tensor:
     """Return the focal loss of the maps of centres, with a smaller penalty around a centre (Law and Deng, eq. 1).
 
     It is summed over the cells of an image, divided by its number of boxes, or by 1 if it has none; mean over images.
     """
-
-    def loss(outputs: Tensor, values: Tensor) -> Tensor:
-        heat = outputs[:, : len(task.classes)].float()
-        shape = heat.shape[2:]
-        truth = boxes.centre_maps(values, boxes.assign_cells(values, shape, STRIDE), len(task.classes), shape, STRIDE)
-        p = heat.sigmoid()
-        centres = (1 - p) ** ALPHA * F.logsigmoid(heat)
-        others = (1 - truth) ** BETA * p**ALPHA * F.logsigmoid(-heat)
-        return (-torch.where(truth == 1, centres, others).flatten(1).sum(1) / count(values)).mean()
-
-    return loss
+    heat = outputs[:, : len(task.classes)].float()
+    shape = heat.shape[2:]
+    truth = boxes.centre_maps(values, boxes.assign_cells(values, shape, STRIDE), len(task.classes), shape, STRIDE)
+    p = heat.sigmoid()
+    centres = (1 - p) ** ALPHA * F.logsigmoid(heat)
+    others = (1 - truth) ** BETA * p**ALPHA * F.logsigmoid(-heat)
+    return (-torch.where(truth == 1, centres, others).flatten(1).sum(1) / count(values)).mean()
 
 
-def distance(part: int) -> Callable[[Task, LossSettings], Loss]:
+def distance(part: int, task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) -> Tensor:
     """Return the L1 distance at the boxes' cells: of sizes (0) or offsets (1).
 
     Summed over axes, mean over the boxes of an image, and over images.
     """
-
-    def make(task: Task, settings: LossSettings) -> Loss:
-        def loss(outputs: Tensor, values: Tensor) -> Tensor:
-            shape = outputs.shape[2:]
-            maps = outputs[:, len(task.classes) :].float().chunk(2, 1)[part]
-            cells, real = boxes.assign_cells(values, shape, STRIDE), values[..., -1] >= 0
-            distances = (boxes.gather_cells(maps, cells) - encode(values, cells)[part]).abs().sum(-1)
-            return ((distances * real).sum(1) / count(values)).mean()
-
-        return loss
-
-    return make
+    maps = outputs[:, len(task.classes) :].float().chunk(2, 1)[part]
+    cells, real = boxes.assign_cells(values, outputs.shape[2:], STRIDE), values[..., -1] >= 0
+    distances = (boxes.gather_cells(maps, cells) - encode(values, cells)[part]).abs().sum(-1)
+    return ((distances * real).sum(1) / count(values)).mean()
 
 
 def count(values: Tensor) -> Tensor:
@@ -221,7 +205,7 @@ KIND = Kind(
     read=read_boxes,
     stack=stack_boxes,
     class_counts=lambda label, task, raw: dict(Counter(task.classes[int(index)] for index in label[:, -1])),
-    losses={"focal": focal, "size": distance(0), "offset": distance(1)},
+    losses={"focal": focal, "size": partial(distance, 0), "offset": partial(distance, 1)},
     metrics={
         "ap50": detection_metric(decode, mean_average_precision),
         "map": detection_metric(decode, mean_average_precision, OVERLAPS),

@@ -21,11 +21,9 @@ import torch
 from torch import Tensor
 
 from ..errors import LabelError
-from .additive_metric import mean_metric
 from .curvature import random_signs
 from .dvh import dvh_metrics, soft_histogram, voxels_of_tenth
-from .kind import Kind, Loss, LossSettings
-from .label_source import LabelSource
+from .kind import Kind, LabelSource, LossSettings, mean_metric
 from .multi_label_segmentation import read_arrays, structure_masks
 from .regression import TERMS, from_units, to_units
 from .task import Task
@@ -115,41 +113,33 @@ def plans(values: Tensor, task: Task) -> Iterator[Plan]:
         )
 
 
-def voxel_loss(term: str, task: Task, settings: LossSettings) -> Loss:
+def voxel_loss(term: str, task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) -> Tensor:
     """Return a loss in units of the range, mean over the voxels where dose is possible, and over patients."""
-
-    def loss(outputs: Tensor, values: Tensor) -> Tensor:
-        steps = values[:, 0].flatten(1)
-        possible = steps >= 0
-        terms = TERMS[term](outputs.flatten(1), (steps / STEPS).to(outputs), reduction="none")
-        return (torch.where(possible, terms, 0).sum(1) / possible.sum(1).clamp(min=1)).mean()
-
-    return loss
+    steps = values[:, 0].flatten(1)
+    possible = steps >= 0
+    terms = TERMS[term](outputs.flatten(1), (steps / STEPS).to(outputs), reduction="none")
+    return (torch.where(possible, terms, 0).sum(1) / possible.sum(1).clamp(min=1)).mean()
 
 
-def dvh(task: Task, settings: LossSettings) -> Loss:
+def dvh(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) -> Tensor:
     """Return the mean squared difference of dose-volume histograms, over levels, a patient's structures, and patients.
 
     Our form of the loss of Nguyen et al., Med. Phys. 47:837, 2020: levels are evenly spaced in the range, and the
     sigmoids are as wide as the steps between them.
     """
-
-    def loss(outputs: Tensor, values: Tensor) -> Tensor:
-        levels = (torch.arange(LEVELS, device=outputs.device) + 0.5).to(outputs) / LEVELS
-        total = outputs.sum() * 0
-        for output, plan in zip(outputs[:, 0], plans(values, task), strict=True):
-            if plan.structures:
-                masks = torch.stack(list(plan.structures.values()))
-                inside = masks.any(0)
-                output = torch.where(plan.possible, output, plan.dose.to(output))
-                predicted, planned = (
-                    soft_histogram(dose[inside].to(output), masks[:, inside], levels, 1 / LEVELS)
-                    for dose in (output, plan.dose)
-                )
-                total = total + (predicted - planned).square().mean()
-        return total / len(outputs)
-
-    return loss
+    levels = (torch.arange(LEVELS, device=outputs.device) + 0.5).to(outputs) / LEVELS
+    total = outputs.sum() * 0
+    for output, plan in zip(outputs[:, 0], plans(values, task), strict=True):
+        if plan.structures:
+            masks = torch.stack(list(plan.structures.values()))
+            inside = masks.any(0)
+            output = torch.where(plan.possible, output, plan.dose.to(output))
+            predicted, planned = (
+                soft_histogram(dose[inside].to(output), masks[:, inside], levels, 1 / LEVELS)
+                for dose in (output, plan.dose)
+            )
+            total = total + (predicted - planned).square().mean()
+    return total / len(outputs)
 
 
 def dose_scores(task: Task, outputs: Tensor, values: Tensor) -> Tensor:

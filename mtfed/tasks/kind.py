@@ -1,23 +1,19 @@
-"""The implementation of a kind of task, and the registry of all kinds."""
+"""What a kind of task implements, what it gets to read labels from, and the registry of all kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import MtfedError
-from .additive_metric import AdditiveMetric
-from .label_source import LabelSource
 from .specs import KIND_SPECS, METRIC_SPECS, KindSpec, MetricSpec
 from .task import Task
-
-Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (M, ...), values (M, ...) -> scalar: the mean over the M images
 
 
 class LossSettings(Protocol):
@@ -26,6 +22,81 @@ class LossSettings(Protocol):
     @property
     def focal_gamma(self) -> float:
         """Return the exponent of the focal loss."""
+
+
+class Letterbox(Protocol):
+    """Where an image is placed in the square or cube that the model sees."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the original image, (H, W) or (D, H, W)."""
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Return the model's pixels per pixel of the image, along every axis."""
+
+    def move(self, boxes: np.ndarray) -> np.ndarray:
+        """Return boxes (N, 2d), corner and size with x first, in the model's pixels."""
+
+
+class LabelSource(Protocol):
+    """An image of a site and the files in its folder: :class:`mtfed.data.source.Source`."""
+
+    dimensions: int
+
+    @property
+    def site(self) -> str:
+        """Return the site's key, for errors."""
+
+    @property
+    def where(self) -> str:
+        """Return the image and its site, for errors."""
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """Return millimetres along the image's axes, if its file contains them."""
+
+    @property
+    def letterbox(self) -> Letterbox:
+        """Return where the image is placed in what the model sees."""
+
+    def container(self, name: str) -> Literal["archive", "folder", ""]:
+        """Return whether a path names an archive of arrays or a folder of files, "" if a single file."""
+
+    def array(self, name: str, what: str) -> np.ndarray:
+        """Return the values of a picture or volume in a file."""
+
+    def arrays(self, name: str, what: str) -> Mapping[str, np.ndarray]:
+        """Return the arrays of an archive or a folder by name."""
+
+    def fit(self, array: np.ndarray, what: str, *, nearest: bool) -> np.ndarray:
+        """Return an array over the image in the model's pixels; LabelError if it has another shape."""
+
+
+@dataclass(frozen=True)
+class AdditiveMetric:
+    """A metric that is computed from sums over images, so that the sums of sites add up to the pooled figure."""
+
+    # Name and shape of every sum.
+    states: Callable[[Task], Mapping[str, tuple[int, ...]]]
+    # Outputs (M, ...) and values (M, ...) of a batch -> what is added to each sum, in their order.
+    update: Callable[[Task, Tensor, Tensor], tuple[Tensor, ...]]
+    # The sums, float64, by name -> the value; NaN if the data cannot determine it.
+    compute: Callable[..., Tensor]
+    # Sums over fewer images stay at their site, because they would reveal single labels. If there is a sum ``count``
+    # (K,), it is compared instead of the number of images, and all sums are (K,).
+    min_images: int = 1
+
+
+def mean_metric(terms: Callable[[Task, Tensor, Tensor], Tensor]) -> AdditiveMetric:
+    """Return the mean of all terms (N,) or (M, ...) as a metric. A NaN is left out: its image cannot be judged."""
+
+    def update(task: Task, outputs: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        judged = terms(task, outputs, values).double()
+        judged = judged[~judged.isnan()]
+        return judged.sum(), torch.tensor(judged.numel())
+
+    return AdditiveMetric(lambda task: {"total": (), "count": ()}, update, lambda total, count: total / count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +122,8 @@ class Kind:
 
     # Training and measuring; the names are those of the spec
 
-    losses: Mapping[str, Callable[[Task, LossSettings], Loss]]
+    # Outputs (M, ...) and values (M, ...) -> scalar: the mean over the M images.
+    losses: Mapping[str, Callable[[Task, LossSettings, Tensor, Tensor], Tensor]]
     metrics: Mapping[str, AdditiveMetric]
     # Outputs and values (M, ...) -> random z of the outputs' shape, where E[z z^T] is the curvature in the outputs of
     # an image's loss whose terms have a mean weight of 1.

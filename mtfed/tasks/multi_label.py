@@ -8,11 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LabelError
-from .additive_metric import AdditiveMetric
 from .classification import focus
 from .curvature import sigmoid_factor
-from .kind import Kind, Loss, LossSettings
-from .label_source import LabelSource
+from .kind import AdditiveMetric, Kind, LabelSource, LossSettings
 from .roc import auc_metric
 from .task import Task
 
@@ -61,15 +59,10 @@ def known_mean(terms: Tensor, known: Tensor) -> Tensor:
     return (torch.where(known, terms, 0).sum(1) / known.sum(1).clamp(min=1)).mean()
 
 
-def cross_entropy(task: Task, settings: LossSettings) -> Loss:
+def cross_entropy(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) -> Tensor:
     """Return the binary cross-entropy over what is known."""
-
-    def loss(logits: Tensor, values: Tensor) -> Tensor:
-        known = values >= 0
-        terms = F.binary_cross_entropy_with_logits(logits, values.clamp(min=0).to(logits), reduction="none")
-        return known_mean(terms, known)
-
-    return loss
+    terms = F.binary_cross_entropy_with_logits(logits, values.clamp(min=0).to(logits), reduction="none")
+    return known_mean(terms, values >= 0)
 
 
 def focal_terms(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
@@ -77,23 +70,15 @@ def focal_terms(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
     return focus(F.binary_cross_entropy_with_logits(logits, truth, reduction="none"), gamma)
 
 
-def focal(task: Task, settings: LossSettings) -> Loss:
+def focal(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) -> Tensor:
     """Return the focal loss over what is known."""
-
-    def loss(logits: Tensor, values: Tensor) -> Tensor:
-        terms = focal_terms(logits, values.clamp(min=0).to(logits), settings.focal_gamma)
-        return known_mean(terms, values >= 0)
-
-    return loss
+    terms = focal_terms(logits, values.clamp(min=0).to(logits), settings.focal_gamma)
+    return known_mean(terms, values >= 0)
 
 
 def _count_correct(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many labels of each class are judged correctly, and how many are known."""
     return ((logits > 0).long() == values).sum(0), (values >= 0).sum(0)
-
-
-def _class_states(task: Task) -> dict[str, tuple[int, ...]]:
-    return {"correct": (len(task.classes),), "known": (len(task.classes),)}
 
 
 def _curvature_factor(logits: Tensor, values: Tensor, task: Task) -> Tensor:
@@ -107,7 +92,11 @@ KIND = Kind(
     losses={"cross-entropy": cross_entropy, "focal": focal},
     metrics={
         "auc": auc_metric(lambda task: len(task.classes), lambda task, logits, values: (logits.sigmoid(), values)),
-        "accuracy": AdditiveMetric(_class_states, _count_correct, lambda correct, known: (correct / known).nanmean()),
+        "accuracy": AdditiveMetric(
+            lambda task: dict.fromkeys(("correct", "known"), (len(task.classes),)),
+            _count_correct,
+            lambda correct, known: (correct / known).nanmean(),
+        ),
     },
     curvature_factor=_curvature_factor,
     show=lambda logits, task: logits.sigmoid().numpy(),

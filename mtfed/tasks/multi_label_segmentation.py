@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..errors import LabelError
 from .curvature import sigmoid_factor
-from .kind import Kind, Loss, LossSettings
-from .label_source import LabelSource
+from .kind import Kind, LabelSource, LossSettings
 from .multi_label import focal_terms, known_mean
 from .segmentation import SMOOTH, as_indices, dice, in_range, iou, overlap_metric
 from .task import Task
@@ -69,34 +68,22 @@ def _class_counts(label: np.ndarray, task: Task, raw: np.ndarray | None) -> dict
     return {name: count for name, count in counts.items() if count}
 
 
-def dice_loss(task: Task, settings: LossSettings) -> Loss:
+def dice_loss(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) -> Tensor:
     """Return one minus the soft Dice, mean over the marked structures of an image, and over images."""
-
-    def loss(logits: Tensor, values: Tensor) -> Tensor:
-        p, truth = logits.sigmoid().flatten(2), (values == 1).flatten(2).to(logits)
-        both, either = (p * truth).sum(2), p.sum(2) + truth.sum(2)
-        return known_mean(1 - (2 * both + SMOOTH) / (either + SMOOTH), marked(values))
-
-    return loss
+    p, truth = logits.sigmoid().flatten(2), (values == 1).flatten(2).to(logits)
+    both, either = (p * truth).sum(2), p.sum(2) + truth.sum(2)
+    return known_mean(1 - (2 * both + SMOOTH) / (either + SMOOTH), marked(values))
 
 
-def cross_entropy(task: Task, settings: LossSettings) -> Loss:
+def cross_entropy(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) -> Tensor:
     """Return the binary cross-entropy, mean over voxels, the marked structures of an image, and images."""
-
-    def loss(logits: Tensor, values: Tensor) -> Tensor:
-        terms = F.binary_cross_entropy_with_logits(logits, (values == 1).to(logits), reduction="none")
-        return known_mean(terms, marked(values))
-
-    return loss
+    terms = F.binary_cross_entropy_with_logits(logits, (values == 1).to(logits), reduction="none")
+    return known_mean(terms, marked(values))
 
 
-def focal(task: Task, settings: LossSettings) -> Loss:
+def focal(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) -> Tensor:
     """Return the focal loss, with the same means as cross-entropy."""
-
-    def loss(logits: Tensor, values: Tensor) -> Tensor:
-        return known_mean(focal_terms(logits, (values == 1).to(logits), settings.focal_gamma), marked(values))
-
-    return loss
+    return known_mean(focal_terms(logits, (values == 1).to(logits), settings.focal_gamma), marked(values))
 
 
 def marked(values: Tensor) -> Tensor:

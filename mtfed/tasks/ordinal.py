@@ -6,21 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .additive_metric import AdditiveMetric, mean_metric
 from .classification import class_counts, class_index, class_shown, read_class
 from .curvature import sigmoid_factor
-from .kind import Kind, Loss, LossSettings
+from .kind import AdditiveMetric, Kind, LossSettings, mean_metric
 from .task import Task
 
 
-def coral(task: Task, settings: LossSettings) -> Loss:
+def coral(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) -> Tensor:
     """Return the sum of the thresholds' binary cross-entropies, mean over images (Cao, Mirjalili, Raschka, 2020)."""
-
-    def loss(logits: Tensor, values: Tensor) -> Tensor:
-        above = values[:, None] > torch.arange(logits.shape[1], device=values.device)
-        return F.binary_cross_entropy_with_logits(logits, above.to(logits), reduction="sum") / len(logits)
-
-    return loss
+    above = values[:, None] > torch.arange(logits.shape[1], device=values.device)
+    return F.binary_cross_entropy_with_logits(logits, above.to(logits), reduction="sum") / len(logits)
 
 
 def predicted_class(logits: Tensor) -> Tensor:

@@ -17,10 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LabelError
-from .additive_metric import AdditiveMetric, mean_metric
 from .curvature import random_signs
-from .kind import Kind, Loss, LossSettings
-from .label_source import LabelSource
+from .kind import AdditiveMetric, Kind, LabelSource, LossSettings, mean_metric
 from .multi_label import known_mean
 from .task import Task
 
@@ -79,24 +77,16 @@ def from_units(outputs: Tensor, task: Task) -> Tensor:
     return outputs * (high - low) + low
 
 
-def known_loss(term: str, task: Task, settings: LossSettings) -> Loss:
+def known_loss(term: str, task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) -> Tensor:
     """Return a loss over what is known, in units of the range; mean over images."""
-
-    def loss(outputs: Tensor, values: Tensor) -> Tensor:
-        known = values.isfinite()
-        truth = torch.where(known, to_units(values, task), 0).to(outputs)
-        return known_mean(TERMS[term](outputs, truth, reduction="none"), known)
-
-    return loss
+    known = values.isfinite()
+    truth = torch.where(known, to_units(values, task), 0).to(outputs)
+    return known_mean(TERMS[term](outputs, truth, reduction="none"), known)
 
 
 def absolute_errors(task: Task, outputs: Tensor, values: Tensor) -> Tensor:
     """Return the absolute errors of all known numbers, in the task's own unit."""
     return (from_units(outputs, task) - values).abs()[values.isfinite()]
-
-
-def _moment_states(task: Task) -> dict[str, tuple[int, ...]]:
-    return dict.fromkeys(("count", "total", "squares", "residual"), (len(task.classes),))
 
 
 def moments(task: Task, outputs: Tensor, values: Tensor) -> tuple[Tensor, ...]:
@@ -135,7 +125,12 @@ KIND = Kind(
     losses={term: partial(known_loss, term) for term in TERMS},
     metrics={
         "mae": mean_metric(absolute_errors),
-        "r2": AdditiveMetric(_moment_states, moments, mean_r2, min_images=MIN_IMAGES),
+        "r2": AdditiveMetric(
+            lambda task: dict.fromkeys(("count", "total", "squares", "residual"), (len(task.classes),)),
+            moments,
+            mean_r2,
+            min_images=MIN_IMAGES,
+        ),
     },
     curvature_factor=_curvature_factor,
     show=lambda outputs, task: from_units(outputs, task).numpy(),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .additive_metric import AdditiveMetric
+from .kind import AdditiveMetric
 from .task import Task
 
 # Thresholds are spaced by the size of the logit: all scores of a model that is hardly trained are close to 0.5, and a

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import LabelError
-from .additive_metric import AdditiveMetric, mean_metric
 from .classification import cross_entropy, focal
 from .curvature import softmax_factor
-from .kind import Kind, Loss, LossSettings
-from .label_source import LabelSource
+from .kind import AdditiveMetric, Kind, LabelSource, LossSettings, mean_metric
 from .task import Task
 
 WHITE = (255, 65535)  # of 8 and of 16 bits: most tools mark the second of two classes with it
@@ -57,24 +55,20 @@ def _class_counts(label: np.ndarray, task: Task, raw: np.ndarray | None) -> dict
     return {name: int(n) for name, n in zip(task.structures, counts[1:], strict=True) if n}
 
 
-def dice_loss(task: Task, settings: LossSettings) -> Loss:
+def dice_loss(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) -> Tensor:
     """Return one minus the soft Dice (Milletari et al., 3DV 2016), mean over images and structures.
 
     The background is most of an image, and its Dice would hide that of the structures. The order of operations is that
     of MONAI's ``DiceLoss``, so that results are equal bit for bit.
     """
-
-    def loss(logits: Tensor, values: Tensor) -> Tensor:
-        p = logits.softmax(1)[:, 1:]
-        truth = torch.zeros(logits.shape, device=logits.device).scatter_(1, values.long().unsqueeze(1), 1)[:, 1:]
-        axes = tuple(range(2, logits.ndim))
-        both = (p * truth).sum(axes)
-        false_positives, false_negatives = p.sum(axes) - both, truth.sum(axes) - both
-        numerator = 2 * both + SMOOTH
-        denominator = 2 * (both + false_positives * 0.5 + false_negatives * 0.5) + SMOOTH
-        return (1 - numerator / denominator).mean()
-
-    return loss
+    p = logits.softmax(1)[:, 1:]
+    truth = torch.zeros(logits.shape, device=logits.device).scatter_(1, values.long().unsqueeze(1), 1)[:, 1:]
+    axes = tuple(range(2, logits.ndim))
+    both = (p * truth).sum(axes)
+    false_positives, false_negatives = p.sum(axes) - both, truth.sum(axes) - both
+    numerator = 2 * both + SMOOTH
+    denominator = 2 * (both + false_positives * 0.5 + false_negatives * 0.5) + SMOOTH
+    return (1 - numerator / denominator).mean()
 
 
 def dice(both: Tensor, predicted: Tensor, true: Tensor) -> Tensor:

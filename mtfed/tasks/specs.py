@@ -26,9 +26,9 @@ class KindSpec:
 
     cell: str  # what a cell of the manifest contains
     losses: tuple[str, ...]  # the terms that a loss can be a sum of
-    default_loss: str
     metrics: tuple[str, ...]  # the first one decides (best round, early stopping) unless a task names others
     decoders: tuple[str, ...]  # the first is the default
+    default_loss: str = ""  # empty: the first term
     min_classes: int = 1
     has_range: bool = False  # values lie in a range that the task declares
     has_background: bool = False  # the first class is the background
@@ -98,7 +98,6 @@ KIND_SPECS = {
     "classification": KindSpec(
         "a class, by name or index",
         losses=("cross-entropy", "focal"),
-        default_loss="cross-entropy",
         metrics=("auc", "accuracy"),
         decoders=("linear",),
         min_classes=2,
@@ -107,14 +106,12 @@ KIND_SPECS = {
     "multi-label": KindSpec(
         "the classes that are present, 'effusion; mass', or 'none'",
         losses=("cross-entropy", "focal"),
-        default_loss="cross-entropy",
         metrics=("auc", "accuracy"),
         decoders=("linear",),
     ),
     "ordinal": KindSpec(
         "a class, by name or index; the classes are declared in their order",
         losses=("coral",),
-        default_loss="coral",
         metrics=("kappa", "mae", "accuracy"),
         decoders=("coral",),
         min_classes=2,
@@ -152,7 +149,6 @@ KIND_SPECS = {
     "regression": KindSpec(
         "a number, or one for each class, '2.5; 1'",
         losses=("huber", "l1", "mse"),
-        default_loss="huber",
         metrics=("mae", "r2"),
         decoders=("linear",),
         has_range=True,
@@ -161,7 +157,6 @@ KIND_SPECS = {
         "the path of an .npz, or of a folder, with the dose, where dose is possible, spacing, and a mask for each "
         "structure",
         losses=("l1", "mse", "dvh"),
-        default_loss="l1",
         metrics=("dose-score", "dvh-score"),
         decoders=("mlp", "unet"),
         has_range=True,
@@ -174,5 +169,5 @@ KIND_SPECS = {
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return whether a metric is an error, of which less is better; an unknown metric is not."""
+    """Return whether a metric is an error, so that lower is better; an unknown metric is not."""
     return metric in METRIC_SPECS and not METRIC_SPECS[metric].higher_is_better

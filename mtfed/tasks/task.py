@@ -79,7 +79,7 @@ class Task(BaseModel):
     def _check_loss(cls, loss: str, info: ValidationInfo) -> str:
         if not (spec := _spec(info)):
             return loss
-        loss = loss or spec.default_loss
+        loss = loss or spec.default_loss or spec.losses[0]
         terms = _terms(loss)
         for weight, term in terms:
             if term not in spec.losses:

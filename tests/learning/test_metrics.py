@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtfed.errors import MtfedError
 from mtfed.learning.metrics import TaskMetrics, pool
-from mtfed.tasks.additive_metric import mean_metric
+from mtfed.tasks import mean_metric
 from mtfed.tasks.specs import KIND_SPECS
 from mtfed.tasks.task import Task
 

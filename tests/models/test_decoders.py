@@ -128,9 +128,8 @@ def test_the_focal_loss_of_a_softmax_has_a_gradient(kind: str, gamma: float) -> 
     config = read_config({"task.a.kind": kind, "task.a.classes": ", ".join(CLASSES), "focal-gamma": gamma})
     shape = (2, 3) if kind == "classification" else (2, 3, 1, 1)
     logits = torch.tensor([[200.0, -200.0, 0.0], [0.3, -0.2, 1.0]]).view(shape).requires_grad_()
-    loss = kind_of(declare(kind)).losses["focal"](declare(kind), config)(
-        logits, torch.tensor([0, 1]).view(2, *shape[2:])
-    )
+    values = torch.tensor([0, 1]).view(2, *shape[2:])
+    loss = kind_of(declare(kind)).losses["focal"](declare(kind), config, logits, values)
     (gradient,) = torch.autograd.grad(loss, logits)
     p = torch.tensor([0.3, -0.2, 1.0]).softmax(0)[1]
     torch.testing.assert_close(loss, (1 - p) ** gamma * -p.log() / 2)
@@ -145,7 +144,7 @@ def test_the_focal_loss_of_what_is_certain_has_a_gradient(kind: str, gamma: floa
     results, shape = [], (1, 3) if kind == "multi-label" else (1, 3, 1, 1)
     for dtype in (torch.float32, torch.float64):
         logits = torch.tensor([200.0, -200.0, -1.5], dtype=dtype).view(shape).requires_grad_()
-        loss = kind_of(task).losses["focal"](task, config)(logits, torch.tensor([1, 0, 1]).view(shape))
+        loss = kind_of(task).losses["focal"](task, config, logits, torch.tensor([1, 0, 1]).view(shape))
         (gradient,) = torch.autograd.grad(loss, logits)
         results.append(gradient.flatten().double())
         p = torch.tensor(-1.5, dtype=torch.float64).sigmoid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_a_small_model_learns_to_find_bright_rectangles() -> None:
     seen, labels = images(256)
     model = Tiny(task)
     optimiser = torch.optim.AdamW(model.parameters(), 4e-3)
-    terms = [(weight, KIND.losses[term](task, CONFIG)) for weight, term in task.terms]
+    terms = [(weight, partial(KIND.losses[term], task, CONFIG)) for weight, term in task.terms]
     for _ in range(100):
         rows = torch.randperm(256)[:16]
         outputs = model(seen[rows])

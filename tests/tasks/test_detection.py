@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -44,8 +45,8 @@ def test_the_loss_is_a_mean_over_images() -> None:
     rng = np.random.default_rng(4)
     values = torch.from_numpy(boxes_of(rng, 6, 3, 2, 32, 3))
     outputs = torch.from_numpy(rng.normal(0, 2, (6, 7, 8, 8)))
-    for make in KIND.losses.values():
-        loss = make(CELLS, CONFIG)
+    for term in KIND.losses.values():
+        loss = partial(term, CELLS, CONFIG)
         pieces = [float(loss(outputs[i : i + 1], values[i : i + 1])) for i in range(6)]
         assert float(loss(outputs, values)) == pytest.approx(sum(pieces) / 6)
 
@@ -57,7 +58,7 @@ def test_losses_against_a_slow_reference(max_boxes: int) -> None:
     outputs = rng.normal(0, 2, (4, 7, 8, 8)).astype(np.float32)
     expected = slow_losses(outputs.astype(float), values.astype(float), 3)
     for term, loss in KIND.losses.items():
-        value = loss(CELLS, CONFIG)(torch.from_numpy(outputs), torch.from_numpy(values))
+        value = loss(CELLS, CONFIG, torch.from_numpy(outputs), torch.from_numpy(values))
         assert float(value) == pytest.approx(expected[term], rel=1e-4, abs=1e-6)
 
 
@@ -76,8 +77,8 @@ def test_labels_survive_encoding_and_have_the_lowest_loss(dims: int) -> None:
         for box in expected:
             torch.testing.assert_close(got[(got - box).abs().sum(1).argmin()], box, atol=1e-3, rtol=0)
     for term in ("size", "offset"):
-        assert float(KIND.losses[term](CELLS, CONFIG)(outputs, values)) < 1e-5
-    focal = KIND.losses["focal"](CELLS, CONFIG)
+        assert float(KIND.losses[term](CELLS, CONFIG, outputs, values)) < 1e-5
+    focal = partial(KIND.losses["focal"], CELLS, CONFIG)
     centres = torch.where(outputs[:, :3] > 13, outputs[:, :3], -14.0)  # the minimum: only the centres are left
     best = float(focal(torch.cat([centres, outputs[:, 3:]], 1), values))
     assert best < 1e-6
@@ -90,8 +91,8 @@ def test_losses_ignore_padding_and_have_gradients_without_boxes() -> None:
     values = torch.from_numpy(boxes_of(np.random.default_rng(3), 3, 4, 2, 32, 3))
     padded = torch.cat([values, torch.full((3, 2, 5), -1.0)], 1)
     outputs = torch.randn(3, 7, 8, 8, requires_grad=True)
-    for make in KIND.losses.values():
-        loss = make(CELLS, CONFIG)
+    for term in KIND.losses.values():
+        loss = partial(term, CELLS, CONFIG)
         torch.testing.assert_close(loss(outputs, values), loss(outputs, padded))
         for nothing in (torch.zeros(3, 0, 5), torch.full((3, 2, 5), -1.0)):
             (gradient,) = torch.autograd.grad(loss(outputs, nothing), outputs)

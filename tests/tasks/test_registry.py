@@ -23,17 +23,10 @@ from mtfed.report.figures import full_title
 from mtfed.report.galleries import GALLERIES, PLAIN, Gallery, register_gallery
 from mtfed.tasks import KIND_SPECS, METRIC_SPECS, Kind, KindSpec, MetricSpec, Task, kind, mean_metric, register_kind
 
-SPEC = KindSpec(
-    "a count of cells",
-    losses=("poisson",),
-    default_loss="poisson",
-    metrics=("count-error",),
-    decoders=("linear",),
-    unit="cells",
-)
+SPEC = KindSpec("a count of cells", losses=("poisson",), metrics=("count-error",), decoders=("linear",), unit="cells")
 COUNTS = Kind(
     read=lambda cell, task, source: np.array([int(word) for word in cell.split(";")], np.float32),
-    losses={"poisson": lambda task, settings: F.poisson_nll_loss},
+    losses={"poisson": lambda task, settings, outputs, values: F.poisson_nll_loss(outputs, values)},
     metrics={"count-error": mean_metric(lambda task, outputs, values: (outputs.exp() - values).abs())},
     curvature_factor=lambda outputs, values, task: (outputs / 2).exp() * torch.randn_like(outputs).sign(),
     show=lambda outputs, task: outputs.exp().numpy(),

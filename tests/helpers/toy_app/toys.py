@@ -59,16 +59,11 @@ def read_grid(file: SourceFile, dimensions: int) -> Picture:
 register_kind(
     "brightness",
     KindSpec(
-        "a number from 0 to 1",
-        losses=("squared",),
-        default_loss="squared",
-        metrics=("distance",),
-        decoders=("score",),
-        output_channels=1,
+        "a number from 0 to 1", losses=("squared",), metrics=("distance",), decoders=("score",), output_channels=1
     ),
     Kind(
         read=lambda cell, task, source: np.array([float(cell)], np.float32),
-        losses={"squared": lambda task, settings: lambda outputs, values: (outputs - values).square().mean()},
+        losses={"squared": lambda task, settings, outputs, values: (outputs - values).square().mean()},
         metrics={"distance": mean_metric(lambda task, outputs, values: (outputs - values).abs()[:, 0])},
         curvature_factor=lambda outputs, values, task: torch.randn_like(outputs),
         show=lambda outputs, task: outputs.numpy(),
