@@ -15,7 +15,7 @@ from .details import rounds, settings, sites
 from .figures import full_title
 from .galleries import examples
 from .html import Html, chip, count, escape, fold, join, page, tag, task_title
-from .records import Group, Record, all_tasks, group, read
+from .records import Group, all_tasks, group, read
 from .verdict import verdict
 
 
@@ -99,7 +99,8 @@ def _curves(groups: Sequence[Group]) -> Html:
 
 def _examples(groups: Sequence[Group], chosen: Group) -> Html:
     """Return the examples of the headline group, and those of the other groups folded."""
-    shown = {g.label: examples(_first_seed(g)) for g in [chosen, *(g for g in groups if g is not chosen)]}
+    ordered = [chosen, *(g for g in groups if g is not chosen)]
+    shown = {g.label: examples(min(g.records, key=lambda record: record.config.seed)) for g in ordered}
     shown = {label: content for label, content in shown.items() if content}
     if not shown:
         return escape("")
@@ -109,10 +110,6 @@ def _examples(groups: Sequence[Group], chosen: Group) -> Html:
         note += " For a volume, the slice with most of the label is shown, and the figures are for that slice."
     folded = (fold(f"The same images, {label}", shown[label]) for label in others)
     return join([tag("p", note, class_="note"), shown[first], *folded])
-
-
-def _first_seed(group: Group) -> Record:
-    return min(group.records, key=lambda record: record.config.seed)
 
 
 def _glossary(groups: Sequence[Group]) -> Html:

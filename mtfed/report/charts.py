@@ -25,14 +25,9 @@ SETTINGS: dict[str, Any] = {
     "font.size": 8.5,
     "axes.edgecolor": "#9aa5b1",
     "axes.linewidth": 0.7,
-    "axes.labelcolor": "#5b6675",
-    "xtick.color": "#5b6675",
-    "ytick.color": "#5b6675",
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), "#5b6675"),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": "#e6eaef",
@@ -74,8 +69,7 @@ def curves(groups: Sequence[Group], task: str, metric: str, title: str, name: st
         axes.set_xlabel("round")
         axes.margins(x=0.03)
         buffer = io.StringIO()
-        # Without date and creator, the same runs give the same page.
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # so that the same runs give the same page
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     if not descriptions:
         return escape("")
@@ -170,17 +164,9 @@ def _baselines(axes: Axes, groups: Sequence[Group], task: str, metric: str) -> l
     for label, level in levels:
         if level >= MIN_DRAWN:
             axes.axhline(level, color="#9aa5b1", linewidth=0.9, linestyle=(0, (1, 2)))
-            axes.annotate(
-                label,
-                (1, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="right",
-                va="bottom",
-                fontsize=7.5,
-                color="#5b6675",
-            )
+            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            style: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7.5, "color": "#5b6675"}
+            axes.annotate(label, (1, level), xytext=(0, 2), **place, **style)
     return [level for _, level in levels]
 
 

@@ -34,10 +34,10 @@ def has_model_per_task(group: Group) -> bool:
     return config.model == SINGLE_TASK and len(config.tasks) > 1
 
 
-def nearest_alone(group: Group, groups: Sequence[Group]) -> Group | None:
-    """Return the finished run of sites training alone whose settings are closest to those of ``group``, if any."""
-    alone = [other for other in groups if other.alone and other.finished]
-    return min(alone, key=lambda other: len(differing([group.records[0], other.records[0]])), default=None)
+def nearest_finished(group: Group, others: Sequence[Group]) -> Group | None:
+    """Return the finished one of some groups whose settings are closest to those of ``group``, if any."""
+    finished = [other for other in others if other.finished]
+    return min(finished, key=lambda other: len(differing([group.records[0], other.records[0]])), default=None)
 
 
 def untrained_values(task: str, metric: str, group: Group, groups: Sequence[Group]) -> list[float]:
@@ -51,7 +51,7 @@ def gain_over_alone(task: Task, group: Group, groups: Sequence[Group]) -> float:
 
     NaN also without test images: sites that train alone are validated on their own images only, which is easier.
     """
-    alone, split = nearest_alone(group, groups), split_of(task, groups)
+    alone, split = nearest_finished(group, [g for g in groups if g.alone]), split_of(task, groups)
     if alone is None or group.alone or split != "test":
         return math.nan
     together, by_itself = (mean(other.values(task.name, split, task.metric)) for other in (group, alone))

@@ -26,14 +26,8 @@ def print_summary(record: Run, config: Config, summary: dict[str, Any], *, teste
         for metric in task.metrics:
             values = (figures[split].get(metric, math.nan) for split in columns)
             rows.append([name, full_title(task, metric), *(format_value(value, task, metric) for value in values)])
-    print_table(
-        f"{config.name} · {config.strategy} · round {summary['chosen_round']} on the {images} images",
-        ["task", "metric", *columns.values()],
-        rows,
-        _failure_note([failure for line in record.lines("rounds.jsonl") for failure in line["failures"]]),
-    )
-
-
-def _failure_note(failures: list[dict[str, Any]]) -> str:
-    sites = ", ".join(sorted({failure["site"] for failure in failures}))
-    return f"{count(len(failures), 'failure')} at {sites}; rounds.jsonl has the reasons." if failures else ""
+    failing = [failure["site"] for line in record.lines("rounds.jsonl") for failure in line["failures"]]
+    sites = ", ".join(sorted(set(failing)))
+    note = f"{count(len(failing), 'failure')} at {sites}; rounds.jsonl has the reasons." if failing else ""
+    title = f"{config.name} · {config.strategy} · round {summary['chosen_round']} on the {images} images"
+    print_table(title, ["task", "metric", *columns.values()], rows, note)

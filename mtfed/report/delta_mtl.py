@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Collection, Mapping
+from statistics import fmean
 
 from ..errors import MtfedError
 from ..tasks import specs
@@ -41,17 +41,12 @@ def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] | 
                 f"Delta_MTL: expected a single-task figure for {task!r}, got {', '.join(single) or 'none'}; "
                 "train this task by itself too."
             )
-        gains.append(
-            statistics.fmean(
-                (-1 if is_error(metric) else 1) * _change(task, metric, value, single[task])
-                for metric, value in metrics.items()
-            )
-        )
-    return 100 * statistics.fmean(gains)
+        changes = {metric: _relative_change(task, metric, value, single[task]) for metric, value in metrics.items()}
+        gains.append(fmean((-1 if is_error(metric) else 1) * change for metric, change in changes.items()))
+    return 100 * fmean(gains)
 
 
-def _change(task: str, metric: str, value: float, single: Mapping[str, float]) -> float:
-    """Return the relative change of a metric."""
+def _relative_change(task: str, metric: str, value: float, single: Mapping[str, float]) -> float:
     if metric not in single:
         raise MtfedError(
             f"Delta_MTL: expected a single-task {metric!r} for {task!r}, got {', '.join(single) or 'none'}; "

@@ -17,7 +17,7 @@ DARK, LIGHT = (0x33, 0x41, 0x55), (0xC3, 0xCE, 0xDB)  # slate, which no strategy
 
 
 def shades(amount: int) -> list[str]:
-    """Return ``amount`` shades from dark to light, one per class of a task."""
+    """Return ``amount`` shades from dark to light: one for each class of a task."""
     steps = [i / max(amount - 1, 1) for i in range(amount)]
     mixed = [[round(dark + (light - dark) * step) for dark, light in zip(DARK, LIGHT, strict=True)] for step in steps]
     return ["#" + bytes(colour).hex() for colour in mixed]
@@ -76,18 +76,8 @@ def _classes(counts: Mapping[str, float], task: Task) -> dict[str, float]:
 
 def rounds(groups: Sequence[Group]) -> Html:
     """Return the cost of the rounds of every run, and the failures."""
-    header = [
-        "Run",
-        "Rounds",
-        "Chosen round",
-        "Minutes",
-        "Seconds per round",
-        "of which training",
-        "MB down per round",
-        "MB up per round",
-        "Answers",
-        "Failures",
-    ]
+    header = ["Run", "Rounds", "Chosen round", "Minutes", "Seconds per round", "Training seconds per round"]
+    header += ["MB down per round", "MB up per round", "Answers", "Failures"]
     rows = [_costs(g, record) for g in groups for record in g.records]
     parts = [table(header, rows, "numbers")]
     if any(g.alone for g in groups):
@@ -108,16 +98,9 @@ def _costs(group: Group, record: Record) -> list[object]:
     seconds = [number(fmean(line[key] for line in lines), 1) for key in ("seconds", "train_seconds")]
     minutes = number(sum(line["seconds"] for line in lines) / 60, 1)
     traffic = [_megabytes(group, fmean(line[key] for line in lines)) for key in ("bytes_down", "bytes_up")]
-    return [
-        name,
-        len(lines),
-        record.summary["chosen_round"] if record.finished else "–",
-        minutes,
-        *seconds,
-        *traffic,
-        f"{answered:,} of {asked:,}",
-        sum(len(line["failures"]) for line in lines),
-    ]
+    chosen = record.summary["chosen_round"] if record.finished else "–"
+    failures = sum(len(line["failures"]) for line in lines)
+    return [name, len(lines), chosen, minutes, *seconds, *traffic, f"{answered:,} of {asked:,}", failures]
 
 
 def _every_round(group: Group, record: Record) -> Html:
@@ -125,8 +108,7 @@ def _every_round(group: Group, record: Record) -> Html:
     rows = [
         [
             line["round"],
-            number(line["seconds"], 1),
-            number(line["train_seconds"], 1),
+            *(number(line[key], 1) for key in ("seconds", "train_seconds")),
             *(_megabytes(group, line[key]) for key in ("bytes_down", "bytes_up")),
             f"{line['steps']:,.0f}",
             f"{line['learning_rate']:.2e}",
@@ -166,18 +148,14 @@ def settings(groups: Sequence[Group]) -> Html:
     keys = list(dict.fromkeys(key for config in flat for key in config))
     changed = [key for key in keys if any(config.get(key) != default.get(key) for config in flat)]
     changed.sort(key=lambda key: len({config.get(key) for config in flat}) == 1)  # differing settings first
-    folders = [
-        [name, record.folder.name, record.environment.get("started", ""), _command(record)]
-        for name, record in zip(names, records, strict=True)
-    ]
-    return join(
-        [
-            fold("Settings that differ from the defaults", _compared(changed, names, flat)),
-            fold("All settings", _compared(keys, names, flat)),
-            fold("Versions and machine", _environment(records, names)),
-            fold("Folders and commands", table(["Run", "Folder", "Started", "Command"], folders)),
-        ]
-    )
+    folders = []
+    for name, record in zip(names, records, strict=True):
+        command = tag("code", " ".join(record.environment.get("command", [])))
+        folders.append([name, record.folder.name, record.environment.get("started", ""), command])
+    parts = [fold("Settings that differ from the defaults", _compared(changed, names, flat))]
+    parts.append(fold("All settings", _compared(keys, names, flat)))
+    parts.append(fold("Versions and machine", _environment(records, names)))
+    return join([*parts, fold("Folders and commands", table(["Run", "Folder", "Started", "Command"], folders))])
 
 
 def _compared(keys: Sequence[str], names: Sequence[str], values: Sequence[Mapping[str, object]]) -> Html:
@@ -200,14 +178,9 @@ def _environment(records: Sequence[Record], names: Sequence[str]) -> Html:
         | record.environment.get("versions", {})
         for record in records
     ]
-    return _compared(
-        list(dict.fromkeys(key for environment in environments for key in environment)), names, environments
-    )
+    keys = list(dict.fromkeys(key for environment in environments for key in environment))
+    return _compared(keys, names, environments)
 
 
 def _text(value: object) -> str:
     return "yes" if value is True else "no" if value is False else str(value) if value != "" else "(none)"
-
-
-def _command(record: Record) -> Html:
-    return tag("code", " ".join(record.environment.get("command", [])))

@@ -37,11 +37,8 @@ class Gallery:
 def examples(record: Record) -> Html:
     """Return the recorded test images of every task of a run, or nothing if there are none."""
     arrays = read_examples(record.folder / "examples.npz") if record.finished else {}
-    return join(
-        _gallery(task, arrays, record.config.image_size)
-        for name, task in record.config.tasks.items()
-        if f"{name}.shown" in arrays
-    )
+    tasks = [task for name, task in record.config.tasks.items() if f"{name}.shown" in arrays]
+    return join(_gallery(task, arrays, record.config.image_size) for task in tasks)
 
 
 def read_examples(path: Path) -> dict[str, np.ndarray]:
@@ -65,13 +62,9 @@ def _gallery(task: Task, arrays: dict[str, np.ndarray], depth: int) -> Html:
         position = tag("div", f"slice {slices[i] + 1} of {depth}", class_="note") if slices is not None else ""
         figures.append(tag("figure", drawing, tag("figcaption", caption, position)))
         results.append(result)
-    return join(
-        [
-            tag("h3", f"{task_title(task.name)}: {gallery.summary(task, results)}"),
-            tag("ul", *gallery.legend(task), class_="legend"),
-            tag("div", *figures, class_=f"images {gallery.size}".rstrip()),
-        ]
-    )
+    title = tag("h3", f"{task_title(task.name)}: {gallery.summary(task, results)}")
+    legend = tag("ul", *gallery.legend(task), class_="legend")
+    return join([title, legend, tag("div", *figures, class_=f"images {gallery.size}".rstrip())])
 
 
 def classification(task: Task, image: np.ndarray, true: np.ndarray, shown: np.ndarray) -> tuple[Html, Html, float]:

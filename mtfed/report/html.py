@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Sequence
-from functools import cache
 from importlib.resources import files
 from string import Template
 
@@ -49,9 +48,8 @@ def chip(colour: str, css_class: str = "") -> Html:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with fixed decimals, or a dash if it is missing or not finite."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return with_minus(f"{value:,.{digits}f}")
+    is_known = value is not None and math.isfinite(value)
+    return with_minus(f"{value:,.{digits}f}") if is_known else "–"
 
 
 def with_minus(text: str) -> str:
@@ -78,11 +76,5 @@ def page(title: str, *body: object, style: str = "") -> str:
         body: the content of the page's main element.
         style: CSS to add to ``page.css``.
     """
-    template, css = _page_files()
-    return template.substitute(title=escape(title), style=css + style, body=join(body))
-
-
-@cache
-def _page_files() -> tuple[Template, str]:
-    folder = files(__package__)
-    return Template((folder / "page.html").read_text("utf-8")), (folder / "page.css").read_text("utf-8")
+    template, css = ((files(__package__) / name).read_text("utf-8") for name in ("page.html", "page.css"))
+    return Template(template).substitute(title=escape(title), style=css + style, body=join(body))

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ..errors import MtfedError
-from .comparison import SINGLE_TASK
+from .comparison import SINGLE_TASK, nearest_finished
 from .delta_mtl import delta_mtl
 from .figures import format_value, gain, heading
 from .html import Html, chip, escape, join, number, table, tag, task_title
-from .records import Group, Record, all_tasks, compared, deviation, differing, mean, split_of
+from .records import Group, Record, all_tasks, compared, deviation, mean, split_of
 
 NOTE = (
     "Δ is the relative gain in percent over single-task models with the same encoder, averaged over the tasks' metrics "
@@ -53,18 +53,12 @@ def over_single(group: Group, groups: Sequence[Group]) -> list[float]:
     first = group.records[0].config
     if not group.finished or group.alone or first.model == SINGLE_TASK:
         return []
-    peers = [
-        other
-        for other in groups
-        if other.finished
-        and not other.alone
-        and other.records[0].config.model == SINGLE_TASK
-        and other.records[0].config.encoder == first.encoder
-        and other.records[0].config.tasks.keys() == first.tasks.keys()
-    ]
-    if not peers:
+    configs = [(other, other.records[0].config) for other in groups if not other.alone]
+    single_task = [other for other, config in configs if (config.model, config.encoder) == (SINGLE_TASK, first.encoder)]
+    single_task = [other for other in single_task if other.records[0].config.tasks.keys() == first.tasks.keys()]
+    nearest = nearest_finished(group, single_task)
+    if nearest is None:
         return []
-    nearest = min(peers, key=lambda other: len(differing([group.records[0], other.records[0]])))
     single = {record.config.seed: record for record in nearest.records}
     deltas = []
     for record in group.records:

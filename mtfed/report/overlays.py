@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ..tasks.task import Task
@@ -18,11 +16,9 @@ CERTAIN = 0.3  # the score from which on a box counts as predicted here
 
 def segmentation(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:
     """Draw masks (H, W) of class indices."""
-    overlap, step, classes = dice(predicted, true, len(task.classes)), step_of(image), len(task.classes)
-    lines = [
-        border(mask, step, colour, width, dash, classes)
-        for mask, (colour, width, dash) in ((true, TRUE), (predicted, PREDICTED))
-    ]
+    step, classes = step_of(image), len(task.classes)
+    overlap = dice(predicted, true, classes)
+    lines = [border(true, step, *TRUE, classes), border(predicted, step, *PREDICTED, classes)]
     caption = f"Dice {number(overlap)}"
     if not true.any():
         caption = "none there, some predicted" if predicted.any() else "none there, none predicted"
@@ -99,7 +95,7 @@ def dose(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray)
     score = float(np.abs(predicted - true)[known].mean()) if known.any() else float("nan")
     washed = [wash(image, (values - low) / (high - low)) for values in (true, predicted)]
     figure = format_value(score, task, "dose-score")
-    drawn = pictures(washed, f"Test image under the true and, beside it, the predicted dose, {figure} Gy apart")
+    drawn = pictures(washed, f"Test image under the true dose and, on the right, the predicted dose, {figure} Gy apart")
     maxima = [np.nanmax(values) if known.any() else np.nan for values in (true, predicted)]
     lines = [f"Dose score {figure} Gy", f"up to {number(maxima[0], 1)} Gy, predicted {number(maxima[1], 1)} Gy"]
     return drawn, join(tag("div", line) for line in lines), score
@@ -124,9 +120,7 @@ def _colour(structure: int) -> str:
     return BRIGHT[structure % len(BRIGHT)]
 
 
-def _box(
-    box: Sequence[float], line: tuple[str, float, str], width: float, text: str = "", opacity: float = 1.0
-) -> Html:
+def _box(box: np.ndarray, line: tuple[str, float, str], width: float, text: str = "", opacity: float = 1.0) -> Html:
     """Return a box over a picture of some width, with a text above it, or inside it if there is no room above."""
     x, y, w, h = (float(number) for number in box)
     colour, stroke, dash = line

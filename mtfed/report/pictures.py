@@ -36,10 +36,8 @@ def pictures(images: list[np.ndarray], alt: str, *over: Html) -> Html:
     small = [image[:, ::step, ::step] for image in images]
     _, height, width = small[0].shape
     between = width // 24
-    drawn = [
-        tag("image", href=data_uri(image), x=i * (width + between), width=width, height=height)
-        for i, image in enumerate(small)
-    ]
+    place = {"width": width, "height": height}
+    drawn = [tag("image", href=data_uri(im), x=i * (width + between), **place) for i, im in enumerate(small)]
     whole = len(small) * (width + between) - between
     return tag("svg", *drawn, *over, viewBox=f"0 0 {whole} {height}", role="img", aria_label=alt)
 
@@ -104,9 +102,8 @@ def colour_bar(low: float, high: float, unit: str) -> Html:
 
 def ruler(low: float, high: float, true: float, predicted: float) -> Html:
     """Return a scale from ``low`` to ``high`` with the true and the predicted value."""
-    at_true, at_predicted = (
-        f"{4 + 112 * (min(max(value, low), high) - low) / (high - low):.1f}" for value in (true, predicted)
-    )
+    positions = [4 + 112 * (min(max(value, low), high) - low) / (high - low) for value in (true, predicted)]
+    at_true, at_predicted = (f"{position:.1f}" for position in positions)
     marks = [tag("line", x1=4, x2=116, y1=7, y2=7, stroke="#9aa5b1")]
     marks.append(tag("circle", cx=at_true, cy=7, r=5, fill="none", stroke="#0072b2", stroke_width=2))
     marks.append(tag("circle", cx=at_predicted, cy=7, r=3, fill="#d55e00"))

@@ -22,18 +22,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3
 GREY = "#6b7280"
 COMPARED = ("model", "encoder", "strategy")  # keys that comparisons are usually about; labels start with them
 # Runs that differ only in these keys are repetitions of each other.
-REPETITION_KEYS = {
-    "seed",
-    "name",
-    "out",
-    "resume",
-    "device",
-    "torch-threads",
-    "join-timeout",
-    "round-timeout",
-    "share-class-counts",
-    "share-tracebacks",
-}
+REPETITION_KEYS = {"seed", "name", "out", "resume", "device", "torch-threads", "join-timeout", "round-timeout"}
+REPETITION_KEYS |= {"share-class-counts", "share-tracebacks"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +111,7 @@ def all_tasks(groups: Sequence[Group]) -> dict[str, Task]:
 
 
 def split_of(task: Task, groups: Sequence[Group]) -> str:
-    """Return the split to report for a task: ``test``, or ``validation`` if there are no test figures."""
+    """Return the split to report for a task: ``test``, or ``validation`` if no group has test figures."""
     return "test" if any(group.values(task.name, "test", task.metric) for group in groups) else "validation"
 
 
@@ -138,44 +128,30 @@ def deviation(values: Sequence[float]) -> float:
 def read(path: Path) -> Record:
     """Read a run folder; raise :class:`MtfedError` if it is not one or has no finished round."""
     run = Run.open(path)
-    rounds = run.lines("rounds.jsonl")
+    rounds, metrics = run.lines("rounds.jsonl"), run.lines("metrics.jsonl")
     if not rounds:
         raise MtfedError(f"Expected a run with at least one finished round, {run.folder} has none.")
-    return Record(
-        run.folder,
-        run.config(),
-        run.read_json("environment.json"),
-        run.read_json("sites.json") or [],
-        run.lines("metrics.jsonl"),
-        rounds,
-        run.read_json("summary.json"),
-    )
+    environment, sites, summary = (run.read_json(f"{name}.json") for name in ("environment", "sites", "summary"))
+    return Record(run.folder, run.config(), environment, sites or [], metrics, rounds, summary)
 
 
 def group(records: Iterable[Record]) -> list[Group]:
     """Group repetitions, federated runs first, and give each group a label and a colour."""
-    groups: dict[tuple[object, ...], list[Record]] = {}
+    by_settings: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
-        groups.setdefault((record.finished, *sorted(_settings(record).items())), []).append(record)
-    members = sorted(groups.values(), key=lambda runs: runs[0].config.strategy == "alone")
-    colours = cycle(COLOURS)
-    return [
-        Group(_label(runs, members), GREY if runs[0].config.strategy == "alone" else next(colours), tuple(runs))
-        for runs in members
-    ]
+        by_settings.setdefault((record.finished, *sorted(_settings(record).items())), []).append(record)
+    members = sorted(by_settings.values(), key=lambda runs: runs[0].config.strategy == "alone")
+    colours, groups = cycle(COLOURS), []
+    for runs in members:
+        colour = GREY if runs[0].config.strategy == "alone" else next(colours)
+        groups.append(Group(_label(runs, members), colour, tuple(runs)))
+    return groups
 
 
 def differing(records: Iterable[Record]) -> list[str]:
     """Return the config keys in which runs differ, without those that do not change a result."""
     settings = [_settings(record) for record in records]
     return [key for key in dict.fromkeys(k for s in settings for k in s) if len({s.get(key) for s in settings}) > 1]
-
-
-def strategy_title(strategy: str) -> str:
-    """Return a strategy's title, such as ``FedAvg``."""
-    if strategy == "alone":
-        return "Each hospital alone"
-    return STRATEGIES[strategy].__name__.removeprefix("Task") if strategy in STRATEGIES else strategy
 
 
 def compared(records: Iterable[Record]) -> list[str]:
@@ -187,12 +163,14 @@ def compared(records: Iterable[Record]) -> list[str]:
 
 def title(record: Record, keys: Sequence[str]) -> str:
     """Return the titles of a run's values for some keys of :data:`COMPARED`."""
-    config = record.config
-    titles = {
-        "model": MODEL_SPECS[config.model].title if config.model in MODEL_SPECS else config.model,
-        "encoder": config.encoder,
-        "strategy": strategy_title(config.strategy),
-    }
+    model, strategy = record.config.model, record.config.strategy
+    titles = {"model": model, "encoder": record.config.encoder, "strategy": strategy}
+    if model in MODEL_SPECS:
+        titles["model"] = MODEL_SPECS[model].title
+    if strategy in STRATEGIES:
+        titles["strategy"] = STRATEGIES[strategy].__name__.removeprefix("Task")
+    if strategy == "alone":
+        titles["strategy"] = "Each hospital alone"
     return " · ".join(titles[key] for key in keys)
 
 

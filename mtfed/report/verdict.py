@@ -18,19 +18,12 @@ MAX_HEADLINE_TASKS = 4  # tasks whose figures fit into the headline
 
 def verdict(groups: Sequence[Group]) -> Html:
     """Return headline, warnings, a card per task, and notes on its figures."""
-    cards = [
-        card(task, [group for group in groups if name in group.records[0].config.tasks])
-        for name, task in all_tasks(groups).items()
-    ]
-    return join(
-        [
-            tag("h1", _headline(headline_group(groups), groups)),
-            *(tag("p", text, class_="warn") for text in _warnings(groups)),
-            models_table(groups),
-            tag("div", *cards, class_="cards"),
-            tag("p", " ".join(_notes(groups)), class_="note"),
-        ]
-    )
+    parts = [tag("h1", _headline(headline_group(groups), groups))]
+    parts += [tag("p", text, class_="warn") for text in _warnings(groups)]
+    parts.append(models_table(groups))
+    tasks = all_tasks(groups)
+    cards = [card(task, [g for g in groups if name in g.records[0].config.tasks]) for name, task in tasks.items()]
+    return join([*parts, tag("div", *cards, class_="cards"), tag("p", " ".join(_notes(groups)), class_="note")])
 
 
 def _headline(chosen: Group, groups: Sequence[Group]) -> str:

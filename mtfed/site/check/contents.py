@@ -46,10 +46,10 @@ def _task_counts(survey: Survey, task: Task, images: list[ExaminedImage]) -> Htm
         rows.append((title, *counts, f"{patients:,}", share_bar(len(group), len(images))))
     section = table((task.kind, *SPLITS.values(), "patients", "share of its images"), rows, "numbers counts")
     numbers = [value for image in images if (value := image.labels[task.name].number) is not None]
-    if numbers:
-        chart = histogram(numbers, f"{task_title(task.name)}: {task.classes[0]}")
-        section = join([section, tag("div", chart, class_="charts")])
-    return section
+    if not numbers:
+        return section
+    chart = histogram(numbers, f"{task_title(task.name)}: {task.classes[0]}")
+    return join([section, tag("div", chart, class_="charts")])
 
 
 def image_statistics(survey: Survey) -> Html:
@@ -70,12 +70,8 @@ def image_statistics(survey: Survey) -> Html:
     ]
     charts = [histogram([float(max(image.shape)) for image in images], "Longest side, pixels")]
     charts += [histogram(spacings, "Finest spacing, mm")] if spacings else []
-    for name, values in (
-        ("Lowest", [image.low for image in images]),
-        ("Highest", [image.high for image in images]),
-        ("Mean", [image.mean for image in images]),
-    ):
-        charts.append(histogram(values, f"{name} value of an image"))
+    for name, attribute in (("Lowest", "low"), ("Highest", "high"), ("Mean", "mean")):
+        charts.append(histogram([getattr(image, attribute) for image in images], f"{name} value of an image"))
     return join([*lines, tag("div", *charts, class_="charts")])
 
 

@@ -17,8 +17,7 @@ from ...config import Config
 from ...data.formats import files_of, format_of
 from ...data.manifest import Row, SiteData, location
 from ...errors import MtfedError
-from .label_content import LabelContent, read_label
-from .recording_source import RecordingSource, fault_of
+from .label_content import LabelContent, RecordingSource, fault_of, read_label
 from .tags import identifying_tags
 
 THUMBNAIL_SIDE = {2: 24, 3: 12}  # of the small copies that are compared to find duplicates, by dimensions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import numpy as np
 
@@ -20,12 +19,8 @@ MAX_RATIO = 4.0  # between a size or a spacing and the median
 NEARLY_BLANK = 0.98  # share of the most frequent value
 
 
-def with_fault(fault: str) -> Callable[[Survey], Iterator[Occurrence]]:
-    """Return the check for images with a fault."""
-    return partial(_with_fault, fault)
-
-
-def _with_fault(fault: str, survey: Survey) -> Iterator[Occurrence]:
+def with_fault(fault: str, survey: Survey) -> Iterator[Occurrence]:
+    """Yield the images with a fault."""
     for image in survey.examined:
         if image.fault == fault:
             name = survey.rows[image.number].image
@@ -35,7 +30,7 @@ def _with_fault(fault: str, survey: Survey) -> Iterator[Occurrence]:
 def unreadable(within_limit: bool, survey: Survey) -> Iterator[Occurrence]:
     """Yield the images that cannot be read if max-unreadable allows that many, or else only if it does not."""
     if bool(too_many_unreadable(survey)) != within_limit:
-        yield from _with_fault("unreadable", survey)
+        yield from with_fault("unreadable", survey)
 
 
 def too_many_unreadable(survey: Survey) -> list[Occurrence]:
@@ -134,9 +129,8 @@ def size_outliers(survey: Survey) -> Iterator[Occurrence]:
 
 def spacing_outliers(survey: Survey) -> Iterator[Occurrence]:
     """Yield the images whose pixels are far larger or smaller than those of the others, in millimetres."""
-    spacings = {
-        image.number: min(image.spacing) for image in survey.readable if image.spacing and min(image.spacing) > 0
-    }
+    finest = {image.number: min(image.spacing) for image in survey.readable if image.spacing}
+    spacings = {number: spacing for number, spacing in finest.items() if spacing > 0}
     for number, spacing, median in _ratio_outliers(spacings):
         detail = f"its pixels are {spacing:.3g} mm apart, the median is {median:.3g} mm"
         yield Occurrence(survey.rows[number].image, detail, (number,))

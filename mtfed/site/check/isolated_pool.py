@@ -23,9 +23,10 @@ class WorkerDied:
     exit_code: int | None  # negative: the signal
 
     def __str__(self) -> str:
-        if self.exit_code is not None and self.exit_code < 0:
-            return f"signal {_signal_name(-self.exit_code)}"
-        return f"exit code {self.exit_code}"
+        if self.exit_code is None or self.exit_code >= 0:
+            return f"exit code {self.exit_code}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"signal {names.get(-self.exit_code, -self.exit_code)}"
 
 
 @dataclass
@@ -124,10 +125,3 @@ def _serve(pipe: Connection, inherited: tuple[Connection, ...], work: Callable[[
             return
         for item in items:
             pipe.send(work(item))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Set
 from difflib import get_close_matches
-from functools import partial
 
 from ...tasks.kind import kind_of
 from .occurrence import Occurrence, abbreviate, shorten
 from .survey import Survey
 
-MIN_PATIENTS = 2  # who need to have a class: one for training and one for validation
+MIN_PATIENTS = 2  # of a class: one for training and one for validation
 
 
-def with_fault(*faults: str) -> Callable[[Survey], Iterator[Occurrence]]:
-    """Return the check for labels with one of some faults."""
-    return partial(_with_fault, faults)
-
-
-def _with_fault(faults: tuple[str, ...], survey: Survey) -> Iterator[Occurrence]:
+def with_fault(faults: Set[str], survey: Survey) -> Iterator[Occurrence]:
+    """Yield the labels with one of some faults."""
     for image in survey.examined:
         for task, label in image.labels.items():
             if label.fault in faults:
@@ -52,14 +47,11 @@ def no_labels(survey: Survey) -> Iterator[Occurrence]:
     """Yield the tasks for which the site has no labels at all."""
     columns = survey.table.columns
     for name in survey.config.tasks:
-        if any(name in row.labels for row in survey.rows):
-            continue
-        if name in columns:
-            yield Occurrence(name, "its column is empty")
-        else:
+        if not any(name in row.labels for row in survey.rows):
             matches = get_close_matches(name, columns, n=1, cutoff=0.6)
             hint = f"; did you mean {matches[0]!r}?" if matches else ""
-            yield Occurrence(name, f"the manifest has no such column{hint}")
+            is_empty = name in columns
+            yield Occurrence(name, "its column is empty" if is_empty else f"the manifest has no such column{hint}")
 
 
 def no_split_labels(split: str, survey: Survey) -> Iterator[Occurrence]:

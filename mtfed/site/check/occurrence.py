@@ -1,4 +1,4 @@
-"""One occurrence of what a check looks for, and how it is worded."""
+"""One occurrence of what a check looks for, and its wording."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Occurrence:
     """One place where a check found something."""
 
-    name: str  # a file, a patient, a task, ...
+    name: str  # for example, a file, a patient or a task
     detail: str = ""  # what is wrong with it
     rows: tuple[int, ...] = ()  # numbers of the rows whose images illustrate it
 

@@ -19,10 +19,9 @@ MAX_PICTURES = 6  # per finding; a pair counts as one
 
 def render_page(survey: Survey, findings: list[Finding], app: str | None) -> str:
     """Return the HTML page about a site; ``app`` is the experiment whose tasks were used instead of the site file's."""
+    eyebrow = f"{survey.data.key} · check of {survey.data.root.path} · this page stays at the site"
     body = [
-        tag(
-            "p", f"{survey.data.key} · check of {survey.data.root.path} · this page stays at the site", class_="eyebrow"
-        ),
+        tag("p", eyebrow, class_="eyebrow"),
         _headline(survey, findings),
         _cards(survey, findings),
         _overview(findings),
@@ -71,11 +70,7 @@ def _cards(survey: Survey, findings: list[Finding]) -> Html:
         (len(survey.rows), "image" if survey.config.dimensions == 2 else "volume", _by_split(Counter(survey.split))),
         (len(survey.patients), "patient", _by_split(patient_counts)),
         (len(survey.config.tasks), "task", ", ".join(survey.config.tasks)),
-        (
-            severities["error"],
-            "error",
-            f"{count(severities['warning'], 'warning')}, {count(severities['note'], 'note')}",
-        ),
+        (severities["error"], "error", ", ".join(count(severities[name], name) for name in ("warning", "note"))),
     ]
     elements = []
     for amount, noun, note in cards:
@@ -114,9 +109,8 @@ def _finding(survey: Survey, finding: Finding) -> Html:
         table(header, rows[:VISIBLE_ROWS], "sheet"),
     ]
     if len(rows) > VISIBLE_ROWS:
-        omitted = len(occurrences) - len(rows)
+        omitted, hidden = len(occurrences) - len(rows), rows[VISIBLE_ROWS:]
         note = tag("p", f"and {omitted:,} more; --json writes all of them.", class_="note") if omitted else ""
-        hidden = rows[VISIBLE_ROWS:]
         parts.append(fold(f"{len(hidden):,} more", table(header, hidden, "sheet"), note))
     parts.append(_pictures(survey, occurrences))
     return tag("section", *parts, class_=f"finding is-{finding.check.severity}", id=finding.id)

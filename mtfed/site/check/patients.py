@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Set
 from posixpath import normpath
 
 from ...data.manifest import location, patient_conflicts, split_conflicts
-from .duplicates import DuplicatePair
 from .occurrence import Occurrence, abbreviate
 from .survey import Survey
-
-
-def bad_lines(survey: Survey) -> Iterator[Occurrence]:
-    """Yield the lines of the manifest that cannot be used."""
-    yield from (Occurrence(line.place, line.reason) for line in survey.bad_lines)
 
 
 def divided_patients(survey: Survey) -> Iterator[Occurrence]:
@@ -57,7 +50,8 @@ def duplicates(exact: bool, across: bool, survey: Survey) -> Iterator[Occurrence
         is_across = first.patient != second.patient or first.split != second.split
         if pair.exact != exact or is_across != across or normpath(first.image) == normpath(second.image):
             continue
-        details = [_similarity(pair)]
+        rounded = math.floor(1000 * pair.correlation) / 1000
+        details = ["identical values" if pair.exact else f"correlation {rounded:.3f}"]
         if first.patient != second.patient:
             details.append(f"patients {first.patient} and {second.patient}")
         if first.split != second.split:
@@ -65,16 +59,8 @@ def duplicates(exact: bool, across: bool, survey: Survey) -> Iterator[Occurrence
         yield Occurrence(f"{first.image} and {second.image}", ", ".join(details), (pair.first, pair.second))
 
 
-def _similarity(pair: DuplicatePair) -> str:
-    return "identical values" if pair.exact else f"correlation {math.floor(1000 * pair.correlation) / 1000:.3f}"
-
-
-def with_tags(names: frozenset[str]) -> Callable[[Survey], Iterator[Occurrence]]:
-    """Return the check for filled DICOM attributes with these names; it yields them with the number of files."""
-    return partial(_with_tags, names)
-
-
-def _with_tags(names: frozenset[str], survey: Survey) -> Iterator[Occurrence]:
+def with_tags(names: Set[str], survey: Survey) -> Iterator[Occurrence]:
+    """Yield those of some DICOM attributes that files fill, with the number of files."""
     tags: dict[str, tuple[str, ...]] = {}  # by file, because several rows can name the same file
     for image in survey.examined:
         tags |= image.tags

@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from ...config import Config
 from ...data.formats import files_of, format_of
@@ -22,23 +21,17 @@ from ..draft.scan import list_files
 from .duplicates import DuplicatePair, find_duplicates
 from .examine import ExaminedImage, make_examiner
 from .isolated_pool import WorkerDied, run_isolated
-
-
-class BadLine(NamedTuple):
-    """A line of the manifest that cannot be used."""
-
-    place: str  # in the manifest
-    reason: str
+from .occurrence import Occurrence
 
 
 @dataclass
 class Survey:
-    """The rows of a site, what was read from the image and the labels of each, and which other files there are."""
+    """The rows of a site, what was read from the image and the labels of each, and the other images in its folder."""
 
     data: SiteData  # with the rows of the manifest
     config: Config
     table: ManifestTable
-    bad_lines: list[BadLine]
+    bad_lines: list[Occurrence]  # lines of the manifest that cannot be used
     examined: list[ExaminedImage]  # by row number
     duplicates: list[DuplicatePair] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)  # images in the folder that no row names
@@ -56,11 +49,9 @@ class Survey:
     @cached_property
     def split(self) -> list[str]:
         """Return each row's split, including the patients that training would hold out for validation."""
-        config = self.config
-        labelled = [row for row in self.rows if row.labels]
+        labelled, config = [row for row in self.rows if row.labels], self.config
         seed = f"{config.partition_seed}/{self.data.key}"
-        split_rows = hold_out(labelled, config.tasks, config.validation_share, seed)
-        splits = {row.number: row.split for row in split_rows}
+        splits = {row.number: row.split for row in hold_out(labelled, config.tasks, config.validation_share, seed)}
         return [splits.get(row.number, row.split) for row in self.rows]
 
     @cached_property
@@ -79,19 +70,19 @@ class Survey:
         )  # fmt: skip
 
 
-def read_rows(path: Path, key: str, config: Config) -> tuple[SiteData, ManifestTable, list[BadLine]]:
+def read_rows(path: Path, key: str, config: Config) -> tuple[SiteData, ManifestTable, list[Occurrence]]:
     """Return the rows of a manifest, its table, and the lines that cannot be used."""
     root = Root(path)
-    bad_lines: list[BadLine] = []
+    bad_lines: list[Occurrence] = []
     rows: list[Row] = []
     table = read_manifest_table(root)
     for place, values in zip(table.lines, table.rows, strict=True):
         cells = dict(zip(table.columns, values, strict=True))
         split, image, patient = cells.get("split", "").lower(), cells["image"], cells["patient"]
         if split not in SPLITS:
-            bad_lines.append(BadLine(place, f"expected train, val or test in the column split, got {split!r}"))
+            bad_lines.append(Occurrence(place, f"expected train, val or test in the column split, got {split!r}"))
         elif not image or not patient:
-            bad_lines.append(BadLine(place, f"the column {'image' if not image else 'patient'} is empty"))
+            bad_lines.append(Occurrence(place, f"the column {'image' if not image else 'patient'} is empty"))
         else:
             labels = {task: cells[task] for task in config.tasks if cells.get(task)}
             others = {name: cell for name, cell in cells.items() if cell and name not in config.tasks}
@@ -106,9 +97,8 @@ def survey_site(path: Path, key: str, config: Config, jobs: int) -> Survey:
     for task in config.tasks.values():
         kind_of(task)  # import the task kinds now, so that the forked processes share them
     results: dict[int, ExaminedImage] = {}
-    count = len(data.rows)
-    outcomes = run_isolated(make_examiner(data, config), count, jobs)
-    for number, outcome in counted(outcomes, count, f"reading {key}"):
+    outcomes = run_isolated(make_examiner(data, config), len(data.rows), jobs)
+    for number, outcome in counted(outcomes, len(data.rows), f"reading {key}"):
         results[number] = _killed(data, number, outcome) if isinstance(outcome, WorkerDied) else outcome
     survey = Survey(data, config, table, bad_lines, [results[number] for number in sorted(results)])
     comparable = [image for image in survey.readable if image.thumbnail is not None and image.low < image.high]
@@ -137,8 +127,7 @@ def _unlisted(survey: Survey) -> list[str]:
     root = survey.data.root.path
     if not root.is_dir():
         return []
-    listed: set[str] = set()
-    folders: set[str] = set()
+    listed, folders = set[str](), set[str]()
     file_tasks = [task.name for task in survey.config.tasks.values() if task.spec.in_files]
     for row in survey.rows:
         for name in (row.image, *(row.labels[task] for task in file_tasks if task in row.labels)):

@@ -34,9 +34,8 @@ def read_boxes(
     names, has_size = layout
     corners = [originals[name] for name in names]
     class_column = _class_column(rows, [column for column in columns if column not in corners])
-    boxes: dict[str, list[tuple[str, str]]] = {}  # image -> (corner and size, class)
+    boxes: dict[str, list[tuple[str, str]]] = {image: [] for image in rows}  # image -> (corner and size, class)
     for image, image_rows in rows.items():
-        boxes[image] = []
         for row in image_rows:
             numbers = parse_numbers([row[corner] for corner in corners])
             if len(numbers) == 4 and all(map(math.isfinite, numbers)):
@@ -64,7 +63,6 @@ def read_boxes(
 def _class_column(rows: Mapping[str, Sequence[Mapping[str, str]]], columns: Sequence[str]) -> str:
     """Return the column with the classes of the boxes, preferably of words rather than numbers; "" if there is none."""
     matches = [column for column in columns if BOX_CLASS_COLUMN.fullmatch(column)]
-    cells = {
-        column: [row[column] for image_rows in rows.values() for row in image_rows if row[column]] for column in matches
-    }
+    all_rows = [row for image_rows in rows.values() for row in image_rows]
+    cells = {column: [row[column] for row in all_rows if row[column]] for column in matches}
     return min(matches, key=lambda column: bool(parse_numbers(cells[column])), default="")

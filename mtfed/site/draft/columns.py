@@ -16,7 +16,7 @@ NO_FINDING = frozenset({"no finding", "no findings", "none", "normal", "healthy"
 
 @dataclass
 class Candidate:
-    """A drafted column: a task, or data that the manifest carries along."""
+    """A drafted column: a task, or other data that the manifest keeps."""
 
     column: str  # its name in the manifest
     kind: str  # the task's kind, "" if the column is not a task
@@ -45,11 +45,9 @@ def guess(column: str, cells: Mapping[str, str], source: str) -> Candidate:
 
 def _guess_numbers(candidate: Candidate, numbers: Sequence[float]) -> Candidate:
     """Take a column with these distinct numbers for classes if they are few and whole, else for a regression."""
-    count = len(candidate.cells)
-    is_whole = all(number.is_integer() for number in numbers)
+    count, is_whole = len(candidate.cells), all(number.is_integer() for number in numbers)
     if is_whole and len(numbers) <= MAX_CLASSES:
-        is_repeated = len(numbers) * 2 <= count  # else hardly any number occurs twice
-        return _as_classes(candidate) if is_repeated else candidate
+        return _as_classes(candidate) if 2 * len(numbers) <= count else candidate  # else hardly any number occurs twice
     if is_whole and len(numbers) == count and max(numbers) - min(numbers) == count - 1:
         return candidate  # row numbers
     candidate.kind, candidate.range = "regression", widened(numbers)
@@ -87,9 +85,8 @@ def _guess_findings(candidate: Candidate, separator: str) -> Candidate:
     if not classes or len(counts) > MAX_FINDINGS or any(";" in word or "," in word for word in classes):
         return candidate
     candidate.kind, candidate.classes = "multi-label", tuple(classes)
-    candidate.cells = {
-        image: "; ".join(word for word in words if word in classes) or "none" for image, words in findings.items()
-    }
+    for image, words in findings.items():
+        candidate.cells[image] = "; ".join(word for word in words if word in classes) or "none"
     return candidate
 
 

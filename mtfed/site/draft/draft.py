@@ -37,7 +37,7 @@ class Draft:
     patients: dict[str, str]  # image -> patient
     splits: dict[str, str]  # image -> split
     columns: list[Candidate]  # tasks and other columns; their names are unique
-    modality: str
+    modality: str  # in words, "" if it is unknown or the images differ
     understood: list[tuple[str, str]] = field(default_factory=list)  # topic, and how it was understood
     decide: list[str] = field(default_factory=list)  # questions that a person must decide
 
@@ -68,10 +68,11 @@ def draft(folder: Path, dimensions: int | None = None) -> Draft:
         files = len(scan.others) + len(scan.masks)
         raise MtfedError(f"Expected images in {folder}, found none among its {count(files, 'file')}.")
     hints = read_names(images)
-    drafted = Draft(folder, scan, images, {}, dict(hints.splits), [], _modality(scan))
-    suffixes = ", ".join(
-        f"{amount:,} {suffix.lstrip('.') or 'without suffix'}" for suffix, amount in scan.formats.most_common()
-    )
+    modalities = {MODALITIES.get(header.modality, "") for header in scan.headers.values()}
+    modality = modalities.pop() if len(modalities) == 1 else ""
+    drafted = Draft(folder, scan, images, {}, dict(hints.splits), [], modality)
+    formats = scan.formats.most_common()
+    suffixes = ", ".join(f"{amount:,} {suffix.lstrip('.') or 'without suffix'}" for suffix, amount in formats)
     noun = "volumes" if scan.dimensions == 3 else "pictures"
     drafted.understood.append(("images", f"{len(images):,} {noun} (files: {suffixes})"))
     columns, questions = mask_columns(folder, images, scan.masks, scan.dimensions)
@@ -83,14 +84,11 @@ def draft(folder: Path, dimensions: int | None = None) -> Draft:
     _set_columns(drafted, columns)
     if scan.dimensions == 2:
         _split_volumes(drafted)
-    _describe_rest(drafted)
+    drafted.decide += [f"{problem}. It is left out." for problem in _mixed_folders(scan)]
+    if scan.others:
+        left_out = f"{count(len(scan.others), 'other file')}: {_abbreviate(scan.others, 3)}"
+        drafted.understood.append(("left out", left_out))
     return drafted
-
-
-def _modality(scan: FolderScan) -> str:
-    """Return the modality in words, "" if it is unknown or the images differ."""
-    modalities = {MODALITIES.get(header.modality, "") for header in scan.headers.values()}
-    return modalities.pop() if len(modalities) == 1 else ""
 
 
 def _class_column(folders: dict[str, str], level: int) -> Candidate:
@@ -114,9 +112,8 @@ def _add_tables(drafted: Draft, columns: list[Candidate]) -> None:
                 "left out."
             )
             continue
-        drafted.understood.append(
-            ("table", f"{name}, whose column {table.image_column!r} names {len(table.rows):,} of the images")
-        )
+        text = f"{name}, whose column {table.image_column!r} names {len(table.rows):,} of the images"
+        drafted.understood.append(("table", text))
         if table.malformed_lines:
             drafted.decide.append(
                 f"{count(len(table.malformed_lines), 'line')} of {name} with more or fewer cells than the header, such "
@@ -125,10 +122,8 @@ def _add_tables(drafted: Draft, columns: list[Candidate]) -> None:
         if table.unmatched:
             drafted.decide.append(f"{count(table.unmatched, 'row')} of {name} without a matching image: left out.")
         if table.personal_columns:
-            drafted.decide.append(
-                f"columns of {name} that could identify a person: {', '.join(table.personal_columns)}. They are left "
-                "out."
-            )
+            columns_text = ", ".join(table.personal_columns)
+            drafted.decide.append(f"columns of {name} that could identify a person: {columns_text}. They are left out.")
         if table.patients:
             drafted.patients = drafted.patients or dict(table.patients)
         drafted.splits |= table.splits
@@ -138,9 +133,7 @@ def _add_tables(drafted: Draft, columns: list[Candidate]) -> None:
 def _set_patients(drafted: Draft, hints: NameHints) -> None:
     """Set the patient of every image: from a table, DICOM files or names; else each image gets a patient of its own."""
     headers = drafted.scan.headers
-    patients = {
-        image: header.patient for image, header in headers.items() if header.patient.lower() not in PLACEHOLDER_IDS
-    }
+    patients = {k: header.patient for k, header in headers.items() if header.patient.lower() not in PLACEHOLDER_IDS}
     source = "from the DICOM attribute PatientID"
     if drafted.patients:
         patients, source = drafted.patients, "from a table"
@@ -194,11 +187,9 @@ def _set_columns(drafted: Draft, columns: list[Candidate]) -> None:
         if column.doubt:
             questions.setdefault(column.doubt, []).append(column.column)
         if column.kind:
-            text = f"{column.column}: {_describe_task(column)}, from {column.source}"
-            drafted.understood.append(("task", text))
-    drafted.decide += [
-        f"task{'s' * (len(tasks) > 1)} {', '.join(tasks)}: {question}" for question, tasks in questions.items()
-    ]
+            drafted.understood.append(("task", f"{column.column}: {_describe_task(column)}, from {column.source}"))
+    for question, tasks in questions.items():
+        drafted.decide.append(f"task{'s' * (len(tasks) > 1)} {', '.join(tasks)}: {question}")
     if others := [column.column for column in columns if not column.kind]:
         drafted.understood.append(("carried", f"columns that are not tasks: {', '.join(others)}"))
     if not drafted.tasks:
@@ -249,22 +240,14 @@ def _split_volumes(drafted: Draft) -> None:
     drafted.images = images
 
 
-def _describe_rest(drafted: Draft) -> None:
-    """Mention the folders and files that are left out."""
-    drafted.decide += [f"{problem}. It is left out." for problem in _mixed_folders(drafted.scan)]
-    if others := drafted.scan.others:
-        drafted.understood.append(("left out", f"{count(len(others), 'other file')}: {_abbreviate(others, 3)}"))
-
-
 def _mixed_folders(scan: FolderScan) -> list[str]:
     """Return for each folder whose slices are not one volume what is wrong and what to do."""
     problems = []
     for folder, series in scan.mixed.items():
         name = "this folder itself" if folder == "." else folder
         content = f"{series} series" if series > 1 else "a series at the top level"
-        problems.append(
-            f"{name} contains {content}; put each series into a folder of its own, or run init with --dimensions 2"
-        )
+        advice = "put each series into a folder of its own, or run init with --dimensions 2"
+        problems.append(f"{name} contains {content}; {advice}")
     return problems
 
 

@@ -118,9 +118,8 @@ def _read_columns(table: LabelTable) -> None:
     for column in columns:
         if column in box_columns:
             continue
-        cells = {
-            image: rows[0][column] for image, rows in table.rows.items() if rows[0][column].lower() not in MISSING_CELLS
-        }
+        first = {image: rows[0][column] for image, rows in table.rows.items()}
+        cells = {image: cell for image, cell in first.items() if cell.lower() not in MISSING_CELLS}
         differs_within_image = any(len({row[column] for row in rows}) > 1 for rows in table.rows.values())
         if PATIENT_COLUMN.fullmatch(column) and cells and not re.search("name", column, re.IGNORECASE):
             table.patients = table.patients or cells

@@ -38,9 +38,8 @@ def mask_columns(
         columns.append(Candidate(name, "segmentation", dict(cells), classes, source=source, doubt=question))
     questions = []
     if pairs.unmatched:
-        questions.append(
-            f"{count(len(pairs.unmatched), 'mask')} without a matching image, such as {pairs.unmatched[0]}: left out."
-        )
+        masks_text = count(len(pairs.unmatched), "mask")
+        questions.append(f"{masks_text} without a matching image, such as {pairs.unmatched[0]}: left out.")
     if pairs.extra:
         questions.append(
             f"{count(len(pairs.extra), 'further mask')} of an image that already has one, such as {pairs.extra[0]}: "

@@ -27,7 +27,7 @@ def test_every_item_has_one_result(count: int, jobs: int) -> None:
 
 
 def test_a_file_that_ends_its_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mtfed.site.check.recording_source import RecordingSource
+    from mtfed.site.check.label_content import RecordingSource
 
     read = RecordingSource.pixels
 
