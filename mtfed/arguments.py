@@ -14,17 +14,10 @@ def positive_int(text: str) -> int:
 
 def add_app(parser: argparse.ArgumentParser) -> None:
     """Add the app folder, a number of sites and config overrides: what describes a simulated federation."""
-    parser.add_argument(
-        "app", nargs="?", default="pneumonia", help="an app by name, as in experiments/, or a path (default: pneumonia)"
-    )
-    parser.add_argument(
-        "--num-supernodes", "--sites", type=positive_int, metavar="N", help="number of sites (default: set by the data)"
-    )
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a config key, can be repeated; `mtfed config` lists all keys",
-    )
+    add = parser.add_argument
+    about_app = "an app by name, as in experiments/, or a path (default: pneumonia)"
+    add("app", nargs="?", default="pneumonia", help=about_app)
+    about_sites = "number of sites (default: set by the data)"
+    add("--num-supernodes", "--sites", type=positive_int, metavar="N", help=about_sites)
+    about_keys = "override a config key, can be repeated; `mtfed config` lists all keys"
+    add("-c", "--config", action="append", default=[], metavar="KEY=VALUE", help=about_keys)

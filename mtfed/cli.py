@@ -91,49 +91,36 @@ def _add_simulate(commands: Subparsers) -> None:
         description="Run an app folder with simulated hospitals. Its run folder has metrics, weights and a report.",
     )
     add_app(command)
-    command.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="worker processes on this machine, or Flower's Ray engine (default: local)",
+    add = command.add_argument
+    about_engines = "worker processes on this machine, or Flower's Ray engine (default: local)"
+    add("--engine", choices=("local", "ray"), default="local", help=about_engines)
+    about_workers = "worker processes of the local engine (default: one per core)"
+    add("--workers", type=positive_int, metavar="N", help=about_workers)
+    add("--seed", type=int, help="the same as -c seed=N")
+    add("--out", type=Path, help="folder in which the run folder is created (default: runs)")
+    about_strategies = (
+        "run each of these strategies from the same initial weights, and write one page that compares them"
     )
-    command.add_argument(
-        "--workers", type=positive_int, metavar="N", help="worker processes of the local engine (default: one per core)"
-    )
-    command.add_argument("--seed", type=int, help="the same as -c seed=N")
-    command.add_argument("--out", type=Path, help="folder in which the run folder is created (default: runs)")
-    command.add_argument(
-        "--strategies",
-        nargs="+",
-        metavar="NAME",
-        help="run each of these strategies from the same initial weights, and write one page that compares them",
-    )
-    command.add_argument(
-        "--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare the runs"
-    )
-    command.add_argument(
-        "--resume", type=Path, metavar="RUN", help="continue a run folder after its last finished round"
-    )
+    add("--strategies", nargs="+", metavar="NAME", help=about_strategies)
+    add("--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare the runs")
+    add("--resume", type=Path, metavar="RUN", help="continue a run folder after its last finished round")
     command.set_defaults(command=_simulate)
 
 
 def _add_report(commands: Subparsers) -> None:
     command = commands.add_parser("report", help="write one page about one or several runs")
     command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    command.add_argument(
-        "--out", type=Path, help="the page (default: report.html in the run folder, or in the common parent of several)"
-    )
+    about_page = "the page (default: report.html in the run folder, or in the common parent of several)"
+    command.add_argument("--out", type=Path, help=about_page)
     command.set_defaults(command=_report)
 
 
 def _add_export(commands: Subparsers) -> None:
-    command = commands.add_parser(
-        "export", help="write the sample as site folders, in the form a hospital would keep its data"
-    )
-    command.add_argument("folder", type=Path, help="a new or empty folder")
-    command.add_argument(
-        "--num-supernodes", "--sites", type=positive_int, default=8, metavar="N", help="number of sites (default: 8)"
-    )
+    about = "write the sample as site folders, in the form a hospital would keep its data"
+    command = commands.add_parser("export", help=about)
+    add = command.add_argument
+    add("folder", type=Path, help="a new or empty folder")
+    add("--num-supernodes", "--sites", type=positive_int, default=8, metavar="N", help="number of sites (default: 8)")
     command.set_defaults(command=_export)
 
 

@@ -49,22 +49,16 @@ class Config(BaseModel):
     image_size: int = _setting(64, "side in pixels of the square or cube that images are resized to", ge=8, le=4096)
     channels: Literal[1, 3] = _setting(1, "1 for grey, 3 for RGB")
     proportions: Literal["millimetres", "pixels"] = _setting("millimetres", "unit in which resizing keeps proportions")
-    window: str = _setting(
-        "", 'level and width of images of more than 8 bits, such as "40, 400"; empty: those of the file, or its range'
-    )
+    window: str = _setting("", 'level and width beyond 8 bits, as in "40, 400"; empty: those of the file, or its range')
     normalise: Literal["image", "site"] = _setting("image", "scale each image, or each site, to mean 0 and deviation 1")
     max_unreadable: float = _setting(0.0, "largest share of a site's images that may be unreadable", ge=0, lt=1)
     validation_share: float = _setting(0.2, "share of patients for validation, if a manifest names none", gt=0, lt=1)
     partition: str = _setting("tasks + dirichlet", "how one set is divided among simulated sites; schemes are below")
     partition_alpha: float = _setting(1.0, "Dirichlet concentration of class shares or quantities among sites", gt=0)
     partition_column: str = _setting("site", 'column of the manifest that the scheme "column" divides by', min_length=1)
-    partition_options: str = _setting(
-        "", 'arguments of a "flwr:NAME" partitioner, such as "alpha=0.5, partition_by=site"'
-    )
+    partition_options: str = _setting("", 'arguments of "flwr:NAME", such as "alpha=0.5, partition_by=site"')
     partition_seed: int = _setting(0, "seed of the partition; apart from seed, so that seeds can be compared", ge=0)
-    feature_shift: float = _setting(
-        0.0, "how far images of simulated sites differ, as scanners do; 0: not at all", ge=0, le=1
-    )
+    feature_shift: float = _setting(0.0, "scanner-like differences between simulated sites; 0: none", ge=0, le=1)
     pooled: bool = _setting(False, "put all images at one site, as an upper bound for federations")
 
     model: str = _setting("mtmedformer", "one of the models below", "Model")
@@ -119,26 +113,20 @@ class Config(BaseModel):
     join_timeout: float = _setting(600.0, "seconds to wait for these sites", gt=0)
     round_timeout: float = _setting(3600.0, "seconds to wait for the replies of a round", gt=0)
     on_failure: OnFailure = _setting("skip", "leave out a site that fails in a round, ask it again, or end the run")
-    retries: int = _setting(
-        1, 'times that a failed site is asked again, with on-failure = "retry"', **LIMITS["retries"]
-    )
+    retries: int = _setting(1, 'times to ask a failed site again, with on-failure = "retry"', **LIMITS["retries"])
     quorum: float = _setting(0.0, "share of the asked sites that must send a usable reply", **LIMITS["quorum"])
     max_norm_ratio: float = _setting(
         0.0, "refuse updates this many times larger than their median; 0: never", **LIMITS["max_norm_ratio"]
     )
 
     evaluate_every: int = _setting(1, "rounds between evaluations at sites; 0: only the last", "Evaluation", ge=0)
-    test_every: int = _setting(
-        1, "rounds between evaluations on the server's test images; nothing is chosen by them", ge=0
-    )
+    test_every: int = _setting(1, "rounds between evaluations on the server's test images; they choose nothing", ge=0)
     patience: int = _setting(0, "evaluations without improvement before training stops; 0: never stop early", ge=0)
     stop_per_task: bool = _setting(False, "count patience for each task separately")
 
     out: str = _setting("runs", "folder in which run folders are created", "Record")
     resume: str = _setting("", "a run folder to continue")
-    share_class_counts: bool = _setting(
-        False, "simulated sites report class counts; a node config decides for real ones"
-    )
+    share_class_counts: bool = _setting(False, "simulated sites report class counts; real ones by their node config")
     share_tracebacks: bool = _setting(False, "the same for the traceback of a failure, which may contain file names")
 
     autocast: Autocast = _setting("auto", "half precision; auto: bfloat16 on CUDA GPUs", "Machine")

@@ -13,11 +13,8 @@ from ..config import KEYS, Config, RunConfigValue
 from ..errors import MtfedError, unknown
 
 # Where an app is searched by name: the working directory, the clone around the package, and where a wheel installs it.
-SEARCH_PATHS = (
-    Path("experiments"),
-    Path(__file__).parents[2] / "experiments",
-    Path(sys.prefix) / "share/mtfed/experiments",
-)
+_PLACES = (Path(), Path(__file__).parents[2], Path(sys.prefix) / "share/mtfed")
+SEARCH_PATHS = tuple(place / "experiments" for place in _PLACES)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What must hold before any work is done: every task has a site, and a run is continued by the sites that began it."""
+"""Checks before any work is done: every task has a site, and a run is continued by the sites that began it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_tasks(config: Config, sites: Sequence[SiteCard]) -> None:
             tasks = sorted({name for site in sites for name in site.tasks or ()})
             raise MtfedError(
                 f"No site holds task {task!r}; the {len(sites)} sites hold {', '.join(tasks) or 'no task'}; "
-                "label it at a site, or take the task out."
+                "label it at a site, or remove the task."
             )
 
 
@@ -46,7 +46,7 @@ def check_simulation(config: Config, sites: int | None) -> int:
             tasks = sorted({name for site in data for row in site.part("train").rows for name in row.labels})
             raise MtfedError(
                 f"No site holds task {task!r} to train it on; the {sites} sites hold "
-                f"{', '.join(tasks) or 'no task of the config'}; label it in a manifest.csv, or take the task out."
+                f"{', '.join(tasks) or 'no task of the config'}; label it in a manifest.csv, or remove the task."
             )
     if unseen := [task for task in config.tasks if not any(site.part("val").count(task) for site in data)]:
         print(f"No site has validation images of {', '.join(unseen)}, so no round is chosen by it.", flush=True)

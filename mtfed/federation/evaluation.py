@@ -24,19 +24,15 @@ MetricValues = dict[str, dict[str, float]]  # task -> metric -> value
 def pooled_values(tasks: Mapping[str, Task], sums: Sequence[Mapping[str, object]]) -> MetricValues:
     """Return the values of each task's metrics: the mean over models, given the summed metrics of each."""
     models = [pool(tasks.values(), model_sums) for model_sums in sums]
-    return {
-        task: mean_figures([metrics[task].compute() for metrics in models if task in metrics])
-        for task in tasks
-        if any(task in metrics for metrics in models)
-    }
+    figures = {task: [metrics[task].compute() for metrics in models if task in metrics] for task in tasks}
+    return {task: mean_figures(of_models) for task, of_models in figures.items() if of_models}
 
 
 class ServerTest:
     """The server's test images, which no site trains on, and the model that is evaluated on them."""
 
     def __init__(self, config: Config, model: MultiTaskModel) -> None:
-        self.config = config
-        self.model = model
+        self.config, self.model = config, model
         data = test_data(config)
         if data is not None:  # all of it is for testing, whatever its manifest calls the splits
             data = replace(data, rows=tuple(replace(row, split="test") for row in data.rows))
@@ -44,8 +40,16 @@ class ServerTest:
         self.shard = load_shard(data, config) if data is not None else Shard.empty()
 
     def load(self, arrays: ArrayRecord) -> MultiTaskModel:
-        """Return the model with the tensors of a record."""
-        self.model = with_arrays(self.model, arrays)
+        """Return the model with the tensors of a record: itself, or a copy of their width if it has another."""
+        parts, own = wire.unpack(arrays), self.model.parts()
+        tensors = [(part, name, value) for part, values in parts.items() for name, value in values.items()]
+        if all(value.shape == own[part][name].shape for part, name, value in tensors):
+            load_parts(self.model, parts)
+        else:
+            from ..models.width import resize
+
+            whole = {name: tensor.cpu().numpy() for name, tensor in self.model.state_dict().items()}
+            self.model = resize(self.model, whole | {name: value.copy() for _, name, value in tensors})
         return self.model
 
     def metrics(self, arrays: ArrayRecord) -> dict[str, TaskMetrics]:
@@ -53,15 +57,3 @@ class ServerTest:
         parts = {wire.part_of(key) for key in arrays}
         tasks = [task for task in self.config.tasks if wire.decoder_part(task) in parts]
         return evaluate(self.load(arrays), self.shard, tasks, self.config)
-
-
-def with_arrays(model: MultiTaskModel, arrays: ArrayRecord) -> MultiTaskModel:
-    """Return the model with a record's tensors: itself, or a copy of another width if the tensors have one."""
-    parts, own = wire.unpack(arrays), model.parts()
-    if any(value.shape != own[part][name].shape for part, tensors in parts.items() for name, value in tensors.items()):
-        from ..models.width import resize
-
-        whole = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-        return resize(model, whole | {name: v.copy() for tensors in parts.values() for name, v in tensors.items()})
-    load_parts(model, parts)
-    return model

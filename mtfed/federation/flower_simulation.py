@@ -18,8 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from ..config import RunConfigValue
 from ..errors import MtfedError
@@ -46,36 +47,25 @@ def write_app(app: AppFolder, run_config: dict[str, RunConfigValue], target: Pat
     shutil.copytree(app.path, target, ignore=shutil.ignore_patterns("runs", "__pycache__", ".*"))
     text = (target / "pyproject.toml").read_text(encoding="utf-8")
     text = re.sub(r"(?ms)^\[tool\.flwr\.app\.config[^\]]*\].*?(?=^\[(?!tool\.flwr\.app\.config)|\Z)", "", text)
-    lines = [f"{_toml(key)} = {_toml(value)}" for key, value in run_config.items()]
-    (target / "pyproject.toml").write_text(
-        text + "\n[tool.flwr.app.config]\n" + "\n".join(lines) + "\n", encoding="utf-8"
-    )
+    toml = partial(json.dumps, ensure_ascii=False)  # TOML does not allow surrogate pairs
+    lines = [f"{toml(key)} = {toml(value)}" for key, value in run_config.items()]
+    text += "\n".join(["", "[tool.flwr.app.config]", *lines, ""])
+    (target / "pyproject.toml").write_text(text, encoding="utf-8")
     return target
-
-
-def _toml(value: RunConfigValue) -> str:
-    return json.dumps(value, ensure_ascii=False)  # TOML does not allow surrogate pairs
 
 
 @contextmanager
 def superlink(home: Path, *, simulation: bool) -> Iterator[dict[str, str]]:
     """Start a SuperLink with its own Flower home and port, yield the environment for ``flwr``, and end it."""
     home.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    environment = flower_environment(home)
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "mtfed"\n\n[superlink.mtfed]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
-        encoding="utf-8",
-    )
+    port, environment = free_port(), flower_environment(home)
+    settings = f'[superlink]\ndefault = "mtfed"\n\n[superlink.mtfed]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    (home / "config.toml").write_text(settings, encoding="utf-8")
     command = f"flower-superlink --insecure --host 127.0.0.1 --port {port} --isolation subprocess".split()
     log = open(home / "superlink.log", "w", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the process runs
-    process = subprocess.Popen(
-        command + ["--simulation"] * simulation,
-        env=environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    command += ["--simulation"] * simulation
+    output: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **output)
     try:
         wait_for_port(port, process, home / "superlink.log")
         yield environment | {"MTFED_SUPERLINK": f"127.0.0.1:{port}"}
@@ -89,9 +79,8 @@ def flwr_run(app: Path, environment: dict[str, str], extra: list[str]) -> int:
     command = ["flwr", "run", str(app), "mtfed", "--stream", *extra]
     run_id = None
     try:
-        with subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
+        output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(command, env=environment, **output) as process:
             assert process.stdout is not None
             try:
                 for line in process.stdout:
@@ -103,9 +92,8 @@ def flwr_run(app: Path, environment: dict[str, str], extra: list[str]) -> int:
                 raise
     except BaseException:  # interrupted: the run would go on without this process
         if run_id is not None:
-            subprocess.run(
-                ["flwr", "stop", run_id, "mtfed"], env=environment, capture_output=True, timeout=30, check=False
-            )
+            stop = ["flwr", "stop", run_id, "mtfed"]
+            subprocess.run(stop, env=environment, capture_output=True, timeout=30, check=False)
         raise
     if run_id is None:
         return process.returncode or 1

@@ -37,8 +37,7 @@ def holdings(config: Config, sites: int) -> tuple[list[Holding], Holding | None]
 def _holding(data: SiteData, tasks: dict[str, Task], name: str = "") -> Holding:
     rows = [row for row in data.rows if row.labels and (name or row.split != "test")]
     counts = {
-        task_name: Counter(_class_of(row.labels[task_name], task) for row in rows if task_name in row.labels)
-        for task_name, task in tasks.items()
+        k: Counter(_class_of(row.labels[k], task) for row in rows if k in row.labels) for k, task in tasks.items()
     }
     validation = sum(row.split == "val" for row in rows)
     return Holding(name or data.key, len({row.patient for row in rows}), len(rows), validation, counts)
@@ -46,7 +45,7 @@ def _holding(data: SiteData, tasks: dict[str, Task], name: str = "") -> Holding:
 
 def _class_of(cell: str, task: Task) -> str:
     """Return the name of a cell's class, or the cell itself if it is not a class, so that it shows in the table."""
-    if not _has_one_class(task):
+    if not task.spec.by_class:
         return ""
     is_index = cell not in task.classes and cell.isdecimal() and int(cell) < len(task.classes)
     return task.classes[int(cell)] if is_index else cell
@@ -54,13 +53,10 @@ def _class_of(cell: str, task: Task) -> str:
 
 def table(sites: Sequence[Holding], test: Holding | None, tasks: dict[str, Task]) -> str:
     """Return a table with a line for each site, for their sum, and for the server's test data."""
-    total = Holding(
-        "all sites",
-        sum(site.patients for site in sites),
-        sum(site.images for site in sites),
-        sum(site.validation for site in sites),
-        {task: sum((site.counts[task] for site in sites), Counter()) for task in tasks},
-    )
+    amounts = [(site.patients, site.images, site.validation) for site in sites]
+    patients, images, validation = map(sum, zip(*amounts, strict=True))
+    counts = {task: sum((site.counts[task] for site in sites), Counter()) for task in tasks}
+    total = Holding("all sites", patients, images, validation, counts)
     rows = [*sites, total, *([test] if test else [])]
     classes = {name: class_names(rows, task) for name, task in tasks.items()}
     header = ["site", "patients", "images", "validation"]
@@ -70,22 +66,16 @@ def table(sites: Sequence[Holding], test: Holding | None, tasks: dict[str, Task]
         lines.append([row.site, *numbers, *(_cell(row, name, classes[name]) for name in tasks)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     align = ["<", *">>>", *"<" * len(tasks)]
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, align, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    padded = ([f"{cell:{side}{n}}" for cell, side, n in zip(line, align, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def class_names(sites: Sequence[Holding], task: Task) -> list[str]:
     """Return a task's classes, then other cells that occur; an empty list if its images have no single class."""
-    if not _has_one_class(task):
+    if not task.spec.by_class:
         return []
     unknown = sorted({name for site in sites for name in site.counts[task.name]} - set(task.classes))
     return [*task.classes, *unknown]
-
-
-def _has_one_class(task: Task) -> bool:
-    return task.spec.by_class
 
 
 def _cell(holding: Holding, task: str, classes: Sequence[str]) -> str:

@@ -66,8 +66,7 @@ class Federation:
     """One run. The constructor builds and checks everything that needs no site; :meth:`run` waits for the sites."""
 
     def __init__(self, grid: Grid, config: Config) -> None:
-        self.grid = grid
-        self.config = config
+        self.grid, self.config = grid, config
         model = build_model(config, pretrained=True)
         self.strategy = make_strategy(config, model)
         task_losses(config)  # imports what losses need: resident workers are forked from this process
@@ -85,12 +84,9 @@ class Federation:
         if self.resumed is not None:
             check_same_sites(self.resumed, sites)
         state = self._start(sites)
-        print(
-            f"{config.name}: {len(sites)} sites, {config.strategy}, {config.rounds} rounds -> {state.record.folder}",
-            flush=True,
-        )
-        stopped = "all rounds done"
-        first_round = state.finished + 1
+        about = f"{len(sites)} sites, {config.strategy}, {config.rounds} rounds"
+        print(f"{config.name}: {about} -> {state.record.folder}", flush=True)
+        stopped, first_round = "all rounds done", state.finished + 1
         with Progress(config.name, config.strategy, first_round, config.rounds) as progress:
             for server_round in range(first_round, config.rounds + 1):
                 tasks = state.early_stopping.active(list(config.tasks))
@@ -130,11 +126,9 @@ class Federation:
         state.record.append("metrics.jsonl", round_record.metric_lines(config))
         state.record.append("rounds.jsonl", [round_record.round_line()])
         state.save(server_round, self.strategy, best=best or not state.early_stopping.best_round)
-        losses = round_record.losses
+        losses, metrics = round_record.losses, {task: config.tasks[task].metric for task in round_record.validation}
         shown = {"loss": sum(losses.values()) / len(losses)} if losses else {}
-        for task, values in round_record.validation.items():
-            metric = config.tasks[task].metric
-            shown[f"{task} {metric}"] = values[metric]
+        shown |= {f"{task} {metric}": round_record.validation[task][metric] for task, metric in metrics.items()}
         progress.round_done(server_round, round_record.answered, round_record.asked, round_record.seconds, shown)
 
     def _train(self, state: RunState, round_record: RoundRecord, tasks: list[str], progress: Progress) -> None:
@@ -146,9 +140,8 @@ class Federation:
         settings.update(write_history(config.balancing, lambda: state.record.lines("metrics.jsonl"), tasks))
         messages = strategy.configure_train(server_round, state.arrays, settings, self.grid)
         if not messages:
-            raise MtfedError(
-                f"Round {server_round}: no site holds any of the tasks {', '.join(tasks)} that are still trained."
-            )
+            names = ", ".join(tasks)
+            raise MtfedError(f"Round {server_round}: no site holds any of the tasks {names} that are still trained.")
         round_record.traffic.sent(messages)
         replies = self.grid.send_and_receive(messages, timeout=config.round_timeout)
         replies = round_record.traffic.received(progress.follow(server_round, "training", replies, len(messages)))
@@ -194,16 +187,8 @@ class Federation:
         tested = {key: self.test.metrics(arrays) for key, arrays in models.items()}
         untrained = self.test.metrics(self.initial)
         model = self.test.load(next(iter(models.values())))
-        summary = summarise(
-            record,
-            config,
-            tested,
-            untrained,
-            stopped=stopped,
-            chosen_round=progress["round"],
-            sites=sites,
-            parameters=sum(p.numel() for p in model.parameters()),
-        )
+        facts = {"chosen_round": progress["round"], "parameters": sum(p.numel() for p in model.parameters())}
+        summary = summarise(record, config, tested, untrained, stopped=stopped, sites=sites, **facts)
         record.write_json("summary.json", summary)
         if list(models) == GLOBAL and len(self.test.shard):
             save_examples(record, model, self.test.shard, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import product
 from pathlib import Path
 
 from ..config import Config, RunConfigValue, read_config
@@ -63,11 +64,8 @@ def compare(
     def comparable(config: Config) -> Config:
         return config.model_copy(update={"share_tracebacks": True})  # as simulate() sets it
 
-    variants = [
-        run_config | {"strategy": strategy, "seed": seed}
-        for seed in seeds or (run_config.get("seed", 0),)
-        for strategy in strategies or (run_config.get("strategy", "fedavg"),)
-    ]
+    pairs = product(seeds or (run_config.get("seed", 0),), strategies or (run_config.get("strategy", "fedavg"),))
+    variants = [run_config | {"strategy": strategy, "seed": seed} for seed, strategy in pairs]
     for variant in variants:  # a typing error in the last variant must not cost the runs before it
         make_strategy(read_config(variant))
     config = read_config(variants[0])

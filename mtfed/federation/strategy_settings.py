@@ -1,4 +1,4 @@
-"""Which of a config's values a strategy is given."""
+"""Make a strategy from the values of a config."""
 
 from __future__ import annotations
 
@@ -35,11 +35,7 @@ def make_strategy(config: Config, model: MultiTaskModel | None = None) -> TaskSt
 
 def parameters(strategy: type[TaskStrategy]) -> set[str]:
     """Return the constructor parameters of a strategy and its bases, except those that a published method fixes."""
-    names = {
-        name
-        for base in strategy.__mro__
-        if "__init__" in vars(base)
-        for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items()
-        if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    }
-    return names - set(getattr(strategy, "fixed", ()))
+    constructors = [vars(base)["__init__"] for base in strategy.__mro__ if "__init__" in vars(base)]
+    all_parameters = [p for constructor in constructors for p in inspect.signature(constructor).parameters.values()]
+    names = {p.name for p in all_parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    return names - {"self", *getattr(strategy, "fixed", ())}

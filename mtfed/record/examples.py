@@ -26,12 +26,10 @@ def save_examples(run: Run, model: MultiTaskModel, test: Shard, config: Config) 
 
     Every class gets its share of them, however rare it is, and so do images without any class.
     """
-    arrays = {
-        f"{name}.{part}": array
-        for name, task in config.tasks.items()
-        if test.count(name)
-        for part, array in examples(model, test, task, config).items()
-    }
+    arrays: dict[str, np.ndarray] = {}
+    for name, task in config.tasks.items():
+        if test.count(name):
+            arrays |= {f"{name}.{part}": array for part, array in examples(model, test, task, config).items()}
     np.savez_compressed(run.folder / "examples.npz", **arrays)  # type: ignore[arg-type]
 
 
@@ -48,21 +46,14 @@ def examples(model: MultiTaskModel, test: Shard, task: Task, config: Config) -> 
         labelled = {task.name: batch.labels[task.name].rows.to(device)}
         outputs = model(batch.images.to(device), labelled)[task.name]
         shown.append(kind.show(outputs.float().cpu(), task))
-    arrays = {
-        "images": test.take(rows).numpy(),
-        "labels": kind.show_values(values, task).numpy(),
-        "shown": np.concatenate(shown),
-    }
+    arrays = {"images": test.take(rows).numpy(), "labels": kind.show_values(values, task).numpy()}
+    arrays["shown"] = np.concatenate(shown)
     if config.dimensions == 2:
         return arrays
     slices = best_slices(values, task, config.image_size // 2)
     cut = {"map": cut_maps, "boxes": cut_boxes}.get(task.spec.geometry, lambda array, slices: array)
-    return {
-        "images": cut_maps(arrays["images"], slices),
-        "labels": cut(arrays["labels"], slices),
-        "shown": cut(arrays["shown"], slices),
-        "slices": slices,
-    }
+    cuts = {"images": cut_maps, "labels": cut, "shown": cut}
+    return {part: cuts[part](array, slices) for part, array in arrays.items()} | {"slices": slices}
 
 
 def contents(values: Tensor, task: Task) -> Tensor:

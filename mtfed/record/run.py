@@ -128,11 +128,8 @@ class Run:
             tensors |= {f"strategy/{group}/{key}": array.numpy() for key, array in record.items()}
         path = self.folder / "checkpoints" / f"{name}.safetensors"
         part = path.with_suffix(".part")
-        save_file(
-            {key: np.asarray(value, order="C") for key, value in tensors.items()},
-            part,
-            {"progress": json.dumps(progress)},
-        )
+        contiguous = {key: np.asarray(value, order="C") for key, value in tensors.items()}
+        save_file(contiguous, part, {"progress": json.dumps(progress)})
         os.replace(part, path)
 
     def load(self, name: str, like: ArrayRecord) -> tuple[ArrayRecord, dict[str, ArrayRecord], dict[str, Any]] | None:

@@ -19,12 +19,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Draft manifest.csv and site.toml from the files in a folder. No other file is changed.",
     )
     init.add_argument("folder", type=Path)
-    init.add_argument(
-        "--dimensions",
-        type=int,
-        choices=(2, 3),
-        help="2 for pictures, 3 for volumes (default: whichever most of the files are)",
-    )
+    about_dimensions = "2 for pictures, 3 for volumes (default: whichever most of the files are)"
+    init.add_argument("--dimensions", type=int, choices=(2, 3), help=about_dimensions)
     init.add_argument("--force", action="store_true", help="overwrite an existing manifest and site file")
     init.set_defaults(command=_init)
 
@@ -34,13 +30,12 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Read every image and label of a site once, and write a page about them. No data leaves this "
         "machine. Exit code: 0 no errors were found, 1 errors were found, 2 the check could not run.",
     )
-    check.add_argument(
-        "site", type=Path, metavar="SITE", help="a folder with a manifest and a site.toml, or the site.toml itself"
-    )
-    check.add_argument("--app", metavar="NAME", help="use the tasks of this experiment instead of those in site.toml")
-    check.add_argument("--out", type=Path, help="file for the page (default: check.html in the site's folder)")
-    check.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file, as JSON")
-    check.add_argument("--jobs", type=positive_int, metavar="N", help="reading processes (default: one per core)")
+    add = check.add_argument
+    add("site", type=Path, metavar="SITE", help="a folder with a manifest and a site.toml, or the site.toml itself")
+    add("--app", metavar="NAME", help="use the tasks of this experiment instead of those in site.toml")
+    add("--out", type=Path, help="file for the page (default: check.html in the site's folder)")
+    add("--json", type=Path, metavar="FILE", help="also write the findings to this file, as JSON")
+    add("--jobs", type=positive_int, metavar="N", help="reading processes (default: one per core)")
     check.set_defaults(command=_check)
 
 

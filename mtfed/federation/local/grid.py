@@ -49,12 +49,12 @@ class Job:
         return pickle.dumps((self.message.metadata, self.flat), pickle.HIGHEST_PROTOCOL)
 
 
+@dataclass
 class Broadcast:
     """The messages of one call. Their arrays share a buffer, which is free again when the last reply has arrived."""
 
-    def __init__(self, messages: int, buffer: Buffer) -> None:
-        self.unanswered = messages
-        self.buffer = buffer
+    unanswered: int
+    buffer: Buffer
 
 
 class LocalGrid(Grid):

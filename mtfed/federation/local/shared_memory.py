@@ -8,7 +8,6 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
@@ -111,19 +110,13 @@ def restore(flat: FlatRecords, memory: np.ndarray | None) -> RecordDict:
         for key, (dtype, shape, stype, offset, size) in values.items():
             assert memory is not None
             data = memory[offset : offset + size]
-            record[key] = (
-                Array(dtype, shape, stype, data.tobytes()) if stype else FlatArray(data.view(dtype).reshape(shape))
-            )
+            raw = data if stype else data.view(dtype).reshape(shape)
+            record[key] = Array(dtype, shape, stype, raw.tobytes()) if stype else FlatArray(raw)
         content[name] = record
     return content
 
 
 def array_bytes(content: RecordDict) -> int:
     """Return the total size in bytes of a message's arrays."""
-    return sum(array.numpy().nbytes if isinstance(array, FlatArray) else len(array.data) for array in _arrays(content))
-
-
-def _arrays(content: RecordDict) -> Iterator[Array]:
-    for record in content.values():
-        if isinstance(record, ArrayRecord):
-            yield from record.values()
+    arrays = [array for record in content.values() if isinstance(record, ArrayRecord) for array in record.values()]
+    return sum(array.numpy().nbytes if isinstance(array, FlatArray) else len(array.data) for array in arrays)
