@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from .arguments import add_app, positive_int
+from .data.partition_names import describe_partitions
 from .data.sets.command import add_commands as add_data_commands
 from .errors import MtfedError
-from .federation.command import add_command as add_partition_command
 from .site.command import add_commands as add_site_commands
 
+CHART_FORMATS = (".png", ".svg", ".pdf")
 Subparsers = argparse._SubParsersAction  # of ArgumentParser
 
 EXAMPLES = """\
@@ -79,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_export(commands)
     add_site_commands(commands)
-    add_partition_command(add_data_commands(commands))
+    _add_partition(add_data_commands(commands))
     commands.add_parser("config", help="list every config key").set_defaults(command=_config)
     return top
 
@@ -98,9 +99,7 @@ def _add_simulate(commands: Subparsers) -> None:
     add("--workers", type=positive_int, metavar="N", help=about_workers)
     add("--seed", type=int, help="the same as -c seed=N")
     add("--out", type=Path, help="folder in which the run folder is created (default: runs)")
-    about_strategies = (
-        "run each of these strategies from the same initial weights, and write one page that compares them"
-    )
+    about_strategies = "run these strategies from the same initial weights, and write one page that compares them"
     add("--strategies", nargs="+", metavar="NAME", help=about_strategies)
     add("--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare the runs")
     add("--resume", type=Path, metavar="RUN", help="continue a run folder after its last finished round")
@@ -122,6 +121,19 @@ def _add_export(commands: Subparsers) -> None:
     add("folder", type=Path, help="a new or empty folder")
     add("--num-supernodes", "--sites", type=positive_int, default=8, metavar="N", help="number of sites (default: 8)")
     command.set_defaults(command=_export)
+
+
+def _add_partition(commands: Subparsers) -> None:
+    command = commands.add_parser(
+        "partition",
+        help="show which simulated site holds which data",
+        description="Show which simulated site of an app holds which data: a table and, with --out, a chart.",
+        epilog=f"schemes (-c 'partition=tasks + dirichlet'):\n{describe_partitions()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_app(command)
+    command.add_argument("--out", type=Path, metavar="FILE", help=f"also draw a chart ({', '.join(CHART_FORMATS)})")
+    command.set_defaults(command=_partition)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
@@ -166,6 +178,29 @@ def _export(arguments: argparse.Namespace) -> int:
     config = read_config(find_app("pneumonia").run_config)
     for folder, images in export_sample(config, arguments.num_supernodes, arguments.folder):
         print(f"{folder}  {images} images")
+    return 0
+
+
+def _partition(arguments: argparse.Namespace) -> int:
+    from .config import read_config
+    from .data.federation import default_sites, division
+    from .federation.app_folder import find_app, override
+    from .federation.holdings import holdings, table
+
+    if arguments.out and arguments.out.suffix.lower() not in CHART_FORMATS:
+        raise MtfedError(f"Expected --out to end with {', '.join(CHART_FORMATS)}, got {str(arguments.out)!r}.")
+    config = read_config(override(find_app(arguments.app).run_config, arguments.config))
+    sites = arguments.num_supernodes or default_sites(config)
+    of_sites, test = holdings(config, sites)
+    print(table(of_sites, test, config.tasks))
+    if not config.pooled and (divided := division(config, sites)) and divided.left_out:
+        count = len(divided.left_out)
+        print(f"Left out: {count} patient{'s' * (count > 1)} without a label of any task that their sites may hold.")
+    if arguments.out:
+        from .federation.holdings_chart import draw
+
+        draw(of_sites, config.tasks, arguments.out)
+        print(arguments.out)
     return 0
 
 

@@ -4,7 +4,7 @@ Keys are in kebab case, and every error names its key. The server and the sites 
 knows, such as its folder, is in its node config instead.
 """
 
-from .run_config import KEYS, RunConfigValue, defaults, flatten, read_config
+from .run_config import KEYS, RunConfigValue, defaults, first_error, flatten, read_config
 from .settings import Augment, Config
 
-__all__ = ["KEYS", "Augment", "Config", "RunConfigValue", "defaults", "flatten", "read_config"]
+__all__ = ["KEYS", "Augment", "Config", "RunConfigValue", "defaults", "first_error", "flatten", "read_config"]

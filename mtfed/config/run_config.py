@@ -37,7 +37,9 @@ def read_config(run_config: Mapping[str, RunConfigValue]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise MtfedError(_first_error(error)) from None
+        path, message = first_error(error)
+        key = ".".join(["task", *path[1:]] if path[0] == "tasks" else path)
+        raise MtfedError(f"Config key {key}: {message}") from None
 
 
 def flatten(config: Config) -> dict[str, RunConfigValue]:
@@ -58,14 +60,12 @@ def defaults() -> dict[str, RunConfigValue]:
     return {key: "" if value == {} else value for key, value in values.items()}
 
 
-def _first_error(error: ValidationError) -> str:
-    """Return the first validation error as a sentence: the key, what was expected, and what came."""
+def first_error(error: ValidationError) -> tuple[list[str], str]:
+    """Return the path of the first wrong value, and a sentence that says what was expected and what came."""
     first = error.errors()[0]
-    path = [str(step) for step in first["loc"]]
-    key = ".".join(["task", *path[1:]] if path[0] == "tasks" else path)
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    sentence = f"Config key {key}: {message[0].lower()}{message[1:]}"
-    if sentence[-1] in ".?":  # it already contains what came
-        return sentence
-    value = "nothing" if first["type"] == "missing" or first["input"] == () else repr(first["input"])
-    return f"{sentence}, got {value}."
+    message = message[0].lower() + message[1:]
+    if message[-1] not in ".?":  # else it already contains what came
+        is_missing = first["type"] == "missing" or first["input"] == ()
+        message += f", got {'nothing' if is_missing else repr(first['input'])}."
+    return [str(step) for step in first["loc"]], message

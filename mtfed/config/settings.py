@@ -49,7 +49,9 @@ class Config(BaseModel):
     image_size: int = _setting(64, "side in pixels of the square or cube that images are resized to", ge=8, le=4096)
     channels: Literal[1, 3] = _setting(1, "1 for grey, 3 for RGB")
     proportions: Literal["millimetres", "pixels"] = _setting("millimetres", "unit in which resizing keeps proportions")
-    window: str = _setting("", 'level and width beyond 8 bits, as in "40, 400"; empty: those of the file, or its range')
+    window: str = _setting(
+        "", 'level and width of images of more than 8 bits, such as "40, 400"; empty: those of the file, or its range'
+    )
     normalise: Literal["image", "site"] = _setting("image", "scale each image, or each site, to mean 0 and deviation 1")
     max_unreadable: float = _setting(0.0, "largest share of a site's images that may be unreadable", ge=0, lt=1)
     validation_share: float = _setting(0.2, "share of patients for validation, if a manifest names none", gt=0, lt=1)
@@ -85,9 +87,7 @@ class Config(BaseModel):
 
     strategy: str = _setting("fedavg", "one of the strategies below", "Strategy")
     weighting: Weighting = _setting("samples", "weight of a site in the encoder's average")
-    task_weights: dict[str, Weight] = _setting(
-        {}, 'with weighting = "tasks", such as "lungs=4, pneumonia=1"; a task that is not named has weight 1'
-    )
+    task_weights: dict[str, Weight] = _setting({}, 'with weighting = "tasks", such as "lungs=4"; tasks not named: 1')
     proximal_mu: float = _setting(0.01, "pull towards the global weights (fedprox)", **LIMITS["proximal_mu"])
     server_learning_rate: float = _setting(0.01, "step size of fedadam and fedyogi", **LIMITS["server_learning_rate"])
     server_beta1: float = _setting(0.9, "momentum of fedadam and fedyogi", **LIMITS["server_beta1"])

@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Message
 
 from ..config import Config
-from ..strategies import Failure, SiteCard
+from ..strategies import Failure
 from .evaluation import MetricValues
 from .local.shared_memory import array_bytes
 
@@ -51,8 +51,10 @@ class RoundRecord:
 
     @property
     def losses(self) -> dict[str, float]:
-        """Return each task's mean training loss."""
-        return mean_losses(self.trained)
+        """Return each task's mean training loss from the sites' sums."""
+        sums = {name: value for name, value in self.trained.items() if isinstance(value, (int, float))}  # sites may err
+        counts = {name.removeprefix("seen."): count for name, count in sums.items() if name.startswith("seen.")}
+        return {task: sums.get(f"loss-sum.{task}", math.nan) / count for task, count in counts.items() if count}
 
     def metric_lines(self, config: Config) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``, one for each task."""
@@ -85,15 +87,3 @@ class RoundRecord:
             "merge": {k.removeprefix("merge."): v for k, v in self.trained.items() if k.startswith("merge.")},
             "failures": [vars(failure) for failure in self.failures],
         }
-
-
-def mean_losses(trained: Mapping[str, Any]) -> dict[str, float]:
-    """Return each task's mean training loss of a round from the sites' sums."""
-    numbers = {name: value for name, value in trained.items() if isinstance(value, (int, float))}  # a site may err
-    counts = {name.removeprefix("seen."): count for name, count in numbers.items() if name.startswith("seen.")}
-    return {task: numbers.get(f"loss-sum.{task}", math.nan) / count for task, count in counts.items() if count}
-
-
-def site_record(site: SiteCard) -> dict[str, Any]:
-    """Return a site's entry of ``sites.json``."""
-    return {"key": site.key, "tasks": sorted(site.tasks or ()), "counts": site.counts, "about": site.about}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -27,10 +28,9 @@ from ..record.run import Run
 from ..record.summary import summarise
 from ..report.console import print_summary
 from ..strategies import SiteCard, TaskStrategy, wire
-from .checks import check_same_sites, check_tasks
 from .early_stopping import EarlyStopping
-from .evaluation import MetricValues, ServerTest, pooled_values
-from .round_record import RoundRecord, site_record
+from .evaluation import ServerTest, pooled_values
+from .round_record import RoundRecord
 from .strategy_settings import make_strategy
 
 GLOBAL = [""]  # keys of a strategy's models if it has one for all sites
@@ -105,7 +105,8 @@ class Federation:
             state.restore(self.strategy)
             if state.finished:
                 record.write_json("config.json", record.read_json("config.json") | {"rounds": config.rounds})
-        record.write_json("sites.json", [site_record(site) for site in sites])
+        cards = [{"key": s.key, "tasks": sorted(s.tasks or ()), "counts": s.counts, "about": s.about} for s in sites]
+        record.write_json("sites.json", cards)
         return state
 
     def _round(self, state: RunState, server_round: int, tasks: list[str], progress: Progress) -> None:
@@ -118,7 +119,9 @@ class Federation:
         best = False
         if self._is_due(server_round, config.evaluate_every):
             self._validate(state, round_record, progress)
-            best = state.early_stopping.update(server_round, self._scores(round_record.validation))
+            judged = [(config.tasks[name], values) for name, values in round_record.validation.items()]
+            scores = {task.name: task.score(values[task.metric]) for task, values in judged}
+            best = state.early_stopping.update(server_round, scores)
         if self._is_due(server_round, config.test_every) and self._has_one_model(state.arrays):
             round_record.test = {task: metrics.compute() for task, metrics in self.test.metrics(state.arrays).items()}
         round_record.seconds = time.perf_counter() - start
@@ -168,11 +171,6 @@ class Federation:
     def _has_one_model(self, arrays: ArrayRecord) -> bool:
         return list(self.strategy.trained_models(arrays)) == GLOBAL
 
-    def _scores(self, validation: MetricValues) -> dict[str, float]:
-        """Return each task's score for early stopping: higher is better."""
-        tasks = self.config.tasks
-        return {task: tasks[task].score(values[tasks[task].metric]) for task, values in validation.items()}
-
     def _is_due(self, server_round: int, every: int) -> bool:
         return server_round == self.config.rounds or (every > 0 and server_round % every == 0)
 
@@ -197,6 +195,26 @@ class Federation:
 
             print(f"report: {write_report([record.folder])}", flush=True)
         print_summary(record, config, summary, tested=len(self.test.shard) > 0)
+
+
+def check_tasks(config: Config, sites: Sequence[SiteCard]) -> None:
+    """Refuse to train a task that no site has labels of."""
+    for task in config.tasks:
+        if not any(site.tasks is None or task in site.tasks for site in sites):
+            tasks = sorted({name for site in sites for name in site.tasks or ()})
+            raise MtfedError(
+                f"No site holds task {task!r}; the {len(sites)} sites hold {', '.join(tasks) or 'no task'}; "
+                "label it at a site, or remove the task."
+            )
+
+
+def check_same_sites(run: Run, sites: Sequence[SiteCard]) -> None:
+    """Refuse to continue a run with other sites than those that began it."""
+    recorded, keys = [card["key"] for card in run.read_json("sites.json") or []], [site.key for site in sites]
+    if recorded and recorded != keys:
+        raise MtfedError(
+            f"Expected the {len(recorded)} sites that began the run ({', '.join(recorded)}), got {', '.join(keys)}."
+        )
 
 
 def learning_rate(config: Config, server_round: int) -> float:

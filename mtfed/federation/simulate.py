@@ -9,7 +9,6 @@ from pathlib import Path
 from ..config import Config, RunConfigValue, read_config
 from ..errors import MtfedError
 from .app_folder import AppFolder
-from .checks import check_simulation
 
 RunConfig = dict[str, RunConfigValue]
 
@@ -45,6 +44,31 @@ def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: s
         pick_device(str(run_config["device"]))
     run_local(server_app, client_app, run_config, sites, workers)
     return 0
+
+
+def check_simulation(config: Config, sites: int | None) -> int:
+    """Return how many sites to simulate; raise :class:`MtfedError` if the data cannot serve the config.
+
+    Tasks that no site can validate are printed, and the number of patients without a site.
+    """
+    from ..data.federation import default_sites, division, simulated_site
+
+    sites = sites or default_sites(config)
+    if config.min_sites > sites:
+        raise MtfedError(f"Config key min-sites: {config.min_sites} sites must join, but {sites} are simulated.")
+    data = [simulated_site(config, index, sites) for index in range(sites)]
+    for task in config.tasks:
+        if not any(site.part("train").count(task) for site in data):
+            tasks = sorted({name for site in data for row in site.part("train").rows for name in row.labels})
+            raise MtfedError(
+                f"No site holds task {task!r} to train it on; the {sites} sites hold "
+                f"{', '.join(tasks) or 'no task of the config'}; label it in a manifest.csv, or remove the task."
+            )
+    if unseen := [task for task in config.tasks if not any(site.part("val").count(task) for site in data)]:
+        print(f"No site has validation images of {', '.join(unseen)}, so no round is chosen by it.", flush=True)
+    if not config.pooled and (divided := division(config, sites)) and (count := len(divided.left_out)):
+        print(f"{count} patient{'s' * (count != 1)} went to no site; see mtfed data partition.", flush=True)
+    return sites
 
 
 def compare(

@@ -23,6 +23,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..config import first_error
 from ..errors import MtfedError, unknown
 from ..tasks.task import Task
 
@@ -87,11 +88,5 @@ def _read_task(path: Path, name: str, table: Any) -> Task:
     try:
         return Task.model_validate(table | {"name": name})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["task", name, *(str(step) for step in first["loc"])])
-        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        message = message[0].lower() + message[1:]
-        if message[-1] not in ".?":
-            is_missing = first["type"] == "missing" or first["input"] == ()
-            message += f", got {'nothing' if is_missing else repr(first['input'])}."
-        raise MtfedError(f"{path}: {key}: {message}") from None
+        steps, message = first_error(error)
+        raise MtfedError(f"{path}: {'.'.join(['task', name, *steps])}: {message}") from None

@@ -21,7 +21,8 @@ OVERLAPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))  # of COCO
 RECALLS = torch.linspace(0, 1, 101, dtype=torch.float64)  # of COCO
 ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false alarms per image
 
-Decode = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # outputs -> boxes, scores and classes, see match
+Detections = tuple[Tensor, Tensor, Tensor]  # predicted boxes, scores and classes, see match
+Decode = Callable[[Tensor], Detections]  # of a decoder's outputs
 
 
 def match(boxes: Tensor, scores: Tensor, classes: Tensor, values: Tensor, overlaps: Sequence[float]) -> Tensor:
@@ -53,13 +54,11 @@ def match(boxes: Tensor, scores: Tensor, classes: Tensor, values: Tensor, overla
     return hits
 
 
-def count_hits(
-    finds: tuple[Tensor, Tensor, Tensor], values: Tensor, classes: int, overlaps: Sequence[float]
-) -> tuple[Tensor, ...]:
+def count_hits(predicted: Detections, values: Tensor, classes: int, overlaps: Sequence[float]) -> tuple[Tensor, ...]:
     """Return the sums of :func:`detection_metric` for some images.
 
     Args:
-        finds: predicted boxes, scores and classes, see :func:`match`.
+        predicted: boxes, scores and classes, see :func:`match`.
         values: the objects, see :func:`match`.
         classes: K.
         overlaps: T thresholds of intersection over union.
@@ -67,15 +66,15 @@ def count_hits(
     Returns:
         Hits and false alarms by score, the lowest first, (K, T, B), objects (K,), and images ().
     """
-    boxes, scores, predicted = finds
-    hits = match(boxes, scores, predicted, values, overlaps)  # (M, T, P)
+    boxes, scores, labels = predicted
+    hits = match(boxes, scores, labels, values, overlaps)  # (M, T, P)
     bins = torch.bucketize(scores.double(), EDGES, right=True)
     shape = (classes, len(overlaps), len(EDGES) + 1)
-    index = (predicted * shape[1])[:, None] + torch.arange(shape[1])[:, None]  # (M, T, P)
+    index = (labels * shape[1])[:, None] + torch.arange(shape[1])[:, None]  # (M, T, P)
     index = index * shape[2] + bins[:, None]
     counts = []
     for chosen in (hits, ~hits):
-        flat = index[chosen & (predicted >= 0)[:, None]]
+        flat = index[chosen & (labels >= 0)[:, None]]
         counts.append(torch.bincount(flat, minlength=classes * shape[1] * shape[2]).view(shape))
     objects = values[..., -1].long()
     return *counts, torch.bincount(objects[objects >= 0], minlength=classes), torch.tensor(len(boxes))

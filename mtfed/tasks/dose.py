@@ -40,24 +40,23 @@ def read_dose(cell: str, task: Task, source: LabelSource) -> np.ndarray:
             f"Task {task.name} should have at most {MAX_STRUCTURES} structures, it has {len(task.classes)}; leave out "
             "those whose dose is not judged."
         )
-    arrays = read_arrays(cell, task, source)
+    arrays, place = read_arrays(cell, task, source), f"{cell} of site {source.site}"
     spacing = source.spacing if "spacing" not in arrays else None  # in a folder, it is that of the files
     for name in ("dose", "possible", *(("spacing",) if spacing is None else ())):
         if name not in arrays or arrays[name].dtype.kind not in "buif":
-            raise LabelError(f"Expected an array {name!r} of numbers in {cell} of site {source.site}, found none.")
+            raise LabelError(f"Expected an array {name!r} of numbers in {place}, found none.")
     dose, possible = arrays["dose"].astype(np.float32), arrays["possible"].astype(bool)
     if dose.shape != possible.shape or not possible.any():
         raise LabelError(
-            f"Arrays 'dose' and 'possible' in {cell} of site {source.site} should have the same shape, and some voxel "
-            f"where dose is possible; the shapes are {list(dose.shape)} and {list(possible.shape)}.",
+            f"Arrays 'dose' and 'possible' in {place} should have the same shape, and some voxel where dose is "
+            f"possible; the shapes are {list(dose.shape)} and {list(possible.shape)}.",
             "misfit" if dose.shape != possible.shape else "range",
         )
     (low, high), judged = task.range, dose[possible]
     if not low <= judged.min() <= judged.max() <= high:
         raise LabelError(
-            f"Dose in {cell} of site {source.site} should lie in the range of task {task.name}, {low:g} to "
-            f"{high:g} Gy; where it is possible it goes from {judged.min():g} to {judged.max():g}. Correct one of "
-            "them.",
+            f"Dose in {place} should be in the range of task {task.name}, {low:g} to {high:g} Gy; where dose is "
+            f"possible it is {judged.min():g} to {judged.max():g} Gy. Correct one of them.",
             "range",
         )
     dose = source.fit(np.where(possible, dose, np.float32(0)).clip(low, high), f"dose in {cell}", nearest=False)
@@ -144,11 +143,10 @@ def dvh(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) -> 
 
 def dose_scores(task: Task, outputs: Tensor, values: Tensor) -> Tensor:
     """Return each patient's mean absolute difference in Gy, where dose is possible: (M,)."""
-    low, high = task.range
-    scores = [
-        (output - plan.dose)[plan.possible].abs().sum() / plan.possible.sum().clamp(min=1) * (high - low)
-        for output, plan in zip(outputs[:, 0], plans(values, task), strict=True)
-    ]
+    (low, high), scores = task.range, []
+    for output, plan in zip(outputs[:, 0], plans(values, task), strict=True):
+        difference = (output - plan.dose)[plan.possible].abs().sum()
+        scores.append(difference / plan.possible.sum().clamp(min=1) * (high - low))
     return torch.stack(scores)
 
 

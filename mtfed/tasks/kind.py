@@ -165,15 +165,15 @@ def register_kind(name: str, spec: KindSpec, kind: Kind, metrics: Mapping[str, M
     specs = METRIC_SPECS | dict(metrics or {})
     if name in KIND_SPECS:
         raise MtfedError(f"Expected a new name for a kind of task, got {name!r}, which exists; choose another.")
-    for what, named, implemented in (
-        ("losses", spec.losses, kind.losses),
-        ("metrics", spec.metrics, kind.metrics),
-        ("metrics", spec.metrics, specs),
-    ):
-        if missing := sorted(set(named) - set(implemented)):
+    unimplemented = {
+        "losses": set(spec.losses) - set(kind.losses),
+        "metrics": set(spec.metrics) - (set(kind.metrics) & set(specs)),
+    }
+    for what, missing in unimplemented.items():
+        if missing:
             raise MtfedError(
                 f"Expected the kind {name!r} to come with all {what} that its spec names, got none of "
-                f"{', '.join(missing)}; add them or leave them out."
+                f"{', '.join(sorted(missing))}; add them or leave them out."
             )
     METRIC_SPECS.update(specs)
     KIND_SPECS[name], _REGISTERED[name] = spec, kind

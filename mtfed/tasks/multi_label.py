@@ -36,10 +36,8 @@ def read_labels(cell: str, task: Task, source: LabelSource) -> np.ndarray:
             "class",
         )
     if (values < 0).all():
-        raise LabelError(
-            f"Image {source.where}: label {cell!r} of task {task.name} contains no known class; leave the cell empty.",
-            "class",
-        )
+        label = f"label {cell!r} of task {task.name}"
+        raise LabelError(f"Image {source.where}: {label} contains no known class; leave the cell empty.", "class")
     return values
 
 

@@ -40,23 +40,16 @@ def read_numbers(cell: str, task: Task, source: LabelSource) -> np.ndarray:
         values = [math.nan if word == "?" else float(word) for word in words]
     except ValueError:
         values = []
-    known = [value for value in values if math.isfinite(value)]
+    known, label = [value for value in values if math.isfinite(value)], f"label {cell!r} of task {task.name}"
     if len(values) != len(task.classes) or len(known) + words.count("?") != len(task.classes):
-        raise LabelError(
-            f"Image {source.where}: label {cell!r} of task {task.name} should be {len(task.classes)} numbers or ?, "
-            f"with ';' between them: {', '.join(task.classes)}."
-        )
+        expected = f"{len(task.classes)} numbers or ?, with ';' between them: {', '.join(task.classes)}"
+        raise LabelError(f"Image {source.where}: {label} should be {expected}.")
     if not known:
-        raise LabelError(
-            f"Image {source.where}: label {cell!r} of task {task.name} contains no number; leave the cell empty."
-        )
+        raise LabelError(f"Image {source.where}: {label} contains no number; leave the cell empty.")
     low, high = task.range
     if not low <= min(known) <= max(known) <= high:
-        raise LabelError(
-            f"Image {source.where}: label {cell!r} of task {task.name} lies outside the task's range, {low:g} to "
-            f"{high:g}; correct one of them.",
-            "range",
-        )
+        interval = f"the task's range, {low:g} to {high:g}"
+        raise LabelError(f"Image {source.where}: {label} is outside {interval}; correct one of them.", "range")
     return np.array(values, np.float32)
 
 

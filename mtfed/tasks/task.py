@@ -69,9 +69,8 @@ class Task(BaseModel):
     @classmethod
     def _check_classes(cls, classes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if (spec := _spec(info)) and (len(set(classes)) != len(classes) or len(classes) < spec.min_classes):
-            raise ValueError(
-                f"classes of a {info.data['kind']} task must be {spec.min_classes} or more different names"
-            )
+            count = f"{spec.min_classes} or more"
+            raise ValueError(f"classes of a {info.data['kind']} task must be {count} different names")
         return classes
 
     @field_validator("loss")

@@ -22,7 +22,7 @@ from mtfed.data.partition import Options, partition
 from mtfed.data.partition import default_sites as sites_of_set
 from mtfed.data.shard import load_shard
 from mtfed.errors import MtfedError
-from mtfed.federation.checks import check_simulation
+from mtfed.federation.simulate import check_simulation
 
 
 @pytest.mark.parametrize("scheme", ["tasks + dirichlet", "column", "modality + quantity"])

@@ -14,7 +14,7 @@ from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import check_patients
 from mtfed.data.shard import load_shard
 from mtfed.errors import MtfedError
-from mtfed.federation.checks import check_simulation
+from mtfed.federation.simulate import check_simulation
 
 POOLED = CONFIG.model_copy(update={"pooled": True})
 

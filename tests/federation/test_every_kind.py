@@ -17,8 +17,7 @@ from mtfed.strategies import wire
 from mtfed.config import RunConfigValue, read_config
 from mtfed.config.help import describe_models
 from mtfed.errors import MtfedError
-from mtfed.federation.checks import check_simulation
-from mtfed.federation.simulate import simulate
+from mtfed.federation.simulate import check_simulation, simulate
 from mtfed.learning.parts import numpy_parts
 from mtfed.models.build import build_model
 from mtfed.models.specs import MODEL_SPECS

@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from helpers.rounds import drift, one_round, same
 from mtfed.strategies import TaskFedAvg
 
-from mtfed.federation.round_record import mean_losses
+from mtfed.federation.round_record import RoundRecord
 from mtfed.learning.metrics import TaskMetrics, pool
 from mtfed.tasks.task import Task
 
@@ -50,5 +50,6 @@ def test_sums_of_another_form_give_no_values() -> None:
     assert pool([task], sums).keys() == {"x"}
     for wrong in ({name: [1.0]}, {name: 1.0}, {"x.count": [3.0]}):
         assert not pool([task], sums | wrong)
-    assert mean_losses({"seen.x": 2, "loss-sum.x": 3.0, "seen.y": [2], "loss-sum.y": 3.0}) == {"x": 1.5}
-    assert np.isnan(mean_losses({"seen.x": 2, "loss-sum.x": [3.0]})["x"])
+    trained = {"seen.x": 2, "loss-sum.x": 3.0, "seen.y": [2], "loss-sum.y": 3.0}
+    assert RoundRecord(1, 0.1, trained=trained).losses == {"x": 1.5}
+    assert np.isnan(RoundRecord(1, 0.1, trained={"seen.x": 2, "loss-sum.x": [3.0]}).losses["x"])
