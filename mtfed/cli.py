@@ -159,8 +159,11 @@ def _simulate(arguments: argparse.Namespace) -> int:
         return simulate(app, run_config, sites, arguments.engine, arguments.workers)
     if arguments.resume:
         raise MtfedError("Expected --resume alone: a comparison cannot be resumed, each of its runs can.")
-    strategies, seeds = arguments.strategies or [], arguments.seeds or []
-    return compare(app, run_config, strategies, seeds, sites, arguments.engine, arguments.workers)
+    # A seed's runs share their initial weights.
+    seeds = arguments.seeds or [run_config.get("seed", 0)]
+    strategies = arguments.strategies or [run_config.get("strategy", "fedavg")]
+    variants = [run_config | {"strategy": strategy, "seed": seed} for seed in seeds for strategy in strategies]
+    return compare(app, variants, sites, arguments.engine, arguments.workers)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -193,8 +196,7 @@ def _partition(arguments: argparse.Namespace) -> int:
     sites = arguments.num_supernodes or default_sites(config)
     of_sites, test = holdings(config, sites)
     print(table(of_sites, test, config.tasks))
-    if not config.pooled and (divided := division(config, sites)) and divided.left_out:
-        count = len(divided.left_out)
+    if not config.pooled and (divided := division(config, sites)) and (count := len(divided.left_out)):
         print(f"Left out: {count} patient{'s' * (count > 1)} without a label of any task that their sites may hold.")
     if arguments.out:
         from .federation.holdings_chart import draw

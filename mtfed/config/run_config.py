@@ -31,9 +31,8 @@ def read_config(run_config: Mapping[str, RunConfigValue]) -> Config:
         else:
             values[key] = value
     if not values["tasks"]:
-        raise MtfedError(
-            "The config declares no task; add a table [tool.flwr.app.config.task.NAME] with kind and classes."
-        )
+        table = "[tool.flwr.app.config.task.NAME]"
+        raise MtfedError(f"The config declares no task; add a table {table} with kind and classes.")
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -5,6 +5,7 @@ The limits and choices of a strategy's settings are those of :mod:`mtfed.strateg
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -150,10 +151,11 @@ class Config(BaseModel):
             raise ValueError(f"expected weights of the tasks {', '.join(tasks)}; there is no task {extra[0]!r}")
         return value
 
-    @field_validator("partition")
+    @field_validator("partition", "window")
     @classmethod
-    def _check_partition(cls, value: str) -> str:
-        read_partition(value)
+    def _check_text(cls, value: str, info: ValidationInfo) -> str:
+        parse: Callable[[str], object] = read_partition if info.field_name == "partition" else _window_ends
+        parse(value)
         return value
 
     @field_validator("partition_options")
@@ -161,13 +163,6 @@ class Config(BaseModel):
     def _check_partition_options(cls, value: str, info: ValidationInfo) -> str:
         if value and "partition" in info.data and not is_flower(read_partition(info.data["partition"])):
             raise ValueError("expected partition = 'flwr:NAME' with it, because no other scheme reads options")
-        return value
-
-    @field_validator("window")
-    @classmethod
-    def _check_window(cls, value: str) -> str:
-        if value:
-            _window_ends(value)
         return value
 
     @field_validator("start")
@@ -180,7 +175,7 @@ class Config(BaseModel):
     @property
     def window_ends(self) -> tuple[float, float] | None:
         """Return the lower and the upper end of the window, or None if each image sets its own."""
-        return _window_ends(self.window) if self.window else None
+        return _window_ends(self.window)
 
     @cached_property
     def key(self) -> str:
@@ -191,7 +186,9 @@ class Config(BaseModel):
         return hash(self.key)
 
 
-def _window_ends(window: str) -> tuple[float, float]:
+def _window_ends(window: str) -> tuple[float, float] | None:
+    if not window:
+        return None
     try:
         level, width = (float(word) for word in window.split(","))
     except ValueError:

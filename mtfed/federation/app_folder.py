@@ -33,9 +33,8 @@ class AppFolder:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise MtfedError(
-                f"{self.path / 'pyproject.toml'}: cannot load {component} {self.components[component]!r}: {error}."
-            ) from error
+            file = self.path / "pyproject.toml"
+            raise MtfedError(f"{file}: cannot load {component} {self.components[component]!r}: {error}.") from error
 
 
 def find_app(name: str) -> AppFolder:

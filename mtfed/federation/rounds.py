@@ -212,9 +212,8 @@ def check_same_sites(run: Run, sites: Sequence[SiteCard]) -> None:
     """Refuse to continue a run with other sites than those that began it."""
     recorded, keys = [card["key"] for card in run.read_json("sites.json") or []], [site.key for site in sites]
     if recorded and recorded != keys:
-        raise MtfedError(
-            f"Expected the {len(recorded)} sites that began the run ({', '.join(recorded)}), got {', '.join(keys)}."
-        )
+        expected = f"the {len(recorded)} sites that began the run ({', '.join(recorded)})"
+        raise MtfedError(f"Expected {expected}, got {', '.join(keys)}.")
 
 
 def learning_rate(config: Config, server_round: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import product
 from pathlib import Path
 
 from ..config import Config, RunConfigValue, read_config
@@ -71,16 +70,8 @@ def check_simulation(config: Config, sites: int | None) -> int:
     return sites
 
 
-def compare(
-    app: AppFolder,
-    run_config: RunConfig,
-    strategies: list[str],
-    seeds: list[int],
-    sites: int | None,
-    engine: str,
-    workers: int | None,
-) -> int:
-    """Run every strategy with every seed, and write one page about all; a seed's runs share their initial weights."""
+def compare(app: AppFolder, variants: list[RunConfig], sites: int | None, engine: str, workers: int | None) -> int:
+    """Run an app with each of several configs, and write one page about all runs; return the exit code."""
     from ..record.run import Run
     from ..report import write_report
     from .strategy_settings import make_strategy
@@ -88,8 +79,6 @@ def compare(
     def comparable(config: Config) -> Config:
         return config.model_copy(update={"share_tracebacks": True})  # as simulate() sets it
 
-    pairs = product(seeds or (run_config.get("seed", 0),), strategies or (run_config.get("strategy", "fedavg"),))
-    variants = [run_config | {"strategy": strategy, "seed": seed} for seed, strategy in pairs]
     for variant in variants:  # a typing error in the last variant must not cost the runs before it
         make_strategy(read_config(variant))
     config = read_config(variants[0])

@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,8 @@ class Run:
         allowed = RESUMABLE_KEYS | ({"rounds"} if config.schedule == "constant" else set())
         for key in sorted(recorded.keys() | given.keys()):
             if key not in allowed and recorded.get(key) != given.get(key):
-                raise MtfedError(
-                    f"Config key {key}: the run to resume has {recorded.get(key)!r}, "
-                    f"the config has {given.get(key)!r}; a resumed run keeps its settings."
-                )
+                values = f"the run to resume has {recorded.get(key)!r}, the config has {given.get(key)!r}"
+                raise MtfedError(f"Config key {key}: {values}; a resumed run keeps its settings.")
 
     # Metrics and other records.
 
@@ -94,11 +93,9 @@ class Run:
         """Return the lines of a ``.jsonl`` file; a last line that is incomplete after a crash is ignored."""
         path = self.folder / name
         records = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
+        with suppress(json.JSONDecodeError):
+            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
                 records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
         return records
 
     def delete_rounds_after(self, server_round: int) -> None:
@@ -163,10 +160,8 @@ def environment(config: Config) -> dict[str, Any]:
     """Return what results depend on besides the config: versions, machine and command."""
     versions = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": config.seed,

@@ -25,10 +25,8 @@ def class_index(cell: str, task: Task) -> int:
     numeric_names = any(NUMBER.fullmatch(name) for name in task.classes)
     if not numeric_names and cell.isdecimal() and int(cell) < len(task.classes):
         return int(cell)
-    alternative = "" if numeric_names else f" or an index below {len(task.classes)}"
-    raise LabelError(
-        f"label {cell!r} of task {task.name} should be one of {', '.join(task.classes)}{alternative}.", "class"
-    )
+    expected = ", ".join(task.classes) + ("" if numeric_names else f" or an index below {len(task.classes)}")
+    raise LabelError(f"label {cell!r} of task {task.name} should be one of {expected}.", "class")
 
 
 def read_class(cell: str, task: Task, source: LabelSource) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-TARGETS = ("PTV", "CTV", "GTV")  # names of structures to be irradiated start like this; all others are to be spared
+TARGETS = ("PTV", "CTV", "GTV")  # structures whose names start like this are irradiated; others are spared
 PERCENTILES = {"D_99": 1.0, "D_95": 5.0, "D_1": 99.0}  # of a target
 TENTH = 100.0  # mm^3 in 0.1 cm^3
 

@@ -165,15 +165,12 @@ def register_kind(name: str, spec: KindSpec, kind: Kind, metrics: Mapping[str, M
     specs = METRIC_SPECS | dict(metrics or {})
     if name in KIND_SPECS:
         raise MtfedError(f"Expected a new name for a kind of task, got {name!r}, which exists; choose another.")
-    unimplemented = {
-        "losses": set(spec.losses) - set(kind.losses),
-        "metrics": set(spec.metrics) - (set(kind.metrics) & set(specs)),
-    }
-    for what, missing in unimplemented.items():
-        if missing:
+    metric_names = kind.metrics.keys() & specs.keys()
+    for what, names, implemented in (("losses", spec.losses, kind.losses), ("metrics", spec.metrics, metric_names)):
+        if missing := sorted(set(names) - set(implemented)):
             raise MtfedError(
                 f"Expected the kind {name!r} to come with all {what} that its spec names, got none of "
-                f"{', '.join(sorted(missing))}; add them or leave them out."
+                f"{', '.join(missing)}; add them or leave them out."
             )
     METRIC_SPECS.update(specs)
     KIND_SPECS[name], _REGISTERED[name] = spec, kind

@@ -23,6 +23,7 @@ from .multi_label import known_mean
 from .task import Task
 
 MIN_IMAGES = 5  # for the sums of R²
+MOMENTS = ("count", "total", "squares", "residual")  # the sums of R², by quantity
 HUBER_WIDTH = 0.1  # of the range: larger errors count linearly in Huber's loss
 GROUPS = 4  # in which the record divides the images, by the mean of their numbers
 TERMS: dict[str, Callable[..., Tensor]] = {
@@ -118,12 +119,7 @@ KIND = Kind(
     losses={term: partial(known_loss, term) for term in TERMS},
     metrics={
         "mae": mean_metric(absolute_errors),
-        "r2": AdditiveMetric(
-            lambda task: dict.fromkeys(("count", "total", "squares", "residual"), (len(task.classes),)),
-            moments,
-            mean_r2,
-            min_images=MIN_IMAGES,
-        ),
+        "r2": AdditiveMetric(lambda task: dict.fromkeys(MOMENTS, (len(task.classes),)), moments, mean_r2, MIN_IMAGES),
     },
     curvature_factor=_curvature_factor,
     show=lambda outputs, task: from_units(outputs, task).numpy(),

@@ -44,10 +44,9 @@ class Worker:
         self, client_app: ClientApp, run_config: UserConfig, alive: tuple[int, int], siblings: list[Worker]
     ) -> None:
         self.pipe, child_pipe = get_context("fork").Pipe()
-        sibling_pipes = [worker.pipe for worker in siblings]
-        self.process = get_context("fork").Process(
-            target=_serve, args=(child_pipe, self.pipe, sibling_pipes, alive, client_app, run_config), daemon=True
-        )
+        inherited = [self.pipe, *(worker.pipe for worker in siblings)]
+        arguments = (child_pipe, inherited, alive, client_app, run_config)
+        self.process = get_context("fork").Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         child_pipe.close()
         self.jobs: deque[Any] = deque()  # sent and not answered yet, oldest first
@@ -119,16 +118,11 @@ def wait_for_any(workers: list[Worker], timeout: float | None) -> list[Worker]:
 
 
 def _serve(
-    pipe: Connection,
-    parent_pipe: Connection,
-    sibling_pipes: list[Connection],
-    alive: tuple[int, int],
-    client_app: ClientApp,
-    run_config: UserConfig,
+    pipe: Connection, inherited: list[Connection], alive: tuple[int, int], client_app: ClientApp, run_config: UserConfig
 ) -> None:
     """Handle messages until the pipe closes. Runs in the forked process."""
-    for inherited in (parent_pipe, *sibling_pipes):
-        inherited.close()
+    for parent_pipe in inherited:
+        parent_pipe.close()
     os.close(alive[1])
     threading.Thread(target=_end_with_parent, args=(alive[0],), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
