@@ -34,7 +34,7 @@ def test_a_mistake_in_a_site_file_is_named_by_its_key(tmp_path: Path, text: str,
 
 
 def test_the_client_uses_the_site_file_and_the_node_config_overrides_it(tmp_path: Path) -> None:
-    from conftest import SMALL, TASKS
+    from helpers import SMALL, TASKS
     from flwr.app import Context, RecordDict
     from mtfed.clients.site import open_site
 

@@ -79,7 +79,8 @@ def test_a_registered_kind_is_declared_trained_and_measured() -> None:
 def test_a_registered_kind_is_augmented_and_drawn(geometry: str) -> None:
     KIND_SPECS["counts"] = replace(SPEC, geometry=geometry)  # type: ignore[arg-type]
     task = Task(name="cells", kind="counts", classes=("red",))
-    values = torch.ones(2, 1, 8, 8)
+    values = torch.arange(128.0).reshape(2, 1, 8, 8)
+    torch.manual_seed(0)
     batch = augment_strongly(Batch(torch.rand(2, 1, 8, 8), {"cells": Labels(torch.arange(2), values)}), {"cells": task})
     assert torch.equal(batch.labels["cells"].values, values) == (not geometry)
     drawn, caption, _ = PLAIN.draw(task, np.zeros((1, 8, 8), np.uint8), np.array([3.0]), np.array([2.5]))
