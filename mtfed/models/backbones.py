@@ -18,27 +18,14 @@ def _build(model: type[nn.Module], defaults: dict[str, Any], settings: dict[str,
 
 
 def _small_vit(width: int, settings: dict[str, Any]) -> nn.Module:
-    defaults = {
-        "img_size": 64,
-        "patch_size": 8,
-        "embed_dim": width,
-        "depth": 4,
-        "num_heads": 4,
-        "mlp_ratio": 4,
-        "global_pool": "avg",
-        "class_token": False,
-    }
+    defaults: dict[str, Any] = {"img_size": 64, "patch_size": 8, "embed_dim": width, "depth": 4, "num_heads": 4}
+    defaults |= {"mlp_ratio": 4, "global_pool": "avg", "class_token": False}
     return _build(timm.models.VisionTransformer, defaults, settings)
 
 
 def _small_resnet(layers: tuple[int, ...], channels: tuple[int, ...], settings: dict[str, Any]) -> nn.Module:
-    defaults = {
-        "block": timm.models.resnet.BasicBlock,
-        "layers": layers,
-        "channels": channels,
-        "stem_type": "deep",  # the plain stem always has 64 channels
-        "stem_width": channels[0] // 2,
-    }
+    defaults = {"block": timm.models.resnet.BasicBlock, "layers": layers, "channels": channels}
+    defaults |= {"stem_type": "deep", "stem_width": channels[0] // 2}  # the plain stem always has 64 channels
     return _build(timm.models.ResNet, defaults, settings)
 
 
@@ -76,15 +63,8 @@ def pvt_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
 @timm.models.register_model
 def swin_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
     """Build a Swin transformer with a quarter of the width of Swin-T: windows of 4 x 4 patches, 1.3 M parameters."""
-    defaults = {
-        "img_size": 64,
-        "patch_size": 4,
-        "window_size": 4,
-        "embed_dim": 24,
-        "depths": (2, 2, 2, 2),
-        "num_heads": (2, 4, 8, 16),
-        "drop_path_rate": 0.0,
-    }
+    defaults: dict[str, Any] = {"img_size": 64, "patch_size": 4, "window_size": 4, "drop_path_rate": 0.0}
+    defaults |= {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)}
     return _build(timm.models.SwinTransformer, defaults, settings)
 
 
@@ -95,13 +75,10 @@ def coatnet_mini(pretrained: bool = False, **settings: Any) -> nn.Module:
     Two stages of each, with 16 to 128 channels. From random weights and with few images it learns what a PVT does not.
     """
     maxxvit = timm.models.maxxvit
-    shape = maxxvit.MaxxVitCfg(
-        embed_dim=(16, 32, 64, 128),
-        depths=(2, 2, 2, 2),
-        block_type=("C", "C", "T", "T"),
-        stem_width=16,
-        stem_bias=True,
-        conv_cfg=maxxvit.MaxxVitConvCfg(expand_ratio=2.0),
-        transformer_cfg=maxxvit.MaxxVitTransformerCfg(dim_head=16, rel_pos_type="bias_tf"),
-    )
+    stages = {"embed_dim": (16, 32, 64, 128), "depths": (2, 2, 2, 2), "block_type": ("C", "C", "T", "T")}
+    blocks = {
+        "conv_cfg": maxxvit.MaxxVitConvCfg(expand_ratio=2.0),
+        "transformer_cfg": maxxvit.MaxxVitTransformerCfg(dim_head=16, rel_pos_type="bias_tf"),
+    }
+    shape = maxxvit.MaxxVitCfg(stem_width=16, stem_bias=True, **stages, **blocks)
     return _build(maxxvit.MaxxVit, {"cfg": shape}, settings)

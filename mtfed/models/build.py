@@ -12,7 +12,7 @@ from ..errors import MtfedError, unknown
 from ..tasks.task import Task
 from .encoders import Encoder
 from .sharing import Sharing
-from .specs import INITIAL_BALANCE, MODEL_SPECS, ModelSpec
+from .specs import INITIAL_BALANCE, MODEL_SPECS
 from .system import MultiTaskModel
 
 # Containers that hold an entry for each task as an attribute of the task's name.
@@ -22,10 +22,8 @@ _CONTAINERS = (torch.nn.ModuleDict(), torch.nn.ParameterDict())
 def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
     """Build the config's model. The same config gives the same initial weights on the same machine.
 
-    Args:
-        config: of the run.
-        pretrained: whether to read the encoder's weights that the config names. Only the server needs to; it sends
-            them to the sites.
+    With ``pretrained``, the encoder gets the weights that the config names. Only the server needs to read them, because
+    it sends them to the sites.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
@@ -77,7 +75,8 @@ def assemble(
         if any(hasattr(container, task) for container in _CONTAINERS):
             raise MtfedError(f"Config key task.{task}: PyTorch uses this name itself; choose another.")
     make_encoder = partial(Encoder, encoder, image_size, channels, dimensions, weights)
-    sharing = _scheme_of(spec).build(make_encoder, list(tasks), **spec.options)
+    module, _, scheme = spec.scheme.partition(":")
+    sharing: Sharing = getattr(import_module(module), scheme).build(make_encoder, list(tasks), **spec.options)
     model = MultiTaskModel(tasks, sharing, decoder_width, balance)
     if spec.requires_transformer and not sharing.encoder.is_transformer:
         raise MtfedError(
@@ -85,10 +84,3 @@ def assemble(
             "another, or model = 'hard-sharing'."
         )
     return model
-
-
-def _scheme_of(spec: ModelSpec) -> type[Sharing]:
-    """Import the class of a sharing scheme."""
-    module, _, name = spec.scheme.partition(":")
-    scheme: type[Sharing] = getattr(import_module(module), name)
-    return scheme

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,11 +67,8 @@ class Encoder(nn.Module):
 
     def __init__(self, name: str, image_size: int, channels: int, dimensions: int = 2, weights: str = "") -> None:
         super().__init__()
-        settings: dict[str, Any] | None = None
-        if dimensions == 3:
-            self.body = _create_volume_body(name, image_size, channels)
-        else:
-            self.body, settings = _create_image_body(name, image_size, channels)
+        create = _create_volume_body if dimensions == 3 else _create_image_body
+        self.body, settings = create(name, image_size, channels)
         replace_norms(self.body)
         self.indices, chosen = _choose_levels(name, self.body)
         self.name = name
@@ -89,25 +87,18 @@ class Encoder(nn.Module):
         return Features(image, maps, self.body.forward_head(final, pre_logits=True))
 
     def stages(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return the maps before and after the last block of each stage. The maps after it are those of ``forward``.
+        """Return the maps before and after the last block of each stage, four pairs (B, C_i, *S / stride_i).
 
-        The stages of a plain ViT are four groups of blocks. If the only block of a stage also changes the size, as in a
-        ResNet with one block in each stage, the output of its shortcut takes the place of the map before it.
-
-        Returns:
-            Four pairs of maps (B, C_i, *S / stride_i).
+        The maps after it are those of ``forward``. The stages of a plain ViT are four groups of blocks. If the only
+        block of a stage also changes the size, as in a ResNet with one block in each stage, the output of its shortcut
+        takes the place of the map before it.
 
         Raises:
             MtfedError: if the architecture's stages are unknown.
         """
-        family = self.family()
-
-        def forward() -> list[Tensor]:
-            return self.body.forward_intermediates(
-                image, indices=self.indices, output_fmt="NCHW", intermediates_only=True
-            )
-
-        return run_stages(self.body, self.stage_names, family.tokens, forward)
+        options = {"indices": self.indices, "output_fmt": "NCHW", "intermediates_only": True}
+        forward = partial(self.body.forward_intermediates, image, **options)
+        return run_stages(self.body, self.stage_names, self.family().tokens, forward)
 
     def features(self, image: Tensor, maps: list[Tensor]) -> Features:
         """Return the features of modified maps, pooled from the last map.
@@ -154,9 +145,8 @@ def _choose_levels(name: str, body: Any) -> tuple[list[int] | None, list[dict[st
 def _check_size(name: str, image_size: int, body: Any) -> None:
     finest = min(int(level["reduction"]) for level in _choose_levels(name, body)[1])
     if image_size < finest or image_size % finest:
-        raise _size_error(
-            name, image_size, f"its finest maps have one pixel for {finest}; choose a multiple of {finest}"
-        )
+        reason = f"its finest maps have one pixel for {finest}; choose a multiple of {finest}"
+        raise _size_error(name, image_size, reason)
 
 
 def _size_error(name: str, image_size: int, reason: str) -> MtfedError:
@@ -178,9 +168,8 @@ def _create_image_body(name: str, image_size: int, channels: int) -> tuple[Any, 
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
         raise _size_error(name, image_size, f"{error}; choose another image-size") from error
     except (AttributeError, TypeError) as error:
-        raise MtfedError(
-            f"Encoder {name!r} gives no feature maps ({error}); choose a ViT, Swin, PVT or ConvNet."
-        ) from error
+        problem = f"Encoder {name!r} gives no feature maps ({error})"
+        raise MtfedError(f"{problem}; choose a ViT, Swin, PVT or ConvNet.") from error
     return body.train(), settings
 
 
@@ -198,7 +187,7 @@ def _create(name: str, image_size: int, channels: int) -> tuple[Any, dict[str, A
     return timm.create_model(name, pretrained=False, **settings), settings
 
 
-def _create_volume_body(name: str, image_size: int, channels: int) -> Any:
+def _create_volume_body(name: str, image_size: int, channels: int) -> tuple[Any, None]:
     if name not in VOLUMES:
         if timm.is_model(name):
             raise MtfedError(
@@ -207,4 +196,4 @@ def _create_volume_body(name: str, image_size: int, channels: int) -> Any:
         raise unknown("encoder of volumes", name, VOLUMES)
     body = build_volume_body(name, image_size, channels)
     _check_size(name, image_size, body)
-    return body
+    return body, None

@@ -1,6 +1,6 @@
 """Families of encoders, one for each architecture: how stages represent maps, and how the last map is pooled.
 
-A new architecture is a row of :data:`FAMILIES`, and of :data:`.axes.encoders.BODIES` for its axes.
+A new architecture is a row of :data:`FAMILIES`, and a case of :func:`.axes.encoders.label_body` for its axes.
 """
 
 from __future__ import annotations
@@ -43,37 +43,30 @@ def _pool_tokens(body: Any, last: Tensor) -> Tensor:
     """Normalise and pool the tokens of a map. It has no class token, so the mean takes its place."""
     tokens = body.norm(last.flatten(2).mT)
     if body.attn_pool is not None:
-        pooled = body.attn_pool(tokens)
-    else:
-        pool_type = "avg" if body.global_pool == "token" else body.global_pool
-        pooled = timm.layers.global_pool_nlc(tokens, pool_type=pool_type, num_prefix_tokens=0)
+        return body.head_drop(body.fc_norm(body.attn_pool(tokens)))
+    pool_type = "avg" if body.global_pool == "token" else body.global_pool
+    pooled = timm.layers.global_pool_nlc(tokens, pool_type=pool_type, num_prefix_tokens=0)
     return body.head_drop(body.fc_norm(pooled))
-
-
-def _pool_normed(body: Any, last: Tensor) -> Tensor:
-    return body.forward_head(body.norm(last.movedim(1, -1)), pre_logits=True)
 
 
 def _pool_map(body: Any, last: Tensor) -> Tensor:
     return body.forward_head(last, pre_logits=True)
 
 
-def _pool_before_norm(body: Any, last: Tensor) -> Tensor:
-    return body.forward_head(body.norm(last), pre_logits=True)
-
-
-def _pool_convnext(body: Any, last: Tensor) -> Tensor:
-    return body.forward_head(body.norm_pre(last), pre_logits=True)
+def _pool_swin(body: Any, last: Tensor) -> Tensor:
+    return _pool_map(body, body.norm(last.movedim(1, -1)))
 
 
 FAMILIES: dict[type[nn.Module], Family] = {
     timm.models.VisionTransformer: Family(_pool_tokens, tokens=True, transformer=True),
-    timm.models.SwinTransformer: Family(_pool_normed, tokens=True, transformer=True),
-    timm.models.SwinTransformerV2: Family(_pool_normed, tokens=True, transformer=True),
+    timm.models.SwinTransformer: Family(_pool_swin, tokens=True, transformer=True),
+    timm.models.SwinTransformerV2: Family(_pool_swin, tokens=True, transformer=True),
     timm.models.PyramidVisionTransformerV2: Family(_pool_map, tokens=True, transformer=True),
     timm.models.ResNet: Family(_pool_map, tokens=False, transformer=False),
-    timm.models.MaxxVit: Family(_pool_before_norm, tokens=False, transformer=True),
-    timm.models.ConvNeXt: Family(_pool_convnext, tokens=False, transformer=False),
+    timm.models.MaxxVit: Family(lambda body, x: _pool_map(body, body.norm(x)), tokens=False, transformer=True),
+    timm.models.ConvNeXt: Family(
+        lambda body, last: _pool_map(body, body.norm_pre(last)), tokens=False, transformer=False
+    ),
     VolumeTransformer: Family(_pool_tokens, tokens=True, transformer=True),
     VolumeSwin: Family(_pool_map, tokens=True, transformer=True),
     VolumeResNet: Family(_pool_map, tokens=False, transformer=False),

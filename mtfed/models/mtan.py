@@ -66,33 +66,24 @@ class TaskAttention(Sharing):
         super().__init__(encoder, tasks)
         encoder.family()  # an encoder without stages fails here instead of in a site's first step
         channels, dims = encoder.channels, encoder.dims
-        carried = [0, *channels[1:]]  # channels that come from the previous stage
-        self.attention: Any = nn.ModuleDict(
-            {
-                task: nn.ModuleList(make_mask(c + extra, c, dims) for c, extra in zip(channels, carried, strict=True))
-                for task in self.tasks
-            }
-        )
+        inputs = [channels[0], *(2 * c for c in channels[1:])]  # half of them come from the previous stage
+        self.attention: Any = nn.ModuleDict()
+        for task in self.tasks:
+            self.attention[task] = nn.ModuleList(make_mask(*c, dims) for c in zip(inputs, channels, strict=True))
         self.bottlenecks = nn.ModuleList(Bottleneck(c, out, dims) for c, out in pairwise(channels))
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
         stages = self.encoder.stages(image)
         features = {}
         for task, index in rows.items():
-            own = [(select_rows(before, index), select_rows(after, index)) for before, after in stages]
-            maps = self._masked(task, own)
+            maps: list[Tensor] = []  # a_i
+            for i, (before, after) in enumerate(stages):  # p_i and u_i
+                own = select_rows(before, index)
+                if maps:
+                    own = torch.cat([own, max_pool_to(self.bottlenecks[i - 1](maps[-1]), own.shape[2:])], dim=1)
+                maps.append(self.attention[task][i](own) * select_rows(after, index))
             features[task] = self.encoder.features(select_rows(image, index), maps)
         return features
-
-    def _masked(self, task: str, stages: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """Return the task's maps a_i from the encoder's p_i and u_i."""
-        maps: list[Tensor] = []
-        for i, (before, after) in enumerate(stages):
-            if maps:
-                carried = max_pool_to(self.bottlenecks[i - 1](maps[-1]), before.shape[2:])
-                before = torch.cat([before, carried], dim=1)
-            maps.append(self.attention[task][i](before) * after)
-        return maps
 
 
 def make_mask(channels: int, out: int, dims: int) -> nn.Sequential:

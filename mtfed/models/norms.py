@@ -37,10 +37,8 @@ class BatchNormAct(BatchNorm):
 
 
 REPLACEMENTS: dict[type[nn.Module], type[BatchNorm]] = {
-    nn.BatchNorm2d: BatchNorm,
-    nn.BatchNorm3d: BatchNorm,
-    timm.layers.BatchNormAct2d: BatchNormAct,
-}
+    nn.BatchNorm2d: BatchNorm, nn.BatchNorm3d: BatchNorm, timm.layers.BatchNormAct2d: BatchNormAct,
+}  # fmt: skip
 
 
 def replace_norms(module: nn.Module) -> nn.Module:
@@ -48,9 +46,8 @@ def replace_norms(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if type(child) in REPLACEMENTS:
             assert isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d)
-            norm = REPLACEMENTS[type(child)](
-                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
-            )
+            settings = child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            norm = REPLACEMENTS[type(child)](*settings)
             norm.training = child.training
             for part, inner in child.named_children():
                 norm.add_module(part, inner)

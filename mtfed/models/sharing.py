@@ -16,9 +16,8 @@ from ..strategies.wire import decoder_part
 from .encoders import Encoder, Features
 
 MAX_POOLS: dict[int, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
-    2: F.adaptive_max_pool2d,
-    3: F.adaptive_max_pool3d,
-}
+    2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d,
+}  # fmt: skip
 
 
 class Sharing(nn.Module):

@@ -22,46 +22,34 @@ class ModelSpec:
     requires_transformer: bool = False  # whether the encoder must be a transformer
 
 
+_HARD_SHARING = "mtfed.models.sharing:HardSharing"
+_CTAN = "mtfed.models.ctan:CrossTaskAttention"
 MODEL_SPECS: dict[str, ModelSpec] = {
     "mtmedformer": ModelSpec(
-        "MTMedFormer",
-        "shared transformer encoder, a decoder for each task (Nath, Shukla, Gupta, 2025)",
-        "mtfed.models.sharing:HardSharing",
-        requires_transformer=True,
+        "MTMedFormer", "shared transformer encoder, a decoder for each task (Nath, Shukla, Gupta, 2025)",
+        _HARD_SHARING, requires_transformer=True,
     ),
     "hard-sharing": ModelSpec(
-        "Hard sharing",
-        "shared encoder of any architecture, a decoder for each task",
-        "mtfed.models.sharing:HardSharing",
+        "Hard sharing", "shared encoder of any architecture, a decoder for each task", _HARD_SHARING,
     ),
     "single-task": ModelSpec(
-        "Single-task",
-        "an encoder and a decoder for each task, nothing shared",
+        "Single-task", "an encoder and a decoder for each task, nothing shared",
         "mtfed.models.sharing:SeparateEncoders",
     ),
     "mtan": ModelSpec(
-        "MTAN",
-        "shared encoder, a mask on its features for each task (Liu, Johns, Davison, 2019)",
+        "MTAN", "shared encoder, a mask on its features for each task (Liu, Johns, Davison, 2019)",
         "mtfed.models.mtan:TaskAttention",
     ),
     "ctan": ModelSpec(
-        "CTAN",
-        "tasks attend to each other in the encoder and at the bottleneck (Kim, Purdie, McIntosh, 2023)",
-        "mtfed.models.ctan:CrossTaskAttention",
+        "CTAN", "tasks attend to each other in the encoder and at the bottleneck (Kim, Purdie, McIntosh, 2023)", _CTAN,
     ),
     "ctan-encoder": ModelSpec(
-        "CTAN in the encoder",
-        "ctan without the attention at the bottleneck",
-        "mtfed.models.ctan:CrossTaskAttention",
-        {"at_bottleneck": False},
+        "CTAN in the encoder", "ctan without the attention at the bottleneck", _CTAN, {"at_bottleneck": False},
     ),
     "ctan-bottleneck": ModelSpec(
-        "CTAN at the bottleneck",
-        "ctan without the attention in the encoder",
-        "mtfed.models.ctan:CrossTaskAttention",
-        {"in_encoder": False},
+        "CTAN at the bottleneck", "ctan without the attention in the encoder", _CTAN, {"in_encoder": False},
     ),
-}
+}  # fmt: skip
 
 # Initial value of each task's learned number ``balance[t]``, by balancing rule (mtfed.learning.balancing).
 INITIAL_BALANCE = {"uncertainty": -0.5, "equal": 0.0, "dwa": 0.0, "gradnorm": 0.0, "pcgrad": 0.0}
@@ -74,8 +62,6 @@ def register_model(name: str, spec: ModelSpec) -> None:
         MtfedError: if the name is taken.
     """
     if name in MODEL_SPECS:
-        raise MtfedError(
-            f"Expected a new name for a model of {spec.scheme}, got {name!r}, which is {MODEL_SPECS[name].scheme}; "
-            "choose another name."
-        )
+        taken = f"got {name!r}, which is {MODEL_SPECS[name].scheme}"
+        raise MtfedError(f"Expected a new name for a model of {spec.scheme}, {taken}; choose another name.")
     MODEL_SPECS[name] = spec

@@ -110,15 +110,8 @@ class VolumeResNet(nn.Module):
         super().__init__()
         from monai.networks.nets.resnet import ResNet
 
-        net: Any = ResNet(
-            block=block,
-            layers=list(layers),
-            block_inplanes=list(widths),
-            n_input_channels=channels,
-            conv1_t_stride=2,
-            feed_forward=False,
-            bias_downsample=False,
-        )
+        options: Any = {"conv1_t_stride": 2, "feed_forward": False, "bias_downsample": False}
+        net: Any = ResNet(block, list(layers), list(widths), n_input_channels=channels, **options)
         self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         self.feature_info = [
@@ -147,19 +140,13 @@ class VolumeSwin(nn.Module):
     features are the mean of the last map, normalised without weights, which is how SwinUNETR normalises its maps.
     """
 
-    def __init__(self, patch: int, window: int, width: int, heads: Sequence[int], channels: int) -> None:
+    def __init__(self, patch: int, window: int, width: int, heads: tuple[int, ...], channels: int) -> None:
         super().__init__()
         from monai.networks.nets.swin_unetr import SwinTransformer
 
-        net: Any = SwinTransformer(
-            in_chans=channels,
-            embed_dim=width,
-            window_size=(window,) * 3,
-            patch_size=(patch,) * 3,
-            depths=(2, 2, 2, 2),
-            num_heads=tuple(heads),
-            downsample="mergingv2",  # the first version reads some patches twice in some versions of MONAI
-        )
+        shape: Any = {"window_size": (window,) * 3, "patch_size": (patch,) * 3, "depths": (2,) * 4, "num_heads": heads}
+        # The first version of the merging reads some patches twice in some versions of MONAI.
+        net: Any = SwinTransformer(in_chans=channels, embed_dim=width, **shape, downsample="mergingv2")
         stages = [net.layers1[0], net.layers2[0], net.layers3[0], net.layers4[0]]
         self.patch_embed = net.patch_embed
         self.mergers = nn.ModuleList(stage.downsample for stage in stages[:-1])
@@ -207,32 +194,22 @@ def _transformer(image_size: int, channels: int, patch: int, width: int, depth: 
     )
 
 
-def _resnet(image_size: int, channels: int, *arguments: Any) -> nn.Module:
-    layers, widths, *block = arguments
-    return VolumeResNet(layers, widths, channels, *block)
-
-
-def _swin(image_size: int, channels: int, patch: int, window: int, width: int, heads: tuple[int, ...]) -> nn.Module:
-    return VolumeSwin(patch, window, width, heads, channels)
-
-
 _WIDTHS = (64, 128, 256, 512)
-VOLUMES: dict[str, tuple[Callable[..., nn.Module], tuple[Any, ...]]] = {
-    "vit3d_mini_patch4": (_transformer, (4, 96, 4, 4)),
-    "vit3d_mini_patch8": (_transformer, (8, 96, 4, 4)),
-    "vit3d_small_patch16": (_transformer, (16, 384, 12, 6)),
-    "vit3d_base_patch16": (_transformer, (16, 768, 12, 12)),
-    "resnet3d_mini": (_resnet, ((1, 1, 1, 1), (16, 32, 64, 128))),
-    "resnet3d_10": (_resnet, ((1, 1, 1, 1), _WIDTHS)),
-    "resnet3d_18": (_resnet, ((2, 2, 2, 2), _WIDTHS)),
-    "resnet3d_34": (_resnet, ((3, 4, 6, 3), _WIDTHS)),
-    "resnet3d_50": (_resnet, ((3, 4, 6, 3), _WIDTHS, "bottleneck")),
-    "swin3d_mini": (_swin, (4, 4, 24, (2, 4, 8, 16))),
-    "swin3d_tiny": (_swin, (2, 7, 48, (3, 6, 12, 24))),
+VOLUMES: dict[str, Callable[[int, int], nn.Module]] = {  # each takes the side of the cube and the channels
+    "vit3d_mini_patch4": lambda side, channels: _transformer(side, channels, 4, 96, 4, 4),
+    "vit3d_mini_patch8": lambda side, channels: _transformer(side, channels, 8, 96, 4, 4),
+    "vit3d_small_patch16": lambda side, channels: _transformer(side, channels, 16, 384, 12, 6),
+    "vit3d_base_patch16": lambda side, channels: _transformer(side, channels, 16, 768, 12, 12),
+    "resnet3d_mini": lambda side, channels: VolumeResNet((1, 1, 1, 1), (16, 32, 64, 128), channels),
+    "resnet3d_10": lambda side, channels: VolumeResNet((1, 1, 1, 1), _WIDTHS, channels),
+    "resnet3d_18": lambda side, channels: VolumeResNet((2, 2, 2, 2), _WIDTHS, channels),
+    "resnet3d_34": lambda side, channels: VolumeResNet((3, 4, 6, 3), _WIDTHS, channels),
+    "resnet3d_50": lambda side, channels: VolumeResNet((3, 4, 6, 3), _WIDTHS, channels, "bottleneck"),
+    "swin3d_mini": lambda side, channels: VolumeSwin(4, 4, 24, (2, 4, 8, 16), channels),
+    "swin3d_tiny": lambda side, channels: VolumeSwin(2, 7, 48, (3, 6, 12, 24), channels),
 }
 
 
 def build_volume_body(name: str, image_size: int, channels: int) -> Any:  # the models have no common base class
     """Build a model of :data:`VOLUMES` for cubes of a side; it also accepts other sides."""
-    build, arguments = VOLUMES[name]
-    return build(image_size, channels, *arguments)
+    return VOLUMES[name](image_size, channels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -48,50 +48,33 @@ def resize(model: Model, tensors: Mapping[str, np.ndarray | torch.Tensor]) -> Mo
 
 
 def _resize_module(path: str, module: nn.Module, shapes: Shapes) -> None:
-    for types, set_widths in WIDTH_SETTERS.items():
-        if isinstance(module, types):
-            set_widths(path, module, shapes)
-            break
-    else:
-        if type(module) not in ATTENTIONS:  # attention may hold a table of positions with one column per head
-            raise MtfedError(
-                f"{path}: {type(module).__name__} cannot take tensors of other shapes ({shapes}); grow only axes of "
-                "linear layers, convolutions, BatchNorm, PReLU and attention."
-            )
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = shapes["weight"]
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        _set_channels(path, module, *shapes["weight"][:2])
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.num_features = next(shape[0] for shape in shapes.values() if shape)
+    elif isinstance(module, nn.PReLU):
+        (module.num_parameters,) = shapes["weight"]
+    elif type(module) not in ATTENTIONS:  # attention may hold a table of positions with one column per head
+        raise MtfedError(
+            f"{path}: {type(module).__name__} cannot take tensors of other shapes ({shapes}); grow only axes of linear "
+            "layers, convolutions, BatchNorm, PReLU and attention."
+        )
     for name, shape in shapes.items():
         old = getattr(module, name)
         new = torch.empty(shape, dtype=old.dtype, device=old.device)
         setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
-def _set_linear_widths(path: str, module: Any, shapes: Shapes) -> None:
-    module.out_features, module.in_features = shapes["weight"]
-
-
-def _set_convolution_widths(path: str, module: Any, shapes: Shapes) -> None:
-    first, second = shapes["weight"][:2]
+def _set_channels(path: str, module: nn.modules.conv._ConvNd, first: int, second: int) -> None:
+    """Set the channels of a convolution from the first two axes of its weight."""
     if module.groups > 1 and module.groups == module.in_channels == module.out_channels:
         module.groups, second = first, first
     elif module.groups > 1:
         raise MtfedError(f"{path}: a convolution of {module.groups} groups cannot be widened; freeze its channels.")
     transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
     module.in_channels, module.out_channels = (first, second) if transposed else (second, first)
-
-
-def _set_batch_norm_widths(path: str, module: Any, shapes: Shapes) -> None:
-    module.num_features = next(shape[0] for shape in shapes.values() if shape)
-
-
-def _set_prelu_widths(path: str, module: Any, shapes: Shapes) -> None:
-    (module.num_parameters,) = shapes["weight"]
-
-
-WIDTH_SETTERS: dict[type[nn.Module], Callable[[str, Any, Shapes], None]] = {
-    nn.Linear: _set_linear_widths,
-    nn.modules.conv._ConvNd: _set_convolution_widths,
-    nn.modules.batchnorm._BatchNorm: _set_batch_norm_widths,
-    nn.PReLU: _set_prelu_widths,
-}
 
 
 def _resize_attention(path: str, module: Any, proj: Shape) -> None:

@@ -4,7 +4,7 @@ Importing this package registers all describers. A new type of module needs one 
 ``@describes`` of :mod:`.builder`, in one of the modules imported below.
 """
 
-from . import chains, encoders, multitask, transformers  # noqa: F401  (each registers its describers)
+from . import chains, decoders, encoders, transformers  # noqa: F401  (each registers its describers)
 from .builder import AxisGraphBuilder, describe, describes
 
 __all__ = ["AxisGraphBuilder", "describe", "describes"]

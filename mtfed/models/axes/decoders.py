@@ -1,4 +1,7 @@
-"""The axes of the task decoders. Their outputs have a fixed meaning and are not permuted."""
+"""The axes of the project's own models: a sharing scheme over an encoder, and one decoder per task.
+
+The outputs of decoders have a fixed meaning and are not permuted.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,26 @@ from ...strategies.axes import Axis
 from ..decoders.detection import CentreDecoder
 from ..decoders.heads import ClassificationDecoder, OrdinalDecoder, RegressionDecoder
 from ..decoders.pyramid import MLPDecoder, UNetDecoder
-from .builder import AxisGraphBuilder, Label
+from ..system import MultiTaskModel
+from .builder import AxisGraphBuilder, Label, describe, describes, join
 from .chains import label_chain
+from .sharing import label_sharing
+
+Maps = Sequence[Label]  # labels of the feature maps that a decoder reads
 
 
-def label_pooled_decoder(
-    builder: AxisGraphBuilder, path: str, module: Any, maps: Sequence[Label], pooled: Label
-) -> None:
+def label_pooled_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps: Maps, pooled: Label) -> None:
     """Label a norm and a linear head on the pooled features."""
     builder.label_vectors(f"{path}.norm", pooled)
     builder.label_map(f"{path}.head", module.head, pooled, None)
 
 
-def label_mlp_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps: Sequence[Label], pooled: Label) -> None:
+def label_mlp_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps: Maps, pooled: Label) -> None:
     """Label the all-MLP decoder: its trunk and its head."""
     builder.label_map(f"{path}.head", module.head, label_trunk(builder, path, module, maps), None)
 
 
-def label_unet_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps: Sequence[Label], pooled: Label) -> None:
+def label_unet_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps: Maps, pooled: Label) -> None:
     """Label the U-Net: every skip connection has its own axis; each step up reads the level below and its skip."""
     skips: list[str] = []
     label: Label = None
@@ -48,25 +53,18 @@ def label_unet_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps: 
     builder.label_map(f"{path}.head", module.head, below, None)
 
 
-def label_centre_decoder(
-    builder: AxisGraphBuilder, path: str, module: Any, maps: Sequence[Label], pooled: Label
-) -> None:
+def label_centre_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps: Maps, pooled: Label) -> None:
     """Label the detection decoder: its trunk and both heads."""
     fused = label_trunk(builder, path, module, maps)
     label_chain(builder, f"{path}.centres", module.centres, fused, None)
     label_chain(builder, f"{path}.boxes", module.boxes, fused, None)
 
 
-def label_trunk(builder: AxisGraphBuilder, path: str, module: Any, maps: Sequence[Label]) -> str:
+def label_trunk(builder: AxisGraphBuilder, path: str, module: Any, maps: Maps) -> str:
     """Label a decoder's trunk and return the label of its fused output.
 
     The outputs of all levels are added, so they share one axis; the last step up and the detail branch share another.
-
-    Args:
-        builder: receives the labels.
-        path: of the decoder.
-        module: the decoder, with the parts of :func:`mtfed.models.decoders.trunk.trunk`.
-        maps: labels of the feature maps that the levels read.
+    The decoder has the parts of :func:`mtfed.models.decoders.layers.trunk`.
     """
     width = module.levels[0][-1].out_channels
     label: Label = builder.add_axis(f"{path}.levels", Axis(width))
@@ -82,7 +80,7 @@ def label_trunk(builder: AxisGraphBuilder, path: str, module: Any, maps: Sequenc
     return fused
 
 
-DECODERS: dict[type[nn.Module], Callable[[AxisGraphBuilder, str, Any, Sequence[Label], Label], None]] = {
+DECODERS: dict[type[nn.Module], Callable[[AxisGraphBuilder, str, Any, Maps, Label], None]] = {
     ClassificationDecoder: label_pooled_decoder,
     OrdinalDecoder: label_pooled_decoder,
     RegressionDecoder: label_pooled_decoder,
@@ -90,3 +88,18 @@ DECODERS: dict[type[nn.Module], Callable[[AxisGraphBuilder, str, Any, Sequence[L
     UNetDecoder: label_unet_decoder,
     CentreDecoder: label_centre_decoder,
 }
+
+
+@describes(MultiTaskModel)
+def label_multi_task_model(builder: AxisGraphBuilder, path: str, module: Any) -> None:
+    """Label the encoder and every decoder. A decoder of an unknown type freezes the features that it reads."""
+    features = label_sharing(builder, join(path, "encoder"), module.encoder)
+    for task, decoder in module.decoders.items():
+        maps, pooled = features[task]
+        name = join(path, f"decoders.{task}")
+        if type(decoder) in DECODERS:
+            DECODERS[type(decoder)](builder, name, decoder, maps, pooled)
+        else:
+            describe(builder, name, decoder)
+            for label in (*maps, pooled):
+                builder.restrict(label, kind="frozen")

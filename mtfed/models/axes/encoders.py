@@ -8,7 +8,7 @@ inner axes of their attention and MLP modules; the units of their feature maps a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -16,13 +16,14 @@ from torch import nn
 from ...startup import import_timm
 from ...strategies.axes import Axis
 from ..encoders import Encoder
-from ..volumes import VolumeResNet, VolumeSwin, VolumeTransformer
+from ..volumes import VolumeResNet, VolumeSwin
 from .builder import AxisGraphBuilder, Label, describe, describes, join
 from .chains import label_chain
-from .transformers import ATTENTIONS, FUSED, MLPS, label_attention, label_transformer
+from .transformers import ATTENTIONS, FUSED, MLPS, PLAIN_TRANSFORMERS, label_attention, label_transformer
 
 timm = import_timm()
-FeatureLabels = tuple[list[Label], Label]  # of an encoder's feature maps and of its pooled features
+FeatureLabels = tuple[Sequence[Label], Label]  # of an encoder's feature maps and of its pooled features
+RESIDUAL_NETWORKS: tuple[type[nn.Module], ...] = (timm.models.ResNet, VolumeResNet)
 # The layers on the residual branch of a block, in order. Keys are class names because MONAI may not be imported yet.
 BRANCHES = {
     "timm.models.resnet.BasicBlock": ("conv1", "bn1", "drop_block", "act1", "aa", "conv2", "bn2"),
@@ -47,49 +48,29 @@ def label_body(builder: AxisGraphBuilder, path: str, encoder: Encoder, readers_k
         encoder: the encoder that contains the body.
         readers_known: whether the caller labels every tensor that reads the maps or the pooled features.
     """
-    return BODIES.get(type(encoder.body), _label_inner_axes)(builder, path, encoder, readers_known)
-
-
-def _label_transformer_body(
-    builder: AxisGraphBuilder, path: str, encoder: Encoder, readers_known: bool
-) -> FeatureLabels:
-    label = label_transformer(builder, path, encoder.body, readers_known)
-    return [label] * len(encoder.channels), label
-
-
-def _label_residual_body(builder: AxisGraphBuilder, path: str, encoder: Encoder, readers_known: bool) -> FeatureLabels:
-    streams = label_residual_network(builder, path, encoder.body, readers_known)
-    labels: list[Label] = [streams[name] for name in encoder.stage_names]
-    return labels, labels[-1]
-
-
-def _label_inner_axes(builder: AxisGraphBuilder, path: str, encoder: Encoder, readers_known: bool) -> FeatureLabels:
+    body, count = encoder.body, len(encoder.channels)
+    if type(body) in PLAIN_TRANSFORMERS:
+        label = label_transformer(builder, path, body, readers_known)
+        return [label] * count, label
+    if type(body) in RESIDUAL_NETWORKS:
+        streams = label_residual_network(builder, path, body, readers_known)
+        labels = [streams[name] for name in encoder.stage_names]
+        return labels, labels[-1]
     # Chains are left out: feature maps may be taken from the middle of one, as in VGG.
-    for name, module in encoder.body.named_modules():
+    for name, module in body.named_modules():
         if type(module) in SELF_CONTAINED:
             describe(builder, join(path, name) if name else path, module)
-    return [None] * len(encoder.channels), None
+    return [None] * count, None
 
 
-BODIES: dict[type[nn.Module], Callable[[AxisGraphBuilder, str, Encoder, bool], FeatureLabels]] = {
-    timm.models.VisionTransformer: _label_transformer_body,
-    VolumeTransformer: _label_transformer_body,
-    timm.models.ResNet: _label_residual_body,
-    VolumeResNet: _label_residual_body,
-}
-
-
-@describes(timm.models.ResNet, VolumeResNet)
-def label_standalone_residual_network(builder: AxisGraphBuilder, path: str, module: Any) -> None:
-    """Label a residual network that is a model of its own or a part of an unknown module."""
-    label_residual_network(builder, path, module, readers_known=False)
-
-
-def label_residual_network(builder: AxisGraphBuilder, path: str, module: Any, readers_known: bool) -> dict[str, str]:
+@describes(*RESIDUAL_NETWORKS)
+def label_residual_network(
+    builder: AxisGraphBuilder, path: str, module: Any, readers_known: bool = False
+) -> dict[str, str]:
     """Label a residual network and return the label of the stream of each stage."""
     labels = [builder.add_axis(join(path, "stem"), Axis(_width(module.conv1)))]
-    for name in ("conv1", "bn1"):
-        label_chain(builder, join(path, name), getattr(module, name), None if name == "conv1" else labels[0], labels[0])
+    label_chain(builder, join(path, "conv1"), module.conv1, None, labels[0])
+    label_chain(builder, join(path, "bn1"), module.bn1, labels[0], labels[0])
     if any(isinstance(part, nn.modules.conv._ConvNd) for part in module.maxpool.modules()):
         labels.append(builder.add_axis(join(path, "pool"), Axis(_width(module.maxpool))))
     label_chain(builder, join(path, "maxpool"), module.maxpool, labels[0], labels[-1])

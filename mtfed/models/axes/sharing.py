@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ...strategies.axes import Axis
@@ -11,14 +11,11 @@ from ..mtan import TaskAttention
 from ..sharing import HardSharing, SeparateEncoders, Sharing
 from .builder import AxisGraphBuilder, Label, describe, join
 from .chains import label_chain
-from .encoders import label_body
+from .encoders import FeatureLabels, label_body
 from .transformers import label_attention
 
-Labels = tuple[Sequence[Label], Label]  # of four feature maps and of the pooled features
-UNKNOWN: Labels = ((None,) * 4, None)
 
-
-def label_sharing(builder: AxisGraphBuilder, path: str, scheme: Sharing) -> dict[str, Labels]:
+def label_sharing(builder: AxisGraphBuilder, path: str, scheme: Sharing) -> dict[str, FeatureLabels]:
     """Label a sharing scheme and return, by task, the labels of the maps and pooled features that its decoder reads.
 
     The caller has to label the decoders' tensors that read these features, or freeze the axes.
@@ -26,15 +23,15 @@ def label_sharing(builder: AxisGraphBuilder, path: str, scheme: Sharing) -> dict
     if type(scheme) in SCHEMES:
         return SCHEMES[type(scheme)](builder, path, scheme)
     describe(builder, path, scheme)
-    return dict.fromkeys(scheme.tasks, UNKNOWN)
+    return dict.fromkeys(scheme.tasks, ([None] * 4, None))
 
 
-def label_hard_sharing(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, Labels]:
+def label_hard_sharing(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, FeatureLabels]:
     """Label the encoder, whose features all tasks read."""
     return dict.fromkeys(scheme.tasks, label_body(builder, join(path, "body"), scheme.encoder, readers_known=True))
 
 
-def label_separate_encoders(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, Labels]:
+def label_separate_encoders(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, FeatureLabels]:
     """Label each task's encoder."""
     return {
         task: label_body(builder, join(path, f"own.{task}.body"), encoder, readers_known=True)
@@ -42,7 +39,7 @@ def label_separate_encoders(builder: AxisGraphBuilder, path: str, scheme: Any) -
     }
 
 
-def label_task_attention(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, Labels]:
+def label_task_attention(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, FeatureLabels]:
     """Label MTAN. A mask has the units of the map that it masks; a bottleneck writes an axis that the masks read."""
     maps, pooled = label_body(builder, join(path, "body"), scheme.encoder, readers_known=True)
     inputs: list[Label] = [maps[0]]
@@ -59,7 +56,7 @@ def label_task_attention(builder: AxisGraphBuilder, path: str, scheme: Any) -> d
     return dict.fromkeys(scheme.tasks, (maps, pooled))
 
 
-def label_cross_task_attention(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, Labels]:
+def label_cross_task_attention(builder: AxisGraphBuilder, path: str, scheme: Any) -> dict[str, FeatureLabels]:
     """Label CTAN.
 
     A task reads every task's features of a stage with the same weights, so the features of all tasks share one axis
@@ -115,7 +112,7 @@ def _label_bottleneck(
     builder.label_map(f"{path}.out", module.out, tokens, level)
 
 
-SCHEMES: dict[type[Sharing], Callable[[AxisGraphBuilder, str, Any], dict[str, Labels]]] = {
+SCHEMES: dict[type[Sharing], Callable[[AxisGraphBuilder, str, Any], dict[str, FeatureLabels]]] = {
     HardSharing: label_hard_sharing,
     SeparateEncoders: label_separate_encoders,
     TaskAttention: label_task_attention,

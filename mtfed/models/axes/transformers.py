@@ -26,6 +26,7 @@ ATTENTIONS: dict[type[nn.Module], Maps] = {
 FREE_WIDTH = {timm.models.swin_transformer.WindowAttention} | (
     {timm.layers.Attention} if hasattr(timm.layers.Attention(4, num_heads=1), "attn_dim") else set()
 )
+PLAIN_TRANSFORMERS: tuple[type[nn.Module], ...] = (timm.models.VisionTransformer, VolumeTransformer)
 # MLPs, and how many maps their first tensor fuses; the outputs of fused maps are multiplied with each other.
 MLPS: dict[type[nn.Module], int] = {
     timm.layers.Mlp: 1, timm.layers.ConvMlp: 1, timm.layers.GlobalResponseNormMlp: 1, timm.layers.SwiGLU: 1,
@@ -97,7 +98,7 @@ def _pieces(builder: AxisGraphBuilder, path: str, map_name: str, part: int | Non
     return tuple(Piece(name, part) for name in names if name in builder.tensors)
 
 
-@describes(timm.models.vision_transformer.VisionTransformer, VolumeTransformer)
+@describes(*PLAIN_TRANSFORMERS)
 def label_transformer(builder: AxisGraphBuilder, path: str, module: Any, readers_known: bool = False) -> str:
     """Label a plain vision transformer and return the label of its residual stream.
 

@@ -30,7 +30,7 @@ DECODERS: dict[str, dict[str, type[nn.Module]]] = {
 def register_decoder(kind: str, name: str, decoder: type[nn.Module]) -> None:
     """Make a decoder available to the tasks of a kind, under a name that they can declare.
 
-    The axes of its weights that may be permuted are described with :func:`mtfed.models.sketch.describes`; without a
+    The axes of its weights that may be permuted are described with :func:`mtfed.models.axes.describes`; without a
     description they are left as they are.
 
     Raises:

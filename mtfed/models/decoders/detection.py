@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ...tasks.task import Task
 from ..encoders import Encoder, Features
-from .layers import CONVOLUTIONS, block
-from .trunk import projections, steps_up, trunk
+from .layers import CONVOLUTIONS, block, projections, steps_up, trunk
 
 PRIOR = 0.1  # probability of a centre at every cell of an untrained map (Zhou et al., 2019)
 
@@ -18,16 +17,16 @@ PRIOR = 0.1  # probability of a centre at every cell of an untrained map (Zhou e
 class CentreDecoder(nn.Module):
     """Outputs (B, K + 2d, *s), see :mod:`mtfed.tasks.detection`, from all feature maps and the image itself.
 
-    Our design, after the heads of Zhou et al. (Objects as Points, 2019): a :mod:`.trunk` to stride 4 (from the patches
-    of a plain ViT in one step if they are of 8 pixels, in two if of 16), where two strided convolutions of the image
-    are added. Two heads of a 3x3 and a 1x1 convolution predict centres, and sizes with offsets. The stride is 4 at
-    every image size; below 64 px that leaves fewer than 16 cells per side, and boxes that are close compete for cells.
+    Our design, after the heads of Zhou et al. (Objects as Points, 2019): a :func:`~.layers.trunk` to stride 4 (from the
+    patches of a plain ViT in one step if they are of 8 pixels, in two if of 16), where two strided convolutions of the
+    image are added. Two heads of a 3x3 and a 1x1 convolution predict centres, and sizes with offsets. The stride is 4
+    at every image size; below 64 px that leaves fewer than 16 cells per side, and boxes that are close compete for
+    cells.
     """
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
         super().__init__()
-        dims = encoder.dims
-        convolution = CONVOLUTIONS[dims]
+        dims, convolution = encoder.dims, CONVOLUTIONS[encoder.dims]
         self.levels = projections(encoder, width)
         self.up = steps_up(encoder, width, stride=4)
         self.detail = nn.Sequential(

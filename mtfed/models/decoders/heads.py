@@ -39,15 +39,10 @@ class OrdinalDecoder(nn.Module):
         return self.head(self.norm(features.pooled)) + self.thresholds
 
 
-class RegressionDecoder(nn.Module):
+class RegressionDecoder(ClassificationDecoder):
     """Quantities (B, K) in units of the task's range; they start from its middle."""
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(encoder.dim)
-        self.head = nn.Linear(encoder.dim, task.output_channels)
+        super().__init__(task, encoder, width)
         nn.init.normal_(self.head.weight, std=0.1 * encoder.dim**-0.5)  # a spread of a tenth of the range
         nn.init.constant_(self.head.bias, 0.5)
-
-    def forward(self, features: Features) -> Tensor:
-        return self.head(self.norm(features.pooled))

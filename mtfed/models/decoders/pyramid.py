@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from ...tasks.task import Task
 from ..encoders import Encoder, Features
-from .layers import CONVOLUTIONS, block, resize
-from .trunk import projections, steps_up, trunk
+from .layers import CONVOLUTIONS, block, projections, resize, steps_up, trunk
 
 STRIDES = (4, 8, 16, 32)  # of the U-Net's levels
 
@@ -16,7 +15,7 @@ STRIDES = (4, 8, 16, 32)  # of the U-Net's levels
 class MLPDecoder(nn.Module):
     """Outputs (B, K, *S) from a sum of all maps.
 
-    Our design: a :mod:`.trunk` to stride 2, where a convolution of the image is added, and a 1x1 convolution.
+    Our design: a :func:`~.layers.trunk` to stride 2, where a convolution of the image is added, and a 1x1 convolution.
     """
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
@@ -43,8 +42,7 @@ class UNetDecoder(nn.Module):
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
         super().__init__()
-        dims = encoder.dims
-        half, quarter = max(width // 2, 1), max(width // 4, 1)
+        dims, half, quarter = encoder.dims, max(width // 2, 1), max(width // 4, 1)
         self.levels = projections(encoder, width)
         self.stem = nn.ModuleList(
             [block(encoder.image_channels, quarter, dims=dims), block(quarter, half, stride=2, dims=dims)]
