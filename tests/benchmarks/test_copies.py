@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.copy_sets import COPY_SETS
 from helpers.layouts import opened, shards
 from PIL import Image
 
 from benchmarks.fixtures.copies import BUSI
-from benchmarks.fixtures.copy_sets import COPY_SETS
 from benchmarks.images import write
 from mtfed.data.sets import find_set
 from mtfed.data.sets.prepare import prepare

@@ -44,12 +44,11 @@ def read_csv(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> list
 
 def decode(row: Mapping[str, str], column: str, values: Mapping[str, str], table: Path) -> str:
     """Return the value that a cell stands for; refuse a cell that, in lower case, is not among ``values``."""
-    if row[column].lower() not in values:
-        raise MtfedError(
-            f"{table}: {column} of {next(iter(row.values()))} should be one of {', '.join(values)}, it is {row[column]!r}; "
-            "get the table again."
-        )
-    return values[row[column].lower()]
+    cell, name = row[column], next(iter(row.values()))
+    if cell.lower() not in values:
+        expected = ", ".join(values)
+        raise MtfedError(f"{table}: {column} of {name} should be one of {expected}, it is {cell!r}; get it again.")
+    return values[cell.lower()]
 
 
 def root_of(folder: Path, name: str) -> Path:
