@@ -26,12 +26,8 @@ def main(names: list[str]) -> None:
         figures = importlib.import_module(f"benchmarks.{name}").measure()
         # Read only now, because another benchmark may have written meanwhile.
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        results[name] = {
-            "measured": time.strftime("%Y-%m-%d"),
-            "cores": usable_cores(),
-            "python": platform.python_version(),
-            **figures,
-        }
+        machine = {"cores": usable_cores(), "python": platform.python_version()}
+        results[name] = {"measured": time.strftime("%Y-%m-%d"), **machine, **figures}
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -86,15 +86,11 @@ def by_torchvision(batch: Batch) -> Callable[[], Tensor]:
     size = tuple(batch.images.shape[2:])
 
     def run() -> Tensor:
-        moved = [
-            transform(
-                tv_tensors.Image(image),
-                tv_tensors.Mask(mask),
-                tv_tensors.BoundingBoxes(boxes[:, :4], format="XYWH", canvas_size=size),
-            )
-            for image, mask, boxes in zip(batch.images, *(task.values for task in batch.labels.values()), strict=True)
-        ]
-        return torch.stack([image for image, _, _ in moved])
+        images = []
+        for image, mask, boxes in zip(batch.images, *(labels.values for labels in batch.labels.values()), strict=True):
+            boxes = tv_tensors.BoundingBoxes(boxes[:, :4], format="XYWH", canvas_size=size)
+            images.append(transform(tv_tensors.Image(image), tv_tensors.Mask(mask), boxes)[0])
+        return torch.stack(images)
 
     return run
 
@@ -108,12 +104,8 @@ def by_monai(batch: Batch) -> Callable[[], Tensor]:
     transform = monai.Compose([
         monai.RandFlipd(keys, prob=0.5, spatial_axis=2),
         monai.RandAffined(
-            keys,
-            prob=1.0,
-            translate_range=(SHIFT * side,) * 3,
-            scale_range=(ZOOM,) * 3,
-            mode=["bilinear", "nearest"],
-            padding_mode="border",
+            keys, prob=1.0, translate_range=(SHIFT * side,) * 3, scale_range=(ZOOM,) * 3,
+            mode=["bilinear", "nearest"], padding_mode="border",
         ),
         monai.RandScaleIntensityd(["image"], factors=CONTRAST, prob=1.0),
     ])  # fmt: skip

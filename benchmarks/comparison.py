@@ -12,7 +12,6 @@ the tables beside it.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +22,8 @@ from typing import Any
 from mtfed.config import RunConfigValue
 
 from . import trials
-from .markers import replace_marked
-from .trials import mean_and_deviation, run_parallel
+from .tables import markdown_table, mean_and_deviation, replace_marked
+from .trials import run_parallel, run_parser
 
 HOME = trials.HOME / "chest"
 RESULTS = HOME / "results.json"
@@ -44,12 +43,9 @@ METHODS: dict[str, dict[str, RunConfigValue]] = {  # name -> settings; in the or
 UPPER_BOUND = "pooled images"
 TRAINED_APART = ("FedAvg, equal tasks", "Fisher merging", "BayesianMatching")
 COLOURS = {
-    "FedAvg by samples": "#999999",
-    "FedAvg, equal tasks": "#e69f00",
-    "Fisher merging": "#56b4e9",
-    "BayesianMatching": "#009e73",
-    UPPER_BOUND: "#000000",
-}
+    "FedAvg by samples": "#999999", "FedAvg, equal tasks": "#e69f00", "Fisher merging": "#56b4e9",
+    "BayesianMatching": "#009e73", UPPER_BOUND: "#000000",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,12 +66,7 @@ class Trial:
 
 def main() -> None:
     """Start the runs that do not exist, and write figures and plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder written by benchmarks.hospitals")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments = parser.parse_args()
+    arguments = run_parser(__doc__, "benchmarks.hospitals").parse_args()
     run_trial = partial(run_figures, data=arguments.data.resolve(), runs=arguments.runs.resolve())
 
     tuning = run_parallel(run_trial, [weighted(weight, arguments.seeds[0]) for weight in WEIGHTS], arguments.jobs)
@@ -86,11 +77,11 @@ def main() -> None:
         compared += [Trial(method, settings, "common", seed) for method, settings in METHODS.items()]
         compared += [weighted(best, seed), Trial(UPPER_BOUND, pooled, "common", seed)]
         compared += [Trial(method, METHODS[method], "apart", seed) for method in TRAINED_APART]
-    results = tuning + [
-        figures for figures in run_parallel(run_trial, compared, arguments.jobs) if figures not in tuning
-    ]
-    RESULTS.write_text(json.dumps({"tuned": best, "weights": WEIGHTS, "runs": results}, indent=1) + "\n")
-    write(json.loads(RESULTS.read_text()))
+    results = [run for run in run_parallel(run_trial, compared, arguments.jobs) if run not in tuning]
+    RESULTS.write_text(json.dumps({"tuned": best, "weights": WEIGHTS, "runs": tuning + results}, indent=1) + "\n")
+    runs = json.loads(RESULTS.read_text())["runs"]
+    replace_marked(HOME / "README.md", {start: table(runs, start, best) for start in ("common", "apart")})
+    plot(runs)
 
 
 def weighted(weight: float, seed: int) -> Trial:
@@ -111,16 +102,13 @@ def run_figures(trial: Trial, data: Path, runs: Path) -> dict[str, Any]:
     rounds = run.lines("rounds.jsonl")
     print(f"{trial.name:50} {score(metrics[max(metrics)], 'test'):.4f}", flush=True)
     return {
-        "method": trial.method,
-        "start": trial.start,
-        "seed": trial.seed,
-        "settings": trial.settings,
+        "method": trial.method, "start": trial.start, "seed": trial.seed, "settings": trial.settings,
         "steps": rounds[-1]["steps"],
         "seconds": sum(line["seconds"] for line in rounds),
         "megabytes up": sum(line["bytes_up"] for line in rounds) / 1e6,
         "merge": {k: v for line in rounds[:1] for k, v in line["merge"].items() if k.startswith("moved.")},
         "rounds": [metrics[number] for number in sorted(metrics)],
-    }
+    }  # fmt: skip
 
 
 def score(metrics: dict[str, Any], split: str) -> float:
@@ -128,17 +116,10 @@ def score(metrics: dict[str, Any], split: str) -> float:
     return mean(metrics[split][task] for task in TASKS)
 
 
-def write(results: dict[str, Any]) -> None:
-    """Write the tables in the experiment's README, and the plot."""
-    runs, tuned = results["runs"], results["tuned"]
-    replace_marked(HOME / "README.md", {start: table(runs, start, tuned) for start in ("common", "apart")})
-    plot(runs)
-
-
 def table(runs: list[dict[str, Any]], start: str, tuned: float) -> str:
     """Return the table of test figures for a start, one row per method, mean and deviation over seeds."""
     last = len(runs[0]["rounds"])
-    lines = [f"| | Lung Dice | Pneumonia AUC | mean of both | halfway, round {last // 2} | seeds |", "| --- " * 6 + "|"]
+    head, rows = ["", "Lung Dice", "Pneumonia AUC", "mean of both", f"halfway, round {last // 2}", "seeds"], []
     # The tuned weights have a row unless they are those of another method.
     for method in [*METHODS, *([f"{TUNED} {tuned:g}"] if tuned != 1 else []), UPPER_BOUND]:
         selected = [run["rounds"] for run in runs if (run["method"], run["start"]) == (method, start)]
@@ -146,8 +127,8 @@ def table(runs: list[dict[str, Any]], start: str, tuned: float) -> str:
             end, half = [rounds[-1] for rounds in selected], [rounds[last // 2 - 1] for rounds in selected]
             columns = [[metrics["test"][task] for metrics in end] for task in TASKS]
             columns += [[score(metrics, "test") for metrics in rounds] for rounds in (end, half)]
-            lines.append(f"| {method} | {' | '.join(map(mean_and_deviation, columns))} | {len(selected)} |")
-    return "\n".join(lines) + "\n"
+            rows.append([method, *map(mean_and_deviation, columns), str(len(selected))])
+    return markdown_table(head, rows)
 
 
 def plot(runs: list[dict[str, Any]]) -> None:

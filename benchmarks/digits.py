@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from statistics import mean, stdev
 from typing import Any, Literal
 
@@ -28,20 +29,16 @@ from mtfed.strategies.wire import FlatArray
 Net = dict[str, np.ndarray]
 INPUTS, HIDDEN, CLASSES, SITES = 64, 50, 10, 10
 SHAPES = {
-    "fc1.weight": (HIDDEN, INPUTS),
-    "fc1.bias": (HIDDEN,),
-    "fc2.weight": (CLASSES, HIDDEN),
-    "fc2.bias": (CLASSES,),
-}
+    "fc1.weight": (HIDDEN, INPUTS), "fc1.bias": (HIDDEN,), "fc2.weight": (CLASSES, HIDDEN), "fc2.bias": (CLASSES,),
+}  # fmt: skip
 AXES = AxisGraph(
     {"fc1.weight": (None, ("hidden", None)), "fc1.bias": (None, ("hidden",)), "fc2.weight": (None, (None, "hidden"))},
     {"hidden": Axis(HIDDEN)},
 )
 ROUNDS = (1, 5, 20)  # after which accuracy is reported
-CELLS: list[tuple[Literal["common", "apart"], float, int]] = [  # start, alpha, local epochs
-    *[("common", alpha, epochs) for alpha in (0.5, 0.1) for epochs in (1, 5, 20)],
-    *[("apart", alpha, epochs) for alpha in (0.5, 0.1) for epochs in (1, 5, 20)],
-]
+Start = Literal["common", "apart"]
+STARTS: tuple[Start, ...] = ("common", "apart")
+ALPHAS, EPOCHS = (0.5, 0.1), (1, 5, 20)  # of the division of the classes, and local epochs
 
 
 @dataclass
@@ -133,12 +130,9 @@ def train(net: Net, data: Data, epochs: int, generator: np.random.Generator, rat
 
 def views(flat: np.ndarray) -> Net:
     """Return the tensors of a flat vector as views."""
-    net, start = {}, 0
-    for name, shape in SHAPES.items():
-        size = int(np.prod(shape))
-        net[name] = flat[start : start + size].reshape(shape)
-        start += size
-    return net
+    ends = np.cumsum([np.prod(shape) for shape in SHAPES.values()])
+    parts = zip(SHAPES.items(), np.split(flat, ends[:-1]), strict=True)
+    return {name: part.reshape(shape) for (name, shape), part in parts}
 
 
 def fisher(net: Net, data: Data) -> Net:
@@ -226,42 +220,39 @@ def measure() -> dict[str, Any]:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     data, test = load()
     figures: dict[str, Any] = {"one-shot, apart": one_shot(data, test)}
-    for start, alpha, epochs in CELLS:
+    for start, alpha, epochs in product(STARTS, ALPHAS, EPOCHS):
         figures[f"{start}, alpha {alpha:g}, {epochs} epochs"] = cell(data, test, start, alpha, epochs)
     return figures
 
 
 def one_shot(data: Data, test: Data, seeds: int = 20) -> dict[str, Any]:
     """Return the accuracy of merging once networks that ten sites initialized and trained alone for 30 epochs."""
-    accuracies: dict[str, list[float]] = {"FedAvg": [], "Bayesian matching": []}
-    for seed in range(seeds):
-        sites = Sites(split(data, SITES, 0.5, seed), 30, seed, apart=True, rate=0.01)
-        accuracies["FedAvg"].append(run(TaskFedAvg(), sites, test, 1)[1])
-        accuracies["Bayesian matching"].append(run(BayesianMatching(AXES, start="apart"), sites, test, 1)[1])
-    figures = {name: spread(values) for name, values in accuracies.items()}
+    grids = [Sites(split(data, SITES, 0.5, seed), 30, seed, apart=True, rate=0.01) for seed in range(seeds)]
+    curves = [compare(grid, test, "apart", 1) for grid in grids]
+    figures = {name: spread([curve[name][1] for curve in curves]) for name in curves[0]}
     means = ", ".join(f"{name} {values['mean']:.3f}" for name, values in figures.items())
     print(f"one-shot, apart: {means} (target 0.9)")
     return {"seeds": seeds, **figures, "target": 0.9}
 
 
-def cell(data: Data, test: Data, start: Literal["common", "apart"], alpha: float, epochs: int) -> dict[str, Any]:
+def compare(grid: Sites, test: Data, start: Start, rounds: int) -> dict[str, dict[int, float]]:
+    """Return test accuracy after each round, by strategy."""
+    strategies = {"FedAvg": TaskFedAvg(), "Bayesian matching": BayesianMatching(AXES, start=start)}
+    return {name: run(strategy, grid, test, rounds) for name, strategy in strategies.items()}
+
+
+def cell(data: Data, test: Data, start: Start, alpha: float, epochs: int) -> dict[str, Any]:
     """Return the accuracy of both strategies after some rounds, and their difference, over seeds."""
     seeds = 20 if epochs == 1 else 5  # one epoch is few steps; near chance, seeds differ more than strategies
-    curves: dict[str, list[dict[int, float]]] = {"FedAvg": [], "Bayesian matching": []}
-    for seed in range(seeds):
-        sites = Sites(split(data, SITES, alpha, seed), epochs, seed, apart=start == "apart")
-        curves["FedAvg"].append(run(TaskFedAvg(), sites, test, ROUNDS[-1]))
-        curves["Bayesian matching"].append(run(BayesianMatching(AXES, start=start), sites, test, ROUNDS[-1]))
+    grids = [Sites(split(data, SITES, alpha, seed), epochs, seed, apart=start == "apart") for seed in range(seeds)]
+    curves = [compare(grid, test, start, ROUNDS[-1]) for grid in grids]
     figures: dict[str, Any] = {"seeds": seeds}
     for number in ROUNDS:
-        accuracies = {name: [curve[number] for curve in by_seed] for name, by_seed in curves.items()}
+        accuracies = {name: [curve[name][number] for curve in curves] for name in curves[0]}
         gain = [bayesian - fedavg for fedavg, bayesian in zip(*accuracies.values(), strict=True)]
-        spreads = {name: spread(values) for name, values in accuracies.items()}
-        figures[f"round {number}"] = spreads | {"gain": spread(gain)}
-    rounds = ", ".join(
-        f"{figures[f'round {n}']['FedAvg']['mean']:.3f} -> {figures[f'round {n}']['Bayesian matching']['mean']:.3f}"
-        for n in ROUNDS
-    )
+        figures[f"round {number}"] = {name: spread(values) for name, values in (accuracies | {"gain": gain}).items()}
+    means = [[figures[f"round {number}"][name]["mean"] for name in curves[0]] for number in ROUNDS]
+    rounds = ", ".join(f"{fedavg:.3f} -> {bayesian:.3f}" for fedavg, bayesian in means)
     print(f"{start}, alpha {alpha:g}, {epochs} epochs: FedAvg -> Bayesian after rounds {ROUNDS}: {rounds}", flush=True)
     return figures
 

@@ -14,12 +14,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mtfed.config import read_config
+import numpy as np
+from PIL import Image
+
+from mtfed.config import RunConfigValue, read_config
 from mtfed.cores import usable_cores
+from mtfed.federation.app_folder import AppFolder
 
-from .work import APP, CONFIG, write_sites
+from .processes import ROOT
 
-ROOT = Path(__file__).parents[1]
+# The runs: random grey images with one classification task.
+CONFIG: dict[str, RunConfigValue] = {
+    "name": "bench", "encoder": "vit_nano_patch8", "image-size": 32, "batch-size": 32, "schedule": "constant",
+    "balancing": "equal", "test-every": 0, "evaluate-every": 0,
+    "task.finding.kind": "classification", "task.finding.classes": "no, yes",
+}  # fmt: skip
+APP = AppFolder(Path(__file__).parent, {"serverapp": "mtfed.server:app", "clientapp": "mtfed.clients.app:app"}, CONFIG)
 # torchvision, which timm imports, may need the repair; the compiler is loaded as by plain imports.
 IMPORTS = "import torch._dynamo; from mtfed.startup import import_torchvision; import_torchvision(); import timm"
 BARE = """
@@ -33,6 +43,7 @@ print(json.dumps(seconds_per_round(read_config(config), sites, rounds, processes
 
 def measure() -> dict[str, Any]:
     """Print and return all figures."""
+    read_config(CONFIG)  # an outdated key fails here instead of in a subprocess
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -42,6 +53,20 @@ def measure() -> dict[str, Any]:
             figures[f"fixed cost, {sites} sites"] = fixed_cost(write_sites(root / str(sites), sites, 1), sites, rounds)
         figures["memory"] = memory(root / "ten", 10)
     return figures
+
+
+def write_sites(folder: Path, sites: int, images: int) -> Path:
+    """Write site folders with so many random training images each and one for validation; return the folder."""
+    rng = np.random.default_rng(0)
+    for site in range(sites):
+        site_folder = folder / f"site-{site:04d}"
+        site_folder.mkdir(parents=True)
+        lines = ["image,patient,split,finding"]
+        for i in range(images + 1):
+            Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(site_folder / f"{i}.png")
+            lines.append(f"{i}.png,{i},{'val' if i == images else 'train'},{int(rng.integers(2))}")
+        (site_folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 def round_time(data: Path, sites: int, rounds: int, repeats: int) -> dict[str, float]:
@@ -80,12 +105,8 @@ def fixed_cost(data: Path, sites: int, rounds: int) -> dict[str, float]:
     """Return milliseconds per site and round beyond the bare loop; both take one step with one image per site."""
     bare = median(bare_seconds(data, sites, rounds)[1:])
     mtfed = median([line["train_seconds"] for line in simulate(data, sites, rounds)[1]][1:])
-    figures = {
-        "mtfed": mtfed,
-        "bare loop": bare,
-        "ms a site": 1000 * (mtfed - bare) / sites,
-        "target": 0.5 if sites <= 100 else 2.0,
-    }
+    figures = {"mtfed": mtfed, "bare loop": bare, "ms a site": 1000 * (mtfed - bare) / sites}
+    figures["target"] = 0.5 if sites <= 100 else 2.0
     print(f"fixed cost, {sites} sites: {figures['ms a site']:.3f} ms per site and round (target {figures['target']})")
     return figures
 
@@ -99,12 +120,9 @@ def memory(data: Path, sites: int) -> dict[str, float]:
             sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096)
 
     simulate(data, sites, 60, watch, {"local-steps": 1})
-    figures = {"MiB after round 10": sizes[0] / 2**20, "growth over 50 rounds": (sizes[1] - sizes[0]) / 2**20}
-    print(
-        f"server memory: {figures['MiB after round 10']:.0f} MiB, "
-        f"{figures['growth over 50 rounds']:+.1f} MiB over 50 rounds"
-    )
-    return figures
+    size, growth = sizes[0] / 2**20, (sizes[1] - sizes[0]) / 2**20
+    print(f"server memory: {size:.0f} MiB, {growth:+.1f} MiB over 50 rounds")
+    return {"MiB after round 10": size, "growth over 50 rounds": growth}
 
 
 def simulate(
@@ -114,7 +132,7 @@ def simulate(
     with tempfile.TemporaryDirectory() as out:
         config = CONFIG | {"data": str(data), "rounds": rounds, "out": out} | (extra or {})
         script = (
-            "import json, sys; from mtfed.federation.simulate import simulate; from benchmarks.work import APP; "
+            "import json, sys; from mtfed.federation.simulate import simulate; from benchmarks.federation import APP; "
             "sys.exit(simulate(APP, json.loads(sys.argv[1]), int(sys.argv[2]), 'local', None))"
         )
         start, first = time.perf_counter(), 0.0
@@ -135,11 +153,6 @@ def simulate(
 def bare_seconds(data: Path, sites: int, rounds: int) -> list[float]:
     """Run the bare loop in a separate process; return the seconds of each round."""
     work = json.dumps([CONFIG | {"data": str(data)}, sites, rounds, usable_cores()])
-    process = subprocess.run(
-        [sys.executable, "-c", BARE], cwd=ROOT, input=work, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", BARE]
+    process = subprocess.run(command, cwd=ROOT, input=work, capture_output=True, text=True, check=True)
     return json.loads(process.stdout.splitlines()[-1])
-
-
-read_config(CONFIG)  # an outdated key fails here instead of in a subprocess
-assert APP.run_config is CONFIG

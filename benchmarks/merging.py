@@ -12,8 +12,9 @@ import json
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
+from itertools import repeat
 from statistics import median
 from typing import Any
 
@@ -52,11 +53,8 @@ def costs(units: int = 768, columns: int = 769) -> dict[str, float]:
         error = abs(map_gains(rows, precision, weighted, atom_precision, dtype) - slow).max() / abs(slow).max()
         figures |= {f"{name} times faster": figures["row loop"] / figures[name], f"{name} error": float(error)}
     figures["target"] = 100
-    print(
-        f"cost matrix {units} x {units} x {columns}: row loop {figures['row loop']:.2f} s, float64 "
-        f"{figures['float64 times faster']:.0f} times faster, float32 {figures['float32 times faster']:.0f} times "
-        "(target 100)"
-    )
+    times = ", ".join(f"{name} {figures[f'{name} times faster']:.0f} times faster" for name in ("float64", "float32"))
+    print(f"cost matrix {units} x {units} x {columns}: row loop {figures['row loop']:.2f} s, {times} (target 100)")
     return figures
 
 
@@ -73,9 +71,8 @@ def merges() -> dict[str, Any]:
     precisions = [draw_precision(start, site) for site in range(SITES)]
     shuffled = [shuffle(graph, tensors, site) for site, tensors in enumerate(drifted)]
     figures: dict[str, Any] = {"weights": sum(value.size for value in start.values()), "sites": SITES}
-    contents = [
-        RecordDict({"arrays": record(tensors), "metrics": MetricRecord({"num-examples": 100})}) for tensors in drifted
-    ]
+    metrics = MetricRecord({"num-examples": 100})
+    contents = [RecordDict({"arrays": record(tensors), "metrics": metrics}) for tensors in drifted]
     runs: dict[str, tuple[Callable[[], object], int]] = {
         "Flower's FedAvg": (lambda: aggregate_arrayrecords(contents, "num-examples"), 5),
         "TaskFedAvg": (lambda: merge(TaskFedAvg(), start, drifted), 5),
@@ -85,9 +82,9 @@ def merges() -> dict[str, Any]:
         "all axes permuted": (lambda: merge(BayesianMatching(graph), start, shuffled, precisions), 1),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(5):  # alternate, so that other load on the machine affects all merges equally
+    for turn in range(5):  # alternate, so that other load on the machine affects all merges equally
         for name, (run, repeats) in runs.items():
-            if repeat < repeats:
+            if turn < repeats:
                 before = time.process_time()
                 run()
                 seconds[name].append(time.process_time() - before)
@@ -107,16 +104,12 @@ def memory() -> dict[str, Any]:
     for name, is_permuted, has_precision in (
         ("nothing moves", False, True), ("without precision", False, False), ("all axes permuted", True, True)
     ):  # fmt: skip
-
-        def updates(is_permuted: bool = is_permuted) -> Iterator[Tensors]:
-            for site in range(SITES if not is_permuted else 2):
-                yield shuffle(graph, drift(start, site), site) if is_permuted else drift(start, site)
-
-        precisions = (
-            [draw_precision(start, site) for site in range(SITES if not is_permuted else 2)] if has_precision else None
-        )
+        sites = range(2 if is_permuted else SITES)
+        precisions = [draw_precision(start, site) for site in sites] if has_precision else None
+        drifted = (drift(start, site) for site in sites)
+        updates = map(shuffle, repeat(graph), drifted, sites) if is_permuted else drifted
         tracemalloc.start()
-        merge(BayesianMatching(graph), start, updates(), precisions)
+        merge(BayesianMatching(graph), start, updates, precisions)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         figures[name] = {"MB": peak / 1e6, "bound": bound / 1e6}
@@ -130,8 +123,7 @@ def merge(
     """Merge as a round does, but without messages and screening."""
     strategy.begin_merge(record(start))
     for site, tensors in enumerate(updates):
-        site_precision = precision[site] if precision is not None else {}
-        strategy.add_to_merge(Update(str(site), tensors, 100.0, {}, site_precision))
+        strategy.add_to_merge(Update(str(site), tensors, 100.0, {}, precision[site] if precision else {}))
     return strategy.finish_merge()
 
 
@@ -175,10 +167,7 @@ def shuffle(graph: AxisGraph, tensors: Tensors, site: int) -> Tensors:
 
 def record(tensors: Tensors) -> ArrayRecord:
     """Return a record that shares the tensors' memory."""
-    arrays = ArrayRecord()
-    for name, value in tensors.items():
-        arrays[name] = FlatArray(value)
-    return arrays
+    return ArrayRecord({name: FlatArray(value) for name, value in tensors.items()})
 
 
 def fastest(call: Callable[[], object], repeats: int) -> float:

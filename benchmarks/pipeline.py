@@ -48,11 +48,9 @@ def measure() -> dict[str, Any]:
         write_images(Path(home, "few"), FEW_IMAGES)
         imported = {name: run("imported", name, folder) for name, folder in sites.items()}
         warm = [run("warm", "pictures", sites["pictures"]) for _ in range(REPEATS)]
+        trained = {"resnet_mini, 64 px": Path(home, "few"), "resnet3d_mini, 32 px": sites["volumes"]}
         return {
-            "steps": {
-                "resnet_mini, 64 px": run("steps", "resnet_mini, 64 px", Path(home, "few")),
-                "resnet3d_mini, 32 px": run("steps", "resnet3d_mini, 32 px", sites["volumes"]),
-            },
+            "steps": {name: run("steps", name, folder) for name, folder in trained.items()},
             "import": imported,
             "warm": {name: median(seconds[name] for seconds in warm) for name in warm[0]},
             "memory": {name: run("memory", name, folder) for name, folder in sites.items()},
@@ -101,11 +99,8 @@ def imported(config: Config, folder: Path) -> dict[str, float]:
     data = site_folder(folder, "site", config)
     start, processor_start = time.perf_counter(), time.process_time()
     load_shard(data, config, "train")
-    scale = 1e6 / len(data.pool)
-    return {
-        "us an image": round((time.perf_counter() - start) * scale),
-        "of the processor": round((time.process_time() - processor_start) * scale),
-    }
+    seconds = {"us an image": time.perf_counter() - start, "of the processor": time.process_time() - processor_start}
+    return {name: round(1e6 * value / len(data.pool)) for name, value in seconds.items()}
 
 
 def warm(config: Config, folder: Path) -> dict[str, float]:
@@ -140,9 +135,8 @@ def steps(config: Config, folder: Path) -> float:
 
     config = config.model_copy(update={"local_steps": 40})
     mapped = load_shard(site_folder(folder, "site", config), config, "train")
-    in_memory = Shard(
-        mapped.images, {task: Labels(labels.rows, labels.values) for task, labels in mapped.labels.items()}
-    )
+    labels_in_memory = {task: Labels(labels.rows, labels.values) for task, labels in mapped.labels.items()}
+    in_memory = Shard(mapped.images, labels_in_memory)
     model, ratios = build_model(config), []
     for shard in (mapped, in_memory):  # warm up
         train(model, shard, ["finding"], config, seed=0, learning_rate=1e-3)

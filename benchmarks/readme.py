@@ -15,19 +15,15 @@ from typing import Any
 from mtfed.record.run import Run
 
 from . import comparison, systems, systems_cost, systems_tables
-from .markers import replace_marked
-from .trials import mean_and_deviation
+from .processes import ROOT
+from .tables import markdown_table, mean_and_deviation, replace_marked
 
-ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "experiments" / "pneumonia" / "results.json"
 BENCHMARKS = ROOT / "benchmarks" / "results.json"
-CHEST = ROOT / "experiments" / "chest" / "results.json"
 STRATEGY_NAMES = {
-    "bayesian": "Bayesian matching",
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx",
+    "bayesian": "Bayesian matching", "fedavg": "FedAvg", "fedprox": "FedProx",
     "alone": "each hospital alone (mean of their models)",
-}
+}  # fmt: skip
 METRICS = (("lungs", "dice", "Lung Dice"), ("pneumonia", "auc", "Pneumonia AUC"))
 
 
@@ -36,16 +32,14 @@ def main(folders: list[Path]) -> None:
     if folders:
         RUNS.write_text(json.dumps([summarised(Run.open(folder)) for folder in folders], indent=1) + "\n")
     benchmarks = json.loads(BENCHMARKS.read_text())
-    tables = {
-        name: "\n".join(lines) + "\n" for name, lines in systems_tables.tables(json.loads(systems.RESULTS.read_text()))
-    }
+    tables = dict(systems_tables.tables(json.loads(systems.RESULTS.read_text())))
     replace_marked(
         ROOT / "README.md",
         {
             "pneumonia": pneumonia(json.loads(RUNS.read_text())),
             "engine": engine(benchmarks),
             "pipeline": pipeline(benchmarks),
-            "chest": chest(json.loads(CHEST.read_text())) + "\n" + digits(benchmarks),
+            "chest": chest(json.loads(comparison.RESULTS.read_text())) + "\n" + digits(benchmarks),
             "models": tables["delta"],
         },
     )
@@ -69,7 +63,6 @@ def pneumonia(runs: list[dict[str, Any]]) -> str:
     """Return the table of test figures, one row per strategy, mean and deviation over seeds."""
     seeds = {run["seed"] for run in runs}
     alone = [run for run in runs if run["strategy"] == "alone"]
-
     rows = [
         (name, [[tasks[task]["test"][metric] for tasks in selected] for task, metric, _ in METRICS])
         for strategy, name in STRATEGY_NAMES.items()
@@ -81,15 +74,13 @@ def pneumonia(runs: list[dict[str, Any]]) -> str:
     ]
     untrained = [[run["tasks"][task]["untrained"][metric] for run in alone] for task, metric, _ in METRICS]
     rows += [("the best hospital alone, by test figures", best), ("untrained", untrained)]
-    lines = [
+    return (
         "Test images, on which no hospital trained and nothing was chosen: mean ± standard deviation over "
-        f"{len(seeds)} seeds, {runs[0]['sites']} hospitals, {runs[0]['rounds']} rounds.",
-        "",
-        "| | " + " | ".join(title for *_, title in METRICS) + " |",
-        "| --- " * (1 + len(METRICS)) + "|",
-        *(f"| {name} | {' | '.join(map(mean_and_deviation, columns))} |" for name, columns in rows),
-    ]
-    return "\n".join(lines) + "\n"
+        f"{len(seeds)} seeds, {runs[0]['sites']} hospitals, {runs[0]['rounds']} rounds.\n\n"
+    ) + markdown_table(
+        ["", *(title for *_, title in METRICS)],
+        [[name, *map(mean_and_deviation, columns)] for name, columns in rows],
+    )
 
 
 def chest(results: dict[str, Any]) -> str:

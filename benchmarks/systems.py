@@ -16,7 +16,6 @@ tables.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Callable
@@ -31,29 +30,17 @@ from mtfed.federation.app_folder import find_app
 from mtfed.tasks.task import Task
 
 from . import blind
-from .trials import HOME, run_of, run_parallel
+from .trials import HOME, run_of, run_parallel, run_parser
 
 RESULTS = HOME / "models.json"
 # Experiment -> changes to its own settings.
 SETS: dict[str, dict[str, RunConfigValue]] = {
     "pneumonia": {
-        "pooled": True,
-        "rounds": 8,
-        "local-steps": 90,
-        "warmup": 45,
-        "clip-norm": 1.0,
-        "batch-size": 16,
-        "decoder-width": 24,
-        "augment": "shift",
-        "evaluate-every": 2,
-        "test-every": 0,
+        "pooled": True, "rounds": 8, "local-steps": 90, "warmup": 45, "clip-norm": 1.0, "batch-size": 16,
+        "decoder-width": 24, "augment": "shift", "evaluate-every": 2, "test-every": 0,
     },
-    "covid": {},
-    "breast": {},
-    "skin": {},
-    "mammogram": {},
-    "dose": {},
-}
+    "covid": {}, "breast": {}, "skin": {}, "mammogram": {}, "dose": {},
+}  # fmt: skip
 RATES = (0.001, 0.003)
 TRANSFORMER = {2: "coatnet_mini", 3: "swin3d_mini"}
 CONVOLUTIONAL = {2: "resnet_mini", 3: "resnet3d_mini"}
@@ -68,8 +55,6 @@ SYSTEMS = {  # name in the tables -> model and backbones by dimensions
     "MTAN": ("mtan", CONVOLUTIONAL),
     "Single task": ("single-task", CONVOLUTIONAL),
 }
-
-
 CHANGES: dict[str, Callable[[dict[str, RunConfigValue]], dict[str, RunConfigValue]]] = {  # from a set's settings
     "": lambda _: {},
     "twice the steps": lambda settings: {"local-steps": 2 * int(settings["local-steps"])},
@@ -96,11 +81,7 @@ class Trial:
 
 def main() -> None:
     """Start the runs that do not exist, and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder written by benchmarks.images")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = run_parser(__doc__, "benchmarks.images")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--changes", nargs="+", default=[], choices=list(CHANGES)[1:])
@@ -110,9 +91,8 @@ def main() -> None:
     run_trial = partial(run_figures, data=data, runs=arguments.runs.resolve(), collect=arguments.collect)
 
     pairs = [(name, system) for name in arguments.sets for system in arguments.systems]
-    tuning = run_parallel(
-        run_trial, [Trial(*pair, rate, first_seed) for pair in pairs for rate in RATES], arguments.jobs
-    )
+    candidates = [Trial(*pair, rate, first_seed) for pair in pairs for rate in RATES]
+    tuning = run_parallel(run_trial, candidates, arguments.jobs)
     best = {
         pair: max(candidates, key=score)
         for pair in pairs
@@ -122,10 +102,8 @@ def main() -> None:
     others = [Trial(*pair, rate, seed) for seed in arguments.seeds[1:] for pair, rate in rates.items()]
     changed = [
         Trial(*pair, rate, seed, change)
-        for change in arguments.changes
-        for seed in arguments.seeds
-        for pair, rate in rates.items()
-    ]
+        for change in arguments.changes for seed in arguments.seeds for pair, rate in rates.items()
+    ]  # fmt: skip
     new = {
         "tuning": tuning,
         "runs": [*best.values(), *run_parallel(run_trial, others, arguments.jobs)],
@@ -163,34 +141,25 @@ def run_figures(trial: Trial, data: Path, runs: Path, collect: bool) -> dict[str
     """Return a run's figures; if it does not exist, start it, or return None if ``collect`` is set."""
     model, encoders = SYSTEMS[trial.system]
     set_settings = settings_of(trial.set, data)
-    settings: dict[str, RunConfigValue] = {
-        "data": set_settings["data"],
-        "model": model,
-        "encoder": encoders[int(set_settings["dimensions"])],
-        "learning-rate": trial.rate,
-    }
-    settings = SETS[trial.set] | settings | CHANGES[trial.change](set_settings)
+    encoder = encoders[int(set_settings["dimensions"])]
+    settings: dict[str, RunConfigValue] = {"data": set_settings["data"], "model": model, "encoder": encoder}
+    settings = SETS[trial.set] | settings | {"learning-rate": trial.rate} | CHANGES[trial.change](set_settings)
     run = run_of(trial.set, trial.name, settings, trial.seed, runs, collect)
     if run is None:
         return None
     metrics, rounds = run.lines("metrics.jsonl"), run.lines("rounds.jsonl")
     last = max(line["round"] for line in metrics)
-    tasks = run.config().tasks
     figures = {
-        "set": trial.set,
-        "system": trial.system,
-        "change": trial.change,
-        "seed": trial.seed,
-        "rate": trial.rate,
+        "set": trial.set, "system": trial.system, "change": trial.change, "seed": trial.seed, "rate": trial.rate,
         "validation": {line["task"]: line["validation"] for line in metrics if line["round"] == last},
         "curves": {
             name: [line["validation"].get(task.metric) for line in metrics if line["task"] == name]
-            for name, task in tasks.items()
+            for name, task in run.config().tasks.items()
         },
         "parameters": run.read_json("summary.json")["parameters"],
         "steps": sum(line["steps"] for line in rounds),
         "seconds": sum(line["train_seconds"] for line in rounds),
-    }
+    }  # fmt: skip
     print(f"{trial.name:44} {score(figures):.4f}  {figures['seconds']:.0f} s", flush=True)
     return figures
 

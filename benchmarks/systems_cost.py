@@ -17,6 +17,7 @@ from typing import Any
 from mtfed.cores import usable_cores
 
 from .processes import run_module
+from .tables import markdown_table
 
 IMAGE_TASKS = {
     "grade": {"kind": "classification", "classes": "no, yes"},
@@ -42,13 +43,10 @@ REPEATS = 3
 
 def measure() -> dict[str, Any]:
     """Return the figures of every model on every encoder; hard sharing on a transformer is MTMedFormer."""
-    convolutional = [encoder for encoder in SIZES if encoder.startswith("resnet")]
-    pairs = [
-        (encoder, model)
-        for encoder in SIZES
-        for model in MODELS
-        if model != ("mtmedformer" if encoder in convolutional else "hard-sharing")
-    ]
+    pairs = []
+    for encoder in SIZES:
+        excluded = "mtmedformer" if encoder.startswith("resnet") else "hard-sharing"
+        pairs += [(encoder, model) for model in MODELS if model != excluded]
     with ThreadPoolExecutor(usable_cores()) as pool:
         figures = pool.map(lambda pair: run_module("systems_cost", *pair), pairs)
         by_encoder: dict[str, Any] = {}
@@ -62,14 +60,14 @@ def table(by_encoder: dict[str, Any]) -> str:
     """Return the figures as a table with one row per encoder and model."""
     rows = {encoder: models for encoder, models in by_encoder.items() if encoder in SIZES}
     columns = list(next(iter(next(iter(rows.values())).values())))
-    lines = ["| encoder, image | model | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 2) + "|"]
+    cells = []
     for encoder, models in rows.items():
         dimensions, size, batch = SIZES[encoder]
         title = f"{encoder}, {' x '.join([str(size)] * dimensions)}, batches of {batch}"
         for model, figures in models.items():
-            lines.append(f"| {title} | {model} | " + " | ".join(str(figures[column]) for column in columns) + " |")
+            cells.append([title, model, *(str(figures[column]) for column in columns)])
             title = ""
-    return "\n".join(lines) + "\n"
+    return markdown_table(["encoder, image", "model", *columns], cells)
 
 
 def cost(encoder: str, model: str) -> dict[str, float]:
@@ -89,9 +87,7 @@ def cost(encoder: str, model: str) -> dict[str, float]:
     single_task = [Step("single-task", encoder, {name: task}) for name, task in tasks.items()]
     for step in single_task:
         step.run()
-    times: list[list[float]] = []
-    for _ in range(REPEATS):
-        times.append([step.seconds() for step in (multi_task, *single_task)])
+    times = [[step.seconds() for step in (multi_task, *single_task)] for _ in range(REPEATS)]
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         multi_task.forward()
@@ -125,14 +121,9 @@ class Step:
         self.model = build_model(self.config).train()
         self.images = torch.randn(batch, 1, *[size] * self.dimensions)
         self.rows = {name: torch.arange(batch) for name in tasks}
-        mask = torch.randint(0, 2, (batch, *[size] * self.dimensions))
-        box = torch.tensor([[size / 4, size / 4, size / 3, size / 3, 0.0]]).repeat(batch, 1, 1)
-        values = {
-            "grade": torch.randint(0, 2, (batch,)),
-            "outline": mask,
-            "boxes": box,
-            "age": torch.rand(batch, 1) * 100,
-        }
+        values = {"outline": torch.randint(0, 2, (batch, *[size] * self.dimensions))}
+        values |= {"grade": torch.randint(0, 2, (batch,)), "age": torch.rand(batch, 1) * 100}
+        values["boxes"] = torch.tensor([[size / 4, size / 4, size / 3, size / 3, 0.0]]).repeat(batch, 1, 1)
         self.labels = {name: Labels(self.rows[name], values[name]) for name in tasks}
         self.losses = task_losses(self.config)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)

@@ -10,15 +10,15 @@ from mtfed.report.delta_mtl import delta_mtl
 from mtfed.tasks.specs import lower_is_better
 
 from .systems import CHANGES, SETS, SYSTEMS, tasks_of
-from .trials import mean_and_deviation
+from .tables import markdown_table, mean_and_deviation
 
 Runs = list[dict[str, Any]]
 MIN_PRECISION = 0.05  # average precision at which boxes count as learned; other tasks have to beat the mean label
 SHARED = [system for system, (model, _) in SYSTEMS.items() if model != "single-task"]
 
 
-def tables(results: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Yield names and lines of the tables: one per set, one of Delta_MTL over all sets, and one of what changes it."""
+def tables(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield names and texts of the tables: one per set, one of Delta_MTL over all sets, and one of what changes it."""
     runs = results["runs"]
     sets = [name for name in SETS if any(run["set"] == name for run in runs)]
     for name in sets:
@@ -30,41 +30,40 @@ def tables(results: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     }
     common = [i for i in range(len(sets)) if all(by_set[i] for by_set in deltas_by_system.values())]
     names = "all" if len(common) == len(sets) else ", ".join(sets[i] for i in common)
-    lines = [f"| Δ_MTL, % | {' | '.join(sets)} | mean of {names} |", "| --- " * (len(sets) + 2) + "|"]
+    rows = []
     for system, by_set in deltas_by_system.items():
-        cells = [*(mean_and_deviation(values, 1) for values in by_set), f"{mean(mean(by_set[i]) for i in common):+.1f}"]
-        lines.append(f"| {system} | {' | '.join(cells)} |")
-    yield "delta", lines
+        cells = [mean_and_deviation(values, 1) for values in by_set]
+        rows.append([system, *cells, f"{mean(mean(by_set[i]) for i in common):+.1f}"])
+    yield "delta", markdown_table(["Δ_MTL, %", *sets, f"mean of {names}"], rows)
     yield "changes", changes_table(results)
 
 
-def set_table(dataset: str, results: dict[str, Any]) -> list[str]:
+def set_table(dataset: str, results: dict[str, Any]) -> str:
     """Return the table of a set, followed by the tasks that are excluded from Delta_MTL."""
     tasks, runs = tasks_of(dataset), results["runs"]
     titles = [f"{name} {task.metric}{' ↓' if lower_is_better(task.metric) else ''}" for name, task in tasks.items()]
-    head = ["", *titles, "Δ_MTL, %", "M parameters", "learning rate", "seeds"]
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    head, rows = ["", *titles, "Δ_MTL, %", "M parameters", "learning rate", "seeds"], []
     for system in SYSTEMS:
         selected = [run for run in runs if (run["set"], run["system"]) == (dataset, system)]
         if selected:
             columns = [[run["validation"][name][task.metric] for run in selected] for name, task in tasks.items()]
             cells = [*map(mean_and_deviation, columns), mean_and_deviation(deltas(system, dataset, results), 1)]
             cells += [f"{selected[0]['parameters'] / 1e6:.2f}", f"{selected[0]['rate']:g}", str(len(selected))]
-            lines.append(f"| {system} | {' | '.join(cells)} |")
+            rows.append([system, *cells])
     baselines = [mean_label(name, dataset, results) for name in tasks]
     cells = ["–" if value is None else f"{value:.3f}" for value in baselines]
-    lines.append(f"| mean label, without looking at an image | {' | '.join(cells)} | | | | |")
+    text = markdown_table(head, [*rows, ["mean label, without looking at an image", *cells, "", "", "", ""]])
     for single in (system for system in SYSTEMS if system not in SHARED):
         has_runs = any((run["set"], run["system"]) == (dataset, single) for run in runs)
         missing = [name for name in tasks if has_runs and name not in learned(single, dataset, results)]
         if missing:
-            lines += ["", f"Excluded from Δ_MTL, because {single!r} does not learn it: {', '.join(missing)}."]
-    return lines
+            text += f"\nExcluded from Δ_MTL, because {single!r} does not learn it: {', '.join(missing)}.\n"
+    return text
 
 
-def changes_table(results: dict[str, Any]) -> list[str]:
+def changes_table(results: dict[str, Any]) -> str:
     """Return the table of how a setting, changed for all models of a set, changes Delta_MTL, over the same seeds."""
-    lines = ["| Δ_MTL, % | model | change | unchanged | changed | seeds |", "| --- " * 6 + "|"]
+    rows = []
     for dataset in SETS:
         for system in SHARED:
             before = deltas_by_seed(system, dataset, results["runs"], results)
@@ -73,8 +72,8 @@ def changes_table(results: dict[str, Any]) -> list[str]:
                 after = deltas_by_seed(system, dataset, runs, results)
                 if seeds := sorted(before.keys() & after.keys()):
                     cells = [mean_and_deviation([values[seed] for seed in seeds], 1) for values in (before, after)]
-                    lines.append(f"| {dataset} | {system} | {change} | {' | '.join(cells)} | {len(seeds)} |")
-    return lines
+                    rows.append([dataset, system, change, *cells, str(len(seeds))])
+    return markdown_table(["Δ_MTL, %", "model", "change", "unchanged", "changed", "seeds"], rows)
 
 
 def deltas(system: str, dataset: str, results: dict[str, Any]) -> list[float]:

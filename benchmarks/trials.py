@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from mtfed.config import RunConfigValue, read_config
@@ -42,26 +42,25 @@ def run_of(
         return None
     command = [sys.executable, "-m", "mtfed.cli", "simulate", str(HOME / experiment), "--workers", "1"]
     command += ["--out", str(runs), "--seed", str(seed)]
-    command += [word for key, value in settings.items() for word in ("-c", f"{key}={toml(value)}")]
+    for key, value in settings.items():
+        command += ["-c", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         sys.exit(f"{name} failed:\n{process.stdout[-2000:]}{process.stderr[-2000:]}")
     return Run.open(max(runs.glob(f"{name}-2*/summary.json")).parent)
 
 
-def toml(value: RunConfigValue) -> str:
-    """Return a value in the form that the command line expects."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def run_parser(description: str | None, source: str) -> argparse.ArgumentParser:
+    """Return a parser of the options of a comparison, whose data a module of this name has written."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help=f"folder written by {source}")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return parser
 
 
 def run_parallel(run: Callable[[Any], Figures | None], trials: Iterable[object], jobs: int) -> list[Figures]:
     """Return the figures of the trials that have any, in the order of the trials."""
     with ThreadPoolExecutor(jobs) as pool:
         return [figures for figures in pool.map(run, trials) if figures is not None]
-
-
-def mean_and_deviation(values: list[float], digits: int = 3) -> str:
-    """Return mean and standard deviation as a table cell."""
-    if not values:
-        return "–"
-    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
