@@ -167,7 +167,10 @@ def shuffle(graph: AxisGraph, tensors: Tensors, site: int) -> Tensors:
 
 def record(tensors: Tensors) -> ArrayRecord:
     """Return a record that shares the tensors' memory."""
-    return ArrayRecord({name: FlatArray(value) for name, value in tensors.items()})
+    arrays = ArrayRecord()
+    for name, value in tensors.items():  # the constructor would copy the memory
+        arrays[name] = FlatArray(value)
+    return arrays
 
 
 def fastest(call: Callable[[], object], repeats: int) -> float:
