@@ -46,7 +46,7 @@ def draw(sites: Sequence[Holding], tasks: dict[str, Task], path: Path) -> None:
 
 
 def _legend_columns(names: Sequence[str]) -> int:
-    """Return how many class names fit beside each other above a panel."""
+    """Return how many class names fit side by side above a panel."""
     return max(1, int(26 // (max(map(len, names), default=1) + 4)))
 
 

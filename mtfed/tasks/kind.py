@@ -89,7 +89,7 @@ class AdditiveMetric:
 
 
 def mean_metric(terms: Callable[[Task, Tensor, Tensor], Tensor]) -> AdditiveMetric:
-    """Return the mean of all terms (N,) or (M, ...) as a metric. A NaN is left out: its image cannot be judged."""
+    """Return the mean of all terms (N,) or (M, ...) as a metric. NaN terms, which cannot be judged, are left out."""
 
     def update(task: Task, outputs: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         judged = terms(task, outputs, values).double()

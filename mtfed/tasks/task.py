@@ -151,7 +151,7 @@ class Task(BaseModel):
     def score(self, value: float, metric: str = "") -> float:
         """Return a metric's value such that higher is better, on about the same scale for all tasks.
 
-        Values of metrics of which more is better are clipped at -1, because R² has no lower bound. An error becomes one
+        Metrics for which higher is better are clipped at -1, because R² has no lower bound. An error becomes one
         minus its share of the largest possible error.
         """
         spec = METRIC_SPECS[metric or self.metric]

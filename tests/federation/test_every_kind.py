@@ -157,7 +157,7 @@ def test_an_impossible_label_is_refused(task: str, cell: str, message: str, tmp_
 def test_a_task_that_no_site_has_is_refused_before_any_work(tmp_path: Path) -> None:
     write_site(tmp_path / "data" / "a", ["grade"], 4)
     with pytest.raises(
-        MtfedError, match=r"No site holds task 'blobs' to train it on; .*; label it in a manifest\.csv, or take "
+        MtfedError, match=r"No site holds task 'blobs' to train it on; .*; label it in a manifest\.csv, or remove "
     ):
         check_simulation(read_config({"data": str(tmp_path / "data"), **keys("grade", "blobs")}), None)
 
