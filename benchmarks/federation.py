@@ -119,18 +119,16 @@ def memory(data: Path, sites: int) -> dict[str, float]:
         if server_round in (10, 60):
             sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096)
 
-    simulate(data, sites, 60, watch, {"local-steps": 1})
+    simulate(data, sites, 60, watch, **{"local-steps": 1})
     size, growth = sizes[0] / 2**20, (sizes[1] - sizes[0]) / 2**20
     print(f"server memory: {size:.0f} MiB, {growth:+.1f} MiB over 50 rounds")
     return {"MiB after round 10": size, "growth over 50 rounds": growth}
 
 
-def simulate(
-    data: Path, sites: int, rounds: int, watch: Any = None, extra: dict | None = None
-) -> tuple[float, list[dict]]:
+def simulate(data: Path, sites: int, rounds: int, watch: Any = None, **settings: Any) -> tuple[float, list[dict]]:
     """Run mtfed as a user does; return the seconds until the first round was done, and the record of rounds."""
     with tempfile.TemporaryDirectory() as out:
-        config = CONFIG | {"data": str(data), "rounds": rounds, "out": out} | (extra or {})
+        config = CONFIG | {"data": str(data), "rounds": rounds, "out": out} | settings
         script = (
             "import json, sys; from mtfed.federation.simulate import simulate; from benchmarks.federation import APP; "
             "sys.exit(simulate(APP, json.loads(sys.argv[1]), int(sys.argv[2]), 'local', None))"

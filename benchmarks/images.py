@@ -32,12 +32,8 @@ def main() -> None:
 
 def write(name: str, copy: Copy, source: Path, out: Path) -> None:
     """Write images, labels and manifests of one set, each image and its labels into the folder of its site."""
-
-    def folders(row: IndexRow) -> tuple[Path, Path]:
-        return out / site_of(row, copy), out / site_of(row, copy)
-
     rows_by_site: dict[str, list[list[str]]] = {}
-    for row, image in copy.write(source, copy.rows(source), folders):
+    for row, image in copy.write(source, copy.rows(source), lambda row: (out / site_of(row, copy),) * 2):
         cells = [cell(row) for cell in copy.cells.values()]
         rows_by_site.setdefault(site_of(row, copy), []).append([image, row[copy.patient], copy.split(row), *cells])
     for site, rows in rows_by_site.items():

@@ -93,11 +93,9 @@ def main() -> None:
     pairs = [(name, system) for name in arguments.sets for system in arguments.systems]
     candidates = [Trial(*pair, rate, first_seed) for pair in pairs for rate in RATES]
     tuning = run_parallel(run_trial, candidates, arguments.jobs)
-    best = {
-        pair: max(candidates, key=score)
-        for pair in pairs
-        if (candidates := [figures for figures in tuning if (figures["set"], figures["system"]) == pair])
-    }
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in sorted(tuning, key=score, reverse=True):
+        best.setdefault((run["set"], run["system"]), run)
     rates = {pair: figures["rate"] for pair, figures in best.items()}
     others = [Trial(*pair, rate, seed) for seed in arguments.seeds[1:] for pair, rate in rates.items()]
     changed = [
