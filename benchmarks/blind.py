@@ -39,7 +39,7 @@ def figures(config: Config) -> dict[str, dict[str, float]]:
 
 
 def labels(shard: Shard, task: str) -> Tensor:
-    """Return the labels (M, ...) of a task, with the types that they have in a batch."""
+    """Return the labels (M, ...) of a task, with the same types as in a batch."""
     values = shard.labels[task].values
     return values if values.is_floating_point() else values.long()
 

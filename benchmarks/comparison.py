@@ -6,8 +6,8 @@ python -m benchmarks.comparison --data hospitals --runs runs [--jobs 2] [--seeds
 Every method has the same hospitals, rounds, local steps and, for each seed, initial weights. The task weights of
 averaging are the best of several on the hospitals' validation images of the first seed; nothing else is tuned. Test
 images are evaluated halfway and at the end, and nothing is chosen on them; the curves show the hospitals' own
-validation images. Existing runs are not repeated. Figures are written to experiments/chest/results.json, the plot and
-the tables beside it.
+validation images. Existing runs are not repeated. Figures are written to experiments/chest/results.json, and the plot
+and the tables to the same folder.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def vit_small() -> tuple[AxisGraph, Tensors]:
     model = timm.create_model("vit_small_patch16_224", pretrained=False)
     generator = np.random.default_rng(0)
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    for name, value in tensors.items():  # units could not be told apart by biases of 0 and scales of 1
+    for name, value in tensors.items():  # units could not be distinguished by biases of 0 and scales of 1
         tensors[name] = value + np.float32(0.02) * generator.standard_normal(value.shape, np.float32)
     return derive_axes(model), tensors
 

@@ -59,7 +59,7 @@ def _add_get(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="download a data set if that is allowed, and prepare it for training",
         description="Show a data set's licence, download the set if its owners allow that (an interrupted download is "
         "resumed; known checksums are verified), and write manifest.csv, site.toml and experiment/ beside it. If the "
-        "set must be obtained by hand, this command says which files to place where; run it again after that.",
+        "set must be obtained by hand, this command shows which files to place where; run it again after that.",
     )
     add.add_argument("name", metavar="NAME", help="a data set (see: mtfed data list)")
     add.add_argument("--folder", type=Path, metavar="DIR", help="folder of the set (default: data/NAME)")

@@ -26,7 +26,7 @@ def fetch(dataset: DataSet, folder: Path, progress: ProgressContext) -> None:
     """Bring a set's files into its folder and unpack archives; each archive is removed once it is unpacked.
 
     Raises:
-        MtfedError: a file cannot be downloaded, or is not the owners' file; the message says what to place where
+        MtfedError: a file cannot be downloaded, or is not the owners' file; the message shows what to place where
             instead.
     """
     downloads = files_to_download(dataset, folder)

@@ -1,6 +1,6 @@
 """HAM10000: dermatoscopic images of pigmented lesions, their diagnoses, and masks of the lesions.
 
-Several images may show the same lesion, so every lesion counts as a separate patient; the set does not say which
+Several images may show the same lesion, so every lesion counts as a separate patient; the set does not state which
 patients have several lesions. The images of the ISIC 2018 test set are the test split, if they are present.
 """
 
@@ -98,7 +98,7 @@ ISIC2018_Task3_Test_Images/              ISIC_0034524.jpg, ... (1511)""",
         RemoteFile(f"{TEST}_GroundTruth.csv", f"{DATAVERSE}6924466?format=original"),
         _archive(f"{TEST}_Images", 3855824),
     ),
-    note="Every lesion counts as a separate patient, because the set does not say which patients have several. The "
+    note="Every lesion counts as a separate patient, because the set does not state which patients have several. The "
     "test split is that of ISIC 2018, task 3, and has no masks. The column site contains the source archive of an "
     "image, one of four.",
 ),)  # fmt: skip

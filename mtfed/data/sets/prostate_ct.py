@@ -20,7 +20,7 @@ from .masks import save_arrays
 from .tables import read_csv
 
 STRUCTURES = ("CTV", "PTV", "Bladder", "Rectum", "LeftFemur", "RightFemur")  # the targets are first
-BODY = "Body"  # structure outside of which there can be no dose
+BODY = "Body"  # structure outside which the dose is zero
 PATIENT_TABLE = "patients.csv"
 SIDE = 512  # image size that Source requires; not used here
 

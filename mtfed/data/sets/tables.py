@@ -68,6 +68,6 @@ def files_by_stem(folder: Path, pattern: str, ending: str) -> dict[str, Path]:
         path.name[: -len(ending)]: path
         for subfolder in sorted(folder.glob(pattern))
         for path in sorted(subfolder.rglob("*"))
-        # Archives that were made on a Mac contain a "._NAME" beside every NAME.
+        # Archives that were made on a Mac contain a "._NAME" for every NAME.
         if path.name.lower().endswith(ending.lower()) and not path.name.startswith(".")
     }

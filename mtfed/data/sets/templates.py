@@ -1,4 +1,4 @@
-"""Texts of the files that are written beside a prepared data set: its site file, and a Flower app that trains on it."""
+"""Texts of the files that are written for a prepared data set: its site file, and a Flower app that trains on it."""
 
 from __future__ import annotations
 
