@@ -40,64 +40,132 @@ class KindSpec:
     gallery: str = ""  # drawing of the report's examples (mtfed.report.galleries); empty: the one named like the kind
 
 
-# fmt: off
 METRIC_SPECS = {
-    "auc": MetricSpec("AUC",
+    "auc": MetricSpec(
+        "AUC",
         "probability that an image of a class is scored higher than an image of another class; 1 is perfect, 0.5 is "
-        "guessing"),
-    "accuracy": MetricSpec("Accuracy",
+        "guessing",
+    ),
+    "accuracy": MetricSpec(
+        "Accuracy",
         "share of images whose most probable class is the true one; if every label is judged separately, the share of "
-        "labels that are judged correctly"),
-    "kappa": MetricSpec("Kappa",
+        "labels that are judged correctly",
+    ),
+    "kappa": MetricSpec(
+        "Kappa",
         "agreement of predicted and true class beyond chance, with a larger penalty for classes further away "
-        "(quadratic weights); 1 is perfect, 0 is chance"),
-    "mae": MetricSpec("MAE", "mean absolute error, in the task's own unit, or in classes if they are ordered",
-        higher_is_better=False, in_units=True),
-    "dice": MetricSpec("Dice",
-        "overlap of predicted and true area: twice the shared area over the sum of both areas; 1 is perfect"),
-    "iou": MetricSpec("IoU",
-        "overlap of predicted and true area: the shared area over the union of both areas; 1 is perfect"),
-    "ap50": MetricSpec("AP50",
+        "(quadratic weights); 1 is perfect, 0 is chance",
+    ),
+    "mae": MetricSpec(
+        "MAE",
+        "mean absolute error, in the task's own unit, or in classes if they are ordered",
+        higher_is_better=False,
+        in_units=True,
+    ),
+    "dice": MetricSpec(
+        "Dice", "overlap of predicted and true area: twice the shared area over the sum of both areas; 1 is perfect"
+    ),
+    "iou": MetricSpec(
+        "IoU", "overlap of predicted and true area: the shared area over the union of both areas; 1 is perfect"
+    ),
+    "ap50": MetricSpec(
+        "AP50",
         "average precision of boxes; a box counts as found if its intersection over union is at least 0.5; 1 is "
-        "perfect"),
+        "perfect",
+    ),
     "map": MetricSpec("mAP", "as AP50, mean over thresholds of intersection over union from 0.5 to 0.95"),
     "froc": MetricSpec("FROC", "share of the true boxes that are found, mean over 1/4 to 8 false alarms per image"),
-    "r2": MetricSpec("R²",
+    "r2": MetricSpec(
+        "R²",
         "share of the variance between images that the predictions explain; 1 is perfect, 0 is as good as always "
-        "predicting the mean, and below 0 is worse"),
-    "dose-score": MetricSpec("Dose score",
-        "mean absolute difference of predicted and planned dose, where dose is possible", higher_is_better=False,
-        in_units=True),
-    "dvh-score": MetricSpec("DVH score",
+        "predicting the mean, and below 0 is worse",
+    ),
+    "dose-score": MetricSpec(
+        "Dose score",
+        "mean absolute difference of predicted and planned dose, where dose is possible",
+        higher_is_better=False,
+        in_units=True,
+    ),
+    "dvh-score": MetricSpec(
+        "DVH score",
         "mean absolute difference of the doses by which a plan is judged, such as the minimum dose of 95 % of a target",
-        higher_is_better=False, in_units=True),
+        higher_is_better=False,
+        in_units=True,
+    ),
 }
 
 KIND_SPECS = {
-    "classification": KindSpec("a class, by name or index", losses=("cross-entropy", "focal"),
-        metrics=("auc", "accuracy"), decoders=("linear",), min_classes=2, by_class=True),
-    "multi-label": KindSpec("the classes that are present, 'effusion; mass', or 'none'",
-        losses=("cross-entropy", "focal"), metrics=("auc", "accuracy"), decoders=("linear",)),
-    "ordinal": KindSpec("a class, by name or index; the classes are declared in their order", losses=("coral",),
-        metrics=("kappa", "mae", "accuracy"), decoders=("coral",), min_classes=2, by_class=True, unit="classes"),
-    "segmentation": KindSpec("the path of a mask of class indices", losses=("dice", "cross-entropy", "focal"),
-        default_loss="dice + cross-entropy", metrics=("dice", "iou"), decoders=("mlp", "unet"), min_classes=2,
-        has_background=True, in_files=True, geometry="map"),
+    "classification": KindSpec(
+        "a class, by name or index",
+        losses=("cross-entropy", "focal"),
+        metrics=("auc", "accuracy"),
+        decoders=("linear",),
+        min_classes=2,
+        by_class=True,
+    ),
+    "multi-label": KindSpec(
+        "the classes that are present, 'effusion; mass', or 'none'",
+        losses=("cross-entropy", "focal"),
+        metrics=("auc", "accuracy"),
+        decoders=("linear",),
+    ),
+    "ordinal": KindSpec(
+        "a class, by name or index; the classes are declared in their order",
+        losses=("coral",),
+        metrics=("kappa", "mae", "accuracy"),
+        decoders=("coral",),
+        min_classes=2,
+        by_class=True,
+        unit="classes",
+    ),
+    "segmentation": KindSpec(
+        "the path of a mask of class indices",
+        losses=("dice", "cross-entropy", "focal"),
+        default_loss="dice + cross-entropy",
+        metrics=("dice", "iou"),
+        decoders=("mlp", "unet"),
+        min_classes=2,
+        has_background=True,
+        in_files=True,
+        geometry="map",
+    ),
     "multi-label-segmentation": KindSpec(
         "the path of an .npz, or of a folder, with a mask for each structure; masks may overlap",
-        losses=("dice", "cross-entropy", "focal"), default_loss="dice + cross-entropy", metrics=("dice", "iou"),
-        decoders=("mlp", "unet"), in_files=True, geometry="map"),
-    "detection": KindSpec("boxes 'x,y,w,h,class; ...' in pixels of the image, or 'none'",
-        losses=("focal", "size", "offset"), default_loss="focal + size + offset", metrics=("ap50", "map", "froc"),
-        decoders=("centre",), geometry="boxes"),
-    "regression": KindSpec("a number, or one for each class, '2.5; 1'", losses=("huber", "l1", "mse"),
-        metrics=("mae", "r2"), decoders=("linear",), has_range=True),
+        losses=("dice", "cross-entropy", "focal"),
+        default_loss="dice + cross-entropy",
+        metrics=("dice", "iou"),
+        decoders=("mlp", "unet"),
+        in_files=True,
+        geometry="map",
+    ),
+    "detection": KindSpec(
+        "boxes 'x,y,w,h,class; ...' in pixels of the image, or 'none'",
+        losses=("focal", "size", "offset"),
+        default_loss="focal + size + offset",
+        metrics=("ap50", "map", "froc"),
+        decoders=("centre",),
+        geometry="boxes",
+    ),
+    "regression": KindSpec(
+        "a number, or one for each class, '2.5; 1'",
+        losses=("huber", "l1", "mse"),
+        metrics=("mae", "r2"),
+        decoders=("linear",),
+        has_range=True,
+    ),
     "dose": KindSpec(
         "the path of an .npz, or of a folder, with the dose, where dose is possible, spacing, and a mask for each "
-        "structure", losses=("l1", "mse", "dvh"), metrics=("dose-score", "dvh-score"), decoders=("mlp", "unet"),
-        has_range=True, in_files=True, geometry="map", output_channels=1, unit="Gy"),
+        "structure",
+        losses=("l1", "mse", "dvh"),
+        metrics=("dose-score", "dvh-score"),
+        decoders=("mlp", "unet"),
+        has_range=True,
+        in_files=True,
+        geometry="map",
+        output_channels=1,
+        unit="Gy",
+    ),
 }
-# fmt: on
 
 
 def lower_is_better(metric: str) -> bool:
