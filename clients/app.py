@@ -23,23 +23,14 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    ConfigRecordValues,
-    Context,
-    Message,
-    MetricRecord,
-    MetricRecordValues,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from mtfed.strategies import wire
 from mtfed.strategies.precision import write_precision
@@ -102,7 +93,7 @@ def reporting_failures(handler: Handler) -> Callable[[Message, Context], Message
             torch.set_num_threads(config.torch_threads)
             content = handler(message, context, config, open_site(context, config))
         except Exception as error:
-            failure: dict[str, ConfigRecordValues] = {"reason": f"{type(error).__name__}: {error}"}
+            failure: dict[str, Any] = {"reason": f"{type(error).__name__}: {error}"}
             if is_shared(context, config, "share-tracebacks"):
                 failure["traceback"] = traceback.format_exc()
             else:
@@ -119,12 +110,12 @@ def reporting_failures(handler: Handler) -> Callable[[Message, Context], Message
 @reporting_failures
 def describe(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Return the site's card: its key, its tasks and its numbers of samples."""
-    card: dict[str, ConfigRecordValues] = {"key": site.key, "tasks": site.tasks()}
+    card: dict[str, Any] = {"key": site.key, "tasks": site.tasks()}
     if "num-partitions" in context.node_config:
         card["num-partitions"] = int(context.node_config["num-partitions"])
     if "modality" in context.node_config:
         card["modality"] = str(context.node_config["modality"])
-    counts: dict[str, MetricRecordValues] = {}
+    counts: dict[str, Any] = {}
     for split, name in (("train", "train"), ("val", "validation")):
         rows = site.data.part(split)
         counts |= {f"{name}.{task}": rows.count(task) for task in site.tasks()}
@@ -143,28 +134,22 @@ def describe(message: Message, context: Context, config: Config, site: Site) -> 
 def train_round(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Train the received parts on the site's images, and return them."""
     arrays, model, tasks = _receive(message, config, site)
-    settings: Mapping[str, Any] = message.content["config"]
+    settings: Any = message.content["config"]
     server_round = int(settings["server-round"])
     if config.start == "apart" and server_round == 1:
         begin_apart(model, site, tasks, config, context)
     pull: dict[str, Any] = dict(record_in(message.content, "pull", ConfigRecord) or {})
-    result = train(
-        model,
-        site.shard("train"),
-        tasks,
-        config,
-        seed=derive_seed(config.seed, site.key, server_round),
-        learning_rate=float(settings.get("learning-rate", config.learning_rate)),
-        proximal_mu=float(settings.get("proximal-mu", 0.0)),
-        pull=pull,
-        history=read_history(settings),
-        warmup=config.warmup if server_round == 1 else 0,
-    )
     shard = site.shard("train")
+    result = train(
+        model, shard, tasks, config, seed=derive_seed(config.seed, site.key, server_round),
+        learning_rate=float(settings.get("learning-rate", config.learning_rate)),
+        proximal_mu=float(settings.get("proximal-mu", 0.0)), pull=pull, history=read_history(settings),
+        warmup=config.warmup if server_round == 1 else 0,
+    )  # fmt: skip
     counts = {f"num-examples.{task}": shard.count(task) for task in tasks}
     losses = {f"loss-sum.{task}": value for task, value in result.loss_sums.items()}
     seen = {f"seen.{task}": count for task, count in result.samples.items()}
-    metrics: dict[str, MetricRecordValues] = {"num-examples": len(shard.labelled(tasks)), **counts, **losses, **seen}
+    metrics: dict[str, Any] = {"num-examples": len(shard.labelled(tasks)), **counts, **losses, **seen}
     metrics |= {"steps": result.steps, "seconds": result.seconds, "pulled": int(bool(pull))}
     trained = wire.select(arrays, [part for part in model.parts() if wire.task_of(part) in ("", *tasks)])
     reply = RecordDict({"arrays": wire.repack(trained, numpy_parts(model)), "metrics": MetricRecord(metrics)})
@@ -194,23 +179,12 @@ def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Con
 
 
 def precision_of(
-    arrays: ArrayRecord,
-    model: MultiTaskModel,
-    site: Site,
-    tasks: list[str],
-    config: Config,
-    settings: Mapping[str, Any],
+    arrays: ArrayRecord, model: MultiTaskModel, site: Site, tasks: list[str], config: Config, settings: ConfigRecord
 ) -> ArrayRecord:
     """Return the precision of what the site trained, one byte for each weight; that of buffers is its samples."""
-    shard = site.shard("train")
+    shard, seed = site.shard("train"), derive_seed(config.seed, site.key, int(settings["server-round"]), "curvature")
     measured = curvature(
-        model,
-        shard,
-        tasks,
-        config,
-        seed=derive_seed(config.seed, site.key, int(settings["server-round"]), "curvature"),
-        samples=config.curvature_samples,
-        history=read_history(settings),
+        model, shard, tasks, config, seed=seed, samples=config.curvature_samples, history=read_history(settings)
     )
     samples = {task: float(shard.count(task)) for task in tasks} | {"": float(len(shard.labelled(tasks)))}
     parameters = {name for name, _ in model.named_parameters()}
@@ -232,7 +206,7 @@ def precision_of(
 def evaluate_round(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Evaluate the received parts on the site's held-out patients."""
     _, model, tasks = _receive(message, config, site)
-    sums: dict[str, MetricRecordValues] = {}
+    sums: dict[str, Any] = {}
     for metrics in evaluate(model, site.shard("val"), tasks, config).values():
         sums |= metrics.sums()
     return RecordDict({"metrics": MetricRecord(sums)})

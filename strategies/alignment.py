@@ -9,7 +9,7 @@ import numpy as np
 
 from .axes import AxisGraph, Gauge, Slot, Tensors
 from .heads import align_gauge, circuit_rows
-from .matching import FloatDtype, Match, match
+from .matching import FloatDtype, match
 
 Weights = float | Mapping[str, float | np.ndarray]
 
@@ -70,14 +70,11 @@ def align(
         seed: of all random orders.
         dtype: of the matrix products.
     """
-    networks = [dict(client) for client in clients]
-    reference = None if frame is None else dict(frame)
-    for tensors in networks if reference is None else [*networks, reference]:
+    networks, frames = [dict(client) for client in clients], [] if frame is None else [dict(frame)]
+    for tensors in (*networks, *frames):
         graph.validate(tensors)
-    descent = _Descent(
-        graph, networks, reference, [1.0] * len(networks) if weights is None else list(weights), gauge, gate,
-        np.random.default_rng(seed), dtype,
-    )  # fmt: skip
+    of_clients: list[Weights] = [1.0] * len(networks) if weights is None else list(weights)
+    descent = _Descent(graph, networks, frames, of_clients, gauge, gate, np.random.default_rng(seed), dtype)
     moved = descent.first_sweep()
     for sweep in range(1, max_sweeps):
         if not moved:
@@ -92,7 +89,7 @@ class _Descent:
 
     graph: AxisGraph
     clients: list[Tensors]
-    frame: Tensors | None
+    frames: list[Tensors]  # the last global model, if there is one
     weights: list[Weights]
     gauge: Gauge
     gate: float
@@ -116,7 +113,7 @@ class _Descent:
         return moved
 
     def _count_comparable(self, label: str) -> int:
-        slots = _slots_of_any(self.graph, label, self.clients + ([] if self.frame is None else [self.frame]))
+        slots = _slots_of_any(self.graph, label, self.clients + self.frames)
         return count_columns(*comparable_slots(self.graph, label, slots, self.settled, self.gauge != "none"))
 
     def sweep(self, number: int) -> bool:
@@ -128,13 +125,12 @@ class _Descent:
         """Match one axis of all clients that have it; return whether units moved."""
         axis = self.graph.axes[label]
         holders = [j for j, tensors in enumerate(self.clients) if self.graph.slots(label, tensors)]
-        frames = [self.frame] if self.frame is not None and self.graph.slots(label, self.frame) else []
+        frames = [tensors for tensors in self.frames if self.graph.slots(label, tensors)]
         networks = [self.clients[j] for j in holders] + frames
         if not holders or len(networks) < 2:
             return False
-        in_circuits = _circuit_tensors(self.graph, label)
-        complete = bool(in_circuits) and all(in_circuits <= tensors.keys() for tensors in networks)
-        with_circuits = complete and self.gauge != "none"
+        inside = _circuit_tensors(self.graph, label) if self.gauge != "none" else set()
+        with_circuits = bool(inside) and all(inside <= tensors.keys() for tensors in networks)
         slots = _slots_of_any(self.graph, label, networks)
         columns = comparable_slots(self.graph, label, slots, self.settled, with_circuits)
         if not any(columns):  # no axis is settled yet that would allow a comparison: use all columns as they are
@@ -145,7 +141,10 @@ class _Descent:
             rows, precisions, prior=prior, warm_start=sweep > 0, groups=axis.groups, gate=self.gate,
             seed=int(self.generator.integers(2**32)), dtype=self.dtype,
         )  # fmt: skip
-        self._permute(label, holders, result)
+        for j, permutation in zip(holders, result.permutations, strict=True):
+            self.clients[j] = self.graph.permute(self.clients[j], {label: permutation})
+            self.weights[j] = _permute_weights(self.graph, self.weights[j], {label: permutation})
+            self.permutations[j][label] = self.permutations[j].get(label, np.arange(axis.size))[permutation]
         if with_circuits:
             target = frames[0] if frames else self.clients[holders[0]]
             for j in holders:
@@ -153,17 +152,9 @@ class _Descent:
         self.log.append(DescentStep(sweep, label, result.moved, result.objective[-1]))
         return result.moved > 0
 
-    def _permute(self, label: str, holders: Sequence[int], result: Match) -> None:
-        """Apply the permutations of an axis to the clients and to their weights, and record them."""
-        identity = np.arange(self.graph.axes[label].size)
-        for j, permutation in zip(holders, result.permutations, strict=True):
-            self.clients[j] = self.graph.permute(self.clients[j], {label: permutation})
-            self.weights[j] = _permute_weights(self.graph, self.weights[j], {label: permutation})
-            self.permutations[j][label] = self.permutations[j].get(label, identity)[permutation]
-
 
 def comparable_slots(
-    graph: AxisGraph, label: str, slots: Sequence[Slot], settled: set[str], with_circuits: bool
+    graph: AxisGraph, label: str, slots: Sequence[Slot], settled: set[str], with_circuits: bool = False
 ) -> tuple[list[Slot], list[Slot]]:
     """Return the slots whose other axes are settled, and separately those that belong to circuits.
 

@@ -37,10 +37,7 @@ class AxisError(ValueError):
 
 
 class Piece(NamedTuple):
-    """A tensor with a head axis, or one part of a fused tensor, along its first viewed axis.
-
-    The axis after the head axis is the inner one.
-    """
+    """A tensor with a head axis and then an inner axis, or one part of a fused tensor, along its first viewed axis."""
 
     name: str
     part: int | None = None
@@ -248,37 +245,30 @@ class AxisGraph:
         return np.concatenate([self._piece(tensors, label, piece) for piece in pieces], axis=2)
 
     def _piece(self, tensors: Mapping[str, np.ndarray], label: str, piece: Piece) -> np.ndarray:
-        view, labels = self.tensors[piece.name]
-        values, axis = tensors[piece.name].reshape(view or tensors[piece.name].shape), labels.index(label)
-        if piece.part is not None:
-            values, axis = values[piece.part], axis - 1
-        values = np.moveaxis(values, (axis, axis + 1), (0, 1))
+        values = self._heads_first(tensors[piece.name], label, piece)
         return values.reshape(*values.shape[:2], -1)  # a view or a copy, depending on the memory layout
 
-    def regauge(self, tensors: Mapping[str, np.ndarray], label: str, matrices: Sequence[np.ndarray]) -> Tensors:
-        """Return the network with another inner basis in every head: left -> A left, right -> A^-T right.
+    def _heads_first(self, tensor: np.ndarray, label: str, piece: Piece) -> np.ndarray:
+        view, labels = self.tensors[piece.name]
+        values, axis = tensor.reshape(view or tensor.shape), labels.index(label)
+        if piece.part is not None:
+            values, axis = values[piece.part], axis - 1
+        return np.moveaxis(values, (axis, axis + 1), (0, 1))
 
-        Args:
-            tensors: the network.
-            label: an axis of kind ``heads``.
-            matrices: one (heads, inner, inner) array A per circuit of the axis.
+    def regauge(self, tensors: Mapping[str, np.ndarray], label: str, matrices: Sequence[np.ndarray]) -> Tensors:
+        """Return the network with another inner basis in every head of an axis: left -> A left, right -> A^-T right.
+
+        There is one (heads, inner, inner) array A per circuit of the axis.
         """
         changed = dict(tensors)
         for circuit, matrix in zip(self.axes[label].circuits, matrices, strict=True):
             inverse = np.linalg.inv(matrix).swapaxes(1, 2)
             for pieces, factor in ((circuit.left, matrix), (circuit.right, inverse)):
                 for piece in pieces:
-                    changed[piece.name] = self._multiply(changed[piece.name], label, piece, factor)
+                    changed[piece.name] = changed[piece.name].copy()
+                    heads = self._heads_first(changed[piece.name], label, piece)  # a view of the copy
+                    heads[...] = (factor @ heads.reshape(*heads.shape[:2], -1)).reshape(heads.shape)
         return changed
-
-    def _multiply(self, tensor: np.ndarray, label: str, piece: Piece, factor: np.ndarray) -> np.ndarray:
-        view, labels = self.tensors[piece.name]
-        result = tensor.reshape(view or tensor.shape).copy()
-        values = result if piece.part is None else result[piece.part]
-        axis = labels.index(label) - (piece.part is not None)
-        moved = np.moveaxis(values, (axis, axis + 1), (0, 1))
-        moved[...] = (factor @ moved.reshape(*moved.shape[:2], -1)).reshape(moved.shape)
-        return result.reshape(tensor.shape)
 
     def random_gauge(
         self, tensors: Mapping[str, np.ndarray], label: str, kind: Gauge, generator: np.random.Generator

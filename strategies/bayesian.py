@@ -177,7 +177,6 @@ class BayesianMatching(TaskFedAvg):
         return self._starts_apart()
 
     def _read(self, merge: BayesianMerge, update: Update) -> Contribution:
-        """Return the contribution of an update."""
         return read_contribution(update, merge.layout, merge.weights, with_precision=self.precision != "none")
 
     def _match(self, merge: BayesianMerge, contribution: Contribution) -> Contribution:
@@ -197,7 +196,6 @@ class BayesianMatching(TaskFedAvg):
             yield contribution.permuted(self.axes, tensors, own, regauged=self.inner != "none")
 
     def _multiply(self, merge: BayesianMerge, contribution: Contribution) -> None:
-        """Multiply a site's posterior into the product."""
         shares = merge.product.add(contribution.values, contribution.weights, contribution.precision)
         counted = [key for key in shares if merge.layout[key][0].name not in contribution.precision]
         merge.metrics.add_shares(contribution.site, shares, counted)

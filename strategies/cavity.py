@@ -21,13 +21,14 @@ own curvature, so a tensor is pulled only if three or more sites train it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from flwr.app import ArrayRecord
 
 from .axes import Tensors
-from .wire import TensorEntry, json_record, read_json_record
+from .contribution import Layout
+from .wire import json_record, read_json_record
 
 MIN_SITES = 3  # that train a tensor, so that the others are more than one
 
@@ -94,12 +95,7 @@ class PulledSteps:
             self._steps[name] = self._steps[name] + step if name in self._steps else step
             self._strengths[name] = self._strengths.get(name, 0.0) + strength
 
-    def apply(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        precision: Mapping[str, np.ndarray],
-        layout: Mapping[str, Sequence[TensorEntry]],
-    ) -> None:
+    def apply(self, arrays: Tensors, precision: Tensors, layout: Layout) -> None:
         """Add the steps to merged arrays in place; at most, they double the steps that the product took.
 
         A precision that has fallen since the last round is a new estimate, and no reason for a longer step.

@@ -38,14 +38,10 @@ class Contribution:
     def permuted(
         self, graph: AxisGraph, values: Tensors, permutations: Mapping[str, np.ndarray], *, regauged: bool = False
     ) -> Contribution:
-        """Return the contribution with permuted units.
+        """Return the contribution with permuted units; ``values`` are already permuted, the precision is permuted here.
 
-        Args:
-            graph: the axis graph.
-            values: the tensors, already permuted.
-            permutations: by axis; the precision is permuted here.
-            regauged: whether heads also got another inner basis. A diagonal does not turn with a basis, so their
-                precision becomes the mean over the inner axis.
+        ``regauged`` tells whether heads also got another inner basis. A diagonal does not turn with a basis, so their
+        precision becomes the mean over the inner axis.
         """
         codes = graph.permute({name: own.values for name, own in self.precision.items()}, permutations)
         precision = {name: replace(own, values=codes[name]) for name, own in self.precision.items()}
@@ -65,14 +61,7 @@ class Contribution:
 def read_contribution(
     update: Update, layout: Layout, weights: SiteWeights, *, with_precision: bool = True
 ) -> Contribution:
-    """Return the contribution of an update.
-
-    Args:
-        update: what the site sent.
-        layout: where the tensors of its arrays are.
-        weights: how much each site counts in each part.
-        with_precision: ``False`` ignores the precision that the site sent.
-    """
+    """Return the contribution of an update whose arrays have this layout; its precision is left out if not wanted."""
     own = {key: layout[key] for key in update.arrays}
     precision = {
         tensor.name: values.at(tensor.place, tensor.shape)

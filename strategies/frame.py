@@ -131,9 +131,7 @@ class _Search:
     def __init__(self, frame: Frame, tensors: Tensors) -> None:
         self.frame, self.graph, self.tensors = frame, frame.graph, tensors
         self.distances = UnitSums(frame.slots, tensors, frame.tensors)
-        self.all_slots = {
-            label: [slot for slot in slots if slot.name in tensors] for label, slots in frame.slots.items()
-        }
+        self.all_slots = {label: [s for s in slots if s.name in tensors] for label, slots in frame.slots.items()}
         # A tensor that is almost zero in the frame, like a bias before the first round, cannot distinguish units.
         known = {label: [slot for slot in slots if self._is_known(slot)] for label, slots in self.all_slots.items()}
         self.slots = {label: slots for label, slots in known.items() if slots}
@@ -147,12 +145,10 @@ class _Search:
     def run(self) -> AlignedUpdate:
         before = {label: self._distance(label) for label in self.slots}
         self._later_sweeps(self._first_sweep())
+        moved = {label: moved_share(permutation) for label, permutation in self.permutations.items()}
         placements = {
-            label: Placement(
-                moved_share(self.permutations[label]) if label in self.permutations else 0.0,
-                before[label], self._distance(label),
-            ) for label in self.slots
-        }  # fmt: skip
+            label: Placement(moved.get(label, 0.0), before[label], self._distance(label)) for label in self.slots
+        }
         permutations = {label: self.permutations[label] for label, fit in placements.items() if fit.moved}
         regauged = tuple(label for label in self.slots if label in self.regauged)
         return AlignedUpdate(self.tensors, permutations, regauged, placements)
@@ -198,11 +194,14 @@ class _Search:
         return [slot for slot in plain if slot in self.slots[label]], inside
 
     def _identity_is_proven(self, label: str) -> bool:
-        """Return whether a bound proves that no unit of an axis moves."""
         slots, frame = self.slots[label], self.frame
         distances = frame.scaled_sums(slots, self.distances)
-        if frame.gate > 0 and self._cannot_pass_gate(float(distances.sum()), slots):
-            return True
+        if frame.gate > 0:
+            distance = float(distances.sum())
+            # At most the update's norm. Even a permutation that removed the whole distance may gain too little.
+            length = np.sqrt(frame.scaled_sums(slots, frame.squares).sum()) - np.sqrt(distance)
+            if length > 0 and distance / 2 <= frame.gate * (length**2 - distance / 2):
+                return True
         if frame.gauge != "none" and self.graph.axes[label].circuits:  # heads in place may still have another basis
             return False
         far = np.flatnonzero(~(distances * (1 + ROUNDING) <= np.square(frame.half_distances(slots))))
@@ -212,12 +211,6 @@ class _Search:
             return False
         gains = frame.inner_products(slots, self.tensors, far) - frame.scaled_sums(slots, frame.squares) / 2
         return bool((gains.argmax(axis=1) == far).all())
-
-    def _cannot_pass_gate(self, distance: float, slots: Sequence[Slot]) -> bool:
-        """Return whether even a permutation that removed the whole distance would gain too little."""
-        # A lower bound of the norm of the update.
-        length = np.sqrt(self.frame.scaled_sums(slots, self.frame.squares).sum()) - np.sqrt(distance)
-        return length > 0 and distance / 2 <= self.frame.gate * (length**2 - distance / 2)
 
     def _match(self, label: str, plain: Sequence[Slot], inside: Sequence[Slot]) -> set[str]:
         """Match one axis on some columns and align the gauge of its heads; return the other axes that this affects."""

@@ -20,13 +20,13 @@ from flwr.serverapp import Grid
 from .axes import AxisError, AxisGraph, Tensors
 from .bayesian import BayesianMatching
 from .bayesian_merge import BayesianMerge
-from .contribution import Contribution, read_contribution, tensors_by_name
+from .contribution import Contribution, Layout, read_contribution, tensors_by_name
 from .frame import Frame
 from .growth import Growth, expand, grow
 from .merging import Product
 from .precision import Precision, floored, inflation
 from .screening import Update
-from .settings import check_settings, refuse_fixed
+from .settings import check_settings, with_fixed
 from .sites import SiteCard
 from .widths import infer_sizes, submodel
 from .wire import TensorEntry, arrays_in, is_packed, pack, record_of, tensors_in, unpack
@@ -61,8 +61,7 @@ class GrowingMatching(BayesianMatching):
     def __init__(
         self, axes: AxisGraph | None = None, *, gamma: float = 1.0, width_cap: float = 1.5, **settings: Any
     ) -> None:
-        refuse_fixed("GrowingMatching", self.fixed, settings)
-        super().__init__(axes, **self.fixed, **settings)
+        super().__init__(axes, **with_fixed(self, settings))
         check_settings(locals())
         self.gamma = gamma
         self.width_cap = width_cap
@@ -76,9 +75,8 @@ class GrowingMatching(BayesianMatching):
     ) -> list[Message]:
         names = Counter(tensor.name for entries in tensors_in(arrays).values() for tensor in entries)
         if repeated := [name for name, uses in names.items() if uses > 1]:
-            raise AxisError(
-                f"{repeated[0]}: {names[repeated[0]]} parts contain a tensor of this name; give each its own."
-            )
+            name, uses = repeated[0], names[repeated[0]]
+            raise AxisError(f"{name}: {uses} parts contain a tensor of this name; give each its own.")
         return super().configure_train(server_round, arrays, config, grid)
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
@@ -151,7 +149,11 @@ class GrowingMatching(BayesianMatching):
         """Return the matched contributions of all sites, and the place of their units in the global model."""
         apart = self._starts_apart()
         matched = self._match_all(merge) if apart else (self._match(merge, own) for own in merge.waiting)
-        contributions = [_without_uncounted(own, merge) for own in matched]
+        contributions = []
+        for own in matched:
+            weights = own.tensor_weights(merge.layout)  # units of arrays without weight must not open places
+            counted = {name: values for name, values in own.values.items() if weights[name] > 0}
+            contributions.append(replace(own, values=counted))
         merge.waiting.clear()
         frame = merge.previous_tensors()
         sizes = infer_sizes(self.graph, frame)
@@ -179,13 +181,8 @@ class GrowingMatching(BayesianMatching):
         return np.sort(np.argsort(-count, kind="stable")[: self.graph.axes[label].size])
 
     def _multiply_wide(
-        self,
-        merge: BayesianMerge,
-        contributions: Sequence[Contribution],
-        grown: Growth,
-        layout: Mapping[str, Sequence[TensorEntry]],
+        self, merge: BayesianMerge, contributions: Sequence[Contribution], grown: Growth, layout: Layout
     ) -> Product:
-        """Return the product of the sites at the global width."""
         product = Product(layout, floor=0.0)  # the precision already contains each site's own floor; 0 must stay 0
         per_sample = self._sample_precision(merge, contributions)
         unused = {label: np.flatnonzero(grown.count_holders(label) == 0) for label in self.grows}
@@ -232,18 +229,10 @@ def _tensors(record: ArrayRecord) -> Tensors:
 def _flat(
     tensors: Sequence[TensorEntry], values: Mapping[str, float | np.ndarray], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Return the single-precision array of a key whose tensors have these values."""
     flat = np.zeros(int(np.prod(shape)), np.float32)
     for tensor in tensors:
         flat[tensor.place] = np.ravel(np.asarray(values[tensor.name]))
     return flat.reshape(shape)
-
-
-def _without_uncounted(contribution: Contribution, merge: BayesianMerge) -> Contribution:
-    """Return a contribution without the arrays in which it has no weight: their units must not open places."""
-    weights = contribution.weights.items()
-    names = {tensor.name for key, weight in weights if weight > 0 for tensor in merge.layout[key]}
-    return replace(contribution, values={name: v for name, v in contribution.values.items() if name in names})
 
 
 def _clear_unused(graph: AxisGraph, precision: dict[str, float | np.ndarray], unused: Mapping[str, np.ndarray]) -> None:

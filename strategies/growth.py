@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def grow(
     client_weights: list[Weights] = [1.0] * len(clients) if weights is None else list(weights)
     sizes = [infer_sizes(graph, tensors) for tensors in networks]
     union = {name: tensor for tensors in networks for name, tensor in tensors.items()}
-    waiting = _growable_axes(graph, {label for own in sizes for label in own})
+    waiting = _growable_axes(graph, set().union(*sizes))
     settled = set(graph.axes) - set(waiting)
     units: list[dict[str, np.ndarray]] = [{} for _ in networks]
     while waiting:
@@ -81,7 +82,7 @@ def grow(
             for k in holders
         ]  # fmt: skip
         framed = holders[-1] == len(clients)
-        placed = _place(observations, names, framed, gamma=gamma, width_cap=width_cap, sweeps=sweeps, seed=seed)
+        placed = _place(observations, names, framed, width_cap, gamma=gamma, sweeps=sweeps, seed=seed)
         for k, own in zip(holders, placed, strict=True):
             units[k][label] = own
         graph = graph.resize({label: 1 + max(int(own.max()) for own in placed)})
@@ -91,19 +92,16 @@ def grow(
 
 
 def _growable_axes(graph: AxisGraph, present: set[str]) -> list[str]:
-    growable = [
-        label for label, axis in graph.axes.items()
-        if axis.growable and axis.kind in ("perm", "heads") and label in present
-    ]  # fmt: skip
-    for label in growable:
-        if not graph.axes[label].readers:
+    axes = {label: axis for label, axis in graph.axes.items() if label in present and axis.kind in ("perm", "heads")}
+    for label, axis in axes.items():
+        if axis.growable and not axis.readers:
             raise AxisError(f"Axis {label!r} may grow, but the graph names no tensor that reads it; give its readers.")
-    return growable
+    return [label for label, axis in axes.items() if axis.growable]
 
 
 def _next_axis(graph: AxisGraph, tensors: Tensors, waiting: Sequence[str], settled: set[str]) -> tuple[str, list[str]]:
     """Return the axis with the most comparable columns, and the tensors that contain these."""
-    slots = {label: comparable_slots(graph, label, graph.slots(label, tensors), settled, False)[0] for label in waiting}
+    slots = {label: comparable_slots(graph, label, graph.slots(label, tensors), settled)[0] for label in waiting}
     label = max(waiting, key=lambda label: count_columns(slots[label]))
     if not slots[label]:
         raise AxisError(f"Axis {label!r} cannot be matched: each of its tensors also has an axis that is not settled.")
@@ -129,16 +127,12 @@ def _observe(
 
 
 def _place(
-    observations: Sequence[Observation],
-    names: Sequence[str],
-    framed: bool,
-    *,
-    gamma: float,
-    width_cap: float,
-    sweeps: int,
-    seed: int,
+    observations: Sequence[Observation], names: Sequence[str], framed: bool, width_cap: float, **settings: Any
 ) -> list[np.ndarray]:
-    """Return per observer (L_j,) the global unit of each local one; with ``framed``, the last observer is the frame."""
+    """Return per observer (L_j,) the global unit of each local one; with ``framed``, the last observer is the frame.
+
+    The settings are those of :func:`.spahm.spahm`.
+    """
     heights = [len(next(iter(own.values()))[0]) for own in observations]
     clients = len(observations) - framed
     if len(observations) == 1:
@@ -160,8 +154,7 @@ def _place(
     order = [clients, *range(clients)] if framed else list(range(clients))  # spahm takes the frame first
     result = spahm(
         stacked[:clients], frame=stacked[-1] if framed else None, shares=[weights[k] for k in order],
-        blocks=list(blocks.values()), gamma=gamma, sweeps=sweeps, seed=seed, popularity_cap=None,
-        width_cap=int(width_cap * max(heights[:clients])),
+        blocks=list(blocks.values()), width_cap=int(width_cap * max(heights[:clients])), popularity_cap=None, **settings
     )  # fmt: skip
     return [*result.assignment, *([np.arange(heights[-1])] if framed else [])]
 

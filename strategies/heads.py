@@ -44,14 +44,8 @@ def inner_basis(
 
     ``orth`` solves the orthogonal Procrustes problem of both sides at once. ``gl`` first transforms every head to the
     basis in which both sides have the same Gram matrix, which leaves only an orthogonal freedom, and finally to the
-    basis of the targets.
-
-    Args:
-        left: (heads, inner, R_1), one side of a circuit of each unit.
-        right: (heads, inner, R_2).
-        left_target: like ``left``, of the atoms.
-        right_target: like ``right``, of the atoms.
-        gauge: which matrices are allowed.
+    basis of the targets. The sides of a circuit are (heads, inner, R_1) and (heads, inner, R_2); the targets are those
+    of the atoms.
     """
     identity = np.broadcast_to(np.eye(left.shape[1]), (*left.shape[:2], left.shape[1]))
     own, target = identity, identity

@@ -55,9 +55,8 @@ def log_det_gains(precision: np.ndarray, atom_precision: np.ndarray) -> np.ndarr
 
     Added to :func:`map_gains`, it makes the gain twice the full log predictive density of a row under each atom.
     """
-    spread = np.divide(
-        precision, atom_precision, out=np.zeros(np.broadcast(precision, atom_precision).shape), where=atom_precision > 0
-    )
+    zeros = np.zeros(np.broadcast(precision, atom_precision).shape)
+    spread = np.divide(precision, atom_precision, out=zeros, where=atom_precision > 0)
     return -np.log1p(spread).sum(axis=1)
 
 

@@ -19,6 +19,7 @@ from math import prod
 
 import numpy as np
 
+from .axes import Tensors
 from .precision import Precision, floored, mean_of
 from .wire import TensorEntry
 
@@ -89,10 +90,7 @@ class Product:
     _blocks: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(
-        self,
-        values: Mapping[str, np.ndarray],
-        weights: Mapping[str, float],
-        precision: Mapping[str, Precision] | None = None,
+        self, values: Tensors, weights: Mapping[str, float], precision: Mapping[str, Precision] | None = None
     ) -> dict[str, float]:
         """Add one site's tensors, and return the sum of their precision by key.
 
@@ -102,13 +100,13 @@ class Product:
                 If the site sent no precision, this is its precision everywhere; at 0 the array is ignored.
             precision: by name of a tensor, one for each of its values; for the tensors of an array, all or none.
         """
-        added = {}
+        added, precision = {}, precision or {}
         self.mean_precision = {}
         for key, weight in weights.items():
             if weight <= 0 or not self._required_means(key) <= values.keys():  # a variance needs its mean
                 continue
             sums = self._sums.setdefault(key, _Accumulator())
-            known = precision is not None and self.tensors[key][0].name in precision
+            known = self.tensors[key][0].name in precision
             added[key] = 0.0
             for tensor in self.tensors[key]:
                 own = values[tensor.name]
@@ -119,13 +117,11 @@ class Product:
                     own = own.astype(np.float64)
                 if mean := self._running_mean_of(tensor):  # the second moment around 0 is averaged like a mean
                     own = own + np.square(values[mean.name], dtype=np.float64)
-                if known and precision is not None:
+                if known:
                     if sums.weighted is None or sums.precision is None:
                         sums.weighted, sums.precision = self._zeros("weighted", key), self._precision_zeros(key)
-                    place = tensor.place
-                    total = add_product(
-                        sums.weighted[place], sums.precision[place], own, precision[tensor.name], self.floor
-                    )
+                    weighted, summed = sums.weighted[tensor.place], sums.precision[tensor.place]
+                    total = add_product(weighted, summed, own, precision[tensor.name], self.floor)
                     self.mean_precision[tensor.name] = total / max(own.size, 1)
                     added[key] += total
                 else:
@@ -244,11 +240,9 @@ class Product:
         ]  # fmt: skip
 
     def _required_means(self, key: str) -> set[str]:
-        """Return the names of the running means that belong to an array's variances."""
         return {mean.name for tensor in self.tensors[key] if (mean := self._running_mean_of(tensor))}
 
     def _running_mean_of(self, tensor: TensorEntry) -> TensorEntry | None:
-        """Return the running mean that belongs to a running variance, or ``None``."""
         if not tensor.name.endswith(VARIANCE):
             return None
         entry = self._by_name.get(tensor.name.removesuffix(VARIANCE) + MEAN)

@@ -1,11 +1,11 @@
-"""PFNM as published: perceptrons are matched layer by layer at a growing width (Yurochkin et al., ICML 2019).
+"""PFNM and FedMA as published: perceptrons are matched layer by layer at a growing width.
 
 A network is a list of arrays [W_1, b_1, ..., W_C, b_C], every W of shape (inputs, outputs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -14,6 +14,7 @@ import numpy as np
 from .beta_bernoulli import Atoms, BetaBernoulli, base_measure, gather_atoms, match_growing
 
 Network = list[np.ndarray]
+Retrain = Callable[[int, Network, int], Network]
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,11 @@ class Quirks:
     zeros_observed: bool = False  # a client that lacks an atom of the next layer counts as having observed weights 0
     restart_prior_unscaled: bool = False  # from an earlier assignment, N starts at the prior mean, not mean * precision
 
-    def restart_prior(self, mean: np.ndarray, base: Atoms) -> Atoms:
-        """Return the prior that atoms from an earlier assignment start at; ``base`` is that of new atoms."""
-        return Atoms(mean[None], base.precision, base.count) if self.restart_prior_unscaled else base
-
 
 PAPER = Quirks(BetaBernoulli())
-IBM = Quirks(
-    BetaBernoulli(existing_factor=1.0, popularity_cap=10, width_cap=700, beyond_cap=1),
-    zeros_observed=True,
-    restart_prior_unscaled=True,
-)
+IBM_PROCESS = BetaBernoulli(existing_factor=1.0, popularity_cap=10, width_cap=700, beyond_cap=1)
+IBM = Quirks(IBM_PROCESS, zeros_observed=True, restart_prior_unscaled=True)
+FEDMA_PROCESS = replace(IBM_PROCESS, gamma=7.0)  # of the authors
 
 
 @dataclass(frozen=True)
@@ -83,24 +78,24 @@ def pfnm(
     process = replace(quirks.process, gamma=gamma)
     state = np.random.RandomState(seed)  # the same generator and the same draws as in the authors' code
     drawn = np.array([[state.permutation(clients) for _ in range(sweeps)] for _ in range(hidden)])
-    bias, precision = _merge_output_bias(networks, shares, sigma, sigma0, bias_mean)
-    weights, precisions = [bias], [precision]
+    precision = 1 / sigma0 + (shares / sigma).sum(axis=0)  # of the output layer's biases
+    biases = np.array([network[-1] for network in networks], float)
+    bias = (bias_mean / sigma0 + (shares / sigma * biases).sum(axis=0)) / precision
+    weights, precisions, width = [bias], [precision], len(bias)  # the width is that of the layer above
     assignment: list[list[np.ndarray]] = []
-    width = len(weights[0])  # of the layer above
     for layer in reversed(range(hidden)):
         inputs = len(networks[0][0]) if layer == 0 else 0
-        rows, layer_precisions = _layer_rows(
-            networks, layer, inputs, shares, assignment[0] if assignment else None, width, sigma, quirks.zeros_observed
-        )
+        above = assignment[0] if assignment else None
+        rows, row_precisions = _layer_rows(networks, layer, inputs, shares, above, width, sigma, quirks.zeros_observed)
         mean = np.zeros(inputs + 1 + width)
         mean[inputs] = bias_mean
         base = base_measure(mean, np.full(len(mean), 1 / sigma0))
         begin = None
         if start is not None:
-            prior = quirks.restart_prior(mean, base)
-            begin = (start[layer], gather_atoms(start[layer], rows, layer_precisions, prior))
+            prior = Atoms(mean[None], base.precision, base.count) if quirks.restart_prior_unscaled else base
+            begin = (start[layer], gather_atoms(start[layer], rows, row_precisions, prior))
         order = (drawn if orders is None else orders)[hidden - 1 - layer]
-        matched, atoms = match_growing(rows, layer_precisions, base, process, order, start=begin)
+        matched, atoms = match_growing(rows, row_precisions, base, process, order, start=begin)
         assignment.insert(0, matched)
         width = len(atoms.count)
         for merged, values in ((weights, atoms.mean), (precisions, atoms.precision)):
@@ -112,15 +107,6 @@ def class_shares(class_counts: np.ndarray, absent: float = 0.0) -> np.ndarray:
     """Return (J, K) each client's share of the samples of a class; ``absent`` for a class that has none."""
     totals = class_counts.sum(axis=0)
     return np.divide(class_counts, totals, out=np.full(class_counts.shape, absent), where=totals > 0)
-
-
-def _merge_output_bias(
-    networks: Sequence[Network], shares: np.ndarray, sigma: float, sigma0: float, bias_mean: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (K,) posterior mean and precision of the output layer's biases."""
-    biases = np.array([network[-1] for network in networks], float)
-    precision = 1 / sigma0 + (shares / sigma).sum(axis=0)
-    return (bias_mean / sigma0 + (shares / sigma * biases).sum(axis=0)) / precision, precision
 
 
 def _layer_rows(
@@ -157,3 +143,65 @@ def local_network(weights: Network, assignment: Sequence[Sequence[np.ndarray]], 
     for layer, (inputs, outputs) in enumerate(pairwise(units)):
         network += [weights[2 * layer][inputs][:, outputs], weights[2 * layer + 1][outputs]]
     return network
+
+
+def fedma(
+    networks: Sequence[Network],
+    class_counts: np.ndarray,
+    retrain: Retrain | None = None,
+    *,
+    process: BetaBernoulli = FEDMA_PROCESS,
+    sigma: float = 1.0,
+    sigma0: float = 1.0,
+    bias_mean: float = 0.1,
+    sweeps: int = 5,
+    seed: int = 0,
+) -> MatchedNetwork:
+    """Match each layer from the bottom by its incoming weights and biases, then average the output layer (FedMA).
+
+    Wang et al., ICLR 2020. One pass over C layers takes C rounds: each freezes one more layer, which is wider than the
+    clients' own, and lets clients retrain those above. For further passes, a client starts from its part of the result,
+    :func:`local_network`.
+
+    A client that lacks a unit of the merged layer receives weight 0 from it, and counts as having observed 0. The
+    output layer is the mean weighted by each client's share of the samples of a class.
+
+    Args:
+        networks: per client, W (inputs, outputs).
+        class_counts: (J, K) number of samples of each class at each client.
+        retrain: called with the client, its network and the number of frozen layers; returns the network with the
+            layers above them trained further. Without it, all layers are matched in one shot.
+        process: decides when a unit opens a new atom.
+        sigma: variance of a client's weight around its atom.
+        sigma0: prior variance of an atom. The prior mean is 0 for weights and ``bias_mean`` for biases.
+        bias_mean: prior mean of every bias.
+        sweeps: number of sweeps over the clients after the first placement of a layer.
+        seed: of the order of clients in each sweep.
+    """
+    clients, hidden = len(networks), len(networks[0]) // 2 - 1
+    local = [[np.asarray(tensor, float) for tensor in network] for network in networks]
+    state = np.random.RandomState(seed)
+    weights: Network = []
+    precisions: Network = []
+    assignment = []
+    for layer in range(hidden):
+        rows = [np.vstack([network[2 * layer], network[2 * layer + 1]]).T for network in local]
+        mean = np.zeros(rows[0].shape[1])
+        mean[-1] = bias_mean
+        orders = [state.permutation(clients).tolist() for _ in range(sweeps)]
+        base = base_measure(mean, np.full(len(mean), 1 / sigma0))
+        matched, atoms = match_growing(rows, [np.full(len(mean), 1 / sigma)] * clients, base, process, orders)
+        assignment.append(matched)
+        weights += [atoms.mean[:, :-1].T, atoms.mean[:, -1]]
+        precisions += [atoms.precision[:, :-1].T, atoms.precision[:, -1]]
+        for j, network in enumerate(local):
+            outgoing = np.zeros((len(atoms.count), network[2 * layer + 2].shape[1]))
+            outgoing[matched[j]] = network[2 * layer + 2]
+            local[j] = [*(tensor.copy() for tensor in weights), outgoing, *network[2 * layer + 3 :]]
+            if retrain is not None:
+                local[j] = retrain(j, local[j], layer + 1)
+    shares = class_shares(class_counts, absent=1 / clients)
+    for tensor in (-2, -1):
+        weights.append(sum(share * network[tensor] for share, network in zip(shares, local, strict=True)))
+        precisions.append(np.broadcast_to(shares.sum(axis=0) / sigma, weights[-1].shape))
+    return MatchedNetwork(weights, precisions, assignment)

@@ -119,7 +119,7 @@ def encode(values: np.ndarray) -> Precision:
 
 def write_precision(values: Mapping[str, np.ndarray]) -> ArrayRecord:
     """Return the record ``precision`` of a reply: one byte for each value, under the keys of its ``arrays``."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for key, array in values.items():
         coded = encode(array)
         arrays |= {key: coded.values, key + LARGEST: np.array(coded.largest, np.float32)}

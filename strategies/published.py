@@ -20,10 +20,11 @@ from .matching import match, moved_share
 from .merging import MEAN, VARIANCE
 from .precision import Precision
 from .rebasin import match_many, moving_permutations
-from .settings import check_settings, refuse_fixed
+from .settings import check_settings, with_fixed
 
 ROUNDING = 1e-12  # minimum relative gain: these methods have no gate, but sums have rounding errors
 Settings = Mapping[str, Any]
+LAPLACE: Settings = {"axes": None, "precision": "fisher", "cavity": 0.0}
 COUNTING: Settings = {"precision": "none", "prior_strength": 0.0, "cavity": 0.0, "gate": 0.0, "inner": "none"}
 
 
@@ -33,8 +34,7 @@ class Published(BayesianMatching):
     fixed: ClassVar[Settings] = {}  # settings of BayesianMatching that the user cannot set
 
     def __init__(self, **settings: Any) -> None:
-        refuse_fixed(type(self).__name__, self.fixed, settings)
-        super().__init__(**self.fixed, **settings)
+        super().__init__(**with_fixed(self, settings))
 
 
 class FisherMerging(Published):
@@ -45,13 +45,7 @@ class FisherMerging(Published):
     data; here it is the number of samples.
     """
 
-    fixed: ClassVar[Settings] = {
-        "axes": None,
-        "precision": "fisher",
-        "precision_floor": 0.0,
-        "prior_strength": 0.0,
-        "cavity": 0.0,
-    }
+    fixed: ClassVar[Settings] = {**LAPLACE, "precision_floor": 0.0, "prior_strength": 0.0}
 
     def __init__(self, *, min_fisher: float = 1e-6, **settings: Any) -> None:
         super().__init__(**settings)
@@ -75,7 +69,7 @@ class Fola(Published):
     Lambda_0; here they train as with all other strategies. ``precision_floor`` is not in the paper; 0 leaves it out.
     """
 
-    fixed: ClassVar[Settings] = {"axes": None, "precision": "fisher", "prior_strength": 1.0, "cavity": 0.0}
+    fixed: ClassVar[Settings] = {**LAPLACE, "prior_strength": 1.0}
 
 
 class Rebasin(Published):
@@ -185,14 +179,10 @@ class Pfnm(Published):
 
 def _next_axis(graph: AxisGraph, waiting: list[str], tensors: Tensors, settled: set[str]) -> tuple[str, list[Slot]]:
     """Return the axis to match next and its slots: the topmost with a matrix, or that with the most columns."""
-    slots = {label: _comparable_slots(graph, label, tensors, settled) for label in waiting}
+    slots = {label: comparable_slots(graph, label, graph.slots(label, tensors), settled)[0] for label in waiting}
     with_matrix = [label for label in waiting if any(tensors[slot.name].ndim > 1 for slot in slots[label])]
     label = with_matrix[0] if with_matrix else max(waiting, key=lambda label: count_columns(slots[label]))
-    return label, slots[label] or _comparable_slots(graph, label, tensors, set(graph.axes))
-
-
-def _comparable_slots(graph: AxisGraph, label: str, tensors: Tensors, settled: set[str]) -> list[Slot]:
-    return comparable_slots(graph, label, graph.slots(label, tensors), settled, False)[0]
+    return label, slots[label] or graph.slots(label, tensors)
 
 
 def _rows(slot: Slot, network: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -27,14 +27,8 @@ STRATEGIES: dict[str, type[TaskStrategy]] = {
 
 
 def register_strategy(name: str, strategy: type[TaskStrategy]) -> None:
-    """Add a strategy under a name that a config can then use.
-
-    Raises:
-        ValueError: if the name is taken.
-    """
+    """Add a strategy under a name that a config can then use; raise ``ValueError`` if the name is taken."""
     if name in STRATEGIES:
-        raise ValueError(
-            f"Expected a new name for {strategy.__name__}, got {name!r}, which is {STRATEGIES[name].__name__}; "
-            "choose another name."
-        )
+        taken = f"{name!r}, which is {STRATEGIES[name].__name__}"
+        raise ValueError(f"Expected a new name for {strategy.__name__}, got {taken}; choose another name.")
     STRATEGIES[name] = strategy

@@ -52,20 +52,15 @@ def read_update(site: SiteCard, reply: Message, sent: ArrayRecord) -> Update:
 
 
 def _read_counts(site: SiteCard, metrics: MetricRecord) -> tuple[float, dict[str, float]]:
-    counts = {
-        name.removeprefix("num-examples."): _read_count(name, value)
-        for name, value in metrics.items()
-        if name.startswith("num-examples.")
-    }
+    prefix = "num-examples."
+    counts = {name.removeprefix(prefix): _read_count(name, n) for name, n in metrics.items() if name.startswith(prefix)}
     num_examples = _read_count("num-examples", metrics.get("num-examples", 1))
     if not num_examples:
         raise ValueError("it was trained on no samples: its num-examples is 0")
     if site.counts:  # a count is a weight in the merge, so it may not exceed what the site reported on joining
         for task, count in counts.items():
-            if count > site.train_count(task):
-                raise ValueError(
-                    f"it reports {count:g} samples of {task}, on joining it reported {site.train_count(task):g}"
-                )
+            if count > (joined := site.train_count(task)):
+                raise ValueError(f"it reports {count:g} samples of {task}, on joining it reported {joined:g}")
         joined = sum(count for name, count in site.counts.items() if name.startswith("train."))
         if num_examples > joined:
             raise ValueError(f"it reports {num_examples:g} samples, on joining it reported {joined:g}")
@@ -87,11 +82,9 @@ def _read_arrays(trained: ArrayRecord, sent: ArrayRecord) -> dict[str, np.ndarra
             if values_of(key, array).tobytes() != sent[MANIFEST].numpy().tobytes():
                 raise ValueError("its tensors are laid out differently from those it was sent")
             continue
-        values, reference = values_of(key, array), sent[key]
-        if values.shape != tuple(reference.shape) or str(values.dtype) != reference.dtype:
-            raise ValueError(
-                f"{key!r} should be {reference.dtype}{list(reference.shape)}, it is {values.dtype}{list(values.shape)}"
-            )
+        values, dtype, shape = values_of(key, array), sent[key].dtype, list(sent[key].shape)
+        if list(values.shape) != shape or str(values.dtype) != dtype:
+            raise ValueError(f"{key!r} should be {dtype}{shape}, it is {values.dtype}{list(values.shape)}")
         if not is_in_range(values):
             wrong = f"beyond {MAX_VALUE:g}" if np.isfinite(values).all() else "that are not finite"
             raise ValueError(f"{key!r} contains values {wrong}; its training diverged")

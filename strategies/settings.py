@@ -61,7 +61,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"Expected {name} to be a finite number that is {allowed}, got {value}.")
 
 
-def refuse_fixed(strategy: str, fixed: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise ``TypeError`` for a setting that a strategy does not leave to the user."""
-    if clash := sorted(fixed.keys() & settings.keys()):
-        raise TypeError(f"{strategy} fixes {', '.join(clash)}; leave it out.")
+def with_fixed(strategy: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings and those that a strategy has in ``fixed``; raise ``TypeError`` if the user set one of these."""
+    if clash := sorted(strategy.fixed.keys() & settings.keys()):
+        raise TypeError(f"{type(strategy).__name__} fixes {', '.join(clash)}; leave it out.")
+    return {**strategy.fixed, **settings}

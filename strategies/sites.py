@@ -70,9 +70,8 @@ def read_card(reply: Message) -> SiteCard:
     for name, value in counts.items():
         if not 0 <= value <= MAX_SAMPLES:
             raise ValueError(f"expected {name} to be a number of samples up to {MAX_SAMPLES:g}, got {value!r}")
-    return SiteCard(
-        key, node_id, None if tasks is None else frozenset(tasks), {name: float(n) for name, n in counts.items()}, about
-    )
+    own_tasks, counts = None if tasks is None else frozenset(tasks), {name: float(n) for name, n in counts.items()}
+    return SiteCard(key, node_id, own_tasks, counts, about)
 
 
 class Roster:
@@ -161,13 +160,11 @@ class Roster:
             node = reply.metadata.src_node_id
             try:
                 card = read_card(reply)
-                if card.key in nodes:
-                    raise ValueError(
-                        f"it calls itself {card.key}, as node {nodes[card.key]} does; give each site its own key"
-                    )
+                if (key := card.key) in nodes:
+                    raise ValueError(f"it calls itself {key}, as node {nodes[key]} does; give each site its own key")
             except ValueError as error:
                 self.refused[node] = str(error)
                 log.error("Node %s cannot take part: %s", node, error)
                 continue
-            nodes[card.key] = node
+            nodes[key] = node
             self._cards[node] = card

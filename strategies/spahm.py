@@ -73,7 +73,10 @@ def spahm(
     columns, first_client = observed[0].shape[1], len(observed) - len(rows)
     shares = [np.ones(columns)] * len(observed) if shares is None else [np.asarray(share, float) for share in shares]
     runs = np.repeat(np.arange(len(blocks)), blocks) if blocks else np.arange(columns)
-    prior, floors = _initial_prior(observed, shares, runs, sigma, sigma0, floor)
+    mean, total = _moments(observed, shares, runs)
+    floors = np.maximum(floor, 1e-6 * total)  # (D,)
+    within = unit_variance_share(observed, [share > 0 for share in shares]) * total if sigma is None else sigma
+    prior = Prior(mean, np.maximum(within, floors), np.maximum(total if sigma0 is None else sigma0, floors))
     process = BetaBernoulli(gamma, log_det=True, popularity_cap=popularity_cap, width_cap=width_cap)
     clients = range(first_client, len(observed))
     generator = np.random.default_rng(seed)
@@ -88,23 +91,6 @@ def spahm(
             order = [clients[j] for j in generator.permutation(len(rows))]
             assignment, atoms = match_growing(observed, precisions, base, process, [order], start=(assignment, atoms))
     return SpahmResult(atoms.mean, atoms.count, assignment[first_client:], prior)
-
-
-def _initial_prior(
-    rows: Sequence[np.ndarray],
-    shares: Sequence[np.ndarray],
-    runs: np.ndarray,
-    sigma: float | None,
-    sigma0: float | None,
-    floor: float,
-) -> tuple[Prior, np.ndarray]:
-    """Return the prior before the first placement, and (D,) the minimum of the variances."""
-    mean, total = _moments(rows, shares, runs)
-    floors = np.maximum(floor, 1e-6 * total)
-    unit_variance = unit_variance_share(rows, [share > 0 for share in shares]) * total
-    unit_variance = unit_variance if sigma is None else np.full(len(total), sigma)
-    atom_variance = total if sigma0 is None else np.full(len(total), sigma0)
-    return Prior(mean, np.maximum(unit_variance, floors), np.maximum(atom_variance, floors)), floors
 
 
 def _precisions(prior: Prior, shares: Sequence[np.ndarray]) -> tuple[Atoms, list[np.ndarray]]:

@@ -51,14 +51,7 @@ class UnitSums:
 def square_sums(
     tensor: np.ndarray, other: np.ndarray | None, view: tuple[int, ...], axes: set[int]
 ) -> dict[int, np.ndarray]:
-    """Return, for some axes of a viewed tensor, the sums of squares over all other axes.
-
-    Args:
-        tensor: of any shape with as many numbers as the view.
-        other: tensor to subtract, if any.
-        view: shape whose axes are meant.
-        axes: those whose sums are needed.
-    """
+    """Return, for some axes of a viewed tensor minus another one, the sums of squares over all other axes."""
     cut = max(range(len(view) + 1), key=lambda cut: min(prod(view[:cut]), prod(view[cut:])))
     height, width = prod(view[:cut]), prod(view[cut:])
     row_sums, column_sums = np.zeros(height), np.zeros(width)

@@ -49,13 +49,7 @@ def _solve(factors: list[list[str]], product: int, sizes: Mapping[str, int]) -> 
 
 
 def submodel(graph: AxisGraph, tensors: Mapping[str, np.ndarray], units: Units) -> Tensors:
-    """Return the part of a network that consists of some units, in the given order.
-
-    Args:
-        graph: of the network.
-        tensors: the network.
-        units: axis -> the units to keep; an axis that is not named keeps all.
-    """
+    """Return the part of a network that consists of some units, in the given order; unnamed axes keep all of theirs."""
     part = dict(tensors)
     for name in graph.tensors:
         indices = unit_indices(graph, name, units) if name in tensors else {}
@@ -86,11 +80,7 @@ def unit_indices(graph: AxisGraph, name: str, units: Units) -> dict[int, np.ndar
 def widen(graph: AxisGraph, name: str, values: np.ndarray, units: Units) -> np.ndarray:
     """Return a tensor of a narrower network at the graph's width; entries of other units are 0.
 
-    Args:
-        graph: of the wider network.
-        name: of the tensor.
-        values: the narrower tensor, in its own shape.
-        units: axis -> (L_j,) the wider network's unit of each unit of the narrower one.
+    ``units`` contains by axis (L_j,) the wider network's unit of each unit of the narrower one.
     """
     indices = unit_indices(graph, name, units)
     if not indices:

@@ -67,10 +67,7 @@ def _flat_array(values: np.ndarray) -> FlatArray:
 
 def pack(parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:
     """Pack parts (part name -> tensor name -> array) into one record of few flat arrays."""
-    manifest = {
-        part: [[name, list(value.shape), str(value.dtype)] for name, value in tensors.items()]
-        for part, tensors in parts.items()
-    }
+    manifest = {part: [[name, list(v.shape), str(v.dtype)] for name, v in own.items()] for part, own in parts.items()}
     arrays = {MANIFEST: _json_bytes(manifest)}
     for part, tensors in parts.items():
         for dtype in dict.fromkeys(str(value.dtype) for value in tensors.values()):
@@ -99,7 +96,6 @@ def is_packed(record: ArrayRecord) -> bool:
 
 @lru_cache(maxsize=64)
 def _layout(manifest: bytes) -> Layout:
-    """Return the places of each part's tensors in their flat arrays."""
     layout: Layout = {}
     for part, tensors in json.loads(manifest).items():
         offsets: dict[str, int] = {}

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mtfed.strategies.beta_bernoulli import BetaBernoulli
-from mtfed.strategies.fedma import fedma
-from mtfed.strategies.pfnm import IBM, PAPER, local_network, pfnm
+from mtfed.strategies.pfnm import IBM, PAPER, fedma, local_network, pfnm
 
 SHARED = Path(os.environ.get("MTFED_SHARED") or Path(__file__).resolve().parents[3] / "shared")
 ORACLES = sorted((SHARED / "oracle").glob("pfnm_*.npz"))
