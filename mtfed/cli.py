@@ -175,7 +175,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from .config import read_config
-    from .data.export import export_sample
+    from .data.federation import export_sample
     from .federation.app_folder import find_app
 
     config = read_config(find_app("pneumonia").run_config)

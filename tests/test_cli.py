@@ -15,7 +15,7 @@ from helpers import ROOT, mtfed, only_run, pairs
 from safetensors.numpy import load_file
 
 from mtfed.config import read_config
-from mtfed.data.export import export_sample
+from mtfed.data.federation import export_sample
 from mtfed.federation.app_folder import find_app
 from mtfed.federation.simulate import simulate
 from mtfed.record.run import Run

@@ -7,6 +7,7 @@ or a folder whose subfolders have manifests (one per site, and ``test`` for the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -14,10 +15,9 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import MtfedError
-from ..tasks.task import Task
-from .feature_shift import Scanner, Scanners, site_shift
-from .manifest import Row, SiteData, has_manifest, read_site
-from .manifest_table import MANIFEST_NAMES
+from .feature_shift import Scanner, site_shift
+from .manifest import Row, SiteData, read_site, write_site
+from .manifest_table import MANIFEST_NAMES, has_manifest
 from .partition import Division, Options, hold_out, partition
 from .partition import default_sites as default_sites_of_set
 from .root import Root
@@ -51,18 +51,31 @@ def site_folder(folder: Path, key: str, config: Config) -> SiteData:
 
 def division(config: Config, sites: int) -> Division | None:
     """Return how the config's data is divided among sites; ``None`` if the data is a folder of site folders."""
-    if (path := set_path(config.data)) is None:
-        return None
-    return _divide(path, tuple(config.tasks.values()), sites, _options(config))
+    return _divide(config, sites) if set_path(config.data) else None
 
 
 def test_data(config: Config) -> SiteData | None:
     """Return the server's test images, which no site trains on; ``None`` if the data has none."""
-    if path := set_path(config.data):
-        test = _read_set(path, tuple(config.tasks)).part("test")
+    if whole := _whole_set(config):
+        test = whole.part("test")
         return test if test.rows else None
     folder = Path(config.data) / TEST_FOLDER
     return read_site(folder, TEST_FOLDER, list(config.tasks)) if has_manifest(folder) else None
+
+
+def export_sample(config: Config, sites: int, target: Path) -> Iterator[tuple[Path, int]]:
+    """Write every simulated site and the test images as folders, such as real hospitals have; yield folder and images.
+
+    Real deployments can be tried with them.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        problem = "holds files" if target.is_dir() else "is a file"
+        raise MtfedError(f"Expected an empty or new folder to export to, {target} {problem}; name another.")
+    parts = [simulated_site(config, index, sites) for index in range(sites)]
+    folders = {part.key: part for part in parts} | ({TEST_FOLDER: test} if (test := test_data(config)) else {})
+    for name, data in folders.items():
+        write_site(data, target / name, config.tasks)
+        yield target / name, len(data.rows)
 
 
 def with_validation(data: SiteData, config: Config) -> SiteData:
@@ -85,10 +98,11 @@ def sample_path() -> Path:
     return Path(str(files("mtfed.data.sample") / "cxr.zip"))
 
 
+@lru_cache(maxsize=4)
 def _default_data_sites(config: Config) -> int:
-    if (path := set_path(config.data)) is None:
+    if set_path(config.data) is None:
         return len(_site_folders(config.data))
-    return _default_set_sites(path, tuple(config.tasks.values()), _options(config))
+    return default_sites_of_set(_rows_to_divide(config), config.tasks, _options(config))
 
 
 def _pooled_site(config: Config) -> SiteData:
@@ -99,37 +113,29 @@ def _pooled_site(config: Config) -> SiteData:
     """
     rows: list[Row] = []
     scanners: dict[int, Scanner] = {}
-    path = set_path(config.data)
-    count = _default_data_sites(config)
+    whole, count = _whole_set(config), _default_data_sites(config)
+    in_files = {name for name, task in config.tasks.items() if task.spec.in_files}
     for data in (_simulated_site(config, index, count) for index in range(count)):
-        prefix = "" if path else f"{data.root.path.name}/"
+        prefix = "" if whole else f"{data.root.path.name}/"
         scanner = site_shift(config, data.key)
         for row in data.rows:
-            labels = {
-                task: prefix + label if config.tasks[task].spec.in_files else label
-                for task, label in row.labels.items()
-            }
-            patient, number = f"{data.key}/{row.patient}", row.number if path else len(rows)
+            labels = {task: prefix + cell if task in in_files else cell for task, cell in row.labels.items()}
+            patient, number = f"{data.key}/{row.patient}", row.number if whole else len(rows)
             rows.append(replace(row, image=prefix + row.image, patient=patient, labels=labels, number=number))
             if scanner:
                 scanners[number] = scanner
-    site_scanners: Scanners | None = scanners or None
-    if path:
-        whole = _read_set(path, tuple(config.tasks))
-        return SiteData(POOLED, whole.root, tuple(rows), whole.pool, site_scanners)
-    return SiteData(POOLED, Root(Path(config.data)), tuple(rows), tuple(rows), site_scanners)
+    if whole:
+        return SiteData(POOLED, whole.root, tuple(rows), whole.pool, scanners or None)
+    return SiteData(POOLED, Root(Path(config.data)), tuple(rows), tuple(rows), scanners or None)
 
 
 def _simulated_site(config: Config, index: int, sites: int) -> SiteData:
-    if path := set_path(config.data):
-        divided = _divide(path, tuple(config.tasks.values()), sites, _options(config))
-        whole = _read_set(path, tuple(config.tasks))
+    if whole := _whole_set(config):
+        divided = _divide(config, sites)
         return with_validation(replace(whole, key=divided.names[index], rows=divided.parts[index]), config)
     folders = _site_folders(config.data)
     if sites > len(folders):
-        raise MtfedError(
-            f"Expected at most {len(folders)} sites, as {config.data} holds so many site folders, got {sites}."
-        )
+        raise MtfedError(f"Expected at most {len(folders)} sites, one for each folder in {config.data}, got {sites}.")
     return _site_folder(folders[index], folders[index].name, config)
 
 
@@ -137,14 +143,9 @@ def _site_folder(folder: Path, key: str, config: Config) -> SiteData:
     return with_validation(read_site(folder, key, list(config.tasks)), config)
 
 
-def _options(config: Config) -> Options:
-    return Options(
-        config.partition,
-        config.partition_alpha,
-        config.partition_column,
-        config.partition_seed,
-        config.partition_options,
-    )
+def _whole_set(config: Config) -> SiteData | None:
+    path = set_path(config.data)
+    return _read_set(path, tuple(config.tasks)) if path else None
 
 
 @lru_cache(maxsize=4)
@@ -152,18 +153,19 @@ def _read_set(path: Path, tasks: tuple[str, ...]) -> SiteData:
     return read_site(path, SAMPLE if path == sample_path() else path.stem, list(tasks))
 
 
-def _rows_to_divide(path: Path, tasks: tuple[Task, ...]) -> tuple[Row, ...]:
-    return tuple(row for row in _read_set(path, tuple(task.name for task in tasks)).rows if row.split != "test")
-
-
 @lru_cache(maxsize=4)
-def _divide(path: Path, tasks: tuple[Task, ...], sites: int, options: Options) -> Division:
-    return partition(_rows_to_divide(path, tasks), {task.name: task for task in tasks}, sites, options)
+def _divide(config: Config, sites: int) -> Division:
+    return partition(_rows_to_divide(config), config.tasks, sites, _options(config))
 
 
-@lru_cache(maxsize=4)
-def _default_set_sites(path: Path, tasks: tuple[Task, ...], options: Options) -> int:
-    return default_sites_of_set(_rows_to_divide(path, tasks), {task.name: task for task in tasks}, options)
+def _rows_to_divide(config: Config) -> tuple[Row, ...]:
+    whole = _whole_set(config)
+    return tuple(row for row in whole.rows if row.split != "test") if whole else ()
+
+
+def _options(config: Config) -> Options:
+    column, seed = config.partition_column, config.partition_seed
+    return Options(config.partition, config.partition_alpha, column, seed, config.partition_options)
 
 
 @lru_cache(maxsize=4)
@@ -174,6 +176,7 @@ def _site_folders(data: str) -> list[Path]:
         raise MtfedError(
             f"Config key data: expected 'sample' or a folder of site folders (each with a {MANIFEST_NAMES}), or a "
             f"folder or zip with one of its own, a set to divide; got {data!r}; an experiment's README, or "
-            "experiments/README.md, says how its data are made, and `mtfed data list` which sets can be had by name."
+            "experiments/README.md, explains how its data are made, and `mtfed data list` lists the sets that can be "
+            "prepared by name."
         )
     return folders

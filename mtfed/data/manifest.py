@@ -25,13 +25,12 @@ from typing import TYPE_CHECKING
 from ..errors import MtfedError
 from ..tasks.task import Task
 from .formats import file_of, files_of
-from .manifest_table import MANIFEST, PARQUET, ManifestTable, has_manifest, read_manifest_table
+from .manifest_table import MANIFEST, ManifestTable, read_manifest_table
 from .root import Root
 
 if TYPE_CHECKING:
     from .feature_shift import Scanners
 
-__all__ = ["MANIFEST", "PARQUET", "Row", "SiteData", "check_patients", "has_manifest", "read_site", "write_site"]
 COLUMNS = ("image", "patient", "split")
 NO_CELLS: Mapping[str, str] = {}  # shared by all rows without other cells, of which there may be many
 SPLITS = {"": "train", "train": "train", "val": "val", "validation": "val", "test": "test"}

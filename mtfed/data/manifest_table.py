@@ -12,6 +12,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,14 +60,12 @@ def read_manifest_table(root: Root) -> ManifestTable:
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise MtfedError(f"Cannot read {path}: {error}; repair or remove it.") from None
     table = _read_csv(content, path) if manifests[0] == MANIFEST else _read_parquet(content, path)
-    missing = {"image", "patient"} - set(table.columns)
-    if missing:
+    if missing := {"image", "patient"} - set(table.columns):
         columns = ", ".join(map(repr, table.columns)) or "none"
         first = "its first line must name the columns, separated by commas, it names"
         actual = f"{first if manifests[0] == MANIFEST else 'it has'} {columns}"
         raise MtfedError(f"{path} lacks the column {' and '.join(sorted(missing))}; {actual}.")
-    duplicates = [name for name in table.columns if name and table.columns.count(name) > 1]
-    if duplicates:
+    if duplicates := [name for name in table.columns if name and table.columns.count(name) > 1]:
         raise MtfedError(f"{path} has two columns {duplicates[0]!r}; rename or remove one.")
     for number, cells in enumerate(table.rows):
         if len(cells) != len(table.columns):
@@ -80,11 +79,9 @@ def read_manifest_table(root: Root) -> ManifestTable:
 def _manifests(root: Root) -> list[str]:
     names = []
     for name in (MANIFEST, PARQUET):
-        try:
+        with suppress(OSError, KeyError, zipfile.BadZipFile):
             root.stamp(name)
-        except (OSError, KeyError, zipfile.BadZipFile):
-            continue
-        names.append(name)
+            names.append(name)
     return names
 
 
@@ -98,10 +95,8 @@ def _read_csv(content: bytes, path: Path) -> ManifestTable:
         lines = [(table.line_num, [cell.strip() for cell in cells]) for cells in table if cells]
     except csv.Error as error:
         raise MtfedError(f"{path}: line {table.line_num} is not CSV: {error}; look at its quotes.") from None
-    columns = lines[0][1] if lines else []
-    return ManifestTable(
-        path, columns, [cells for _, cells in lines[1:]], [f"line {number}" for number, _ in lines[1:]]
-    )
+    (_, columns), *rows = lines or [(1, [])]
+    return ManifestTable(path, columns, [cells for _, cells in rows], [f"line {number}" for number, _ in rows])
 
 
 def _read_parquet(content: bytes, path: Path) -> ManifestTable:

@@ -181,13 +181,9 @@ def load_shard(data: SiteData, config: Config, split: str | None = None) -> Shar
             'by; use "image".'
         )
     store, positions = open_store(data, config, [*rows, *train_rows])
-    positions, train_positions = positions[: len(rows)], positions[len(rows) :]
-    readable = _readable(positions, rows, store, data, config)
-    positions, rows = positions[readable], [rows[i] for i in readable.tolist()]
+    train_positions, train_rows = _readable(positions[len(rows) :], train_rows, store, data, config)
+    positions, rows = _readable(positions[: len(rows)], rows, store, data, config)
     labels = _labels(positions, rows, store, config)
-    if train_rows:
-        readable = _readable(train_positions, train_rows, store, data, config)
-        train_positions, train_rows = train_positions[readable], [train_rows[i] for i in readable.tolist()]
     pixels = config.image_size**config.dimensions
     if data.scanners is None:
         sums = store.sums[train_positions if train_rows else positions]
@@ -211,10 +207,10 @@ def labelled_rows(data: SiteData, split: str) -> list[Row]:
     return rows
 
 
-def _readable(positions: Tensor, rows: list[Row], store: Store, data: SiteData, config: Config) -> Tensor:
-    """Return which rows (M,) could be read; refuse if too many could not, or all rows of a task."""
-    if not store.faults:
-        return torch.arange(len(rows))
+def _readable(
+    positions: Tensor, rows: list[Row], store: Store, data: SiteData, config: Config
+) -> tuple[Tensor, list[Row]]:
+    """Return the rows that could be read and their positions; refuse if too many could not, or all rows of a task."""
     faults = {i: store.faults[position] for i, position in enumerate(positions.tolist()) if position in store.faults}
     reasons = {i: fault.replace(SITE, data.key) for i, fault in faults.items()}
     if len(reasons) > config.max_unreadable * len(rows):
@@ -235,7 +231,7 @@ def _readable(positions: Tensor, rows: list[Row], store: Store, data: SiteData, 
         if (position := int(positions[i])) not in store.logged:
             store.logged.add(position)
             log.warning("Left out %s of site %s: %s", rows[i].image, data.key, reason)
-    return torch.tensor(readable)
+    return positions[readable], [rows[i] for i in readable]
 
 
 def _shift_images(positions: Tensor, rows: list[Row], store: Store, data: SiteData) -> Tensor:
@@ -253,12 +249,9 @@ def _labels(positions: Tensor, rows: list[Row], store: Store, config: Config) ->
     labels = {}
     for name in config.tasks:
         labelled = torch.tensor([i for i, row in enumerate(rows) if name in row.labels], dtype=torch.long)
-        if not len(labelled):
-            continue
-        stored = store.labels[name]
-        index = stored.positions[positions[labelled]].long()
-        if stored.lengths is None:
-            labels[name] = Labels(labelled, stored.values, index)
-        else:
-            labels[name] = Labels(labelled, stored.take(index))
+        if len(labelled):
+            stored = store.labels[name]
+            index = stored.positions[positions[labelled]].long()
+            ragged = stored.lengths is not None
+            labels[name] = Labels(labelled, stored.take(index)) if ragged else Labels(labelled, stored.values, index)
     return labels

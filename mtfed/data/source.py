@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Literal
@@ -25,6 +25,7 @@ MAX_DISTANCE = 0.1  # voxels by which a label may be displaced from its image
 Proportions = Literal["millimetres", "pixels"]
 
 
+@dataclass(eq=False)
 class Source:
     """An image of a site, through which its labels are read so that they match it.
 
@@ -39,22 +40,13 @@ class Source:
             in ``pixels``.
     """
 
-    def __init__(
-        self,
-        data: SiteData,
-        image: str,
-        size: int,
-        dimensions: int = 2,
-        window: tuple[float, float] | None = None,
-        proportions: Proportions = "millimetres",
-    ) -> None:
-        self.data = data
-        self.image = image
-        self.dimensions = dimensions
-        self._size = size
-        self._window = window
-        self._proportions = proportions
-        self._arrays: dict[str, Mapping[str, np.ndarray]] = {}
+    data: SiteData
+    image: str
+    size: int
+    dimensions: int = 2
+    window: tuple[float, float] | None = None
+    proportions: Proportions = "millimetres"
+    _arrays: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict, init=False)
 
     @property
     def site(self) -> str:
@@ -74,8 +66,8 @@ class Source:
     @cached_property
     def letterbox(self) -> Letterbox:
         """Return the placement of the image in what the model sees."""
-        spacing = self.spacing if self._proportions == "millimetres" else None
-        letterbox = Letterbox(self._picture.values.shape[: self.dimensions], self._size, spacing)
+        spacing = self.spacing if self.proportions == "millimetres" else None
+        letterbox = Letterbox(self._picture.values.shape[: self.dimensions], self.size, spacing)
         sides = zip(letterbox.inner, letterbox.shape, strict=True)
         if self.dimensions == 3 and any(inner < MIN_SIDE < side for inner, side in sides):
             advice = "crop it, or raise image-size" if spacing else "resample it to even voxels first"
@@ -119,7 +111,7 @@ class Source:
             )
         low, high = ends.min(), ends.max()
         if values.dtype.itemsize > 1:
-            low, high = self._window or picture.window or (low, high)
+            low, high = self.window or picture.window or (low, high)
         scaled = np.empty(values.shape, np.uint8)
         for chunk in chunks:
             clipped = values[chunk].astype(np.float64).clip(low, high)
@@ -163,10 +155,9 @@ class Source:
         An array is read when it is first used. A file that contains both the image and labels is opened once.
         """
         if name not in self._arrays:
-            if self.container(name) == "archive":
-                self._arrays[name] = Npz(SourceFile(self.data, name, what))
-            else:
-                self._arrays[name] = Folder(self.data, name, what, self.array)
+            is_archive = self.container(name) == "archive"
+            file = SourceFile(self.data, name, what)
+            self._arrays[name] = Npz(file) if is_archive else Folder(file, self.array)
         return self._arrays[name]
 
     def read(self, name: str, what: str) -> Picture:

@@ -14,8 +14,7 @@ from helpers.divided_sets import GRADE, KEYS, check_division, set_rows, to_divid
 from helpers.manifests import CONFIG, parquet, write
 
 from mtfed.config import read_config
-from mtfed.data.export import export_sample
-from mtfed.data.federation import default_sites, division, simulated_site, site_folder
+from mtfed.data.federation import default_sites, division, export_sample, simulated_site, site_folder
 from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import Row, read_site
 from mtfed.data.partition import Options, partition

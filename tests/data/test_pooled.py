@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.manifests import CONFIG, png, write
 
-from mtfed.data.export import export_sample
-from mtfed.data.federation import default_sites, simulated_site, site_folder
+from mtfed.data.federation import default_sites, export_sample, simulated_site, site_folder
 from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import check_patients
 from mtfed.data.shard import load_shard

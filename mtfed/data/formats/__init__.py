@@ -34,28 +34,22 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import MtfedError
-from .picture import MAX_VALUES, Picture
-from .registry import FORMATS, Format, format_of, is_volume_file, register_format, stem_of, suffix_of
-from .slices import file_of, split_slice
+from .picture import MAX_VALUES, Picture, VolumeCache
+from .registry import (
+    FORMATS,
+    Format,
+    file_of,
+    format_of,
+    is_volume_file,
+    register_format,
+    split_slice,
+    stem_of,
+    suffix_of,
+)
 from .source_file import SiteFiles, SourceFile
-from .volume_cache import VolumeCache
 
-__all__ = [
-    "FORMATS",
-    "MAX_VALUES",
-    "Format",
-    "Picture",
-    "SiteFiles",
-    "file_of",
-    "files_of",
-    "format_of",
-    "is_volume_file",
-    "read_picture",
-    "register_format",
-    "split_slice",
-    "stem_of",
-    "suffix_of",
-]
+__all__ = ["FORMATS", "MAX_VALUES", "Format", "Picture", "SiteFiles", "file_of", "files_of", "format_of"]
+__all__ += ["is_volume_file", "read_picture", "register_format", "split_slice", "stem_of", "suffix_of"]
 
 
 def read_picture(
@@ -105,16 +99,14 @@ def _check(picture: Picture, name: str, file: SourceFile, dimensions: int) -> Pi
     values, spacing = picture.values, picture.spacing
     where = f"{file.what[:1].upper()}{file.what[1:]} {name} of site {file.site.key}"
     if values.dtype.kind not in "buif" or not values.size:
-        raise MtfedError(
-            f"{where} should be an array of numbers; it has type {values.dtype} and shape {list(values.shape)}."
-        )
+        actual = f"type {values.dtype} and shape {list(values.shape)}"
+        raise MtfedError(f"{where} should be an array of numbers; it has {actual}.")
     file.check_size(*values.shape)
     if dimensions == 2 and values.ndim != 2 and (values.ndim != 3 or values.shape[2] != 3):
         raise MtfedError(f"{where} should have the axes (H, W) or (H, W, 3), its shape is {list(values.shape)}.")
     if dimensions == 3 and values.ndim != 3:
         raise MtfedError(f"{where} should have 3 axes, its shape is {list(values.shape)}.")
-    known = spacing is not None and bool(np.isfinite(spacing).all())
-    return picture if known or spacing is None else replace(picture, spacing=None)
+    return picture if spacing is None or np.isfinite(spacing).all() else replace(picture, spacing=None)
 
 
 def files_of(site: SiteFiles, name: str) -> tuple[str, ...]:

@@ -76,10 +76,8 @@ def read_npz(file: SourceFile, dimensions: int) -> Picture:
     """Read the array of an ``.npz`` file that has the name of what is read: "image" or "mask"."""
     arrays = Npz(file) if file.arrays is None else file.arrays
     if file.what not in arrays:
-        raise MtfedError(
-            f"Expected an array {file.what!r} in {file.name} of site {file.site.key}, got "
-            f"{', '.join(arrays) or 'none'}."
-        )
+        names = ", ".join(arrays) or "none"
+        raise MtfedError(f"Expected an array {file.what!r} in {file.name} of site {file.site.key}, got {names}.")
     return Picture(arrays[file.what], _spacing(arrays["spacing"], file, dimensions) if "spacing" in arrays else None)
 
 

@@ -156,9 +156,8 @@ def _fill(
         has_colours = frames.ndim == 4
         inverted = dataset.PhotometricInterpretation == "MONOCHROME1" and not file.is_label
         if not values.size:
-            values = np.empty(
-                (len(order), *frames.shape[1:]), frames.dtype if has_colours else dtype if is_integer else "f4"
-            )
+            dtype = frames.dtype if has_colours else dtype if is_integer else np.dtype("f4")
+            values = np.empty((len(order), *frames.shape[1:]), dtype)
         for k in planes_of_file[index]:
             plane, frame = order[k], frames[order[k].frame]
             mirror = sum(plane.scale(end) for end in ends[index]) if inverted else 0.0

@@ -7,25 +7,14 @@ from pydicom import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import (
-    JPEG2000,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    RLELossless,
-)
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
 from .codec import DECODER
 from .source_file import SourceFile
 
 # The plugins of pydicom that are safe in this process. GDCM crashes its process on some broken files.
-PLUGINS = {
-    JPEGBaseline8Bit: "pillow",
-    JPEGExtended12Bit: "pillow",
-    JPEG2000Lossless: "pillow",
-    JPEG2000: "pillow",
-    RLELossless: "pydicom",
-}
+PLUGINS = dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEG2000Lossless, JPEG2000), "pillow")
+PLUGINS[RLELossless] = "pydicom"
 MAX_LENGTH_RLE = 2**22  # bytes that are unpacked in this process: broken data can unpack to 64 times as many
 SLACK = 1024  # bytes of a frame for its header and padding
 MAX_FRAMES = 2**14  # of one file, because looking up the attributes of each takes time

@@ -155,9 +155,8 @@ def _check_same_form(planes: list[Plane], file: SourceFile) -> None:
         sizes = " and ".join(f"{height} x {width}" for height, width in sorted(shapes)[:2])
         raise file.error(f"its images have several sizes, as {sizes}; put each stack into a folder of its own")
     pixels = [plane.pixel for plane in planes]
-    if any(pixel is None for pixel in pixels) != all(pixel is None for pixel in pixels) or (
-        pixels[0] and not np.allclose(np.array(pixels), pixels[0], rtol=1e-3)
-    ):
+    known = [pixel for pixel in pixels if pixel]
+    if len(known) not in (0, len(pixels)) or (known and not np.allclose(known, known[0], rtol=1e-3)):
         raise file.error("its images have several pixel spacings; put each stack into a folder of its own")
 
 

@@ -17,13 +17,9 @@ from .volume import lay_out
 
 BROKEN = "it is broken, or no NRRD file; repair or remove it"
 SPACES = {  # signs that turn x, y, z to LPS; other spaces do not define how the patient lies
-    "left-posterior-superior": (1, 1, 1),
-    "lps": (1, 1, 1),
-    "right-anterior-superior": (-1, -1, 1),
-    "ras": (-1, -1, 1),
-    "left-anterior-superior": (1, -1, 1),
-    "las": (1, -1, 1),
-}
+    "left-posterior-superior": (1, 1, 1), "right-anterior-superior": (-1, -1, 1), "left-anterior-superior": (1, -1, 1),
+    "lps": (1, 1, 1), "ras": (-1, -1, 1), "las": (1, -1, 1),
+}  # fmt: skip
 UNITS = {"m": 1000.0, "cm": 10.0, "um": 0.001, "µm": 0.001}
 TYPES = {  # the format's names for NumPy's types
     "i1": ("signed char", "int8", "int8_t"),
@@ -34,9 +30,8 @@ TYPES = {  # the format's names for NumPy's types
     "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
     "i8": ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"),
     "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
-    "f4": ("float",),
-    "f8": ("double",),
-}
+    "f4": ("float",), "f8": ("double",),
+}  # fmt: skip
 WIDTHS = {name: int(code[1]) for code, names in TYPES.items() for name in names}
 MAX_TEXT = 64  # characters of a value in a text file
 
@@ -75,16 +70,14 @@ def _lay_out(values: np.ndarray, header: dict[str, Any], file: SourceFile, dimen
         spatial[[axis for axis, size in enumerate(values.shape) if size == 1][: spatial.sum() - 3]] = False
     others = [size for size, is_spatial in zip(values.shape, spatial, strict=True) if not is_spatial]
     if any(size > 1 for size in others) or spatial.sum() > 3:
-        raise file.error(
-            f"it should be one volume, it has the axes {' x '.join(map(str, values.shape))}; save each as a file"
-        )
+        axes = " x ".join(map(str, values.shape))
+        raise file.error(f"it should be one volume, it has the axes {axes}; save each as a file")
     values = values.squeeze(tuple(np.flatnonzero(~spatial).tolist()))
     missing = 3 - values.ndim
     values = values.reshape(*values.shape, *(1,) * missing)
     units = [UNITS.get(str(unit).lower(), 1.0) for unit in header.get("space units", [])] or [1.0]
     if has_directions and spatial.sum() == 3 and rows.shape[1] == 3:
-        signs = SPACES.get(str(header.get("space", "")).lower())
-        if signs:
+        if signs := SPACES.get(str(header.get("space", "")).lower()):
             affine = np.eye(4)
             affine[:3, :3] = rows[spatial].T
             affine[:3, 3] = header.get("space origin", np.zeros(3))

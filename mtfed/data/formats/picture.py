@@ -1,12 +1,15 @@
-"""What a reader returns: the values of an image, and their position in the patient."""
+"""What a reader returns: the values of an image, and their position in the patient. And a cache of volumes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from threading import local
 
 import numpy as np
 
 MAX_VALUES = 2**28  # of one image, 512 x 512 x 1024; a file that declares more is refused before it is unpacked
+MAX_BYTES = 2**31  # of the cached volumes of a thread, if there are more than an image and one label
 
 
 @dataclass(frozen=True)
@@ -35,3 +38,27 @@ class Picture:
             affine[:, 3] += index * affine[:, 2]
         spacing = self.spacing and self.spacing[1:]
         return replace(self, values=np.array(self.values[index]), spacing=spacing, affine=affine)
+
+
+class VolumeCache(local):
+    """The current image of each thread and its labels, whose slices are usually read one after the other.
+
+    They are freed with the thread. There is no limit over all threads: with less than the threads need, each slice
+    would read its volume again, which takes as much memory.
+    """
+
+    def __init__(self) -> None:
+        self._volumes: dict[Hashable, Picture] = {}  # the last one used is last
+
+    def get(self, key: Hashable, is_label: bool, read: Callable[[], Picture]) -> Picture:
+        """Return the volume that is cached under a key, or read it; a new image evicts the last one and its labels."""
+        volumes = self._volumes
+        volume = volumes.pop(key, None)
+        if volume is None:
+            if not is_label:
+                volumes.clear()  # first, so that both images are never in memory at once
+            volume = read()
+        volumes[key] = volume
+        while len(volumes) > 2 and sum(picture.values.nbytes for picture in volumes.values()) > MAX_BYTES:
+            del volumes[next(iter(volumes))]
+        return volume

@@ -1,10 +1,12 @@
-"""The table of file formats. To add a format, write a module with its reader and add one row to :data:`FORMATS`.
+"""The table of file formats, and the names of files and slices.
 
-Code outside this package adds its own with :func:`register_format`.
+To add a format, write a module with its reader and add one row to :data:`FORMATS`. Code outside this package adds its
+own with :func:`register_format`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +21,7 @@ from .source_file import SourceFile
 Reader = Callable[[SourceFile, int], Picture]  # a file and the model's dimensions (2 or 3) -> its picture
 Companions = Callable[[SourceFile], tuple[str, ...]]  # a file -> paths of the other files that its image consists of
 MAX_DOTS = 2  # in a suffix, as in .nii.gz
+_SLICE = re.compile(r"(.+)#(\d{1,9})", re.DOTALL)  # FILE#k, the name of slice k of a volume
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,21 @@ def register_format(format: Format) -> None:
             )
     FORMATS[format.name] = format
     _BY_SUFFIX.update(dict.fromkeys(format.suffixes, format))
+
+
+def split_slice(name: str) -> tuple[str, int | None]:
+    """Return the path in a manifest's name and the index of the slice, ``None`` if the name means the whole file.
+
+    >>> split_slice("ct.nii.gz#12"), split_slice("ct.nii.gz")
+    (('ct.nii.gz', 12), ('ct.nii.gz', None))
+    """
+    match = _SLICE.fullmatch(name) if "#" in name else None
+    return (match[1], int(match[2])) if match else (name, None)
+
+
+def file_of(name: str) -> str:
+    """Return the file or folder that a name in a manifest refers to, without the index of a slice."""
+    return split_slice(name)[0]
 
 
 def suffix_of(name: str) -> str:

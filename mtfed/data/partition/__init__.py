@@ -12,13 +12,5 @@ from .patients import stratum_of
 from .schemes import tasks_in_turn
 from .validation import hold_out
 
-__all__ = [
-    "MIN_PATIENTS",
-    "Division",
-    "Options",
-    "default_sites",
-    "hold_out",
-    "partition",
-    "stratum_of",
-    "tasks_in_turn",
-]
+__all__ = ["MIN_PATIENTS", "Division", "Options", "default_sites", "hold_out"]
+__all__ += ["partition", "stratum_of", "tasks_in_turn"]

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ...errors import MtfedError
 from ...tasks.specs import KIND_SPECS
-from ..manifest import MANIFEST
+from ..manifest_table import MANIFEST
 from .dataset import DataSet, Sample, layout_error
 from .meter import OnProgress, ignore_progress
 from .templates import render_app_file, render_site_file

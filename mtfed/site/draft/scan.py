@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ...data.formats import format_of, is_volume_file, suffix_of
-from ...data.manifest import MANIFEST
+from ...data.manifest_table import MANIFEST
 from ..site_file import SITE_FILE
 from .names import is_mask
 

@@ -20,7 +20,7 @@ from helpers.scans import (
 
 from mtfed.data import formats
 from mtfed.data.formats import Picture
-from mtfed.data.formats.volume_cache import VolumeCache
+from mtfed.data.formats.picture import VolumeCache
 from mtfed.errors import MtfedError
 
 
@@ -72,7 +72,7 @@ def test_a_volume_is_read_once_for_all_its_slices(
 
 
 def test_a_new_image_evicts_the_last_one_and_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtfed.data.formats.volume_cache.MAX_BYTES", 24)
+    monkeypatch.setattr("mtfed.data.formats.picture.MAX_BYTES", 24)
     cache, reads = VolumeCache(), []
 
     def get(key: str) -> str:
