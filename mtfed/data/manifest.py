@@ -103,9 +103,8 @@ def _rows(table: ManifestTable, tasks: list[str]) -> Iterator[Row]:
         if name not in SPLITS:
             raise MtfedError(f"{table.where(number)}: split should be train, val or test, it is {name!r}.")
         if not cells[image] or not cells[patient]:
-            raise MtfedError(
-                f"{table.where(number)}: image and patient must not be empty; patients keep training and test apart."
-            )
+            problem = "image and patient must not be empty; patients keep training and test apart"
+            raise MtfedError(f"{table.where(number)}: {problem}.")
         labels = {task: cells[i] for task, i in labelled if cells[i]}
         others = {name: cells[i] for name, i in other if cells[i]} if other else NO_CELLS
         yield Row(cells[image], cells[patient], SPLITS[name], labels, number, others)

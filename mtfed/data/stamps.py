@@ -80,6 +80,6 @@ class Stamps(dict[str, Stamp]):
             stamps = [root.stamp(file) for file in files]
         except (OSError, KeyError, ValueError, MtfedError):
             return None
-        return (
-            stamps[0] if files == (name,) else tuple((file, *stamp) for file, stamp in zip(files, stamps, strict=True))
-        )
+        if files == (name,):
+            return stamps[0]
+        return tuple((file, *stamp) for file, stamp in zip(files, stamps, strict=True))

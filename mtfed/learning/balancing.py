@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 # Task -> its mean loss over all sites in the first round that trained it, then in the last two rounds after that.
 History = Mapping[str, Sequence[float]]
+Lines = Iterable[Mapping[str, object]]  # of a record's metrics.jsonl
 PREFIX = "losses."  # of a task's history in a training message
 EPSILON = 1e-12  # replaces a smaller loss where losses are divided by each other
 
@@ -188,9 +189,7 @@ BALANCING: dict[str, type[Equal]] = {
 }  # fmt: skip
 
 
-def write_history(
-    balancing: str, lines: Callable[[], Iterable[Mapping[str, object]]], tasks: Sequence[str]
-) -> dict[str, list[float]]:
+def write_history(balancing: str, lines: Callable[[], Lines], tasks: Sequence[str]) -> dict[str, list[float]]:
     """Return the settings of a training message that hold the earlier losses of the tasks that are still trained.
 
     They are computed from the record's ``metrics.jsonl``, whose ``lines`` are ordered by round, so a resumed run sends

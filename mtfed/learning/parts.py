@@ -47,9 +47,7 @@ def load_weights(model: MultiTaskModel, path: Path, parts: Iterable[str] | None 
     except (OSError, SafetensorError) as error:
         raise MtfedError(f"Node config weights: cannot read {path} as a safetensors file: {error}.") from None
     if not loaded.keys() & own.keys():
-        raise MtfedError(
-            f"Node config weights: {path} holds no tensor of this model; expected names like {next(iter(own))}."
-        )
+        raise MtfedError(f"Node config weights: {path} holds no tensor of this model, such as {next(iter(own))}.")
     for name in loaded.keys() & own.keys():
         if loaded[name].shape != own[name].shape:
             raise MtfedError(

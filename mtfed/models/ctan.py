@@ -87,9 +87,7 @@ class CrossTaskAttention(Sharing):
             )
         self.in_encoder, self.at_bottleneck = in_encoder, at_bottleneck
         single = len(self.tasks) == 1
-        self.cross: Any = nn.ModuleDict(
-            {task: Stream(encoder, in_encoder, at_bottleneck, single) for task in self.tasks}
-        )
+        self.cross: Any = nn.ModuleDict({t: Stream(encoder, in_encoder, at_bottleneck, single) for t in self.tasks})
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
         stages = self.encoder.stages(image)

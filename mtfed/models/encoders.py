@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import MtfedError, unknown
 from ..startup import import_timm
 from . import backbones  # noqa: F401  (registers them with timm)
-from .families import FAMILY_NAMES, Family, family_of, is_transformer, run_stages
+from .families import FAMILY_NAMES, Family, StageMaps, family_of, is_transformer, run_stages
 from .norms import replace_norms
 from .pretrained import load_weights
 from .volumes import VOLUMES, build_volume_body
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
         final, maps = self.body.forward_intermediates(image, indices=self.indices, output_fmt="NCHW")
         return Features(image, maps, self.body.forward_head(final, pre_logits=True))
 
-    def stages(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def stages(self, image: Tensor) -> StageMaps:
         """Return the maps before and after the last block of each stage, four pairs (B, C_i, *S / stride_i).
 
         The maps after it are those of ``forward``. The stages of a plain ViT are four groups of blocks. If the only
@@ -117,12 +117,9 @@ class Encoder(nn.Module):
         Raises:
             MtfedError: if it is unknown.
         """
-        family = family_of(self.body)
-        if family is None:
-            raise MtfedError(
-                f"Encoder {self.name!r} ({type(self.body).__name__}) shows no maps inside its stages; "
-                f"choose {FAMILY_NAMES}."
-            )
+        if (family := family_of(self.body)) is None:
+            body = f"{self.name!r} ({type(self.body).__name__})"
+            raise MtfedError(f"Encoder {body} shows no maps inside its stages; choose {FAMILY_NAMES}.")
         return family
 
 

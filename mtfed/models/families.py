@@ -20,6 +20,7 @@ timm = import_timm()
 # Classes of attention between tokens whose names do not contain "Attention", of Twins and CaiT. (Names that end in
 # "Attn" alone may also be attention over channels.)
 TOKEN_ATTENTIONS = ("LocallyGroupedAttn", "GlobalSubSampleAttn", "TalkingHeadAttn", "ClassAttn")
+StageMaps = list[tuple[Tensor, Tensor]]  # maps (B, C_i, *s) before and after the last block of each stage
 FAMILY_NAMES = "a ResNet, ConvNeXt, plain ViT, Swin, PVT v2 or CoAtNet"  # for error messages
 
 
@@ -64,9 +65,7 @@ FAMILIES: dict[type[nn.Module], Family] = {
     timm.models.PyramidVisionTransformerV2: Family(_pool_map, tokens=True, transformer=True),
     timm.models.ResNet: Family(_pool_map, tokens=False, transformer=False),
     timm.models.MaxxVit: Family(lambda body, x: _pool_map(body, body.norm(x)), tokens=False, transformer=True),
-    timm.models.ConvNeXt: Family(
-        lambda body, last: _pool_map(body, body.norm_pre(last)), tokens=False, transformer=False
-    ),
+    timm.models.ConvNeXt: Family(lambda body, x: _pool_map(body, body.norm_pre(x)), tokens=False, transformer=False),
     VolumeTransformer: Family(_pool_tokens, tokens=True, transformer=True),
     VolumeSwin: Family(_pool_map, tokens=True, transformer=True),
     VolumeResNet: Family(_pool_map, tokens=False, transformer=False),
@@ -80,16 +79,13 @@ def family_of(body: nn.Module) -> Family | None:
 
 def is_transformer(body: nn.Module) -> bool:
     """Return whether a body's family is a transformer or, without a family, whether it has attention between tokens."""
-    family = family_of(body)
-    if family is not None:
+    if (family := family_of(body)) is not None:
         return family.transformer
     names = {type(module).__name__ for module in body.modules()}
     return any(name in TOKEN_ATTENTIONS or ("Attention" in name and "Pool" not in name) for name in names)
 
 
-def run_stages(
-    body: Any, stages: list[str], tokens: bool, forward: Callable[[], list[Tensor]]
-) -> list[tuple[Tensor, Tensor]]:
+def run_stages(body: Any, stages: list[str], tokens: bool, forward: Callable[[], list[Tensor]]) -> StageMaps:
     """Return the maps before and after the last block of each stage.
 
     Args:

@@ -94,17 +94,14 @@ def read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # broken files raise many types
         first_line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         reason = "it contains objects that are not tensors" if isinstance(error, UnpicklingError) else first_line
-        raise MtfedError(
-            f"Cannot read weights file {path}: {reason}; save only its tensors, preferably as .safetensors."
-        ) from None
+        raise MtfedError(f"Cannot read weights file {path}: {reason}; save its tensors as .safetensors.") from None
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
             break
     if not isinstance(content, dict):
-        raise MtfedError(
-            f"Weights file {path} holds a {type(content).__name__} instead of tensors by name; save a state dict."
-        )
+        kind = type(content).__name__
+        raise MtfedError(f"Weights file {path} holds a {kind} instead of tensors by name; save a state dict.")
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     return timm.models.clean_state_dict(tensors)
 

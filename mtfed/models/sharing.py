@@ -15,10 +15,6 @@ from torch import Tensor, nn
 from ..strategies.wire import decoder_part
 from .encoders import Encoder, Features
 
-MAX_POOLS: dict[int, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
-    2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d,
-}  # fmt: skip
-
 
 class Sharing(nn.Module):
     """A sharing scheme: computes the features of each task from an image.
@@ -119,4 +115,6 @@ def select_rows(x: Tensor, index: Tensor) -> Tensor:
 
 def max_pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Max-pool maps (B, C, *S) to a coarser size; maps of that size are returned unchanged."""
-    return x if x.shape[2:] == size else MAX_POOLS[len(size)](x, size)
+    if x.shape[2:] == size:
+        return x
+    return F.adaptive_max_pool2d(x, size) if len(size) == 2 else F.adaptive_max_pool3d(x, size)

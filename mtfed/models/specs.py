@@ -22,16 +22,14 @@ class ModelSpec:
     requires_transformer: bool = False  # whether the encoder must be a transformer
 
 
-_HARD_SHARING = "mtfed.models.sharing:HardSharing"
+_HARD = "mtfed.models.sharing:HardSharing"
 _CTAN = "mtfed.models.ctan:CrossTaskAttention"
 MODEL_SPECS: dict[str, ModelSpec] = {
     "mtmedformer": ModelSpec(
         "MTMedFormer", "shared transformer encoder, a decoder for each task (Nath, Shukla, Gupta, 2025)",
-        _HARD_SHARING, requires_transformer=True,
+        _HARD, requires_transformer=True,
     ),
-    "hard-sharing": ModelSpec(
-        "Hard sharing", "shared encoder of any architecture, a decoder for each task", _HARD_SHARING,
-    ),
+    "hard-sharing": ModelSpec("Hard sharing", "shared encoder of any architecture, a decoder for each task", _HARD),
     "single-task": ModelSpec(
         "Single-task", "an encoder and a decoder for each task, nothing shared",
         "mtfed.models.sharing:SeparateEncoders",
@@ -56,11 +54,7 @@ INITIAL_BALANCE = {"uncertainty": -0.5, "equal": 0.0, "dwa": 0.0, "gradnorm": 0.
 
 
 def register_model(name: str, spec: ModelSpec) -> None:
-    """Add a model under a name that a config can then use.
-
-    Raises:
-        MtfedError: if the name is taken.
-    """
+    """Add a model under a name that a config can then use; raise :class:`MtfedError` if the name is taken."""
     if name in MODEL_SPECS:
         taken = f"got {name!r}, which is {MODEL_SPECS[name].scheme}"
         raise MtfedError(f"Expected a new name for a model of {spec.scheme}, {taken}; choose another name.")

@@ -83,9 +83,8 @@ def _resize_attention(path: str, module: Any, proj: Shape) -> None:
     if width == module.proj.in_features:
         return
     if type(module) not in FREE_WIDTH or width % head:
-        raise MtfedError(
-            f"{path}: {type(module).__name__} cannot take heads of {head} channels that are {width} wide together."
-        )
+        module_name = type(module).__name__
+        raise MtfedError(f"{path}: {module_name} cannot take heads of {head} channels that are {width} wide together.")
     module.num_heads = width // head
     if hasattr(module, "attn_dim"):
         module.attn_dim = width

@@ -51,9 +51,8 @@ def read_series(file: SourceFile, names: list[str], dimensions: int) -> Picture:
     """
     root = file.site.root
     if sum(root.stamp(name)[0] for name in names) > MAX_BYTES:
-        raise file.error(
-            f"its files have more than {MAX_BYTES / 2**30:.0f} GiB together; put each series into a folder of its own"
-        )
+        limit = f"{MAX_BYTES / 2**30:.0f} GiB"
+        raise file.error(f"its files have more than {limit} together; put each series into a folder of its own")
     with _quiet(), file.reading(BROKEN):
         parts = []
         for name in names:

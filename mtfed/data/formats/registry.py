@@ -85,9 +85,7 @@ def register_format(format: Format) -> None:
                 f"{_BY_SUFFIX[suffix].name}; choose another suffix."
             )
         if suffix != suffix.lower() or not suffix.startswith(".") or suffix.count(".") > MAX_DOTS:
-            raise MtfedError(
-                f"Expected a suffix in lower case, such as .nii or .nii.gz, got {suffix!r} for {format.name}."
-            )
+            raise MtfedError(f"Expected a suffix in lower case, such as .nii.gz, got {suffix!r} for {format.name}.")
     FORMATS[format.name] = format
     _BY_SUFFIX.update(dict.fromkeys(format.suffixes, format))
 

@@ -83,6 +83,5 @@ class SourceFile:
         if not shape or min(shape) < 1:
             raise self.error(f"it declares {sides or 'no'} values; repair or remove it")
         if math.prod(map(int, shape)) > MAX_VALUES:
-            raise self.error(
-                f"it declares {sides} values, more than the {MAX_VALUES} that an image may have; crop or resample it"
-            )
+            limit = f"the {MAX_VALUES} that an image may have"
+            raise self.error(f"it declares {sides} values, more than {limit}; crop or resample it")

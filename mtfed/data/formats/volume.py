@@ -72,9 +72,8 @@ def only_slice(picture: Picture, file: SourceFile) -> Picture:
     """Return the only slice along z of a volume; refuse a volume with more slices."""
     depth = len(picture.values)
     if depth != 1:
-        raise file.error(
-            f"it has {depth} slices, and the model sees pictures; name one slice, as in {file.name}#{depth // 2}"
-        )
+        middle = f"{file.name}#{depth // 2}"
+        raise file.error(f"it has {depth} slices, and the model sees pictures; name one slice, as in {middle}")
     return picture.slice(0)
 
 

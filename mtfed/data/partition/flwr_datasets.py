@@ -74,7 +74,7 @@ def _partitioner_class(name: str) -> type[Partitioner]:
         from flwr_datasets import partitioner
     except ImportError:
         raise MtfedError(
-            f"Config key partition: {name} needs flwr-datasets; install it (pip install 'mtfed[partition]')."
+            f"Config key partition: {name} needs flwr-datasets (pip install 'mtfed[partition]')."
         ) from None
     # Vertical partitioners divide columns, not patients.
     known = [kind for kind in partitioner.__all__ if kind != "Partitioner" and not kind.startswith("Vertical")]

@@ -21,9 +21,8 @@ INTERPOLATIONS = {2: "bilinear", 3: "trilinear"}
 
 def block(channels: int, width: int, stride: int = 1, dims: int = 2) -> nn.Sequential:
     """Return a 3x3 convolution (3x3x3 in three dimensions) with a norm and an activation."""
-    return nn.Sequential(
-        CONVOLUTIONS[dims](channels, width, 3, stride=stride, padding=1, bias=False), nn.GroupNorm(1, width), nn.GELU()
-    )
+    convolution = CONVOLUTIONS[dims](channels, width, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(1, width), nn.GELU())
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -44,9 +44,8 @@ class UNetDecoder(nn.Module):
         super().__init__()
         dims, half, quarter = encoder.dims, max(width // 2, 1), max(width // 4, 1)
         self.levels = projections(encoder, width)
-        self.stem = nn.ModuleList(
-            [block(encoder.image_channels, quarter, dims=dims), block(quarter, half, stride=2, dims=dims)]
-        )
+        self.stem = nn.ModuleList([block(encoder.image_channels, quarter, dims=dims)])
+        self.stem.append(block(quarter, half, stride=2, dims=dims))
         joints = [(width, width, width)] * 3 + [(width, half, half), (half, quarter, quarter)]
         self.up = nn.ModuleList(
             nn.Sequential(block(below + skip, out, dims=dims), block(out, out, dims=dims))
