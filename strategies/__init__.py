@@ -16,24 +16,7 @@ from .screening import Update
 from .sites import FederationError, SiteCard
 
 __all__ = [
-    "STRATEGIES",
-    "Alone",
-    "BayesianMatching",
-    "Failure",
-    "FederationError",
-    "FisherMerging",
-    "Fola",
-    "GrowingMatching",
-    "Pfnm",
-    "Rebasin",
-    "RoundResult",
-    "SiteCard",
-    "TaskFedAdam",
-    "TaskFedAvg",
-    "TaskFedBN",
-    "TaskFedProx",
-    "TaskFedYogi",
-    "TaskStrategy",
-    "Update",
-    "register_strategy",
-]
+    "STRATEGIES", "Alone", "BayesianMatching", "Failure", "FederationError", "FisherMerging", "Fola", "GrowingMatching",
+    "Pfnm", "Rebasin", "RoundResult", "SiteCard", "TaskFedAdam", "TaskFedAvg", "TaskFedBN", "TaskFedProx",
+    "TaskFedYogi", "TaskStrategy", "Update", "register_strategy",
+]  # fmt: skip

@@ -18,10 +18,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from .memory import Memory
-from .phase import Failure, FailurePolicy, Phase, RoundResult
+from .phase import Failure, FailurePolicy, MetricSums, Phase, RoundResult
 from .screening import Update, read_update
 from .settings import OnFailure, check_settings
-from .site_metrics import MetricSums
 from .sites import FederationError, Roster, SiteCard
 from .wire import decoder_part, is_decoder, is_packed, part_of, record_in, record_of, select
 

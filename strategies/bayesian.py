@@ -102,7 +102,8 @@ class BayesianMatching(TaskFedAvg):
         self._merge = BayesianMerge(arrays, self.axes, self.site_weights(), self.precision_floor)
 
     def add_to_merge(self, update: Update) -> None:
-        merge = self._current_merge()
+        merge = self._merge
+        assert merge is not None
         contribution = self._read(merge, update)
         if self._waits_for_all():
             merge.waiting.append(contribution.copy())
@@ -222,13 +223,10 @@ class BayesianMatching(TaskFedAvg):
         """Return whether the sites' models have no common start yet."""
         return self.axes is not None and self.start_from == "apart" and not self.posterior
 
-    def _current_merge(self) -> BayesianMerge:
-        assert self._merge is not None, "begin_merge comes first"
-        return self._merge
-
     def _end_merge(self) -> BayesianMerge:
         """Return the current merge and release it, except its metrics."""
-        merge, self._merge = self._current_merge(), None
+        assert self._merge is not None
+        merge, self._merge = self._merge, None
         self._metrics = merge.metrics
         return merge
 

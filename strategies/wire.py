@@ -26,8 +26,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 MANIFEST = "manifest"
 DECODER, CROSS = "decoder", "cross"  # prefixes of the parts that each task has for itself
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
-Tensors = dict[str, np.ndarray]
-Layout = dict[str, list[tuple[str, tuple[int, ...], str, int]]]  # part -> (tensor name, shape, dtype, offset)
 
 
 class FlatArray(Array):
@@ -94,33 +92,6 @@ def is_packed(record: ArrayRecord) -> bool:
     return MANIFEST in record
 
 
-@lru_cache(maxsize=64)
-def _layout(manifest: bytes) -> Layout:
-    layout: Layout = {}
-    for part, tensors in json.loads(manifest).items():
-        offsets: dict[str, int] = {}
-        layout[part] = []
-        for name, shape, dtype in tensors:
-            offset = offsets.get(dtype, 0)
-            layout[part].append((name, tuple(shape), dtype, offset))
-            offsets[dtype] = offset + prod(shape)
-    return layout
-
-
-def unpack(record: ArrayRecord) -> dict[str, Tensors]:
-    """Return the parts of a packed record, as read-only views into its flat arrays."""
-    layout = _layout(record[MANIFEST].numpy().tobytes())
-    flat = {key: array.numpy() for key, array in record.items()}
-    parts: dict[str, Tensors] = {}
-    for part, tensors in layout.items():
-        if all(f"{part}:{dtype}" in flat for _, _, dtype, _ in tensors):
-            parts[part] = {
-                name: flat[f"{part}:{dtype}"][offset : offset + prod(shape)].reshape(shape)
-                for name, shape, dtype, offset in tensors
-            }
-    return parts
-
-
 class TensorEntry(NamedTuple):
     """A tensor of a model, and its place in the array that contains it."""
 
@@ -129,15 +100,38 @@ class TensorEntry(NamedTuple):
     place: slice | EllipsisType
 
 
+@lru_cache(maxsize=64)
+def _layout(manifest: bytes) -> dict[str, list[tuple[str, TensorEntry]]]:
+    """Return the tensors of each part, each after the key of its array."""
+    layout: dict[str, list[tuple[str, TensorEntry]]] = {}
+    for part, tensors in json.loads(manifest).items():
+        ends: dict[str, int] = {}
+        layout[part] = []
+        for name, shape, dtype in tensors:
+            start = ends.get(dtype, 0)
+            ends[dtype] = start + prod(shape)
+            layout[part].append((f"{part}:{dtype}", TensorEntry(name, tuple(shape), slice(start, ends[dtype]))))
+    return layout
+
+
+def unpack(record: ArrayRecord) -> dict[str, dict[str, np.ndarray]]:
+    """Return the parts of a packed record, as read-only views into its flat arrays."""
+    flat, layout = arrays_in(record), _layout(record[MANIFEST].numpy().tobytes())
+    return {
+        part: {tensor.name: flat[key][tensor.place].reshape(tensor.shape) for key, tensor in tensors}
+        for part, tensors in layout.items() if all(key in flat for key, _ in tensors)
+    }  # fmt: skip
+
+
 def tensors_in(arrays: ArrayRecord) -> dict[str, list[TensorEntry]]:
     """Return the tensors of every array by its key: those of a packed array, or the array itself."""
     if not is_packed(arrays):
         return {key: [TensorEntry(key, tuple(array.shape), ...)] for key, array in arrays.items()}
     entries: dict[str, list[TensorEntry]] = {key: [] for key in arrays if key != MANIFEST}
-    for part, tensors in _layout(arrays[MANIFEST].numpy().tobytes()).items():
-        for name, shape, dtype, offset in tensors:
-            if (key := f"{part}:{dtype}") in entries:
-                entries[key].append(TensorEntry(name, shape, slice(offset, offset + prod(shape))))
+    for tensors in _layout(arrays[MANIFEST].numpy().tobytes()).values():
+        for key, tensor in tensors:
+            if key in entries:
+                entries[key].append(tensor)
     return entries
 
 
@@ -177,9 +171,8 @@ def repack(record: ArrayRecord, parts: Mapping[str, Mapping[str, np.ndarray]]) -
     layout = _layout(record[MANIFEST].numpy().tobytes())
     packed: dict[str, np.ndarray | Array] = {MANIFEST: record[MANIFEST]}
     for key in arrays_in(record):
-        part, _, dtype = key.rpartition(":")
-        flat = [np.ravel(parts[part][name]) for name, _, own_dtype, _ in layout[part] if own_dtype == dtype]
-        packed[key] = np.concatenate(flat)
+        values, tensors = parts[part_of(key)], layout[part_of(key)]
+        packed[key] = np.concatenate([np.ravel(values[tensor.name]) for own, tensor in tensors if own == key])
     return record_of(packed)
 
 
