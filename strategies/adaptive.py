@@ -9,10 +9,10 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from .averaging import TaskFedAvg
+from .merging import MEAN, VARIANCE
 from .settings import check_settings
 from .wire import arrays_in, record_of, tensors_in
 
-STATISTICS = ("running_mean", "running_var")  # BatchNorm's: they are measured, so averaged and not optimised
 FIRST, SECOND = "@first-moment", "@second-moment"  # groups of a checkpoint
 
 
@@ -70,7 +70,7 @@ class TaskFedOpt(TaskFedAvg):
             if mean.dtype.kind == "f":
                 stepped = self._step(key, mean, array.numpy())
                 for tensor in tensors[key]:
-                    if tensor.name.endswith(STATISTICS):
+                    if tensor.name.endswith((MEAN, VARIANCE)):  # measured by BatchNorm, so averaged and not optimised
                         stepped[tensor.place] = mean[tensor.place]
                 mean = stepped
             merged[key] = mean.astype(array.dtype)

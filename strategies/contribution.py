@@ -40,7 +40,7 @@ class Contribution:
     ) -> Contribution:
         """Return the contribution with permuted units; ``values`` are already permuted, the precision is permuted here.
 
-        ``regauged`` tells whether heads also got another inner basis. A diagonal does not turn with a basis, so their
+        ``regauged`` is true if heads also got another inner basis. A diagonal does not turn with a basis, so their
         precision becomes the mean over the inner axis.
         """
         codes = graph.permute({name: own.values for name, own in self.precision.items()}, permutations)
@@ -105,9 +105,8 @@ def unique_names(layout: Layout, graph: AxisGraph | None) -> dict[str, list[Tens
     uses = Counter(tensor.name for entries in layout.values() for tensor in entries)
     for name in graph.tensors if graph is not None else ():
         if uses[name] > 1:
-            raise AxisError(
-                f"{name}: {uses[name]} parts contain a tensor of this name; give each its own, or use no axes."
-            )
+            parts = f"{uses[name]} parts contain a tensor of this name"
+            raise AxisError(f"{name}: {parts}; give each its own, or use no axes.")
     return {
         key: [tensor if uses[tensor.name] == 1 else tensor._replace(name=f"{key}/{tensor.name}") for tensor in entries]
         for key, entries in layout.items()

@@ -50,8 +50,8 @@ def grow(
 
     Growable are hidden units of MLPs, whole heads (compared by their weights as they are), and channels of convolutions
     with BatchNorm or no norm. All other axes are not permuted, so clients that trained apart have to be aligned with
-    :func:`.alignment.align` first. As there, the axis with the most comparable columns is matched next. In the columns
-    of an axis that has grown before, only clients that have the unit have a weight.
+    :func:`.alignment.align` first. The axis with the most comparable columns is always matched next. In the columns of
+    an axis that has grown before, only clients that have the unit have a weight.
 
     Args:
         graph: the axis graph, at any width.

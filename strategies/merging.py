@@ -103,7 +103,10 @@ class Product:
         added, precision = {}, precision or {}
         self.mean_precision = {}
         for key, weight in weights.items():
-            if weight <= 0 or not self._required_means(key) <= values.keys():  # a variance needs its mean
+            required = {
+                self._mean_names[tensor.name] for tensor in self.tensors[key] if tensor.name in self._mean_names
+            }
+            if weight <= 0 or not required <= values.keys():  # a variance needs its mean
                 continue
             sums = self._sums.setdefault(key, _Accumulator())
             known = self.tensors[key][0].name in precision
@@ -115,8 +118,8 @@ class Product:
                     continue
                 if tensor.name.endswith((MEAN, VARIANCE)):  # variances are small differences of large moments
                     own = own.astype(np.float64)
-                if mean := self._running_mean_of(tensor):  # the second moment around 0 is averaged like a mean
-                    own = own + np.square(values[mean.name], dtype=np.float64)
+                if mean := self._mean_names.get(tensor.name):  # the second moment around 0 is averaged like a mean
+                    own = own + np.square(values[mean], dtype=np.float64)
                 if known:
                     if sums.weighted is None or sums.precision is None:
                         sums.weighted, sums.precision = self._zeros("weighted", key), self._precision_zeros(key)
@@ -234,23 +237,15 @@ class Product:
     @cached_property
     def _variances(self) -> list[tuple[str, TensorEntry, str, TensorEntry]]:
         """Return every running variance and its running mean, each after the key of its array."""
-        return [
-            (key, tensor, *self._by_name[mean.name])
-            for key, tensor in self._by_name.values() if (mean := self._running_mean_of(tensor))
-        ]  # fmt: skip
-
-    def _required_means(self, key: str) -> set[str]:
-        return {mean.name for tensor in self.tensors[key] if (mean := self._running_mean_of(tensor))}
-
-    def _running_mean_of(self, tensor: TensorEntry) -> TensorEntry | None:
-        if not tensor.name.endswith(VARIANCE):
-            return None
-        entry = self._by_name.get(tensor.name.removesuffix(VARIANCE) + MEAN)
-        return entry[1] if entry and entry[1].shape == tensor.shape else None
+        by_name = {tensor.name: (key, tensor) for key, tensors in self.tensors.items() for tensor in tensors}
+        means = {name: name.removesuffix(VARIANCE) + MEAN for name in by_name if name.endswith(VARIANCE)}
+        pairs = [(*by_name[name], *by_name[mean]) for name, mean in means.items() if mean in by_name]
+        return [pair for pair in pairs if pair[1].shape == pair[3].shape]
 
     @cached_property
-    def _by_name(self) -> dict[str, tuple[str, TensorEntry]]:
-        return {tensor.name: (key, tensor) for key, tensors in self.tensors.items() for tensor in tensors}
+    def _mean_names(self) -> dict[str, str]:
+        """Return by name of a running variance the name of its running mean."""
+        return {tensor.name: mean.name for _, tensor, _, mean in self._variances}
 
 
 def quotient(weighted: np.ndarray, weight: float | np.ndarray, last: np.ndarray) -> np.ndarray:

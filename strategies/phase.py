@@ -1,4 +1,4 @@
-"""One phase of a round, training or evaluation: its messages, its replies in a fixed order, its failures and metrics."""
+"""One phase of a round, training or evaluation: its messages, replies in a fixed order, failures and metrics."""
 
 from __future__ import annotations
 

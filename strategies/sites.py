@@ -146,14 +146,14 @@ class Roster:
         else:  # a site may need long to read its data for the first time
             times = max([self._silent.get(node, (0, now))[0] for node in node_ids], default=0)
             timeout = min(DESCRIBE_SECONDS * 2**times, max(deadline - now, 1.0))
+        if not node_ids:
+            return
         content = RecordDict({"config": ConfigRecord()})
         messages = [Message(content, dst_node_id=node, message_type="query.describe") for node in node_ids]
-        if not messages:
-            return
         nodes = {card.key: card.node_id for card in self._cards.values()}
         replies = sorted(grid.send_and_receive(messages, timeout=timeout), key=lambda m: m.metadata.src_node_id)
         now = time.monotonic()
-        for node in {message.metadata.dst_node_id for message in messages} - {r.metadata.src_node_id for r in replies}:
+        for node in set(node_ids) - {reply.metadata.src_node_id for reply in replies}:
             times = min(self._silent.get(node, (0, now))[0] + 1, MAX_DOUBLINGS)
             self._silent[node] = times, now + DESCRIBE_SECONDS * 2**times
         for reply in replies:
