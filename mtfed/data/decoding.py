@@ -84,10 +84,8 @@ def fill_arrays(
     """Decode a site's rows into arrays; rows that an older store contains are copied from it.
 
     Args:
-        data: the site whose files are read.
         rows: the rows to decode, each with a label.
-        config: of the run.
-        make: makes the arrays. Beside these, only the images that are being decoded are in memory.
+        make: makes the arrays. Apart from these, only the images that are being decoded are in memory.
         digests: (N, 16) uint8, digests of what each row is read from.
         old: another store with the same settings.
 

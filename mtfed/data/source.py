@@ -27,25 +27,16 @@ Proportions = Literal["millimetres", "pixels"]
 
 @dataclass(eq=False)
 class Source:
-    """An image of a site, through which its labels are read so that they match it.
-
-    Args:
-        data: the site whose files are read.
-        image: path of the image within the site's folder, or another name as described in :mod:`.formats`.
-        size: side of the square or cube that the model sees.
-        dimensions: 2 or 3.
-        window: the lowest and highest value to be seen, for images of more than 8 bits. By default the window that the
-            file contains, else the image's own range.
-        proportions: whether the image keeps its proportions in ``millimetres``, if its file contains the spacing, or
-            in ``pixels``.
-    """
+    """An image of a site, through which its labels are read so that they match it."""
 
     data: SiteData
-    image: str
-    size: int
+    image: str  # path within the site's folder, or another name as described in :mod:`.formats`
+    size: int  # side of the square or cube that the model sees
     dimensions: int = 2
+    # The lowest and highest value to be seen, for images of more than 8 bits. By default the window that the file
+    # contains, else the image's own range.
     window: tuple[float, float] | None = None
-    proportions: Proportions = "millimetres"
+    proportions: Proportions = "millimetres"  # which the image keeps; pixels if its file contains no spacing
     _arrays: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict, init=False)
 
     @property

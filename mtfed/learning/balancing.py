@@ -27,17 +27,11 @@ EPSILON = 1e-12  # replaces a smaller loss where losses are divided by each othe
 
 
 class Equal:
-    """Add the losses up: ``L = sum_t L_t``.
+    """Add the losses up: ``L = sum_t L_t``."""
 
-    Attributes:
-        learns: whether ``balance[t]`` is trained.
-        by_gradient: whether the rule needs the gradient of each task separately.
-        uses_history: whether the rule uses losses of earlier rounds.
-    """
-
-    learns = False
-    by_gradient = False
-    uses_history = False
+    learns = False  # whether balance[t] is trained
+    by_gradient = False  # whether the rule needs the gradient of each task separately
+    uses_history = False  # whether the rule uses losses of earlier rounds
 
     def __init__(self, balance: Mapping[str, Tensor] | nn.ParameterDict, history: History | None = None) -> None:
         self.balance = balance

@@ -52,7 +52,6 @@ def curvature(
         model: as trained; it is left in evaluation mode.
         shard: the site's training images.
         tasks: that were trained.
-        config: of the run.
         seed: of the signs.
         samples: use at most this many samples of each task, drawn by ``seed``, and scale up; 0 means all.
         history: the tasks' losses in earlier rounds, for balancing rules that use them.

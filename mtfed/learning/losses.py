@@ -46,14 +46,7 @@ def task_losses(config: Config) -> dict[str, Loss]:
 
 
 class BatchLosses:
-    """Compute a model's losses on batches.
-
-    Args:
-        model: on ``device``.
-        config: of the run.
-        device: to compute on.
-        steps: number of batches that will be computed, which decides whether compiling pays off.
-    """
+    """Compute a model's losses on batches; the number of batches, ``steps``, decides whether compiling pays off."""
 
     def __init__(self, model: MultiTaskModel, config: Config, device: torch.device, steps: int) -> None:
         self.pieces = config.accumulate

@@ -135,11 +135,7 @@ class Stream(nn.Module):
 class StageAttention(nn.Module):
     """One task's part of CTAE at one stage.
 
-    Args:
-        channels: of the stage.
-        before: channels of the previous stage, 0 if there is none.
-        dims: 2 or 3.
-        single: whether there is no other task to attend to.
+    ``before`` is the number of channels of the previous stage, 0 if there is none; ``single``: there is no other task.
     """
 
     def __init__(self, channels: int, before: int, dims: int, single: bool) -> None:

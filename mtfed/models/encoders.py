@@ -52,14 +52,6 @@ class Encoder(nn.Module):
         dimensions: 2 or 3.
         weights: pretrained weights, see :func:`.pretrained.load_weights`; if empty, they are random.
 
-    Attributes:
-        channels: of the four maps.
-        strides: of the four maps.
-        dim: width of the pooled features.
-        image_channels: of the input.
-        dims: 2 or 3.
-        is_transformer: whether the body is a transformer.
-
     Raises:
         MtfedError: if the name is unknown or belongs to the other number of dimensions, or if the image size or the
             weights do not fit.
@@ -73,10 +65,10 @@ class Encoder(nn.Module):
         self.indices, chosen = _choose_levels(name, self.body)
         self.name = name
         self.stage_names = [str(level["module"]) for level in chosen]
-        self.channels = [int(level["num_chs"]) for level in chosen]
-        self.strides = [int(level["reduction"]) for level in chosen]
-        self.dim = int(self.body.head_hidden_size)
-        self.image_channels = channels
+        self.channels = [int(level["num_chs"]) for level in chosen]  # of the four maps
+        self.strides = [int(level["reduction"]) for level in chosen]  # of the four maps
+        self.dim = int(self.body.head_hidden_size)  # width of the pooled features
+        self.image_channels = channels  # of the input
         self.dims = dimensions
         self.is_transformer = is_transformer(self.body)
         if weights:

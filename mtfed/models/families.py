@@ -26,18 +26,12 @@ FAMILY_NAMES = "a ResNet, ConvNeXt, plain ViT, Swin, PVT v2 or CoAtNet"  # for e
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture.
+    """An architecture."""
 
-    Attributes:
-        pool: takes a body and its last map (B, C, *s) and returns the pooled features (B, D) of the body's own head.
-        tokens: whether blocks output tokens (B, ..., C), possibly with extra tokens before those of the map, instead of
-            maps (B, C, *s).
-        transformer: whether the architecture is a transformer.
-    """
-
-    pool: Callable[[Any, Tensor], Tensor]
+    pool: Callable[[Any, Tensor], Tensor]  # body, its last map (B, C, *s) -> pooled features (B, D) of its own head
+    # Whether blocks output tokens (B, ..., C), possibly with extra tokens before those of the map, instead of maps.
     tokens: bool
-    transformer: bool
+    transformer: bool  # whether the architecture is a transformer
 
 
 def _pool_tokens(body: Any, last: Tensor) -> Tensor:
@@ -88,11 +82,8 @@ def is_transformer(body: nn.Module) -> bool:
 def run_stages(body: Any, stages: list[str], tokens: bool, forward: Callable[[], list[Tensor]]) -> StageMaps:
     """Return the maps before and after the last block of each stage.
 
-    Args:
-        body: an encoder's body.
-        stages: paths of its stages, or of blocks if the body has no stages.
-        tokens: see :class:`Family`.
-        forward: runs the body and returns the maps after the stages.
+    ``stages`` are the paths of the body's stages, or of blocks if it has no stages; for ``tokens`` see :class:`Family`.
+    ``forward`` runs the body and returns the maps after the stages.
     """
     captured: dict[str, Tensor] = {}
     hooks = [_capture(body.get_submodule(stage), stage, captured) for stage in stages]

@@ -53,12 +53,7 @@ class Bottleneck(nn.Module):
 
 
 class TaskAttention(Sharing):
-    """MTAN's sharing scheme; a task is computed only for its own images.
-
-    Args:
-        encoder: see :class:`~.sharing.Sharing`.
-        tasks: names of all tasks of the model.
-    """
+    """MTAN's sharing scheme; a task is computed only for its own images."""
 
     owners: ClassVar[Mapping[str, str]] = {"attention": DECODER}
 

@@ -82,12 +82,7 @@ class HardSharing(Sharing):
 
 
 class SeparateEncoders(Sharing):
-    """Single-task learning: every task has its own encoder, which sees only the images of this task.
-
-    Args:
-        make_encoder: called once for each task.
-        tasks: names of all tasks of the model.
-    """
+    """Single-task learning: every task has its own encoder, which sees only the images of this task."""
 
     owners: ClassVar[Mapping[str, str]] = {"own": "decoder"}
 

@@ -22,15 +22,10 @@ Maps = list[Tensor]  # from fine to coarse, (B, C_i, D_i, H_i, W_i)
 
 
 class VolumePatches(nn.Module):
-    """Cut a volume into cubes and embed each: (B, C, D, H, W) to (B, E, D/P, H/P, W/P).
+    """Cut a volume into cubes of ``patch_size`` P and embed each: (B, C, D, H, W) to (B, E, D/P, H/P, W/P).
 
-    Args:
-        img_size: side of the cube that the position embeddings are made for.
-        patch_size: side P of a patch.
-        in_chans: channels C.
-        embed_dim: width E.
-        bias: of the embedding.
-        settings: further settings of timm's embedding of images, which are ignored.
+    Position embeddings are made for a cube of side ``img_size``. Further settings of timm's embedding of images are
+    ignored.
     """
 
     def __init__(
@@ -99,11 +94,7 @@ def checkpoint_filter_fn(state: dict[str, Tensor], body: nn.Module) -> dict[str,
 class VolumeResNet(nn.Module):
     """The layers of MONAI's ResNet with their names, which files of MedicalNet (Chen et al., 2019) also use.
 
-    Args:
-        layers: blocks of the four stages.
-        widths: channels inside the blocks of the four stages.
-        channels: of the volume.
-        block: ``basic`` or ``bottleneck``.
+    The four stages have ``layers`` blocks of the kind ``basic`` or ``bottleneck``, with ``widths`` channels inside.
     """
 
     def __init__(self, layers: Sequence[int], widths: Sequence[int], channels: int, block: str = "basic") -> None:

@@ -14,21 +14,13 @@ MAX_BYTES = 2**31  # of the cached volumes of a thread, if there are more than a
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, or a label that covers one.
+    """An image, or a label that covers one."""
 
-    Args:
-        values: numbers, (H, W), (H, W, 3) or (D, H, W).
-        spacing: millimetres along the spatial axes of ``values``, in their order; None if unknown.
-        affine: (4, 4) from voxel x, y, z to millimetres in LPS; None if unknown. For a slice, z is 0.
-        window: the lowest and highest value that should be displayed, if the file contains them.
-        unplaced: why the affine is only assumed, such as fields that are missing; empty if the file contains it.
-    """
-
-    values: np.ndarray
-    spacing: tuple[float, ...] | None = None
-    affine: np.ndarray | None = None
-    window: tuple[float, float] | None = None
-    unplaced: str = ""
+    values: np.ndarray  # numbers, (H, W), (H, W, 3) or (D, H, W)
+    spacing: tuple[float, ...] | None = None  # mm along the spatial axes of the values, in their order; None if unknown
+    affine: np.ndarray | None = None  # (4, 4) from voxel x, y, z to mm in LPS; None if unknown. For a slice, z is 0.
+    window: tuple[float, float] | None = None  # the lowest and highest value to display, if the file contains them
+    unplaced: str = ""  # why the affine is only assumed, such as missing fields; empty if the file contains it
 
     def slice(self, index: int) -> Picture:
         """Return a copy of one slice along z of a volume."""

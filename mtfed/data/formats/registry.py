@@ -26,27 +26,16 @@ _SLICE = re.compile(r"(.+)#(\d{1,9})", re.DOTALL)  # FILE#k, the name of slice k
 
 @dataclass(frozen=True)
 class Format:
-    """One file format.
+    """One file format. A function may be given as "module:function", which is imported when it is first needed."""
 
-    Args:
-        name: what people call it.
-        suffixes: its file suffixes in lower case, each with its dot.
-        reader: function that reads a file, or "module:function", imported when first needed.
-        companions: function that names the files that belong to a header file, or "module:function".
-        is_volume: whether a file always holds a volume.
-        is_dicom: whether the files are DICOM.
-        is_archive: whether a file holds several arrays by name, as ``.npz`` does.
-        packages: distributions whose version can change the values that are read; the image cache depends on them.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
-    reader: Reader | str
-    companions: Companions | str | None = None
-    is_volume: bool = False
+    name: str  # what people call it
+    suffixes: tuple[str, ...]  # in lower case, each with its dot
+    reader: Reader | str  # reads a file
+    companions: Companions | str | None = None  # names the files that belong to a header file
+    is_volume: bool = False  # whether a file always holds a volume
     is_dicom: bool = False
-    is_archive: bool = False
-    packages: tuple[str, ...] = ()
+    is_archive: bool = False  # whether a file holds several arrays by name, as .npz does
+    packages: tuple[str, ...] = ()  # distributions whose version can change the values; the image cache depends on them
 
     def read(self, file: SourceFile, dimensions: int) -> Picture:
         """Return the picture in a file."""
@@ -113,11 +102,7 @@ def suffix_of(name: str) -> str:
 
 
 def stem_of(name: str) -> str:
-    """Return a file's name without its folder and its suffix.
-
-    >>> stem_of("scans/liver.nii.gz")
-    'liver'
-    """
+    """Return a file's name without its folder and its suffix, such as "liver" for "scans/liver.nii.gz"."""
     last = name.rsplit("/", 1)[-1]
     suffix = suffix_of(last)
     return last[: -len(suffix)] if suffix else PurePosixPath(last).stem

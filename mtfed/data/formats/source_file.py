@@ -32,19 +32,12 @@ class SiteFiles(Protocol):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a site.
-
-    Args:
-        site: the site.
-        name: path within the site's folder.
-        what: "image", or the name of a label.
-        arrays: the arrays of an ``.npz`` file that is open already.
-    """
+    """A file of a site."""
 
     site: SiteFiles
-    name: str
-    what: str
-    arrays: Mapping[str, np.ndarray] | None = None
+    name: str  # path within the site's folder
+    what: str  # "image", or the name of a label
+    arrays: Mapping[str, np.ndarray] | None = None  # of an .npz file that is open already
 
     @property
     def is_label(self) -> bool:

@@ -41,12 +41,7 @@ def label_body(builder: AxisGraphBuilder, path: str, encoder: Encoder, readers_k
     """Label an encoder's body and return the labels of its feature maps and of its pooled features.
 
     The labels are also valid for the maps before the last block of a stage, which belong to the same residual stream.
-
-    Args:
-        builder: receives the labels.
-        path: of the body in the model.
-        encoder: the encoder that contains the body.
-        readers_known: whether the caller labels every tensor that reads the maps or the pooled features.
+    ``readers_known``: whether the caller labels every tensor that reads the maps or the pooled features.
     """
     body, count = encoder.body, len(encoder.channels)
     if type(body) in PLAIN_TRANSFORMERS:
