@@ -135,12 +135,9 @@ def decode_rows(
     data = replace(data, key=SITE)
     known = {} if old is None else {d.tobytes(): i for i, d in enumerate(old.digests.numpy()) if i not in old.faults}
 
-    def decode(i: int) -> Decoded | str:
-        known_row = known.get(digests[i].tobytes()) if known else None
-        return decode_row(data, rows[i], config) if known_row is None or old is None else old.row(known_row)
-
     def decode_chunk(chunk: range) -> list[Decoded | str]:
-        return [decode(i) for i in chunk]
+        copies = [(i, known.get(digests[i].tobytes())) for i in chunk]
+        return [decode_row(data, rows[i], config) if k is None or old is None else old.row(k) for i, k in copies]
 
     def decode_in_threads() -> Iterator[Decoded | str]:
         chunks = chunk_rows(rows, max(1, CHUNK // (config.channels * config.image_size**config.dimensions)))

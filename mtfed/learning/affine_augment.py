@@ -61,7 +61,11 @@ def _move_boxes(values: Tensor, scale: Tensor, shift: Tensor, side: int) -> Tens
     low, size, classes = values[..., :dims], values[..., dims : 2 * dims], values[..., 2 * dims :]
     ends = torch.stack([low, low + size]) * (2 / side) - 1  # (2, M, N, dims), in half sides from the middle
     ends = ((ends * scale[:, None] + shift[:, None] + 1) * (side / 2)).sort(dim=0).values
-    whole, ends = ends, ends.clamp(0, side)
-    share = (ends[1] - ends[0]).prod(-1, keepdim=True) / (whole[1] - whole[0]).prod(-1, keepdim=True).clamp_min(1e-9)
-    classes = torch.where(share >= MIN_BOX_SHARE, classes, -1.0)
-    return torch.cat([ends[0], ends[1] - ends[0], classes], dim=-1)
+    return clip_boxes(ends, (ends[1] - ends[0]).prod(-1, keepdim=True), classes, side)
+
+
+def clip_boxes(ends: Tensor, volume: Tensor, classes: Tensor, side: int) -> Tensor:
+    """Return clipped boxes (M, N, 2 dims + 1); a box of which too little remains in the image becomes padding."""
+    ends = ends.clamp(0, side)
+    share = (ends[1] - ends[0]).prod(-1, keepdim=True) / volume.clamp_min(1e-9)
+    return torch.cat([ends[0], ends[1] - ends[0], torch.where(share >= MIN_BOX_SHARE, classes, -1.0)], dim=-1)

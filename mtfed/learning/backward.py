@@ -40,9 +40,7 @@ def backward_by_task(
     synchronisation for each step, because the combination depends on the gradients' inner products.
 
     Args:
-        rule: combines the gradients.
-        tasks: of the batch.
-        pieces: of the batch, computed as they are consumed.
+        pieces: of the batch of these tasks, computed as they are consumed.
         shared: weights that several tasks' losses may depend on.
         own: task -> weights that only its loss depends on.
         scale: of mixed precision; the resulting gradients are scaled.

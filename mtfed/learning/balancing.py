@@ -164,11 +164,8 @@ def project(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
     """Return PCGrad's projected gradients as linear combinations (T, T) of the original ones, one in each row.
 
     A projected gradient stays in the span of the original gradients, so only their inner products are needed. A
-    gradient whose squared norm is 0, possibly after rounding to single precision, projects nothing.
-
-    Args:
-        gram: (T, T) inner products ``g_i . g_j``.
-        orders: for each task, the order in which it is compared with the tasks; itself is skipped.
+    gradient whose squared norm is 0, possibly after rounding to single precision, projects nothing. ``gram`` (T, T) are
+    the inner products ``g_i . g_j``; ``orders`` are for each task the order in which it is compared with the others.
     """
     rows = torch.eye(len(gram), dtype=gram.dtype)
     for i, order in enumerate(orders):

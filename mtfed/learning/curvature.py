@@ -65,8 +65,7 @@ def curvature(
     weights = BALANCING[config.balancing](model.balance, history).weights(tasks)
     with train_only(model, tasks):
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    balance = {name: weight for name, weight in trained.items() if name.startswith("balance.")}
-    parameters = {name: weight for name, weight in trained.items() if name not in balance}
+    parameters = {name: weight for name, weight in trained.items() if not name.startswith("balance.")}
     total = {name: torch.zeros_like(weight) for name, weight in parameters.items()}
     for task in tasks:
         rows = shard.labels[task].rows
@@ -77,7 +76,7 @@ def curvature(
         for name, value in _squared_gradients(model, shard, task, rows, config, parameters).items():
             total[name].add_(value, alpha=scale * count / len(rows))
         if BALANCING[config.balancing].learns:
-            total[f"balance.{task}"] = torch.full_like(balance[f"balance.{task}"], count / 2).detach()
+            total[f"balance.{task}"] = torch.full_like(trained[f"balance.{task}"], count / 2).detach()
     return total
 
 

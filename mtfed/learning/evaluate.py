@@ -19,9 +19,8 @@ def evaluate(model: MultiTaskModel, shard: Shard, tasks: list[str], config: Conf
     device = next(model.parameters()).device
     dtype = half_precision(config.autocast, device)
     metrics = {task: TaskMetrics(config.tasks[task]) for task in tasks if shard.count(task)}
-    if not metrics:
-        return metrics
-    for batch in shard.batches(max(4 * config.batch_size // config.accumulate, 1), tasks=list(metrics)):
+    batches = shard.batches(max(4 * config.batch_size // config.accumulate, 1), tasks=list(metrics)) if metrics else ()
+    for batch in batches:
         if not batch.labels:
             continue
         batch = to_device(batch, device)

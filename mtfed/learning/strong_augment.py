@@ -26,7 +26,7 @@ from ..data.shard import Batch, Labels
 from ..startup import garbage_collection_paused, import_torchvision
 from ..tasks.kind import kind_of
 from ..tasks.task import Task
-from .affine_augment import MIN_BOX_SHARE, SHIFT, ZOOM
+from .affine_augment import SHIFT, ZOOM, clip_boxes
 
 ROTATION = 10.0  # degrees in either direction; of volumes around each axis
 SHEAR = 5.0  # degrees in either direction, of images; volumes are zoomed by different factors along their axes instead
@@ -82,21 +82,16 @@ def augment_strongly(batch: Batch, tasks: dict[str, Task]) -> Batch:
 def move_boxes(values: Tensor, affines: Tensor, side: int) -> Tensor:
     """Return the clipped bounding boxes (M, N, 2d + 1) of the transformed ellipses in the given boxes.
 
-    A box of which too little remains in the image becomes padding.
-
-    Args:
-        values: corners and sizes in pixels, x first, and classes.
-        affines: (M, d, d + 1), the transform of points.
-        side: of the image, in pixels.
+    ``values`` are corners and sizes in pixels, x first, and classes; ``affines`` (M, d, d + 1) transform points. A box
+    becomes padding if too little of it remains in the image, whose side is in pixels.
     """
     dims = affines.shape[1]
     low, size, classes = values[..., :dims], values[..., dims : 2 * dims], values[..., 2 * dims :]
     matrix, shift = affines[..., :dims].transpose(1, 2), affines[:, None, :, dims]
     centre = (low + size / 2) @ matrix + shift
     half = ((size / 2).square() @ matrix.square()).sqrt()
-    ends = torch.stack([centre - half, centre + half]).clamp(0, side)
-    share = (ends[1] - ends[0]).prod(-1, keepdim=True) / (2 * half).prod(-1, keepdim=True).clamp_min(1e-9)
-    return torch.cat([ends[0], ends[1] - ends[0], torch.where(share >= MIN_BOX_SHARE, classes, -1.0)], dim=-1)
+    ends = torch.stack([centre - half, centre + half])
+    return clip_boxes(ends, (2 * half).prod(-1, keepdim=True), classes, side)
 
 
 def image_transforms(side: int) -> tuple[Movement, Appearance]:

@@ -22,6 +22,8 @@ from .device import seed_device
 from .losses import BatchLosses
 from .parts import train_only
 
+Anchors = Iterable[tuple[Tensor, Tensor, float]]  # weight, anchor and mu
+
 
 class AdamW(torch.optim.AdamW):
     """PyTorch's AdamW without the decorators that load torch's compiler, which takes about a second.
@@ -94,7 +96,7 @@ def train(
                 means = backward_by_task(rule, list(batch.labels), losses(batch), shared, own, losses.scaler.scale)
             else:
                 means = backward(rule, losses(batch), losses.scaler.scale)
-            _update(optimizer, losses.scaler, weights.values(), config.clip_norm, anchors)
+            _update(optimizer, losses.scaler, config.clip_norm, anchors)
             for task, mean in means.items():
                 count = len(batch.labels[task].rows)
                 sums[task] = sums.get(task, 0.0) + mean * count
@@ -126,28 +128,18 @@ def _batches(shard: Shard, tasks: list[str], size: int, count: int) -> Iterator[
     return islice(chain.from_iterable(passes), count)
 
 
-def _update(
-    optimizer: AdamW,
-    scaler: torch.amp.GradScaler,
-    weights: Iterable[Tensor],
-    clip_norm: float,
-    anchors: Iterable[tuple[Tensor, Tensor, float]],
-) -> None:
+def _update(optimizer: AdamW, scaler: torch.amp.GradScaler, clip_norm: float, anchors: Anchors) -> None:
     """Take an optimizer step from the scaled gradients: unscale and clip them, then add the proximal terms."""
     scaler.unscale_(optimizer)
     if clip_norm:
-        torch.nn.utils.clip_grad_norm_(weights, clip_norm)
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip_norm)
     add_proximal_gradients(anchors)
     scaler.step(optimizer)
     scaler.update()
 
 
-def add_proximal_gradients(anchors: Iterable[tuple[Tensor, Tensor, float]]) -> None:
-    """Add the gradient of ``mu / 2 * ||w - anchor||^2`` to each weight that has a gradient.
-
-    Args:
-        anchors: triples of weight, anchor and mu.
-    """
+def add_proximal_gradients(anchors: Anchors) -> None:
+    """Add the gradient of ``mu / 2 * ||w - anchor||^2`` to each weight that has a gradient."""
     for weight, anchor, mu in anchors:
         if weight.grad is not None:
             weight.grad.add_(weight.detach() - anchor, alpha=mu)

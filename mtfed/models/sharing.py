@@ -19,11 +19,7 @@ from .encoders import Encoder, Features
 class Sharing(nn.Module):
     """A sharing scheme: computes the features of each task from an image.
 
-    The encoder's modules keep their names: ``body.*`` of the encoder is ``body.*`` of the scheme.
-
-    Args:
-        encoder: its modules become the scheme's.
-        tasks: names of all tasks of the model.
+    The encoder's modules become the scheme's under the same names: the encoder's ``body.*`` is the scheme's ``body.*``.
     """
 
     # Module that contains an entry for each task -> the kind of part that the entry belongs to, decoder or cross.

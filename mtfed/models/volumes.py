@@ -52,10 +52,10 @@ class VolumeTransformer(timm.models.VisionTransformer):  # type: ignore[name-def
     This is UNETR's encoder (Hatamizadeh et al., WACV 2022), with the mean of the tokens instead of a class token.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(
-            embed_layer=VolumePatches, class_token=False, global_pool="avg", num_classes=0, mlp_ratio=4, **settings
-        )
+    def __init__(self, side: int, channels: int, patch: int, width: int, depth: int, heads: int) -> None:
+        shape: Any = {"img_size": side, "patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": heads}
+        fixed: Any = {"embed_layer": VolumePatches, "class_token": False, "global_pool": "avg", "num_classes": 0}
+        super().__init__(in_chans=channels, mlp_ratio=4, **shape, **fixed)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         position = resample_positions(self.pos_embed, self.patch_embed.grid, x.shape[2:])
@@ -179,18 +179,12 @@ def _attend(stage: Any, x: Tensor) -> Tensor:
     return x
 
 
-def _transformer(image_size: int, channels: int, patch: int, width: int, depth: int, heads: int) -> nn.Module:
-    return VolumeTransformer(
-        img_size=image_size, patch_size=patch, in_chans=channels, embed_dim=width, depth=depth, num_heads=heads
-    )
-
-
 _WIDTHS = (64, 128, 256, 512)
 VOLUMES: dict[str, Callable[[int, int], nn.Module]] = {  # each takes the side of the cube and the channels
-    "vit3d_mini_patch4": lambda side, channels: _transformer(side, channels, 4, 96, 4, 4),
-    "vit3d_mini_patch8": lambda side, channels: _transformer(side, channels, 8, 96, 4, 4),
-    "vit3d_small_patch16": lambda side, channels: _transformer(side, channels, 16, 384, 12, 6),
-    "vit3d_base_patch16": lambda side, channels: _transformer(side, channels, 16, 768, 12, 12),
+    "vit3d_mini_patch4": lambda side, channels: VolumeTransformer(side, channels, 4, 96, 4, 4),
+    "vit3d_mini_patch8": lambda side, channels: VolumeTransformer(side, channels, 8, 96, 4, 4),
+    "vit3d_small_patch16": lambda side, channels: VolumeTransformer(side, channels, 16, 384, 12, 6),
+    "vit3d_base_patch16": lambda side, channels: VolumeTransformer(side, channels, 16, 768, 12, 12),
     "resnet3d_mini": lambda side, channels: VolumeResNet((1, 1, 1, 1), (16, 32, 64, 128), channels),
     "resnet3d_10": lambda side, channels: VolumeResNet((1, 1, 1, 1), _WIDTHS, channels),
     "resnet3d_18": lambda side, channels: VolumeResNet((2, 2, 2, 2), _WIDTHS, channels),

@@ -1,4 +1,4 @@
-"""The cache: what makes a store invalidates, where it is, and what happens if it cannot be written."""
+"""The cache: what invalidates a store, where it is, and what happens if it cannot be written."""
 
 from __future__ import annotations
 

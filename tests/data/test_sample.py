@@ -1,4 +1,4 @@
-"""The embedded sample: its contents, and that it may be shipped."""
+"""The sample inside the package: its contents, and whether its licences allow shipping it."""
 
 import csv
 import io
@@ -51,12 +51,12 @@ def test_manifest_names_every_file_once(rows: Rows, files: Files) -> None:
     assert len({row["id"] for row in rows}) == len(rows)
 
 
-def test_images_open_at_their_size(rows: Rows, files: Files) -> None:
+def test_images_have_the_size_of_their_source(rows: Rows, files: Files) -> None:
     for row in rows:
         assert pixels(files[row["image"]]).shape == SIZES[row["source"]], row["id"]
 
 
-def test_masks_are_binary_and_fit(rows: Rows, files: Files) -> None:
+def test_masks_are_binary_and_have_the_size_of_their_image(rows: Rows, files: Files) -> None:
     for row in filter(lambda row: row["lungs"], rows):
         mask = pixels(files[row["lungs"]])
         assert mask.shape == pixels(files[row["image"]]).shape, row["id"]
@@ -69,19 +69,19 @@ def test_counts_per_task_and_split(rows: Rows) -> None:
         ("train", "0"): 800, ("train", "1"): 800, ("test", "0"): 200, ("test", "1"): 200,
     }  # fmt: skip
     assert Counter(row["split"] for row in rows if row["lungs"]) == {"train": 65, "test": 18}
-    assert all(bool(row["pneumonia"]) != bool(row["lungs"]) for row in rows)  # one task an image
+    assert all(bool(row["pneumonia"]) != bool(row["lungs"]) for row in rows)  # each image has one task
 
 
-def test_no_patient_and_no_image_in_both_splits(rows: Rows, files: Files) -> None:
+def test_no_patient_and_no_image_is_in_both_splits(rows: Rows, files: Files) -> None:
     patients, images = defaultdict(set), defaultdict(list)
     for row in rows:
         patients[row["patient"]].add(row["split"])
         images[sha256(pixels(files[row["image"]]).tobytes()).digest()].append(row["id"])
     assert [patient for patient, splits in patients.items() if len(splits) > 1] == []
-    assert [ids for ids in images.values() if len(ids) > 1] == []  # nor twice in one split
+    assert [ids for ids in images.values() if len(ids) > 1] == []  # no image appears twice, also not in one split
 
 
-def test_licences_allow_shipping_and_everyone_is_credited(rows: Rows) -> None:
+def test_licences_allow_shipping_and_all_sources_are_credited(rows: Rows) -> None:
     text = ATTRIBUTION.read_text(encoding="utf-8")
     assert {row["licence"] for row in rows} <= set(OPEN_LICENCES)
     for row in rows:
@@ -90,7 +90,7 @@ def test_licences_allow_shipping_and_everyone_is_credited(rows: Rows) -> None:
             assert f"| {row['id']} | " in text, row["id"]
 
 
-def test_text_is_clean(rows: Rows) -> None:
+def test_text_has_no_undecoded_characters(rows: Rows) -> None:
     text = ATTRIBUTION.read_text(encoding="utf-8")
     assert "\ufffd" not in text and "?" not in text
     assert not [row["id"] for row in rows if "?" in "".join(row.values())]

@@ -116,9 +116,9 @@ def test_splits_are_kept_apart(tmp_path: Path) -> None:
     with pytest.raises(MtfedError, match="Config key normalise: site h has no training image"):
         load_shard(data.part("val"), config)
     assert load_shard(data.part("train"), config).normalisation is not None
-    strange = replace(data, rows=(replace(data.rows[0], number=3), *data.rows[1:]))
+    mismatched = replace(data, rows=(replace(data.rows[0], number=3), *data.rows[1:]))
     with pytest.raises(ValueError, match="Expected row 3 of the pool of site h to be"):
-        load_shard(strange, config, "train")
+        load_shard(mismatched, config, "train")
     assert len(load_shard(replace(data, rows=()), config, "train")) == 0
 
 

@@ -1,4 +1,4 @@
-"""Images, masks, boxes and volumes come to lie alike in what the model sees, and what cannot be read is named."""
+"""Images, masks, boxes and volumes stay aligned in what the model sees, and errors name what cannot be read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 
 
 def folder(path: Path, **files: object) -> SiteData:
-    """Write files, named with an underscore for the dot, and return them as a site's."""
+    """Write files, whose names have an underscore instead of the dot, and return a site with them."""
     for name, content in files.items():
         target = path / name.replace("_", ".")
         if isinstance(content, bytes):
@@ -36,32 +36,32 @@ def folder(path: Path, **files: object) -> SiteData:
 
 @pytest.mark.parametrize("shape", [(40, 64), (64, 40), (10, 20), (33, 47), (100, 100)])
 def test_boxes_move_with_the_picture(shape: tuple[int, int]) -> None:
-    frame = Letterbox(shape, 64)
+    letterbox = Letterbox(shape, 64)
     top, left, height, width = shape[0] // 4, shape[1] // 5, shape[0] // 2, shape[1] // 2
     picture = np.zeros(shape, np.uint8)
     picture[top : top + height, left : left + width] = 255
-    ((x, y, w, h),) = frame.move(np.array([[left, top, width, height]]))
-    seen = np.argwhere(frame.place(picture) > 127)
+    ((x, y, w, h),) = letterbox.move(np.array([[left, top, width, height]]))
+    seen = np.argwhere(letterbox.place(picture) > 127)
     assert np.abs(seen.min(0) - (y, x)).max() <= 1
     assert np.abs(seen.max(0) + 1 - (y + h, x + w)).max() <= 1
 
 
 @pytest.mark.parametrize(("shape", "size"), [((20, 32, 24), 16), ((8, 6, 8), 16), ((16, 16, 16), 16)])
 def test_boxes_move_with_the_volume(shape: tuple[int, int, int], size: int) -> None:
-    frame = Letterbox(shape, size)
+    letterbox = Letterbox(shape, size)
     low = np.array(shape) // 4
     sides = np.array(shape) // 2
     volume = np.zeros(shape, np.uint8)
     volume[tuple(slice(a, a + n) for a, n in zip(low, sides, strict=True))] = 1
-    placed = frame.place(volume, nearest=True)
+    placed = letterbox.place(volume, nearest=True)
     assert placed.shape == (size,) * 3 and placed.dtype == np.uint8
-    box = frame.move(np.array([[*low[::-1], *sides[::-1]]]))[0]
+    box = letterbox.move(np.array([[*low[::-1], *sides[::-1]]]))[0]
     seen = np.argwhere(placed)
     assert np.abs(seen.min(0) - box[2::-1]).max() <= 1
     assert np.abs(seen.max(0) + 1 - (box[:3] + box[3:])[::-1]).max() <= 1
 
 
-INNER = [  # shape, spacing, its shape in a frame of 64
+INNER = [  # shape, spacing, shape within a letterbox of 64
     ((30, 512, 512), (5, 0.7, 0.7), (27, 64, 64)),
     ((8, 512, 512), (10, 0.7, 0.7), (14, 64, 64)),
     ((100, 10, 10), (0.1, 1, 1), (64, 64, 64)),
@@ -76,14 +76,14 @@ INNER = [  # shape, spacing, its shape in a frame of 64
 def test_a_letterbox_keeps_proportions_in_millimetres(
     shape: tuple[int, ...], spacing: tuple[float, ...], inner: tuple[int, ...]
 ) -> None:
-    frame = Letterbox(shape, 64, spacing)
-    assert frame.inner == inner
+    letterbox = Letterbox(shape, 64, spacing)
+    assert letterbox.inner == inner
     low, sides = np.array(shape) // 4, np.array(shape) // 2
     mask = np.zeros(shape, np.uint8)
     mask[tuple(slice(a, a + n) for a, n in zip(low, sides, strict=True))] = 255
-    corner, size = np.split(frame.move(np.array([[*low[::-1], *sides[::-1]]]))[0][::-1].reshape(2, -1)[::-1], 2)
+    corner, size = np.split(letterbox.move(np.array([[*low[::-1], *sides[::-1]]]))[0][::-1].reshape(2, -1)[::-1], 2)
     for nearest in (True, False):
-        seen = np.argwhere(frame.place(mask, nearest=nearest) > 127)
+        seen = np.argwhere(letterbox.place(mask, nearest=nearest) > 127)
         assert np.abs(seen.min(0) - corner).max() <= 1
         assert np.abs(seen.max(0) + 1 - corner - size).max() <= 1
 
@@ -97,7 +97,7 @@ def test_even_spacing_equals_unknown_spacing(shape: tuple[int, ...]) -> None:
 
 
 def test_thick_slices_keep_their_proportions(tmp_path: Path) -> None:
-    """A ball that was cut into thick slices is a ball again."""
+    """A ball in thick slices is seen as a ball."""
     z, y, x = np.meshgrid((np.arange(12) - 5.5) * 8, np.arange(96) - 47.5, np.arange(96) - 47.5, indexing="ij")
     ball = (z**2 + y**2 + x**2 < 40**2).astype(np.uint8) * 200
     data = folder(tmp_path, v_npz={"image": ball, "mask": ball // 200, "spacing": [8, 1, 1]})
@@ -110,7 +110,7 @@ def test_thick_slices_keep_their_proportions(tmp_path: Path) -> None:
     assert source.spacing == (8, 1, 1)
 
 
-WINDOWS = [  # dtype, window, what a ramp from 0 to 100 becomes at 0, 25, 50, 75, 100
+WINDOWS = [  # dtype, window, values of a ramp from 0 to 100 at 0, 25, 50, 75, 100
     (np.int16, (25, 75), [0, 0, 128, 255, 255]),
     (np.float32, (0, 200), [0, 32, 64, 96, 128]),
     (np.int16, None, [0, 64, 128, 191, 255]),
@@ -165,7 +165,7 @@ def test_colours_of_many_bits_are_scaled_together(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels, np.round(np.arange(768) * (255 / 767)).reshape(16, 16, 3).transpose(2, 0, 1))
 
 
-STORED = {  # what a camera stores of a picture x, by the orientation that it tells (EXIF 2.32, 4.6.5)
+STORED = {  # how a camera stores a picture x, by the EXIF orientation (EXIF 2.32, 4.6.5)
     1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud, 5: np.transpose, 6: np.rot90,
     7: lambda x: np.rot90(x, 2).T, 8: lambda x: np.rot90(x, 3),
 }  # fmt: skip

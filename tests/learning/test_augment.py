@@ -94,7 +94,7 @@ def seeded(given: Batch) -> Batch:
 
 
 def test_the_config_accepts_all_modes_and_only_strong_loads_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mtfed.learning.strong_augment", None)  # whoever imports it now fails
+    monkeypatch.setitem(sys.modules, "mtfed.learning.strong_augment", None)  # importing it now fails
     modes: tuple[Augment, ...] = ("none", "shift", "mirror", "strong")
     for mode in modes:
         declared = {"task.a.kind": "classification", "task.a.classes": "no, yes"}

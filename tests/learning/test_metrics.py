@@ -1,4 +1,4 @@
-"""Metrics against slow references in numpy, outputs that they refuse, and sums that leave a site."""
+"""Metrics against slow references in numpy, outputs that are refused, and the sums that a site sends."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_nan_is_left_out_of_a_mean() -> None:
     assert float(metric.compute(*sums)) == 0.5
 
 
-# What leaves a site.
+# Sums that a site sends.
 
 
 def numbers(known: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -179,7 +179,7 @@ def test_sums_that_would_reveal_single_labels_stay_at_the_site(known: list[int],
     for state in ("count", "total", "squares", "residual"):
         assert [number != 0 for number in np.array(sums[f"t.r2.{state}"])] == sent
     assert sums["t.count"] == max(known) and sums["t.mae.count"] == [sum(known)]
-    # What is computed at the site is of all labels.
+    # The values computed at the site use all labels.
     units = values.double().numpy() / 10
     residual = np.nansum((outputs.numpy() - units) ** 2, 0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,4 +1,4 @@
-"""Decoders: what they give for every kind of task, in two and three dimensions, where they start, and their axes."""
+"""Decoders: outputs for every kind of task in two and three dimensions, initial predictions, losses, and axes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mtfed.tasks.task import Task
 CLASSES = ("one", "two", "three")
 RANGED = {"regression", "dose"}
 ENCODERS = {  # name -> dimensions, side of its image
-    "vit_nano_patch8": (2, 40),  # a plain transformer, its maps all of stride 8
+    "vit_nano_patch8": (2, 40),  # a plain transformer, whose maps all have stride 8
     "pvt_v2_b0": (2, 40),  # a hierarchical one; 32 does not divide 40
     "resnet_mini": (2, 32),
     "vit3d_mini_patch4": (3, 8),
@@ -63,7 +63,7 @@ def expected_shape(kind: str, dimensions: int, size: int) -> tuple[int, ...]:
     }[kind]  # fmt: skip
 
 
-def test_every_kind_has_the_decoders_that_it_names() -> None:
+def test_every_kind_has_its_declared_decoders() -> None:
     assert {kind: tuple(row) for kind, row in DECODERS.items()} == {
         kind: row.decoders for kind, row in KIND_SPECS.items()
     }
@@ -82,7 +82,7 @@ def test_outputs_have_their_shape_and_every_weight_a_gradient(name: str, kind: s
 
 
 @pytest.mark.parametrize("decoder", ["mlp", "unet"])
-def test_images_of_another_size_are_decoded_to_theirs(decoder: str) -> None:
+def test_outputs_have_the_size_of_the_image(decoder: str) -> None:
     made = DECODERS["segmentation"][decoder](declare("segmentation", decoder), encoder("pvt_v2_b0"), 8)
     image = torch.zeros(1, 1, 36, 52)
     assert made(encoder("pvt_v2_b0")(image)).shape == (1, 3, 36, 52)
@@ -119,7 +119,7 @@ def test_resizing_interpolates_and_averages_where_it_shrinks_by_half() -> None:
         torch.testing.assert_close(resize(x, [2] * dims), means)
 
 
-# Losses of what they give.
+# Losses of their outputs.
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0, 2.0])
@@ -138,7 +138,7 @@ def test_the_focal_loss_of_a_softmax_has_a_gradient(kind: str, gamma: float) -> 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("kind", ["multi-label", "multi-label-segmentation"])
-def test_the_focal_loss_of_what_is_certain_has_a_gradient(kind: str, gamma: float) -> None:
+def test_the_focal_loss_of_a_certain_prediction_has_a_gradient(kind: str, gamma: float) -> None:
     task = declare(kind)
     config = read_config({"task.a.kind": kind, "task.a.classes": ", ".join(CLASSES), "focal-gamma": gamma})
     results, shape = [], (1, 3) if kind == "multi-label" else (1, 3, 1, 1)
@@ -174,7 +174,7 @@ def inputs(name: str) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def decoders_alone(graph: AxisGraph) -> AxisGraph:
-    """Return a table whose other axes are frozen: those inside encoders are tested elsewhere."""
+    """Return a graph in which all other axes are frozen; axes inside encoders are tested elsewhere."""
     read = {label for name in graph.tensors if name.startswith("decoders.") for label in graph.labels(name)}
     axes = {label: axis if label in read else Axis(axis.size, "frozen") for label, axis in graph.axes.items()}
     return AxisGraph(graph.tensors, axes)
@@ -191,18 +191,18 @@ def test_the_axes_of_all_decoders_are_symmetries(name: str) -> None:
             assert results >= {
                 f"{part}.{i}" for part, count in (("stem", 2), ("levels", 4), ("up", 5)) for i in range(count)
             }
-            assert len(results) == 2 + 4 + 5 + 5  # and what lies between a step's two convolutions
+            assert len(results) == 2 + 4 + 5 + 5  # including the units between the two convolutions of a step
         elif task.decoder == "mlp":
             assert results >= {"levels", "fuse"}
     labelled = {name for name, (_, labels) in graph.tensors.items() if any(labels)}
     unlabelled = {name for name in made.state_dict() if name.startswith("decoders.")} - labelled
     heads = ("head.bias", "head.weight", "norm.weight", "norm.bias", "thresholds", "centres.1.bias", "boxes.1.bias")
-    maps = tuple(f"levels.{i}.0.{kind}" for i in range(4) for kind in ("weight", "bias"))  # of maps whose units stay
+    maps = tuple(f"levels.{i}.0.{kind}" for i in range(4) for kind in ("weight", "bias"))  # these maps are not permuted
     assert all(path.endswith(heads + (maps if name == "pvt_v2_b0" else ())) for path in unlabelled)
 
 
 class Summit(nn.Module):
-    """A decoder that nobody has described."""
+    """A decoder without a describer."""
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Summit(nn.Module):
         return self.head(features.pooled.cumsum(1))
 
 
-def test_what_an_unknown_decoder_reads_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_an_unknown_decoder_reads_are_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     known = derive_axes(model("vit_nano_patch8")).axes
     monkeypatch.setitem(DECODERS["classification"], "linear", Summit)
     made = model("vit_nano_patch8")

@@ -25,7 +25,7 @@ CONFIG = Config(tasks={"cells": CELLS})
 
 
 class TinyEncoder(nn.Module):
-    """Stands in for an encoder: two convolutions of strides ``first`` and 2, four maps of them."""
+    """A stand-in for an encoder: four maps from two convolutions of strides ``first`` and 2."""
 
     def __init__(self, dims: int, first: int, width: int = 16) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Tiny(nn.Module):
     ("dims", "first", "size", "side"),
     [(2, 2, 32, 8), (2, 4, 64, 16), (2, 8, 64, 16), (2, 16, 64, 16), (2, 4, 50, 13), (3, 2, 16, 4), (3, 8, 32, 8)],
 )
-def test_outputs_lie_at_stride_4(dims: int, first: int, size: int, side: int) -> None:
+def test_outputs_have_stride_4(dims: int, first: int, size: int, side: int) -> None:
     model = Tiny(CELLS, dims, first, width=4)
     outputs = model(torch.randn(2, 1, *(size,) * dims))
     assert outputs.shape == (2, 3 + 2 * dims, *(side,) * dims)

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 
 class Reader(nn.Module):
-    """An encoder and linear readings of everything it gives, before and after its blocks."""
+    """An encoder, and linear layers that read all its outputs before and after the last blocks."""
 
     def __init__(self, made: Encoder) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def reader_axes(model: Reader, read: bool = True) -> tuple[AxisGraph, list[Label
     return builder.build(), [*maps, pooled]
 
 
-AXES = {  # image size, free axes, kinds of the streams that the maps and the pooled features are of
+AXES = {  # image size, free axes, kinds of the streams of the maps and of the pooled features
     "vit_nano_patch8": (32, 9, ["perm"]),
     "vit3d_mini_patch8": (16, 9, ["perm"]),
     "resnet_nano": (32, 10, ["perm"] * 4),
@@ -102,8 +102,8 @@ def test_axes_of_a_residual_network_alone_are_symmetries(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("vgg", 0), ("convnext_atto", 12)])
-def test_a_body_that_is_not_understood_shows_the_inside_of_its_mlps_alone(name: str, count: int) -> None:
-    if name == "vgg":  # one long sequence, maps of which are read in its middle
+def test_of_an_unknown_body_only_the_axes_inside_mlps_are_labelled(name: str, count: int) -> None:
+    if name == "vgg":  # one long sequence, whose maps are read in its middle
         body = timm.models.VGG([4, 4, "M", 8, "M", 8, "M", 8, "M"], num_classes=0, in_chans=1, mlp_ratio=0.001)
     else:
         body = Encoder(name, 32, 1).body

@@ -93,7 +93,7 @@ def test_a_group_of_blocks_of_a_plain_transformer_ends_in_its_last() -> None:
 
 @pytest.mark.parametrize("name", ["resnet_nano", "resnet3d_mini"])
 @torch.no_grad()
-def test_a_stage_of_one_block_has_its_shortcut_for_the_map_before(name: str) -> None:
+def test_in_a_stage_of_one_block_the_shortcut_is_the_map_before(name: str) -> None:
     made = encoder(name)
     stages = made.stages(image(made.dims, 32))
     for stage in (1, 2, 3):
@@ -126,7 +126,7 @@ def test_gradients_reach_every_weight(name: str) -> None:
     unused = [path for path, weight in made.named_parameters() if weight.grad is None]
     assert not unused
     made.zero_grad()
-    sum((before * after).sum() for before, after in made.stages(x)).backward()  # nothing is overwritten in between
+    sum((before * after).sum() for before, after in made.stages(x)).backward()  # no map is overwritten
 
 
 def test_rows_select_all_features() -> None:
@@ -138,7 +138,7 @@ def test_rows_select_all_features() -> None:
 @pytest.mark.parametrize(("name", "width"), [("vit_mini_patch8", 96), ("vit_nano_patch8", 64)])
 @pytest.mark.parametrize(("size", "channels"), [(32, 1), (64, 3)])
 @torch.no_grad()
-def test_plain_transformers_are_timms_to_the_bit(name: str, width: int, size: int, channels: int) -> None:
+def test_plain_transformers_equal_those_of_timm(name: str, width: int, size: int, channels: int) -> None:
     torch.manual_seed(3)
     made = Encoder(name, size, channels).eval()
     torch.manual_seed(3)
@@ -177,7 +177,7 @@ REFUSED = [
     (("resnet3d_mini", 18, 1, 3), "cannot take images of 18 px: .* choose a multiple of 4"),
     (("levit_128s", 224, 1), "Encoder 'levit_128s' gives 3 feature maps, decoders read 4; choose a ViT, Swin, PVT or"),
     (("pit_ti_224", 224, 1), "Encoder 'pit_ti_224' gives 3 feature maps"),
-    (("nest_tiny", 32, 1), "Encoder 'nest_tiny' gives 3 feature maps"),  # of whatever size
+    (("nest_tiny", 32, 1), "Encoder 'nest_tiny' gives 3 feature maps"),  # at any size
     (("mute_for_tests", 32, 1), "'mute_for_tests' gives no feature maps .*; choose a ViT, Swin, PVT or ConvNet"),
 ]
 

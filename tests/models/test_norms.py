@@ -31,10 +31,10 @@ def test_one_small_image_trains(name: str) -> None:
 
 
 @torch.no_grad()
-def test_norms_with_an_activation_stay_as_they_are() -> None:
-    theirs = timm.layers.BatchNormAct2d(4, eps=1e-3, momentum=0.3, act_layer=nn.PReLU, drop_layer=nn.Hardtanh)
-    disturb(theirs)
-    pair = [nn.Sequential(theirs), replace_norms(nn.Sequential(deepcopy(theirs)))]
+def test_replaced_norms_with_an_activation_compute_the_same() -> None:
+    original = timm.layers.BatchNormAct2d(4, eps=1e-3, momentum=0.3, act_layer=nn.PReLU, drop_layer=nn.Hardtanh)
+    disturb(original)
+    pair = [nn.Sequential(original), replace_norms(nn.Sequential(deepcopy(original)))]
     assert type(pair[1][0]) is BatchNormAct
     for training in (True, False):
         first, second = (norm.train(training)(image(2, 5, 4)) for norm in pair)

@@ -54,7 +54,7 @@ def test_the_tables_of_windows_are_resized(tmp_path: Path) -> None:
     x = image(2, 64, 3)
     assert torch.equal(same(x).pooled, source(x).pooled)
     other = encoder("swin_mini", 1, 128, seed=7, weights=str(tmp_path / "swin.safetensors"))
-    assert other.body.layers[3].blocks[0].attn.window_size == (4, 4)  # of 2 x 2 in the file
+    assert other.body.layers[3].blocks[0].attn.window_size == (4, 4)  # 2 x 2 in the file
     assert torch.equal(other.body.layers[0].blocks[0].mlp.fc1.weight, source.body.layers[0].blocks[0].mlp.fc1.weight)
 
 
@@ -88,7 +88,7 @@ def test_a_file_whose_names_are_the_bodys_is_not_renamed(tmp_path: Path, monkeyp
     swin = timm.models.swin_transformer
     convert = swin.checkpoint_filter_fn
 
-    def of_an_original(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:  # as timm 1.0.16 has it
+    def of_an_original(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:  # as in timm 1.0.16
         features = convert(tensors, body)
         pattern = r"layers.(\d).downsample"
         return {re.sub(pattern, lambda m: f"layers.{int(m[1]) + 1}.downsample", key): features[key] for key in features}
@@ -122,7 +122,7 @@ def test_channels_as_timm_adapts_them() -> None:
 
 
 class Stranger:
-    """Something that a weights file must not bring to life."""
+    """An object that must not be unpickled from a weights file."""
 
 
 def write_files(folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_unsuitable_files_are_refused(tmp_path: Path) -> None:
     for name, message in BAD_FILES:
         with pytest.raises(MtfedError, match=message):
             Encoder("resnet_nano", 32, 1, weights=str(tmp_path / name))
-    for name in ("vit_nano_patch8", "swin_mini", "pvt_mini"):  # whose files timm converts
+    for name in ("vit_nano_patch8", "swin_mini", "pvt_mini"):  # timm converts files of these
         with pytest.raises(MtfedError, match=f"has 0 of the .* encoder '{name}'"):
             Encoder(name, 64, 1, weights=str(tmp_path / "little.safetensors"))
 

@@ -67,7 +67,10 @@ def test_a_task_without_rows_costs_nothing_unless_others_attend_to_it(scheme: st
     # CTAE runs its layers as products of all tasks, which no hook sees; the bottleneck's modules are called.
     attended = {"cross.kind", "cross.left-lung_2"} if scheme in ("ctan", "ctan, bottleneck only") else set()
     assert foreign == attended
-    assert {count for name, count in seen.items() if model.part(name) in attended} <= {1, 2}  # twice: two tasks ask
+    assert {count for name, count in seen.items() if model.part(name) in attended} <= {
+        1,
+        2,
+    }  # 2: two tasks attend
 
 
 def test_streams_of_other_tasks_are_attended_to() -> None:
@@ -86,7 +89,7 @@ def test_a_bottleneck_computes_only_its_own_rows() -> None:
     model = build("ctan").eval()
     seen = calls(model, lambda: model(image(), rows()))
     for task, index in ROWS.items():
-        assert seen[f"cross.{task}.bottleneck.embed"] == 3  # what others attend to
+        assert seen[f"cross.{task}.bottleneck.embed"] == 3  # other tasks attend to these
         assert seen[f"cross.{task}.bottleneck.attention.q"] == len(index)
 
 
@@ -106,7 +109,7 @@ def test_ctan_without_attention_is_refused() -> None:
         CrossTaskAttention(Encoder("resnet_nano", 32, 1), TASKS, in_encoder=False, at_bottleneck=False)
 
 
-NAMES = [  # scheme, how a tensor is called, the part it belongs to
+NAMES = [  # scheme, prefix of a tensor's name, its part
     ("hard", "body.", "encoder"),
     ("separate", "own.kind.body.", "decoder.kind"),
     ("mtan", "body.", "encoder"),
@@ -129,7 +132,7 @@ OWN = {"hard": 0, "separate": 3, "mtan": 3, "ctan": 3, "ctan, encoder only": 3, 
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_parts_share_no_tensor_and_leave_none_out(scheme: str) -> None:
+def test_every_tensor_is_in_one_part(scheme: str) -> None:
     model = build(scheme)
     storage = [tensor.data_ptr() for tensor in model.state_dict(keep_vars=True).values() if tensor.numel()]
     assert len(set(storage)) == len(storage)

@@ -50,11 +50,11 @@ def readers(builder: AxisGraphBuilder, path: str, module: Any) -> None:
             builder.label_map(f"heads.{task}.{i}", module.heads[task][i], label, None)
 
 
-MINE = {  # scheme -> free axes beside those of the body, over the encoders above
+SCHEME_AXES = {  # scheme -> free axes in addition to those of the body, over the encoders above
     "hard": 0,
     "separate": 0,
     "mtan": 3 * 3 + 3 * 4,  # bottlenecks: two inner and the outer; masks: hidden
-    "ctan": 3 * 4 + 3 * 2,  # what is heard, heads and MLPs; of few channels the head is one
+    "ctan": 3 * 4 + 3 * 2,  # gated values, heads and MLPs; with few channels there is one head
     "ctan, encoder only": 3 * 4,
     "ctan, bottleneck only": 3 * 2,
 }
@@ -71,7 +71,7 @@ def test_axes_are_symmetries(scheme: str, encoder: str) -> None:
     graph = derive_axes(model)
     changes = check_symmetry(model, graph, (image(encoder), rows()))
     own = [label for label in changes if ".body" not in label]
-    assert len(own) == MINE[scheme]
+    assert len(own) == SCHEME_AXES[scheme]
     assert max(changes.values(), default=0.0) < 1e-10
 
 
@@ -81,7 +81,7 @@ DECLARED = {
     "side": Task(name="side", kind="classification", classes=("left", "right")),
 }
 
-READ_BY_STREAMS = {  # model -> axes that the streams of all tasks read; of a body that is understood there are more
+READ_BY_STREAMS = {  # model -> axes that the streams of all tasks read; a known body adds some
     "ctan": {"codes.0", "codes.1", "codes.2", "codes.3", "tokens"},
     "ctan-encoder": {"codes.0", "codes.1", "codes.2", "codes.3"},
     "ctan-bottleneck": {"tokens"},
@@ -98,7 +98,7 @@ STREAMS = {  # (model, encoder) -> axes of the body that they read
 
 
 def whole(name: str, encoder: str, tasks: dict[str, Task]) -> tuple[MultiTaskModel, AxisGraph]:
-    """Return a model in float64 with noise on everything, and its axes."""
+    """Return a model in float64 with noise on all tensors, and its axes."""
     torch.manual_seed(0)
     side, dims = ENCODERS[encoder]
     made = assemble(name, tasks, encoder=encoder, image_size=side, dimensions=dims, decoder_width=8)
@@ -138,7 +138,7 @@ WANTED += [("ctan", "pvt_mini"), ("ctan", "resnet3d_mini"), ("mtan", "pvt_mini")
 
 @pytest.mark.parametrize("task", ["lungs", "kind"])
 @pytest.mark.parametrize(("name", "encoder"), WANTED)
-def test_what_a_site_returns_may_be_reordered_by_itself(name: str, encoder: str, task: str) -> None:
+def test_units_in_the_parts_of_a_site_may_be_reordered(name: str, encoder: str, task: str) -> None:
     changes = changes_of(*whole(name, encoder, DECLARED), encoder, task)
     assert changes and max(changes.values()) < 1e-10
     assert any(label.startswith("encoder.") for label in changes)
@@ -146,7 +146,7 @@ def test_what_a_site_returns_may_be_reordered_by_itself(name: str, encoder: str,
 
 
 @pytest.mark.parametrize(("name", "encoder"), STREAMS)
-def test_what_the_streams_of_all_tasks_read_keeps_its_order(name: str, encoder: str) -> None:
+def test_axes_that_the_streams_of_all_tasks_read_are_frozen(name: str, encoder: str) -> None:
     model, graph = whole(name, encoder, DECLARED)
     expected = {f"encoder.{label}" for label in STREAMS[name, encoder] | READ_BY_STREAMS[name]}
     assert {label for label, axis in graph.axes.items() if axis.kind == "frozen"} == expected

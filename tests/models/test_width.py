@@ -71,7 +71,7 @@ def test_a_submodel_of_a_widened_network_is_the_network() -> None:
 
 
 def with_unread_units(graph: AxisGraph, network: Network, share: float = 0.5) -> tuple[AxisGraph, Network]:
-    """Return a network with more units on every axis that may grow, random ones, to which all readers have weight 0."""
+    """Return a network with more random units on every axis that may grow; all readers give them weight 0."""
     sizes = {label: axis.size for label, axis in graph.axes.items() if axis.growable and axis.kind != "grouped"}
     wide = graph.resize({label: size + max(int(share * size), 1) for label, size in sizes.items()})
     grown = Growth(wide, [{label: np.arange(size) for label, size in sizes.items()}])
@@ -164,7 +164,7 @@ UNFIT: list[tuple[Any, Any, str]] = [
 
 
 @pytest.mark.parametrize(("build", "change", "message"), UNFIT)
-def test_what_cannot_be_widened_is_refused(build: Any, change: Any, message: str) -> None:
+def test_modules_that_cannot_be_widened_are_refused(build: Any, change: Any, message: str) -> None:
     model = build()
     with pytest.raises(MtfedError, match=message):
         resize(model, change(numbers(model)))

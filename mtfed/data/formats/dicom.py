@@ -6,8 +6,6 @@ import io
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -39,7 +37,8 @@ def is_dicom(content: bytes) -> bool:
 
 def read_dicom(file: SourceFile, dimensions: int, content: bytes = b"") -> Picture:
     """Read one file, whose content may be given if it has been read already."""
-    with _quiet(), file.reading(BROKEN):
+    # Values that do not comply with the standard are common.
+    with warnings.catch_warnings(action="ignore"), file.reading(BROKEN):
         content = content or file.read()
         return _compose([(file, _parse(content, file), content)], file, dimensions)
 
@@ -53,7 +52,7 @@ def read_series(file: SourceFile, names: list[str], dimensions: int) -> Picture:
     if sum(root.stamp(name)[0] for name in names) > MAX_BYTES:
         limit = f"{MAX_BYTES / 2**30:.0f} GiB"
         raise file.error(f"its files have more than {limit} together; put each series into a folder of its own")
-    with _quiet(), file.reading(BROKEN):
+    with warnings.catch_warnings(action="ignore"), file.reading(BROKEN):
         parts = []
         for name in names:
             part = file.other(name)
@@ -70,13 +69,6 @@ def read_series(file: SourceFile, names: list[str], dimensions: int) -> Picture:
         if not parts:
             raise file.error("it is a folder without DICOM files; name a file, or a folder with one series")
         return _compose(parts, file, dimensions)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():  # about values that do not comply with the standard, which are common
-        warnings.simplefilter("ignore")
-        yield
 
 
 def read_header(stream: BinaryIO, keywords: list[str] | None = None) -> Dataset:

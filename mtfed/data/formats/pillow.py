@@ -24,8 +24,8 @@ def read_picture_file(file: SourceFile, dimensions: int) -> Picture:
     An image with a palette or transparency is converted to colours; a label keeps the indices into the palette.
     """
     content = file.read()
-    with warnings.catch_warnings(), file.reading("it is broken; repair or remove it"):
-        warnings.simplefilter("ignore")  # about sizes, which are checked below, and about odd tags
+    # The warnings are about sizes, which are checked below, and about odd tags.
+    with warnings.catch_warnings(action="ignore"), file.reading("it is broken; repair or remove it"):
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         except UnidentifiedImageError:

@@ -7,10 +7,8 @@ functions are in :data:`.schemes.SCHEMES`, their descriptions in :data:`mtfed.da
 from __future__ import annotations
 
 from .allocation import MIN_PATIENTS, Division, Options
-from .partitioning import default_sites, partition
-from .patients import stratum_of
-from .schemes import tasks_in_turn
-from .validation import hold_out
+from .patients import hold_out, stratum_of
+from .schemes import default_sites, partition, tasks_in_turn
 
 __all__ = ["MIN_PATIENTS", "Division", "Options", "default_sites", "hold_out"]
 __all__ += ["partition", "stratum_of", "tasks_in_turn"]
