@@ -94,7 +94,9 @@ def read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # broken files raise many types
         first_line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         reason = "it contains objects that are not tensors" if isinstance(error, UnpicklingError) else first_line
-        raise MtfedError(f"Cannot read weights file {path}: {reason}; save its tensors as .safetensors.") from None
+        raise MtfedError(
+            f"Cannot read weights file {path}: {reason}; save only its tensors, as .safetensors."
+        ) from None
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
