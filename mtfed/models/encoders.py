@@ -117,8 +117,7 @@ class Encoder(nn.Module):
 
 def _choose_levels(name: str, body: Any) -> tuple[list[int] | None, list[dict[str, Any]]]:
     """Return the indices of the four levels to use, or ``None`` for all, and the body's description of each."""
-    levels = body.feature_info
-    levels = levels if isinstance(levels, list) else levels.info
+    levels = getattr(body.feature_info, "info", body.feature_info)  # a list, or an object that contains it
     if len(levels) < 4:
         raise MtfedError(
             f"Encoder {name!r} gives {len(levels)} feature maps, decoders read 4; choose a ViT, Swin, PVT or ConvNet."

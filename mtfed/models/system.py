@@ -31,12 +31,9 @@ class MultiTaskModel(nn.Module):
         super().__init__()
         self._parts: dict[str, dict[str, Tensor]] | None = None
         self.encoder: Any = sharing
-        self.decoders = nn.ModuleDict(
-            {
-                name: DECODERS[task.kind][task.decoder](task, sharing.encoder, decoder_width)
-                for name, task in tasks.items()
-            }
-        )
+        self.decoders = nn.ModuleDict()
+        for name, task in tasks.items():
+            self.decoders[name] = DECODERS[task.kind][task.decoder](task, sharing.encoder, decoder_width)
         self.balance = nn.ParameterDict({name: nn.Parameter(torch.tensor(balance)) for name in tasks})
 
     def forward(self, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:

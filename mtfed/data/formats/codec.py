@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -51,14 +51,10 @@ class Decoder:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None or self._owner != os.getpid():
-            # -P: some modules beside this file have the names of libraries and must not shadow them.
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", __file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            )
+            # -P: some modules in this folder have the names of libraries and must not shadow them.
+            streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            self._child = subprocess.Popen([sys.executable, "-P", __file__], env=environment, **streams)
             self._owner = os.getpid()
         return self._child
 

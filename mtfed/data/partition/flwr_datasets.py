@@ -86,18 +86,14 @@ def _partitioner_class(name: str) -> type[Partitioner]:
 
 def _build(allocation: Allocation, name: str) -> Partitioner:
     """Return the partitioner with its options; the config's own keys fill in what these leave out."""
-    cls = _partitioner_class(name)
+    cls, options = _partitioner_class(name), allocation.options
     parameters = inspect.signature(cls).parameters
-    given = read_options(allocation.options.flower)
-    if strange := [key for key in given if key not in parameters or key == "num_partitions"]:
+    given = read_options(options.flower)
+    if unknown_keys := [key for key in given if key not in parameters or key == "num_partitions"]:
         known = ", ".join(key for key in parameters if key != "num_partitions")
-        raise MtfedError(f"Config key partition-options: {name} takes {known}, there is no {strange[0]!r} for it.")
-    defaults = {
-        "num_partitions": allocation.sites,
-        "seed": allocation.options.seed,
-        "alpha": allocation.options.alpha,
-        "partition_by": "label",
-    }
+        raise MtfedError(f"Config key partition-options: {name} takes {known}, there is no {unknown_keys[0]!r} for it.")
+    defaults: dict[str, Any] = {"num_partitions": allocation.sites, "partition_by": "label"}
+    defaults |= {"seed": options.seed, "alpha": options.alpha}
     given = {key: value for key, value in defaults.items() if key in parameters} | given
     required = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
     if missing := [key for key in required if key not in given]:
