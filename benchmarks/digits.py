@@ -21,6 +21,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+
 from mtfed.strategies import BayesianMatching, TaskFedAvg, TaskStrategy
 from mtfed.strategies.axes import Axis, AxisGraph
 from mtfed.strategies.precision import write_precision

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+
 from mtfed.strategies import BayesianMatching, TaskFedAvg, Update
 from mtfed.strategies.axes import AxisGraph, Tensors
 from mtfed.strategies.matching import map_gains

@@ -106,8 +106,8 @@ def imported(config: Config, folder: Path) -> dict[str, float]:
 def warm(config: Config, folder: Path) -> dict[str, float]:
     """Return the seconds of the processor and of the clock from the manifest to the first batch."""
     import torch
-    from mtfed.clients.site import site_of_folder
 
+    from mtfed.clients.site import site_of_folder
     from mtfed.tasks.kind import kind_of
 
     kind_of(config.tasks["finding"])
@@ -151,8 +151,8 @@ def steps(config: Config, folder: Path) -> float:
 def memory(config: Config, folder: Path) -> dict[str, float]:
     """Return the growth of a process's memory in MB, without the pages of files that it shares with others."""
     import torch
-    from mtfed.clients.site import site_of_folder
 
+    from mtfed.clients.site import site_of_folder
     from mtfed.data.shard import Labels, Shard
     from mtfed.learning.train import train
     from mtfed.models.build import build_model

@@ -32,9 +32,6 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from mtfed.strategies import wire
-from mtfed.strategies.precision import write_precision
-from mtfed.strategies.wire import record_in
 
 from mtfed.config import Config, RunConfigValue, read_config
 from mtfed.learning.acceleration import set_memory_format
@@ -46,6 +43,9 @@ from mtfed.learning.parts import load_parts, load_weights, numpy_parts
 from mtfed.learning.train import train
 from mtfed.models.build import build_model
 from mtfed.models.system import MultiTaskModel
+from mtfed.strategies import wire
+from mtfed.strategies.precision import write_precision
+from mtfed.strategies.wire import record_in
 from mtfed.tasks.kind import kind_of
 
 from .site import Site, open_site

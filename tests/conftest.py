@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from helpers import SMALL, TASKS
 
 if "MTFED_TESTED_BY" not in os.environ:  # once a run: processes that it starts share its cache

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, mtfed, only_run, pairs
 from safetensors.numpy import load_file
 
+from helpers import ROOT, mtfed, only_run, pairs
 from mtfed.config import read_config
 from mtfed.data.federation import export_sample
 from mtfed.federation.app_folder import find_app

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from helpers import TASKS
-from mtfed.strategies import TaskFedYogi
 
+from helpers import TASKS
 from mtfed.config import KEYS, flatten, read_config
 from mtfed.config.help import describe_keys
 from mtfed.errors import MtfedError
 from mtfed.federation.app_folder import find_app, override
 from mtfed.federation.strategy_settings import make_strategy
+from mtfed.strategies import TaskFedYogi
 
 
 def test_flat_config_reads_back() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, mtfed
 from safetensors.numpy import load_file
+
+from helpers import ROOT, mtfed
 
 TOY_APP = ROOT / "tests/helpers/toy_app"
 
@@ -50,11 +51,10 @@ def test_a_run_with_everything_from_outside(tmp_path: Path, sites: Path) -> None
 
 
 def test_a_name_is_registered_once() -> None:
-    from mtfed.strategies import TaskFedAvg, register_strategy
-
     from mtfed.data.formats import FORMATS, register_format
     from mtfed.errors import MtfedError
     from mtfed.models.specs import MODEL_SPECS, register_model
+    from mtfed.strategies import TaskFedAvg, register_strategy
     from mtfed.tasks import KIND_SPECS, Task, kind_of, register_kind
 
     finding = Task(name="finding", kind="classification", classes=("a", "b"))

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from helpers import ROOT
 
 TREES = {"mtfed": ROOT / "mtfed", "mtfed.strategies": ROOT / "strategies", "mtfed.clients": ROOT / "clients"}

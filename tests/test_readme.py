@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
 
+from helpers import ROOT
 from mtfed.federation.flower_simulation import flwr_run, superlink
 
 SECTION = "use the strategy in your own Flower app"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT
 
+from helpers import ROOT
 from mtfed.config import read_config
 
 sys.path.insert(0, str(ROOT))  # benchmarks are not installed

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.copy_sets import COPY_SETS
-from helpers.layouts import opened, shards
 from PIL import Image
 
 from benchmarks.fixtures.copies import BUSI
 from benchmarks.images import write
+from helpers.copy_sets import COPY_SETS
+from helpers.layouts import opened, shards
 from mtfed.data.sets import find_set
 from mtfed.data.sets.prepare import prepare
 from mtfed.errors import MtfedError

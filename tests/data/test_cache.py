@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.cached_site import GRADED, counting, graded, opened, rewrite, stores
 from helpers.hospitals import TASKS, keys, write_site
-
 from mtfed.config import read_config
 from mtfed.data import cache, decoding, fingerprint
 from mtfed.data.cache import cache_folder, open_store

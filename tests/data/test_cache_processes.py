@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.cached_site import graded, opened, stores
 
+from helpers.cached_site import graded, opened, stores
 from mtfed.config import Config
 from mtfed.data import decoding
 from mtfed.data.manifest import Row, SiteData

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SMALL, TASKS
 
+from helpers import SMALL, TASKS
 from mtfed.config import read_config
 from mtfed.data.feature_shift import Scanner, shift, site_shift
 from mtfed.data.federation import simulated_site, site_folder

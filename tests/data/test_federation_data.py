@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from helpers import ROOT, SMALL
 from helpers.divided_sets import GRADE, KEYS, check_division, set_rows, to_divide, write_set
 from helpers.manifests import CONFIG, parquet, write
-
 from mtfed.config import read_config
 from mtfed.data.federation import default_sites, division, export_sample, simulated_site, site_folder
 from mtfed.data.federation import test_data as server_test_data

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.hospitals import TASKS, keys
 
+from helpers.hospitals import TASKS, keys
 from mtfed.config import read_config
 from mtfed.data import fingerprint
 from mtfed.data.fingerprint import package_versions, settings_digest, used_code

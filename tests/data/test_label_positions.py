@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+
 from helpers.scans import (
     AFFINE,
     nifti,
@@ -17,7 +18,6 @@ from helpers.scans import (
     write_nrrd,
     write_series,
 )
-
 from mtfed.data.source import Source
 from mtfed.errors import MtfedError
 from mtfed.tasks.kind import kind_of

@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers.manifests import TASK_NAMES, parquet, write
 
+from helpers.manifests import TASK_NAMES, parquet, write
 from mtfed.data.manifest import read_site
 from mtfed.errors import MtfedError
 

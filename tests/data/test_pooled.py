@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.manifests import CONFIG, png, write
 
+from helpers.manifests import CONFIG, png, write
 from mtfed.data.federation import default_sites, export_sample, simulated_site, site_folder
 from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import check_patients

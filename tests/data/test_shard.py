@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from helpers import TASKS as TASKS_OF_SAMPLE
 from helpers.cached_site import GRADED, counting, graded, opened, rewrite
 from helpers.hospitals import keys, write_site
 from helpers.manifests import CONFIG, TASK_NAMES, write
-from PIL import Image
-
 from mtfed.config import Config, read_config
 from mtfed.data import decoding
 from mtfed.data.feature_shift import site_shift

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from helpers.cached_site import graded, opened, stores
 from helpers.hospitals import TASKS, keys, write_site
-
 from mtfed.config import read_config
 from mtfed.data import decoding
 from mtfed.data.manifest import SiteData, read_site

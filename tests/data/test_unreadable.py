@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.cached_site import GRADED, break_files, counting, graded, opened, rewrite, stores
 from helpers.hospitals import keys, write_site
-
 from mtfed.config import read_config
 from mtfed.data import cache, decoding
 from mtfed.data.federation import site_folder

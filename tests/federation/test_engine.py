@@ -15,9 +15,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
-from mtfed.strategies import FederationError, TaskFedAvg, wire
 
 from mtfed.federation.local.grid import run_local
+from mtfed.strategies import FederationError, TaskFedAvg, wire
 
 echo = ClientApp()
 
@@ -186,7 +186,6 @@ def test_memory_does_not_grow_with_rounds() -> None:
 @pytest.mark.parametrize("strategy", ["fedavg", "bayesian"])
 def test_the_same_weights_with_any_number_of_workers(strategy: str, small: dict, tmp_path: Path) -> None:
     from mtfed.clients.app import app as client_app
-
     from mtfed.record.run import Run
     from mtfed.server import app as server_app
 

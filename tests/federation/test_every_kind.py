@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+
 from helpers import ROOT
 from helpers.hospitals import TASKS, keys, write_site
 from mtfed.clients.app import app
-from mtfed.strategies import wire
-
 from mtfed.config import RunConfigValue, read_config
 from mtfed.config.help import describe_models
 from mtfed.errors import MtfedError
@@ -22,6 +21,7 @@ from mtfed.learning.parts import numpy_parts
 from mtfed.models.build import build_model
 from mtfed.models.specs import MODEL_SPECS
 from mtfed.record.run import Run
+from mtfed.strategies import wire
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1  # as Flower sets them in its processes
 HALVES = list(TASKS)[:4], list(TASKS)[4:]

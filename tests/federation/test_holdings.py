@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from helpers import mtfed
 from helpers.divided_sets import (
     KEYS,
     set_rows,
     write_set,
 )
-
 from mtfed.config import read_config
 from mtfed.data.federation import simulated_site
 from mtfed.federation.holdings import holdings, table

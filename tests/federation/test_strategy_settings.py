@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from mtfed.strategies import STRATEGIES
 
 from mtfed.config import Config
 from mtfed.federation.strategy_settings import CONFIG_FIELDS, parameters
+from mtfed.strategies import STRATEGIES
 
 NOT_CONFIGURABLE = {
     "axes": "derived from the model",

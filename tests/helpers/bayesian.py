@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from mtfed.strategies import BayesianMatching, wire
-from mtfed.strategies.axes import AxisGraph
-from mtfed.strategies.precision import write_precision
 
 from helpers.planted import RNG, Network, multitask, shaken
 from helpers.rounds import SITES, one_round, tensors_of
+from mtfed.strategies import BayesianMatching, wire
+from mtfed.strategies.axes import AxisGraph
+from mtfed.strategies.precision import write_precision
 
 PREFIXES = {"encoder": ("encoder.",), "decoder.x": ("decoders.kind.", "balance.kind"),
             "decoder.y": ("decoders.lungs.", "balance.lungs")}  # fmt: skip

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mtfed.strategies.axes import Axis, AxisGraph
 from torch import nn
 
 from mtfed.models.build import assemble
 from mtfed.models.symmetry import derive_axes
+from mtfed.strategies.axes import Axis, AxisGraph
 from mtfed.tasks.task import Task
 
 RNG = np.random.default_rng

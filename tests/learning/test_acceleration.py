@@ -7,8 +7,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from helpers.three_tasks import ROWS, SIDE, config, one_step, shard, tiny
 
+from helpers.three_tasks import ROWS, SIDE, config, one_step, shard, tiny
 from mtfed.data.shard import Labels, Shard
 from mtfed.errors import MtfedError
 from mtfed.learning import acceleration

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL, TASKS
-from helpers.three_tasks import HISTORY, IMAGES, ROWS, SCALARS, SEED, one_step, shard, tiny
 from torch import Tensor, nn
 
+from helpers import SMALL, TASKS
+from helpers.three_tasks import HISTORY, IMAGES, ROWS, SCALARS, SEED, one_step, shard, tiny
 from mtfed.config import read_config
 from mtfed.data.shard import standardise
 from mtfed.learning.backward import backward_by_task

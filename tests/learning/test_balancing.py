@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.three_tasks import config
 from torch import Tensor
 
+from helpers.three_tasks import config
 from mtfed.learning.balancing import (
     BALANCING,
     DynamicWeights,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.three_tasks import IMAGES, shard
 
+from helpers.three_tasks import IMAGES, shard
 from mtfed.data.shard import Batch
 from mtfed.learning.losses import split_batch
 

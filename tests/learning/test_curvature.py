@@ -11,12 +11,10 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
-from helpers import SMALL, TASKS
-from mtfed.clients import app as clients
-from mtfed.strategies import wire
-from mtfed.strategies.precision import read_precision
 from torch import Tensor, nn
 
+from helpers import SMALL, TASKS
+from mtfed.clients import app as clients
 from mtfed.config import Config, read_config
 from mtfed.data.shard import Labels, Shard, standardise
 from mtfed.learning.balancing import BALANCING
@@ -25,6 +23,8 @@ from mtfed.learning.device import derive_seed
 from mtfed.learning.parts import numpy_parts
 from mtfed.models.build import build_model
 from mtfed.models.system import MultiTaskModel
+from mtfed.strategies import wire
+from mtfed.strategies.precision import read_precision
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
 torch.set_num_threads(1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from helpers.two_tasks import config, random_shard
 
+from helpers.two_tasks import config, random_shard
 from mtfed.data.shard import Shard
 from mtfed.learning.evaluate import evaluate
 from mtfed.models.build import build_model

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+
 from helpers import SMALL, TASKS
 from helpers.two_tasks import config
-
 from mtfed.config import read_config
 from mtfed.learning.balancing import (
     Equal,

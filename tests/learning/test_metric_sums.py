@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.two_tasks import config
 
+from helpers.two_tasks import config
 from mtfed.learning.metrics import TaskMetrics, pool
 
 torch.set_num_threads(1)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import two_tasks
-from helpers.three_tasks import config, one_step, shard, tiny
 from safetensors.torch import save_file
 
+from helpers import two_tasks
+from helpers.three_tasks import config, one_step, shard, tiny
 from mtfed.errors import MtfedError
 from mtfed.learning.balancing import (
     BALANCING,

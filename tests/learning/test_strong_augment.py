@@ -10,10 +10,10 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
 from PIL import Image
 from torch import Tensor
 
+from helpers import ROOT
 from mtfed.data.shard import Batch, Labels, standardise
 from mtfed.learning.augment import augment
 from mtfed.learning.strong_augment import (

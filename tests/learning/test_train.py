@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from helpers import three_tasks
 from helpers.three_tasks import HISTORY, ROWS, tiny
 from helpers.two_tasks import config, random_shard
-from torch import Tensor
-
 from mtfed.data.federation import simulated_site
 from mtfed.data.shard import load_shard
 from mtfed.learning.balancing import (

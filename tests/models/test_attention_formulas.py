@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.sharing import ENCODERS, ROWS, SCHEMES, build, image, rows
 from torch import Tensor
+
+from helpers.sharing import ENCODERS, ROWS, SCHEMES, build, image, rows
 
 torch.set_num_threads(1)
 

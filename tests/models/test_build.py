@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.two_tasks import config
 
+from helpers.two_tasks import config
 from mtfed.errors import MtfedError
 from mtfed.learning.parts import load_parts, numpy_parts
 from mtfed.models.build import assemble, build_model

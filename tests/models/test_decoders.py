@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mtfed.strategies.axes import Axis, AxisGraph
 from torch import Tensor, nn
 
 from mtfed.config import read_config
@@ -19,6 +18,7 @@ from mtfed.models.decoders.layers import resize
 from mtfed.models.encoders import Encoder
 from mtfed.models.symmetry import check_symmetry, derive_axes
 from mtfed.models.system import MultiTaskModel
+from mtfed.strategies.axes import Axis, AxisGraph
 from mtfed.tasks.kind import kind_of
 from mtfed.tasks.specs import KIND_SPECS
 from mtfed.tasks.task import Task

@@ -8,16 +8,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers.detections import CELLS
-from mtfed.strategies.axes import Axis
 from torch import Tensor, nn
 
+from helpers.detections import CELLS
 from mtfed.config import Config
 from mtfed.learning.metrics import TaskMetrics
 from mtfed.models.axes.decoders import label_centre_decoder
 from mtfed.models.decoders.detection import CentreDecoder
 from mtfed.models.decoders.layers import CONVOLUTIONS
 from mtfed.models.encoders import Features
+from mtfed.strategies.axes import Axis
 from mtfed.tasks.detection import KIND, stack_boxes
 from mtfed.tasks.task import Task
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.encoders import encoder, image
-from mtfed.strategies.axes import AxisGraph
 from torch import Tensor, nn
 
+from helpers.encoders import encoder, image
 from mtfed.models.axes.builder import AxisGraphBuilder, Label
 from mtfed.models.axes.encoders import label_body
 from mtfed.models.encoders import Encoder
 from mtfed.models.symmetry import SymmetryError, check_symmetry, derive_axes
 from mtfed.startup import import_timm
+from mtfed.strategies.axes import AxisGraph
 
 timm = import_timm()
 torch.set_num_threads(1)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.encoders import CLASS_TOKENS, ENCODERS, encoder, image
 from torch import Tensor, nn
 
+from helpers.encoders import CLASS_TOKENS, ENCODERS, encoder, image
 from mtfed.errors import MtfedError
 from mtfed.models.encoders import Encoder, Features
 from mtfed.models.volumes import _attend

@@ -6,9 +6,9 @@ from copy import deepcopy
 
 import pytest
 import torch
-from helpers.encoders import disturb, image
 from torch import nn
 
+from helpers.encoders import disturb, image
 from mtfed.models.encoders import Encoder
 from mtfed.models.norms import BatchNorm, BatchNormAct, replace_norms
 from mtfed.startup import import_timm

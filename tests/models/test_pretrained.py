@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.encoders import ENCODERS, encoder, image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from helpers.encoders import ENCODERS, encoder, image
 from mtfed.errors import MtfedError
 from mtfed.models import pretrained
 from mtfed.models.encoders import Encoder

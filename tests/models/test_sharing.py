@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.sharing import ALL, ENCODERS, ROWS, SCHEMES, TASKS, build, close, image, rows
-from mtfed.strategies.wire import task_of
 from torch import nn
 
+from helpers.sharing import ALL, ENCODERS, ROWS, SCHEMES, TASKS, build, close, image, rows
 from mtfed.errors import MtfedError
 from mtfed.models.ctan import CrossTaskAttention
 from mtfed.models.encoders import Encoder
 from mtfed.models.sharing import Sharing
+from mtfed.strategies.wire import task_of
 
 torch.set_num_threads(1)
 

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.sharing import ENCODERS, SCHEMES, build, image, rows
-from mtfed.strategies.axes import Axis, AxisGraph
-from mtfed.strategies.wire import task_of
 from torch import Tensor, nn
 
+from helpers.sharing import ENCODERS, SCHEMES, build, image, rows
 from mtfed.models.axes.builder import AxisGraphBuilder, describes
 from mtfed.models.axes.sharing import label_sharing
 from mtfed.models.build import assemble
@@ -19,6 +17,8 @@ from mtfed.models.sharing import Sharing
 from mtfed.models.specs import MODEL_SPECS
 from mtfed.models.symmetry import check_symmetry, derive_axes
 from mtfed.models.system import MultiTaskModel
+from mtfed.strategies.axes import Axis, AxisGraph
+from mtfed.strategies.wire import task_of
 from mtfed.tasks.task import Task
 
 torch.set_num_threads(1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.small_models import convolutions, gated, image, mtmedformer, perceptron, rows_of_tasks, vit
 from torch import nn
 
+from helpers.small_models import convolutions, gated, image, mtmedformer, perceptron, rows_of_tasks, vit
 from mtfed.models.symmetry import check_symmetry, derive_axes
 from mtfed.startup import import_timm
 

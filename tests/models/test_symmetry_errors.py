@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.small_models import Skip, SplitAttention, WindowModel, convolutions, image, perceptron, tokens, vit
-from mtfed.strategies.axes import Axis, AxisError, AxisGraph
 from torch import nn
 
+from helpers.small_models import Skip, SplitAttention, WindowModel, convolutions, image, perceptron, tokens, vit
 from mtfed.models.symmetry import SymmetryError, check_symmetry, derive_axes
+from mtfed.strategies.axes import Axis, AxisError, AxisGraph
 
 
 def skip_table(up: tuple[str | None, ...]) -> AxisGraph:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.encoders import HALVING, disturb, encoder, image
 from torch import nn
 
+from helpers.encoders import HALVING, disturb, encoder, image
 from mtfed.errors import MtfedError
 from mtfed.models.families import FAMILIES, family_of
 from mtfed.models.volumes import VOLUMES, VolumeResNet, VolumeSwin, build_volume_body

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.growing import CHAIN, multitask, numbers, perceptron, samples
-from helpers.planted import RNG, TASKS, Network
-from mtfed.strategies.axes import Axis, AxisError, AxisGraph
-from mtfed.strategies.growth import Growth, expand
-from mtfed.strategies.widths import infer_sizes, submodel, widen
 from torch import Tensor, nn
 
+from helpers.growing import CHAIN, multitask, numbers, perceptron, samples
+from helpers.planted import RNG, TASKS, Network
 from mtfed.errors import MtfedError
 from mtfed.models.build import assemble
 from mtfed.models.symmetry import check_symmetry, derive_axes
 from mtfed.models.system import MultiTaskModel
 from mtfed.models.width import resize
 from mtfed.startup import import_timm
+from mtfed.strategies.axes import Axis, AxisError, AxisGraph
+from mtfed.strategies.growth import Growth, expand
+from mtfed.strategies.widths import infer_sizes, submodel, widen
 
 timm = import_timm()
 

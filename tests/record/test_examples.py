@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.pictured import KINDS, pictured
 from torch import Tensor
 
+from helpers.pictured import KINDS, pictured
 from mtfed.config import Config, read_config
 from mtfed.data.shard import Shard
 from mtfed.record.examples import choose, cut_boxes, cut_maps, examples, save_examples

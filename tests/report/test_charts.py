@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+
 from helpers import TASKS
 from helpers.reports import AGE, make_run, read
-
 from mtfed.record.run import Run
 from mtfed.report.charts import limits, ticks
 

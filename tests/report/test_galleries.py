@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from helpers.pictured import KINDS as EVERY_KIND
 from helpers.pictured import pictured
 from helpers.reports import SEEN, Json, make_run, plain, read
-
 from mtfed.learning.metrics import TaskMetrics
 from mtfed.record.examples import save_examples
 from mtfed.record.run import Run

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+
 from helpers import TASKS
 from helpers.pictured import KINDS as EVERY_KIND
 from helpers.reports import AGE, SEEN, SITES, Json, Values, make_run, plain, read
-
 from mtfed.errors import MtfedError
 from mtfed.record.run import Run
 from mtfed.report import write_report

@@ -35,9 +35,9 @@ def test_a_mistake_in_a_site_file_is_named_by_its_key(tmp_path: Path, text: str,
 
 def test_the_client_uses_the_site_file_and_the_node_config_overrides_it(tmp_path: Path) -> None:
     from flwr.app import Context, RecordDict
+
     from helpers import SMALL, TASKS
     from mtfed.clients.site import open_site
-
     from mtfed.config import read_config
 
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "a.png")

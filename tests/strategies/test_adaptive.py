@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
+
 from helpers.rounds import SITES, drift, one_round, same, tensors_of
 from mtfed.strategies import TaskFedAdam, TaskFedYogi, wire
 from mtfed.strategies.adaptive import TaskFedOpt

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.planted import RNG, difference, multitask, plant, shaken
-from mtfed.strategies.alignment import align
-from mtfed.strategies.axes import Axis, AxisGraph
 from torch import nn
 
+from helpers.planted import RNG, difference, multitask, plant, shaken
 from mtfed.models.symmetry import derive_axes
+from mtfed.strategies.alignment import align
+from mtfed.strategies.axes import Axis, AxisGraph
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0])

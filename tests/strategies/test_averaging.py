@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+
 from helpers.rounds import SITES, drift, one_round, parts, same, update
 from mtfed.strategies import (
     Alone,

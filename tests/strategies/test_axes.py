@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph, Circuit, Piece
 
 RNG = np.random.default_rng

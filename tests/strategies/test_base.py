@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
+
 from helpers.rounds import RNG, Sites, drift, normed, one_round, parts, same, update
+from mtfed.record.run import Run
 from mtfed.strategies import (
     STRATEGIES,
     FederationError,
@@ -15,8 +17,6 @@ from mtfed.strategies import (
     TaskFedProx,
     wire,
 )
-
-from mtfed.record.run import Run
 
 
 def test_a_site_is_sent_the_parts_it_can_use() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
+
 from helpers.bayesian import (
     PARTS_OF,
     Answer,

@@ -7,6 +7,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+
 from mtfed.strategies.beta_bernoulli import Atoms, BetaBernoulli, base_measure, gather_atoms, match_growing
 
 RNG = np.random.default_rng

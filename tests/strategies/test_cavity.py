@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
 from helpers.rounds import SITES, one_round, same
 from mtfed.strategies import BayesianMatching, wire
 from mtfed.strategies.memory import Memory

@@ -10,6 +10,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+
 from mtfed.strategies import STRATEGIES, wire
 from mtfed.strategies.axes import Axis, AxisGraph
 

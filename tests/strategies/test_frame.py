@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
+
 from helpers.planted import NETWORKS, RNG, Network, difference, joined, multitask, perceptron, plant, shaken
 from mtfed.strategies.alignment import align
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
 from mtfed.strategies.frame import AlignedUpdate, Frame
 from mtfed.strategies.matching import assign
-from scipy.spatial.distance import cdist
 
 PLANTED = [
     *((name, noise, "none") for name in NETWORKS for noise in (0.0, 0.1, 0.5)),

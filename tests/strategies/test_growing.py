@@ -7,22 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from safetensors.numpy import load_file
+
 from helpers.growing import forward, numbers, perceptron
 from helpers.planted import Network
 from helpers.rounds import SITES, Sites, one_round, same, tensors_of
-from mtfed.strategies import GrowingMatching, SiteCard, TaskFedAvg, wire
-from mtfed.strategies.axes import AxisError, AxisGraph
-from mtfed.strategies.memory import Memory
-from mtfed.strategies.precision import write_precision
-from mtfed.strategies.widths import submodel
-from safetensors.numpy import load_file
-
 from mtfed.config import read_config
 from mtfed.federation.app_folder import find_app
 from mtfed.federation.simulate import simulate
 from mtfed.models.build import build_model
 from mtfed.models.symmetry import derive_axes
 from mtfed.record.run import Run
+from mtfed.strategies import GrowingMatching, SiteCard, TaskFedAvg, wire
+from mtfed.strategies.axes import AxisError, AxisGraph
+from mtfed.strategies.memory import Memory
+from mtfed.strategies.precision import write_precision
+from mtfed.strategies.widths import submodel
 
 COUNTS = {key: sum(tasks.values()) for key, tasks in SITES.items()}
 WIDTH, POOL = 8, 12

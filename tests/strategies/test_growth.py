@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
+
 from helpers.growing import CHAIN, forward, multitask, numbers, perceptron
 from helpers.planted import RNG, Network
+from mtfed.models.symmetry import derive_axes
+from mtfed.models.width import resize
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
 from mtfed.strategies.growth import Growth, expand, grow
 from mtfed.strategies.widths import submodel, widen
-from torch import nn
-
-from mtfed.models.symmetry import derive_axes
-from mtfed.models.width import resize
 
 
 def random_weights(graph: AxisGraph, model: nn.Module, seed: int = 0) -> Network:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
+
 from helpers.rounds import SITES, drift, normed, one_round, same, tensors_of
 from mtfed.strategies import (
     SiteCard,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
+
 from helpers.rounds import drift, one_round, parts, update
 from mtfed.strategies import Alone, TaskFedAdam, TaskFedAvg, TaskFedBN, Update, wire
 from mtfed.strategies.memory import MAX_DISTANCES, MAX_UPDATES, RECENT_ROUNDS, Memory, distances

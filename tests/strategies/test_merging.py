@@ -9,6 +9,7 @@ from math import exp2
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord
+
 from mtfed.strategies import wire
 from mtfed.strategies.merging import Merged, Product
 from mtfed.strategies.precision import Precision, encode

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mtfed.strategies.beta_bernoulli import BetaBernoulli
 from mtfed.strategies.pfnm import IBM, PAPER, fedma, local_network, pfnm
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+
 from helpers.rounds import drift, one_round, same, update
 from mtfed.strategies import (
     Alone,

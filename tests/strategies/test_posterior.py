@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
+
 from helpers.bayesian import (
     drifting,
     frame,
@@ -16,10 +17,9 @@ from helpers.bayesian import (
 )
 from helpers.planted import RNG
 from helpers.rounds import Sites, drift, normed, one_round, same
+from mtfed.record.run import Run
 from mtfed.strategies import BayesianMatching, GrowingMatching, Pfnm, TaskFedAvg, wire
 from mtfed.strategies.precision import write_precision
-
-from mtfed.record.run import Run
 
 
 @pytest.mark.parametrize("settings", [{}, {"prior_strength": 0.5}, {"prior_strength": 1.0, "start": "apart"}])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
+
 from helpers.rounds import SITES, one_round, same, update
 from mtfed.strategies import BayesianMatching, wire
 from mtfed.strategies.precision import LARGEST, MAX_PRECISION, Precision, encode, read_precision, write_precision

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
 from helpers import TASKS, mtfed
 from helpers.growing import forward, numbers, perceptron
 from helpers.planted import Network
 from helpers.rounds import SITES, one_round, same, tensors_of
-from mtfed.strategies import STRATEGIES, FisherMerging, Fola, Pfnm, Rebasin, TaskFedAvg, TaskStrategy, wire
-from mtfed.strategies.axes import AxisGraph
-from mtfed.strategies.memory import Memory
-from mtfed.strategies.precision import write_precision
-from scipy.optimize import linear_sum_assignment
-from torch import nn
-
 from mtfed.config import read_config
 from mtfed.config.help import describe_keys, describe_strategies
 from mtfed.errors import MtfedError
 from mtfed.federation.strategy_settings import make_strategy
 from mtfed.models.symmetry import derive_axes
+from mtfed.strategies import STRATEGIES, FisherMerging, Fola, Pfnm, Rebasin, TaskFedAvg, TaskStrategy, wire
+from mtfed.strategies.axes import AxisGraph
+from mtfed.strategies.memory import Memory
+from mtfed.strategies.precision import write_precision
 
 COUNTS = {key: float(sum(tasks.values())) for key, tasks in SITES.items()}
 PUBLISHED = {"fisher": FisherMerging, "fola": Fola, "rebasin": Rebasin, "pfnm": Pfnm}

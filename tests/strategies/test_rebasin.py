@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mtfed.strategies.axes import Axis, AxisGraph
-from mtfed.strategies.rebasin import match_many, mean_network, weight_matching
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from mtfed.models.symmetry import derive_axes
+from mtfed.strategies.axes import Axis, AxisGraph
+from mtfed.strategies.rebasin import match_many, mean_network, weight_matching
 
 RNG = np.random.default_rng
 Network = dict[str, np.ndarray]

@@ -8,6 +8,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+
 from helpers.rounds import drift, one_round
 from mtfed.strategies import BayesianMatching, TaskFedAvg, wire
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+from mtfed.federation.strategy_settings import parameters
 from mtfed.strategies import (
     STRATEGIES,
     Alone,
@@ -15,8 +17,6 @@ from mtfed.strategies import (
     register_strategy,
 )
 from mtfed.strategies.settings import CHOICES, LIMITS, check_settings
-
-from mtfed.federation.strategy_settings import parameters
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
-from helpers.rounds import drift, one_round, same
-from mtfed.strategies import TaskFedAvg
 
+from helpers.rounds import drift, one_round, same
 from mtfed.federation.round_record import RoundRecord
 from mtfed.learning.metrics import TaskMetrics, pool
+from mtfed.strategies import TaskFedAvg
 from mtfed.tasks.task import Task
 
 

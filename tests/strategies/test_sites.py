@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord
+
 from helpers.rounds import RNG, Sites, parts, update
 from mtfed.strategies import (
     FederationError,

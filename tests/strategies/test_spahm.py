@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from mtfed.strategies.spahm import fit_prior, spahm
 
 RNG = np.random.default_rng

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from flwr.app import Array
+
 from mtfed.strategies import wire
 
 RNG = np.random.default_rng(0)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.detections import CELLS, boxes_of, truth_of
 from torch import Tensor
 
+from helpers.detections import CELLS, boxes_of, truth_of
 from mtfed.learning.metrics import TaskMetrics, pool
 from mtfed.tasks.average_precision import (
     ALARMS,

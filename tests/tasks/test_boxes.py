@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from helpers.detections import boxes_of
 
+from helpers.detections import boxes_of
 from mtfed.tasks import boxes
 from mtfed.tasks.detection import STRIDE
 

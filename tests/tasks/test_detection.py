@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers.detections import CELLS, boxes_of, truth_of
 
+from helpers.detections import CELLS, boxes_of, truth_of
 from mtfed.config import Config
 from mtfed.tasks import boxes
 from mtfed.tasks.detection import KIND, STRIDE, curvature_factor, decode, show

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.detections import CELLS, LESIONS
 from PIL import Image
 
+from helpers.detections import CELLS, LESIONS
 from mtfed.data.manifest import SiteData
 from mtfed.data.root import Root
 from mtfed.data.source import Source

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.kinds import perfect, slow_dvh, source
 
+from helpers.kinds import perfect, slow_dvh, source
 from mtfed.learning.metrics import TaskMetrics
 from mtfed.tasks import dose, dvh
 from mtfed.tasks.kind import kind_of

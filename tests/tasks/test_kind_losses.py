@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from helpers.kinds import FINDINGS, GRADE, PARTS, TASKS, config, examples, patients, sigmoid, trained_by
 from torch import Tensor
 
+from helpers.kinds import FINDINGS, GRADE, PARTS, TASKS, config, examples, patients, sigmoid, trained_by
 from mtfed.learning.losses import task_loss
 from mtfed.tasks import dose
 from mtfed.tasks.kind import kind_of

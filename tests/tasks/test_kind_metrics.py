@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.kinds import AGE, AXES, DOSE, FINDINGS, GRADE, TASKS, examples, patients, perfect, sigmoid, slow_dvh
 
+from helpers.kinds import AGE, AXES, DOSE, FINDINGS, GRADE, TASKS, examples, patients, perfect, sigmoid, slow_dvh
 from mtfed.learning.metrics import TaskMetrics, pool
 from mtfed.tasks.kind import kind_of
 from mtfed.tasks.specs import METRIC_SPECS

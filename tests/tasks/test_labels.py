@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.kinds import AGE, AXES, DOSE, FINDINGS, GRADE, NUMBERED, PARTS, source
 from PIL import Image
 
+from helpers.kinds import AGE, AXES, DOSE, FINDINGS, GRADE, NUMBERED, PARTS, source
 from mtfed.data.source import Source
 from mtfed.errors import LabelError, MtfedError
 from mtfed.tasks import dose

@@ -12,12 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.broken_files import MEGABYTE, NOISE, PLAIN, ZEROS, limited_memory, mha, npy, npz, refuse, saved
-from helpers.scans import (
-    as_bytes,
-    dicom,
-    nifti,
-)
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -27,6 +21,13 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
+)
+
+from helpers.broken_files import MEGABYTE, NOISE, PLAIN, ZEROS, limited_memory, mha, npy, npz, refuse, saved
+from helpers.scans import (
+    as_bytes,
+    dicom,
+    nifti,
 )
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from pydicom import dcmread
+
 from helpers.broken_files import NOISE, PLAIN, good, read_volume, refuse, saved
 from helpers.scans import (
     as_bytes,
@@ -14,9 +17,6 @@ from helpers.scans import (
     dicom,
     nifti,
 )
-from PIL import Image
-from pydicom import dcmread
-
 from mtfed.data.formats import FORMATS, MAX_VALUES
 from mtfed.errors import MtfedError
 

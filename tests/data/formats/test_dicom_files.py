@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+
 from helpers.scans import (
     as_bytes,
     compress,
@@ -15,8 +18,6 @@ from helpers.scans import (
     ramp,
     read_content,
 )
-from PIL import Image
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 GREY, COLOUR = ramp(6, 8, dtype=np.uint8), ramp(6, 8, 3, dtype=np.uint8)
 

@@ -9,6 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    SegmentationStorage,
+)
+
 from helpers.broken_files import NOISE, refuse
 from helpers.scans import (
     as_bytes,
@@ -20,12 +26,6 @@ from helpers.scans import (
     site,
     write_series,
 )
-from pydicom import dcmread
-from pydicom.sequence import Sequence
-from pydicom.uid import (
-    SegmentationStorage,
-)
-
 from mtfed.data.formats import files_of
 from mtfed.errors import MtfedError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.scans import read
 
+from helpers.scans import read
 from mtfed.data.formats import (
     FORMATS,
     Format,

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from helpers.scans import (
     ramp,
     read,
     read_content,
     site,
 )
-from PIL import Image
-
 from mtfed.data.source import Source
 
 GREY, COLOUR = ramp(6, 8, dtype=np.uint8), ramp(6, 8, 3, dtype=np.uint8)

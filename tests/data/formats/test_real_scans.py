@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from helpers.scans import (
     SHARED,
     read,
     site,
 )
-
 from mtfed.data.source import Source
 
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="needs public volumes, which are not part of the project")

@@ -11,13 +11,13 @@ from threading import Barrier
 
 import numpy as np
 import pytest
+
 from helpers.scans import (
     AFFINE,
     nifti,
     ramp,
     read,
 )
-
 from mtfed.data import formats
 from mtfed.data.formats import Picture
 from mtfed.data.formats.picture import VolumeCache

@@ -8,18 +8,18 @@ import zlib
 from pathlib import Path
 
 import pytest
-from helpers.broken_files import MEGABYTE, NOISE, PLAIN, ZEROS, limited_memory, mha, npy, npz, read_volume, refuse
-from helpers.scans import (
-    as_bytes,
-    dicom,
-    nifti,
-)
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
 )
 
+from helpers.broken_files import MEGABYTE, NOISE, PLAIN, ZEROS, limited_memory, mha, npy, npz, read_volume, refuse
+from helpers.scans import (
+    as_bytes,
+    dicom,
+    nifti,
+)
 from mtfed.errors import MtfedError
 from mtfed.site.check.tags import identifying_tags
 from mtfed.site.draft.scan import _read_header

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.scans import (
     AFFINE,
     nifti,
@@ -17,7 +18,6 @@ from helpers.scans import (
     site,
     write_nrrd,
 )
-
 from mtfed.data.formats import files_of
 
 AXES = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]

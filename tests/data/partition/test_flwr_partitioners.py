@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from helpers import SMALL
 from helpers.divided_sets import (
     CONFIG,
@@ -15,7 +16,6 @@ from helpers.divided_sets import (
     site_of,
     to_divide,
 )
-
 from mtfed.config import read_config
 from mtfed.data.partition import Options, partition
 from mtfed.data.partition import default_sites as sites_of_set

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-from helpers.divided_sets import CONFIG, KEYS, SAMPLE, set_rows, write_set
 
+from helpers.divided_sets import CONFIG, KEYS, SAMPLE, set_rows, write_set
 from mtfed.config import read_config
 from mtfed.data.federation import default_sites, simulated_site
 from mtfed.data.federation import test_data as server_test_data

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from helpers import SMALL
 from helpers.divided_sets import (
     CONFIG,
@@ -14,7 +15,6 @@ from helpers.divided_sets import (
     set_rows,
     to_divide,
 )
-
 from mtfed.config import flatten, read_config
 from mtfed.config.help import describe_keys
 from mtfed.data.manifest import Row

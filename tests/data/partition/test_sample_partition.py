@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from helpers.divided_sets import (
     SAMPLE,
 )
-
 from mtfed.data.federation import default_sites, division, simulated_site
 from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import Row

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from helpers import SMALL
 from helpers.divided_sets import (
     CONFIG,
@@ -18,7 +19,6 @@ from helpers.divided_sets import (
     site_of,
     to_divide,
 )
-
 from mtfed.config import read_config
 from mtfed.data.manifest import Row
 from mtfed.data.partition import Options, partition, tasks_in_turn

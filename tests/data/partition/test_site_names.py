@@ -7,7 +7,6 @@ from helpers.divided_sets import (
     set_rows,
     to_divide,
 )
-
 from mtfed.data.manifest import Row
 from mtfed.data.partition import Options, partition
 from mtfed.data.partition import default_sites as sites_of_set

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.layouts import LAYOUTS
 
+from helpers.layouts import LAYOUTS
 from mtfed.cli import main
 from mtfed.data.sets import all_sets, download, find_set
 from mtfed.data.sets.dataset import RemoteFile

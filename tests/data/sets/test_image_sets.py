@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.drawings import SIDE, draw_noise
-from helpers.layouts import LAYOUTS, rows_by_image
 from PIL import Image
 
+from helpers.drawings import SIDE, draw_noise
+from helpers.layouts import LAYOUTS, rows_by_image
 from mtfed.data.sets import find_set
 from mtfed.data.sets.masks import read_mask
 from mtfed.data.sets.medmnist import CLASSES

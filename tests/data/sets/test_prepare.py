@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from helpers.drawings import draw_noise
 from helpers.layouts import LAYOUTS, opened, prepared, shards
-
 from mtfed.data.sets import find_set
 from mtfed.data.sets.dataset import DataSet, Sample
 from mtfed.data.sets.prepare import prepare

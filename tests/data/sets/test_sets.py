@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.layouts import LAYOUTS
 
+from helpers.layouts import LAYOUTS
 from mtfed.cli import main
 from mtfed.data.sets import all_sets, find_set, register_set
 from mtfed.data.sets.medmnist import SUBSETS

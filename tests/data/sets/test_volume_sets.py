@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.drawings import VOLUME_SHAPE, ball
 from helpers.layouts import LAYOUTS, opened, prepared, shards
-
 from mtfed.data.manifest import SiteData
 from mtfed.data.sets import find_set
 from mtfed.data.sets.openkbp import SHAPE

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from helpers.drawings import draw_disc, draw_noise, write_text
 from helpers.layouts import LAYOUTS
-
 from mtfed.data.sets import find_set
 from mtfed.data.sets.prepare import prepare
 from mtfed.errors import MtfedError

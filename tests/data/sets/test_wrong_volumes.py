@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.colour_layouts import HAM
 from helpers.drawings import VOLUME_SHAPE, write_nifti, write_text
 from helpers.layouts import LAYOUTS
-
 from mtfed.data.sets import find_set
 from mtfed.data.sets.prepare import prepare
 from mtfed.errors import MtfedError

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from mtfed.clients.app import app as client  # noqa: F401  (the app's component)
-from mtfed.strategies import TaskFedAvg, register_strategy
 from torch import Tensor, nn
 
+from mtfed.clients.app import app as client  # noqa: F401  (the app's component)
 from mtfed.data.formats import Format, Picture, register_format
 from mtfed.data.formats.source_file import SourceFile
 from mtfed.models.decoders import register_decoder
@@ -17,6 +16,7 @@ from mtfed.models.encoders import Encoder, Features
 from mtfed.models.sharing import HardSharing
 from mtfed.models.specs import ModelSpec, register_model
 from mtfed.server import app as server  # noqa: F401  (the app's component)
+from mtfed.strategies import TaskFedAvg, register_strategy
 from mtfed.tasks import Kind, KindSpec, MetricSpec, Task, mean_metric, register_kind
 
 

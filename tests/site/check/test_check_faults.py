@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from helpers.checked_site import (
     MISSING,
     SIDE,
@@ -22,8 +24,6 @@ from helpers.checked_site import (
     row,
 )
 from helpers.slices import dicom
-from PIL import Image
-
 from mtfed.site.check.findings import CHECKS
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from helpers.checked_site import check
 from helpers.slices import dicom
-
 from mtfed.site.check.tags import BURNED_IN, IDENTIFYING, OVERLAY, PRIVATE, identifying_tags
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.checked_site import check, make_site
 
+from helpers.checked_site import check, make_site
 from mtfed.site.check.isolated_pool import run_isolated
 
 

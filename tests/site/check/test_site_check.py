@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.checked_site import MISSING, broken, check, content, drawn, make_site, row
 
+from helpers.checked_site import MISSING, broken, check, content, drawn, make_site, row
 from mtfed.cli import main
 from mtfed.config import Config
 from mtfed.data.decoding import decode_row

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.slices import dicom
 from PIL import Image
 from pydicom.uid import generate_uid
 
+from helpers.slices import dicom
 from mtfed.cli import main
 from mtfed.data.federation import site_folder
 from mtfed.errors import MtfedError
