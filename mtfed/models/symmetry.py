@@ -3,7 +3,7 @@
 Supported are chains of linear, convolution, transposed convolution, normalisation, activation and pooling layers
 (``nn.Sequential``, nested or not); timm's plain vision transformer with its residual stream, heads and MLPs; timm's
 residual networks with one stream per stage and the channels inside their blocks; the versions of both for volumes; and
-:class:`MultiTaskModel` with its sharing schemes and decoders. Of other transformers (Swin, PVT, ConvNeXt and similar
+:class:`.system.MultiTaskModel` with its sharing schemes and decoders. Of other transformers (Swin, PVT, ConvNeXt and similar
 ones, and the Swin for volumes), only the inside of attention and MLP modules is supported: their residual streams
 change width between stages and are not declared. Modules that nothing here describes are left out of the table, which
 freezes them. A residual stream that an unknown module reads or writes is declared frozen as well.
