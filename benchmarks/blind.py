@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtfed.config import Config
-from mtfed.data.federation import simulated_site
 from mtfed.data.shard import Shard, load_shard
+from mtfed.data.simulated_sites import simulated_site
 from mtfed.learning.metrics import TaskMetrics
 from mtfed.tasks.dose import STEPS
 from mtfed.tasks.regression import to_units

@@ -8,9 +8,9 @@ from pathlib import Path
 from flwr.app import Context
 
 from mtfed.config import Config
-from mtfed.data.federation import simulated_site, site_folder
 from mtfed.data.manifest import SiteData
 from mtfed.data.shard import Shard, load_shard
+from mtfed.data.simulated_sites import simulated_site, site_folder
 from mtfed.errors import MtfedError
 from mtfed.site.site_file import SITE_FILE, SiteFile, read_site_file
 from mtfed.startup import garbage_collection_paused

@@ -175,7 +175,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from .config import read_config
-    from .data.federation import export_sample
+    from .data.simulated_sites import export_sample
     from .federation.app_folder import find_app
 
     config = read_config(find_app("pneumonia").run_config)
@@ -186,7 +186,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _partition(arguments: argparse.Namespace) -> int:
     from .config import read_config
-    from .data.federation import default_sites, division
+    from .data.simulated_sites import default_sites, division
     from .federation.app_folder import find_app, override
     from .federation.holdings import holdings, table
 

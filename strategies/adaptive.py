@@ -9,8 +9,8 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from .averaging import TaskFedAvg
+from .limits import check_settings
 from .merging import MEAN, VARIANCE
-from .settings import check_settings
 from .wire import arrays_in, record_of, tensors_in
 
 FIRST, SECOND = "@first-moment", "@second-moment"  # groups of a checkpoint

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .attention_heads import align_gauge, circuit_rows
 from .axes import AxisGraph, Gauge, Slot, Tensors
-from .heads import align_gauge, circuit_rows
 from .matching import FloatDtype, match
 
 Weights = float | Mapping[str, float | np.ndarray]

@@ -11,9 +11,9 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
 
 from .base import TaskStrategy
+from .limits import Weighting, check_settings
 from .merging import add_scaled
 from .screening import Update
-from .settings import Weighting, check_settings
 from .sites import KEY, SiteCard
 from .wire import part_of, record_of, task_of
 

@@ -17,10 +17,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from .limits import OnFailure, check_settings
 from .memory import Memory
 from .phase import Failure, FailurePolicy, MetricSums, Phase, RoundResult
 from .screening import Update, read_update
-from .settings import OnFailure, check_settings
 from .sites import FederationError, Roster, SiteCard
 from .wire import decoder_part, is_decoder, is_packed, part_of, record_in, record_of, select
 

@@ -23,10 +23,10 @@ from .axes import AxisGraph, Gauge
 from .bayesian_merge import BayesianMerge, MergeMetrics
 from .cavity import Cavities
 from .contribution import Contribution, matching_weights, read_contribution
+from .limits import PrecisionKind, Start, check_settings
 from .matching import moved_share
 from .merging import MEAN, VARIANCE, Merged
 from .screening import Update
-from .settings import PrecisionKind, Start, check_settings
 from .sites import SiteCard
 from .wire import FlatArray, arrays_in, json_record, read_json_record, record_of, tensors_in
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .attention_heads import inner_axes
 from .averaging import SiteWeights
 from .axes import AxisError, AxisGraph, Tensors
-from .heads import inner_axes
 from .precision import Precision
 from .screening import Update
 from .wire import TensorEntry, part_of

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .alignment import comparable_slots, count_columns
+from .attention_heads import align_gauge, circuit_rows
 from .axes import AxisError, AxisGraph, Gauge, Slot, Tensors
-from .heads import align_gauge, circuit_rows
 from .matching import FloatDtype, assign, moved_share
 from .unit_sums import UnitSums
 

@@ -23,10 +23,10 @@ from .bayesian_merge import BayesianMerge
 from .contribution import Contribution, Layout, read_contribution, tensors_by_name
 from .frame import Frame
 from .growth import Growth, expand, grow
+from .limits import check_settings, with_fixed
 from .merging import Product
 from .precision import Precision, floored, inflation
 from .screening import Update
-from .settings import check_settings, with_fixed
 from .sites import SiteCard
 from .widths import infer_sizes, submodel
 from .wire import TensorEntry, arrays_in, is_packed, pack, record_of, tensors_in, unpack

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from .settings import OnFailure
+from .limits import OnFailure
 from .sites import FederationError, Roster, SiteCard
 from .wire import record_in
 

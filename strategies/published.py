@@ -16,11 +16,11 @@ from .axes import AxisGraph, Slot, Tensors
 from .bayesian import BayesianMatching
 from .bayesian_merge import BayesianMerge
 from .contribution import Contribution
+from .limits import check_settings, with_fixed
 from .matching import match, moved_share
 from .merging import MEAN, VARIANCE
 from .precision import Precision
 from .rebasin import match_many, moving_permutations
-from .settings import check_settings, with_fixed
 
 ROUNDING = 1e-12  # minimum relative gain: these methods have no gate, but sums have rounding errors
 Settings = Mapping[str, Any]

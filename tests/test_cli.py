@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from helpers import ROOT, mtfed, only_run, pairs
 from mtfed.config import read_config
-from mtfed.data.federation import export_sample
+from mtfed.data.simulated_sites import export_sample
 from mtfed.federation.app_folder import find_app
 from mtfed.federation.simulate import simulate
 from mtfed.record.run import Run

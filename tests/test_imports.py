@@ -12,7 +12,7 @@ ROUND = """
 import json, sys
 import mtfed.clients.app
 from mtfed.config import read_config
-from mtfed.data.federation import simulated_site
+from mtfed.data.simulated_sites import simulated_site
 from mtfed.data.shard import load_shard
 from mtfed.learning.evaluate import evaluate
 from mtfed.learning.train import train

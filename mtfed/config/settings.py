@@ -1,6 +1,6 @@
 """Every setting of a run with its default, its limits and its meaning; ``mtfed config`` prints them.
 
-The limits and choices of a strategy's settings are those of :mod:`mtfed.strategies.settings`.
+The limits and choices of a strategy's settings are those of :mod:`mtfed.strategies.limits`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from ..data.partition_names import is_flower, read_partition
 from ..strategies.axes import Gauge
-from ..strategies.settings import LIMITS, OnFailure, PrecisionKind, Start, Weighting
+from ..strategies.limits import LIMITS, OnFailure, PrecisionKind, Start, Weighting
 from ..tasks.task import Task
 
 Weight = Annotated[float, Field(gt=0)]

@@ -8,8 +8,8 @@ from dataclasses import replace
 from flwr.app import ArrayRecord
 
 from ..config import Config
-from ..data.federation import test_data
 from ..data.shard import Shard, load_shard
+from ..data.simulated_sites import test_data
 from ..learning.evaluate import evaluate
 from ..learning.metrics import TaskMetrics, pool
 from ..learning.parts import load_parts

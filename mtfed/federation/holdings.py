@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config import Config
-from ..data.federation import simulated_site, test_data
 from ..data.manifest import SiteData
+from ..data.simulated_sites import simulated_site, test_data
 from ..tasks.task import Task
 
 

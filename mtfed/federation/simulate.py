@@ -50,7 +50,7 @@ def check_simulation(config: Config, sites: int | None) -> int:
 
     Tasks that no site can validate are printed, and the number of patients without a site.
     """
-    from ..data.federation import default_sites, division, simulated_site
+    from ..data.simulated_sites import default_sites, division, simulated_site
 
     sites = sites or default_sites(config)
     if config.min_sites > sites:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LabelError
-from .curvature import softmax_factor
+from .curvature_factors import softmax_factor
 from .kind import Kind, LabelSource, LossSettings, mean_metric
 from .roc import auc_metric
 from .task import Task

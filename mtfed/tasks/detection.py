@@ -21,7 +21,7 @@ from ..errors import LabelError
 from . import boxes
 from .average_precision import OVERLAPS, detection_metric, free_response, mean_average_precision
 from .classification import class_index
-from .curvature import random_signs, sigmoid_factor
+from .curvature_factors import random_signs, sigmoid_factor
 from .kind import Kind, LabelSource, LossSettings
 from .task import Task
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LabelError
-from .curvature import random_signs
+from .curvature_factors import random_signs
 from .dvh import dvh_metrics, soft_histogram, voxels_of_tenth
 from .kind import Kind, LabelSource, LossSettings, mean_metric
 from .multi_label_segmentation import read_arrays, structure_masks

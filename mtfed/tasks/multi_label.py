@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import LabelError
 from .classification import focus
-from .curvature import sigmoid_factor
+from .curvature_factors import sigmoid_factor
 from .kind import AdditiveMetric, Kind, LabelSource, LossSettings
 from .roc import auc_metric
 from .task import Task

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LabelError
-from .curvature import sigmoid_factor
+from .curvature_factors import sigmoid_factor
 from .kind import Kind, LabelSource, LossSettings
 from .multi_label import focal_terms, known_mean
 from .segmentation import SMOOTH, as_indices, dice, in_range, iou, overlap_metric

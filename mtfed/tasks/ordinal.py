@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .classification import class_counts, class_index, class_shown, read_class
-from .curvature import sigmoid_factor
+from .curvature_factors import sigmoid_factor
 from .kind import AdditiveMetric, Kind, LossSettings, mean_metric
 from .task import Task
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import LabelError
-from .curvature import random_signs
+from .curvature_factors import random_signs
 from .kind import AdditiveMetric, Kind, LabelSource, LossSettings, mean_metric
 from .multi_label import known_mean
 from .task import Task

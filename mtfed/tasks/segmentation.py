@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import LabelError
 from .classification import cross_entropy, focal
-from .curvature import softmax_factor
+from .curvature_factors import softmax_factor
 from .kind import AdditiveMetric, Kind, LabelSource, LossSettings, mean_metric
 from .task import Task
 

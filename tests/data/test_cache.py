@@ -17,8 +17,8 @@ from helpers.hospitals import TASKS, keys, write_site
 from mtfed.config import read_config
 from mtfed.data import cache, decoding, fingerprint
 from mtfed.data.cache import cache_folder, open_store
-from mtfed.data.federation import site_folder
 from mtfed.data.root import Root
+from mtfed.data.simulated_sites import site_folder
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -11,9 +11,9 @@ import torch
 from helpers import SMALL, TASKS
 from mtfed.config import read_config
 from mtfed.data.feature_shift import Scanner, shift, site_shift
-from mtfed.data.federation import simulated_site, site_folder
-from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import write_site
+from mtfed.data.simulated_sites import simulated_site, site_folder
+from mtfed.data.simulated_sites import test_data as server_test_data
 
 CONFIG = read_config(TASKS | SMALL | {"feature-shift": 1.0})
 PLAIN = Scanner(gain=1.0, offset=0.0, gamma=1.0, blur=0.0, noise=0.0, seed=1)

@@ -13,7 +13,7 @@ from helpers.divided_sets import (
     write_set,
 )
 from mtfed.config import read_config
-from mtfed.data.federation import simulated_site
+from mtfed.data.simulated_sites import simulated_site
 from mtfed.federation.holdings import holdings, table
 from mtfed.federation.holdings_chart import draw
 

@@ -12,9 +12,9 @@ from PIL import Image
 from helpers.hospitals import keys
 from mtfed.config import Config, read_config
 from mtfed.data import cache, decoding
-from mtfed.data.federation import site_folder
 from mtfed.data.manifest import Row, SiteData
 from mtfed.data.shard import Shard, load_shard
+from mtfed.data.simulated_sites import site_folder
 from mtfed.data.store import Decoded
 
 GRADED = read_config({"image-size": 16, **keys("grade")})

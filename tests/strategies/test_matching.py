@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from mtfed.strategies.attention_heads import align_gauge, circuit_rows, inner_basis
 from mtfed.strategies.axes import Axis, AxisGraph, Circuit, Piece
-from mtfed.strategies.heads import align_gauge, circuit_rows, inner_basis
 from mtfed.strategies.matching import assign, log_det_gains, map_gains, match
 
 RNG = np.random.default_rng

@@ -14,7 +14,7 @@ from ...errors import MtfedError
 from ...report.html import count
 from .columns import Candidate
 from .label_table import read_label_table
-from .masks import mask_columns
+from .mask_columns import mask_columns
 from .names import NameHints, read_names
 from .scan import FolderScan, scan_folder
 

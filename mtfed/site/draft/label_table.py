@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from ...data.formats import stem_of
 from ...data.manifest import SPLITS
-from .boxes import read_boxes
+from .box_columns import read_boxes
 from .columns import Candidate, guess
 
 PATIENT_COLUMN = re.compile(r"(patient|subject|person|case|participant)[-_ ]?(id|number|no|name)?|pid", re.IGNORECASE)

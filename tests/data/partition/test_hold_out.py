@@ -9,10 +9,10 @@ import pytest
 
 from helpers.divided_sets import CONFIG, KEYS, SAMPLE, set_rows, write_set
 from mtfed.config import read_config
-from mtfed.data.federation import default_sites, simulated_site
-from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import Row
 from mtfed.data.partition import hold_out
+from mtfed.data.simulated_sites import default_sites, simulated_site
+from mtfed.data.simulated_sites import test_data as server_test_data
 
 
 def test_held_out_patients_hardly_change_with_new_patients() -> None:

@@ -11,10 +11,10 @@ import pytest
 from helpers.divided_sets import (
     SAMPLE,
 )
-from mtfed.data.federation import default_sites, division, simulated_site
-from mtfed.data.federation import test_data as server_test_data
 from mtfed.data.manifest import Row
 from mtfed.data.partition import MIN_PATIENTS, stratum_of, tasks_in_turn
+from mtfed.data.simulated_sites import default_sites, division, simulated_site
+from mtfed.data.simulated_sites import test_data as server_test_data
 from mtfed.errors import MtfedError
 
 

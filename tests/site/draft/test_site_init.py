@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 
 from helpers.slices import dicom
 from mtfed.cli import main
-from mtfed.data.federation import site_folder
+from mtfed.data.simulated_sites import site_folder
 from mtfed.errors import MtfedError
 from mtfed.site.draft import Draft, draft
 from mtfed.site.draft.scan import scan_folder

@@ -16,7 +16,7 @@ from mtfed.strategies import (
     TaskFedProx,
     register_strategy,
 )
-from mtfed.strategies.settings import CHOICES, LIMITS, check_settings
+from mtfed.strategies.limits import CHOICES, LIMITS, check_settings
 
 
 @pytest.mark.parametrize(
