@@ -39,7 +39,7 @@ AXES = AxisGraph(
 ROUNDS = (1, 5, 20)  # after which accuracy is reported
 Start = Literal["common", "apart"]
 STARTS: tuple[Start, ...] = ("common", "apart")
-ALPHAS, EPOCHS = (0.5, 0.1), (1, 5, 20)  # of the division of the classes, and local epochs
+ALPHAS, EPOCHS = (0.5, 0.1), (1, 5, 20)  # concentrations of the division of the classes, and local epochs
 
 
 @dataclass
@@ -155,9 +155,9 @@ class Sites(Grid):
     """A grid of sites in this process, which reply one after the other.
 
     Args:
-        data: of every site.
+        data: data of every site.
         epochs: per round.
-        seed: for all random draws.
+        seed: seed of all random draws.
         apart: whether sites replace the network that they receive in the first round by one with random weights.
         rate: learning rate.
     """

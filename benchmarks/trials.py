@@ -25,9 +25,9 @@ def run_of(
 
     Args:
         experiment: folder of :data:`HOME`.
-        name: of the run, with which its folder begins.
+        name: name of the run, with which its folder's name begins.
         settings: differences from the experiment's own settings.
-        seed: of the run.
+        seed: the run's seed.
         runs: folder of the run folders.
         collect: return None instead of starting a run that does not exist.
     """

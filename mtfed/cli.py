@@ -15,7 +15,7 @@ from .errors import MtfedError
 from .site.command import add_commands as add_site_commands
 
 CHART_FORMATS = (".png", ".svg", ".pdf")
-Subparsers = argparse._SubParsersAction  # of ArgumentParser
+Subparsers = argparse._SubParsersAction
 
 EXAMPLES = """\
 examples:

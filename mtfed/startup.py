@@ -75,7 +75,7 @@ def _import_without_compiler(name: str, deferral: Callable[[], Any]) -> ModuleTy
             try:
                 with _forgetting(name), deferral():
                     return import_module(name)
-            except (AttributeError, ImportError, TypeError) as error:  # of an import that asked for more
+            except (AttributeError, ImportError, TypeError) as error:  # the deferral hid what the import needs
                 log.warning("Importing %s together with torch's compiler, which is slower: %s", name, error)
         with _forgetting(name):
             return import_module(name)

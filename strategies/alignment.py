@@ -65,10 +65,10 @@ def align(
         gauge: freedom inside heads. ``none`` compares weights directly, for clients that started from one model;
             ``orth`` and ``gl`` compare circuits and then align the inner bases with the frame's, or with those of the
             first client.
-        gate: as in :func:`match`.
+        gate: minimum relative gain of a new permutation, as in :func:`match`.
         max_sweeps: maximum number of sweeps over the axes.
-        seed: of all random orders.
-        dtype: of the matrix products.
+        seed: seed of all random orders.
+        dtype: type of the matrix products.
     """
     networks, frames = [dict(client) for client in clients], [] if frame is None else [dict(frame)]
     for tensors in (*networks, *frames):

@@ -8,7 +8,7 @@ import numpy as np
 
 from .axes import AxisGraph, Gauge, Tensors
 
-MAX_SINGLE_PRECISION = 1e6  # of a weight: products of four much larger ones overflow float32
+MAX_SINGLE_PRECISION = 1e6  # largest weight for float32: products of four much larger ones overflow
 
 
 def circuit_rows(graph: AxisGraph, label: str, networks: Sequence[Tensors]) -> list[np.ndarray]:

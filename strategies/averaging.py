@@ -70,7 +70,7 @@ class TaskFedAvg(TaskStrategy):
         for task, weight in self.task_weights.items():
             if not (np.isfinite(weight) and weight > 0):
                 raise ValueError(f"Expected a task weight above 0 for {task}, got {weight}; leave the task out for 1.")
-        self._average: WeightedAverage | None = None  # of the current merge
+        self._average: WeightedAverage | None = None  # the current merge's
 
     def begin_merge(self, arrays: ArrayRecord) -> None:
         self._average = WeightedAverage(arrays, self.site_weights())

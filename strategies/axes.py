@@ -69,7 +69,7 @@ class Axis:
     groups: int = 1  # for kind "grouped": the number of equal runs of units
     circuits: tuple[Circuit, ...] = ()  # for kind "heads"
     growable: bool = False  # units may be added: no layer normalises over the axis, and no skip connection bypasses it
-    readers: tuple[str, ...] = ()  # of a growable axis: tensors that read it linearly; all others belong to the units
+    readers: tuple[str, ...] = ()  # tensors that read a growable axis linearly; all others belong to its units
 
     def check(self, permutation: np.ndarray) -> str | None:
         """Return why a permutation of the units is not allowed, or ``None`` if it is."""

@@ -88,8 +88,8 @@ class BayesianMatching(TaskFedAvg):
         self.cavities = Cavities(cavity)
         self.posterior: dict[str, np.ndarray] = {}
         self.measured_keys: set[str] = set()
-        self._merge: BayesianMerge | None = None  # of the current round
-        self._metrics = MergeMetrics()  # of the last merge
+        self._merge: BayesianMerge | None = None  # the current round's
+        self._metrics = MergeMetrics()  # the last merge's
 
     def train_config(self, server_round: int, config: ConfigRecord) -> ConfigRecord:
         return ConfigRecord({**super().train_config(server_round, config), "precision": self.precision})
@@ -136,7 +136,7 @@ class BayesianMatching(TaskFedAvg):
 
         Args:
             arrays: the global model of the last round.
-            seed: of the draw.
+            seed: seed of the draw.
             temperature: below 1, draws are nearer to the mean; a diagonal posterior around one mode is known to be
                 too wide.
         """

@@ -23,9 +23,9 @@ class Contribution:
     """A site's contribution to a merge."""
 
     site: str
-    values: Tensors  # by name of the tensor
-    weights: dict[str, float]  # by key of the array
-    precision: dict[str, Precision]  # by name of the tensor
+    values: Tensors  # values by name of the tensor
+    weights: dict[str, float]  # weights by key of the array
+    precision: dict[str, Precision]  # precision by name of the tensor
     num_examples: float
     pulled: bool  # whether the site trained under a pull (:mod:`.cavity`)
 

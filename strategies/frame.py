@@ -57,8 +57,8 @@ class Frame:
             permutation.
         gate: minimum gain of a new permutation, relative to the gain of the present one (:func:`.matching.match`).
         max_sweeps: maximum number of sweeps over the axes.
-        seed: of the order of axes from the second sweep on.
-        dtype: of the matrix products.
+        seed: seed of the order of axes from the second sweep on.
+        dtype: type of the matrix products.
     """
 
     def __init__(

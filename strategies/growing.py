@@ -50,7 +50,7 @@ class GrowingMatching(BayesianMatching):
     and their precision in double precision.
 
     Args:
-        axes: as in :class:`BayesianMatching`, at the sites' width.
+        axes: the model's axes, as in :class:`BayesianMatching`, at the sites' width.
         gamma: mass of the beta process: how readily a unit opens a place of its own.
         width_cap: no new units beyond this many times the sites' width.
         settings: see :class:`BayesianMatching`; with ``start="apart"``, the sites are first aligned with each other.

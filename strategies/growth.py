@@ -61,7 +61,7 @@ def grow(
         gamma: mass of the beta process.
         width_cap: no unit is added beyond this many times the width of the widest client.
         sweeps: number of sweeps over the clients of an axis after the first placement.
-        seed: of the order of clients in each sweep.
+        seed: seed of the order of clients in each sweep.
 
     Raises:
         AxisError: if a growable axis has no readers, or no comparable columns.

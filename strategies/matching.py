@@ -35,7 +35,7 @@ def map_gains(
         precision: (D,) lambda.
         weighted: (L, D) N.
         atom_precision: (L, D) or (1, D) S.
-        dtype: of the products; float32 is twice as fast, with an error of about 2e-6 of the gain.
+        dtype: type of the products; float32 is twice as fast, with an error of about 2e-6 of the gain.
 
     Returns:
         (L_j, L) gains.
@@ -125,8 +125,8 @@ def match(
         groups: runs of units that move as a whole.
         gate: minimum relative gain of a new permutation.
         max_sweeps: maximum number of sweeps over the clients.
-        seed: of the order in each sweep.
-        dtype: of the matrix products in the gains.
+        seed: seed of the order in each sweep.
+        dtype: type of the matrix products in the gains.
     """
     consensus = _Consensus(rows, precisions, prior, groups, gate, dtype)
     changes = int(warm_start)

@@ -58,11 +58,11 @@ class _Accumulator:
     """The sums of one array: over sites that count by their samples, and over sites that sent their precision."""
 
     counted: np.ndarray | None = None  # sum of values times samples
-    weight: float | np.ndarray = 0.0  # of ``counted``; finally one number for each value, if a site sent its precision
+    weight: float | np.ndarray = 0.0  # weight of ``counted``; finally one per value, if a site sent its precision
     weighted: np.ndarray | None = None  # sum of values times precision
     precision: np.ndarray | None = None
-    samples: float = 0.0  # of the sites in ``precision``
-    maximum: np.ndarray | None = None  # of integers
+    samples: float = 0.0  # samples of the sites in ``precision``
+    maximum: np.ndarray | None = None  # maximum of integer values
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Product:
 
         Args:
             values: the site's tensors by name.
-            weights: by key of the arrays that the site sent: its samples, or another measure of how much it counts.
+            weights: weight by key of each array that the site sent: its samples, or another measure.
                 If the site sent no precision, this is its precision everywhere; at 0 the array is ignored.
-            precision: by name of a tensor, one for each of its values; for the tensors of an array, all or none.
+            precision: precision of each value, by name of the tensor; for the tensors of an array, all or none.
         """
         added, precision = {}, precision or {}
         self.mean_precision = {}

@@ -29,7 +29,7 @@ class Quirks:
 PAPER = Quirks(BetaBernoulli())
 IBM_PROCESS = BetaBernoulli(existing_factor=1.0, popularity_cap=10, width_cap=700, beyond_cap=1)
 IBM = Quirks(IBM_PROCESS, zeros_observed=True, restart_prior_unscaled=True)
-FEDMA_PROCESS = replace(IBM_PROCESS, gamma=7.0)  # of the authors
+FEDMA_PROCESS = replace(IBM_PROCESS, gamma=7.0)  # the authors' value
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def pfnm(
         gamma: mass of the beta process.
         bias_mean: prior mean of every bias.
         sweeps: number of sweeps over the clients after the first placement.
-        seed: of the order of clients in each sweep.
+        seed: seed of the order of clients in each sweep.
         orders: (hidden layers, sweeps, J) these orders themselves, top layer first.
         start: assignment of an earlier round to continue from, for clients that trained its :func:`local_network`.
         quirks: ``IBM`` reproduces the authors' code.
@@ -78,7 +78,7 @@ def pfnm(
     process = replace(quirks.process, gamma=gamma)
     state = np.random.RandomState(seed)  # the same generator and the same draws as in the authors' code
     drawn = np.array([[state.permutation(clients) for _ in range(sweeps)] for _ in range(hidden)])
-    precision = 1 / sigma0 + (shares / sigma).sum(axis=0)  # of the output layer's biases
+    precision = 1 / sigma0 + (shares / sigma).sum(axis=0)  # precision of the output layer's biases
     biases = np.array([network[-1] for network in networks], float)
     bias = (bias_mean / sigma0 + (shares / sigma * biases).sum(axis=0)) / precision
     weights, precisions, width = [bias], [precision], len(bias)  # the width is that of the layer above
@@ -176,7 +176,7 @@ def fedma(
         sigma0: prior variance of an atom. The prior mean is 0 for weights and ``bias_mean`` for biases.
         bias_mean: prior mean of every bias.
         sweeps: number of sweeps over the clients after the first placement of a layer.
-        seed: of the order of clients in each sweep.
+        seed: seed of the order of clients in each sweep.
     """
     clients, hidden = len(networks), len(networks[0]) // 2 - 1
     local = [[np.asarray(tensor, float) for tensor in network] for network in networks]

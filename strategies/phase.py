@@ -47,8 +47,8 @@ class RoundResult:
     server_round: int
     asked: int  # sites that were sent a message
     answered: int  # sites whose replies were used
-    failures: tuple[Failure, ...]  # of this phase
-    site_metrics: dict[str, MetricRecord]  # by site key
+    failures: tuple[Failure, ...]  # failures of this phase
+    site_metrics: dict[str, MetricRecord]  # metrics by site key
 
 
 @dataclass
@@ -58,10 +58,10 @@ class Phase:
     server_round: int
     action: str  # ``train`` or ``evaluate``
     arrays: ArrayRecord  # the global arrays that the round starts from
-    messages: dict[str, Message]  # by key of the sites that are asked, in the order of the keys
+    messages: dict[str, Message]  # messages by key of the site, in the order of the keys
     grid: Grid  # sends a message again with ``on_failure="retry"``
     policy: FailurePolicy
-    failures: list[Failure]  # of the run so far; the phase appends its own
+    failures: list[Failure]  # failures of the run so far; the phase appends its own
     _refused: int = 0
 
     def __post_init__(self) -> None:

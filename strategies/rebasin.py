@@ -31,7 +31,7 @@ def weight_matching(
         graph: the axis graph; frozen axes are not permuted.
         target: contains all tensors of the network.
         network: the network to permute.
-        seed: of the order of axes in each pass.
+        seed: seed of the order of axes in each pass.
         tolerance: the descent ends after a pass in which no axis gains more.
         max_passes: maximum number of passes; the authors' limit.
 
@@ -76,7 +76,7 @@ def match_many(
     Args:
         graph: the axis graph.
         networks: they may lack tensors.
-        seed: of all random orders.
+        seed: seed of all random orders.
         max_passes: maximum number of passes over the networks; the authors' limit.
 
     Returns:

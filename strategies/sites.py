@@ -15,10 +15,10 @@ from flwr.serverapp import Grid
 from .wire import record_in
 
 log = getLogger("flwr")
-KEY = re.compile(r"[\w.-]{1,64}")  # of a site; it names entries of checkpoints
-DESCRIBE_SECONDS = 60.0  # to wait for a node's card; before the first round, doubled each time the node did not reply
-MAX_SAMPLES = 1e15  # of a site; a larger count is a mistake, and its products with weights would overflow
-MAX_DOUBLINGS = 10  # of the pause before a silent node is asked again
+KEY = re.compile(r"[\w.-]{1,64}")  # a site's key, which also names entries of checkpoints
+DESCRIBE_SECONDS = 60.0  # timeout for a node's card; before the first round, doubled each time it does not reply
+MAX_SAMPLES = 1e15  # per site; a larger count is a mistake, and its products with weights would overflow
+MAX_DOUBLINGS = 10  # doublings of the pause before a silent node is asked again
 
 
 class FederationError(RuntimeError):

@@ -63,10 +63,10 @@ def spahm(
         sigma0: initial variance of an atom around the mean; that of all units if not given.
         gamma: mass of the beta process.
         sweeps: number of sweeps over the clients after the first placement.
-        seed: of the order of clients in each sweep.
+        seed: seed of the order of clients in each sweep.
         floor: minimum of every variance. The authors' code has none, and its atom variance becomes negative when
             clients share an initialisation. A millionth of a column's variance is a lower limit as well.
-        popularity_cap: as in the authors' code.
+        popularity_cap: upper limit of an atom's popularity, as in the authors' code.
         width_cap: maximum number of atoms, unless a single client has more units.
     """
     observed = [np.asarray(v, float) for v in (*([] if frame is None else [frame]), *rows)]

@@ -122,7 +122,7 @@ def _make(target: Path, settings: str, data: SiteData, rows: list[Row], sources:
         present = Store.read(target)
         if present is not None and not _has_recovered(present, data, rows, config):
             return present
-        for unfinished in folder.glob(f"{UNFINISHED}*"):  # of processes that were killed
+        for unfinished in folder.glob(f"{UNFINISHED}*"):  # left by processes that were killed
             if locked or _age(unfinished) > 1:
                 shutil.rmtree(unfinished, ignore_errors=True)
         outdated = [path for path in folder.glob(f"{settings}-*") if path != target]
@@ -167,7 +167,7 @@ def lock(folder: Path) -> Iterator[bool]:
     with open(folder / "lock", "a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # as on some network disks
+        except OSError:  # some network disks do not support it
             yield False
         else:
             yield True

@@ -141,7 +141,7 @@ def decode_rows(
 
     def decode_in_threads() -> Iterator[Decoded | str]:
         chunks = chunk_rows(rows, max(1, CHUNK // (config.channels * config.image_size**config.dimensions)))
-        yield from decode_chunk(next(chunks))  # in this thread: what the readers import must be imported before threads
+        yield from decode_chunk(next(chunks))  # the readers' imports must precede the threads
         threads = usable_cores()
         waiting: deque[Future[list[Decoded | str]]] = deque()
         with ThreadPoolExecutor(threads) as pool:

@@ -31,7 +31,7 @@ SEED_STEP = 0x9E3779B1  # between the seeds of two rows; odd, so that no two row
 class Scanner:
     """How the images of a simulated site are changed."""
 
-    gain: float  # of contrast, around the middle of the range
+    gain: float  # gain of contrast, around the middle of the range
     offset: float  # fraction of the range
     gamma: float
     blur: float  # standard deviation, fraction of the image's side
@@ -39,7 +39,7 @@ class Scanner:
     seed: int
 
 
-Scanners = Scanner | Mapping[int, Scanner]  # of all images, or by the number of each image's row
+Scanners = Scanner | Mapping[int, Scanner]  # one scanner for all images, or one per row number
 
 
 def site_shift(config: Config, key: str) -> Scanner | None:

@@ -22,7 +22,7 @@ from ..tasks.kind import Kind, kind_of
 from .formats import FORMATS
 
 PACKAGES = ("numpy", "pillow", "torch")  # that scale and resize the images of all formats
-READERS = ("root.py", "source.py", "letterbox.py", "decoding.py", "store.py", "formats/*.py")  # of mtfed.data
+READERS = ("root.py", "source.py", "letterbox.py", "decoding.py", "store.py", "formats/*.py")  # modules of mtfed.data
 
 
 @lru_cache(maxsize=64)

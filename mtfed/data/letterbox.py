@@ -18,7 +18,7 @@ class Letterbox:
     The image keeps its proportions, in millimetres if the spacing is known, else in pixels.
     """
 
-    shape: tuple[int, ...]  # of the image: (H, W) or (D, H, W)
+    shape: tuple[int, ...]  # shape of the image: (H, W) or (D, H, W)
     size: int
     spacing: tuple[float, ...] | None = None  # mm along its axes
 

@@ -32,7 +32,7 @@ MANIFEST_NAMES = f"{MANIFEST} or {PARQUET}"  # for errors
 class ManifestTable:
     """The cells of a manifest by row, and the line of each row in its file."""
 
-    path: Path  # of the file, for errors
+    path: Path  # path of the file, for errors
     columns: list[str]
     rows: list[list[str]]
     lines: list[str]  # where each row is, such as "line 7"

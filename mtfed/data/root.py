@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import MtfedError
 
-MAX_BYTES = 4 * 2**30  # of one file; of a member of a zip, unpacked
+MAX_BYTES = 4 * 2**30  # bytes of one file, or of an unpacked member of a zip
 
 
 class Root:

@@ -29,7 +29,7 @@ class Labels:
 
     Args:
         rows: see above.
-        values: of these labels, or of more labels, as in a store.
+        values: values of these labels, or of more labels, as in a store.
         index: (M,) where these labels are among the values; by default the values are these labels, in order.
     """
 
@@ -75,9 +75,9 @@ class Shard:
 
     Args:
         images: (N, C, S, S) or (N, C, S, S, S) uint8, of the shard, or of more images, as in a store.
-        labels: by task.
+        labels: labels by task.
         rows: (M,) which of the images are the shard's; by default all of them, in order.
-        normalisation: of all images; by default, each image is normalised by itself.
+        normalisation: normalisation of all images; by default, each image is normalised by itself.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ def load_shard(data: SiteData, config: Config, split: str | None = None) -> Shar
 
     Args:
         data: all rows of the site, or the rows of one split.
-        config: of the run.
+        config: the run's config.
         split: the split to load; by default the one that all rows belong to.
 
     Raises:

@@ -19,8 +19,8 @@ class Holding:
     site: str
     patients: int
     images: int
-    validation: int  # of the images
-    counts: dict[str, Counter[str]]  # by task: images by class, or all under "" if an image has no single class
+    validation: int  # validation images
+    counts: dict[str, Counter[str]]  # images of each task by class, or all under "" if an image has no single class
 
     def count(self, task: str) -> int:
         """Return how many images have a label of a task."""

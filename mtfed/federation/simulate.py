@@ -77,7 +77,7 @@ def compare(app: AppFolder, variants: list[RunConfig], sites: int | None, engine
     from .strategy_settings import make_strategy
 
     def comparable(config: Config) -> Config:
-        return config.model_copy(update={"share_tracebacks": True})  # as simulate() sets it
+        return config.model_copy(update={"share_tracebacks": True})  # simulate() sets it too
 
     for variant in variants:  # a typing error in the last variant must not cost the runs before it
         make_strategy(read_config(variant))

@@ -19,8 +19,8 @@ log = logging.getLogger("mtfed")
 Forward = Callable[[Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 MIN_COMPILED_PASSES = 5000  # forward passes of a training that make up for minutes of compiling (our estimate)
-MAX_GRAPHS = 64  # of a compiled model: sites differ in their tasks, and batches in the tasks that they have labels of
-INITIAL_LOSS_SCALE = 1024.0  # of each round in float16; every halving from a larger scale would cost a step
+MAX_GRAPHS = 64  # graphs of a compiled model: sites differ in their tasks, and batches in their labelled tasks
+INITIAL_LOSS_SCALE = 1024.0  # for each round in float16; every halving from a larger scale would cost a step
 MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 _compiled_forwards: dict[type[nn.Module], Callable[..., dict[str, Tensor]]] = {}
 _can_compile: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

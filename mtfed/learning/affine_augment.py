@@ -15,9 +15,9 @@ from ..data.shard import Batch, Labels
 from ..tasks.task import Task
 
 ZOOM = 0.15  # larger or smaller, as a share of the size
-SHIFT = 0.1  # in either direction along each axis, as a share of the side
+SHIFT = 0.1  # largest shift along each axis, as a share of the side
 CONTRAST = 0.2  # more or less, as a share of the deviation
-MIN_BOX_SHARE = 0.3  # of a box that must remain in the image; with less it is no longer a label
+MIN_BOX_SHARE = 0.3  # share of a box that must remain in the image; with less it is no longer a label
 
 
 def augment_affinely(batch: Batch, tasks: dict[str, Task], mirror: bool) -> Batch:

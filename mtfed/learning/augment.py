@@ -13,7 +13,7 @@ def augment(batch: Batch, tasks: dict[str, Task], mode: Augment) -> Batch:
 
     Args:
         batch: on the CPU; it is not modified.
-        tasks: by name; a task's kind defines how its labels move with the image.
+        tasks: tasks by name; a task's kind defines how its labels move with the image.
         mode: ``none``, ``shift`` (and zoom), ``mirror`` (additionally left and right), or ``strong`` (much more).
     """
     if mode == "none":

@@ -40,10 +40,10 @@ def backward_by_task(
     synchronisation for each step, because the combination depends on the gradients' inner products.
 
     Args:
-        pieces: of the batch of these tasks, computed as they are consumed.
+        pieces: pieces of the batch of these tasks, computed as they are consumed.
         shared: weights that several tasks' losses may depend on.
         own: task -> weights that only its loss depends on.
-        scale: of mixed precision; the resulting gradients are scaled.
+        scale: loss scale of mixed precision; the resulting gradients are scaled.
     """
     sizes = [weight.numel() for weight in shared]
     rows = torch.zeros(len(tasks), sum(sizes), dtype=shared[0].dtype, device=shared[0].device)  # (T, P)

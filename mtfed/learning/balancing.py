@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 # Task -> its mean loss over all sites in the first round that trained it, then in the last two rounds after that.
 History = Mapping[str, Sequence[float]]
-Lines = Iterable[Mapping[str, object]]  # of a record's metrics.jsonl
-PREFIX = "losses."  # of a task's history in a training message
+Lines = Iterable[Mapping[str, object]]  # lines of a run's metrics.jsonl
+PREFIX = "losses."  # prefix of a task's history in a training message
 EPSILON = 1e-12  # replaces a smaller loss where losses are divided by each other
 
 
@@ -103,7 +103,7 @@ class ByGradient(Equal):
         """Return each task's factor in the shared weights (T,) and in its own (T,), and the gradient of balance (T,).
 
         Args:
-            tasks: of the batch.
+            tasks: tasks of the batch.
             losses: (T,) mean losses of the tasks, float64.
             gram: (T, T) inner products of the tasks' gradients in the shared weights, float64.
         """

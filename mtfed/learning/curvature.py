@@ -49,10 +49,10 @@ def curvature(
     averaged by samples (our design).
 
     Args:
-        model: as trained; it is left in evaluation mode.
+        model: the trained model; it is left in evaluation mode.
         shard: the site's training images.
         tasks: that were trained.
-        seed: of the signs.
+        seed: seed of the random signs.
         samples: use at most this many samples of each task, drawn by ``seed``, and scale up; 0 means all.
         history: the tasks' losses in earlier rounds, for balancing rules that use them.
 

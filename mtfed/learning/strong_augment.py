@@ -31,14 +31,14 @@ from .affine_augment import SHIFT, ZOOM, clip_boxes
 ROTATION = 10.0  # degrees in either direction; of volumes around each axis
 SHEAR = 5.0  # degrees in either direction, of images; volumes are zoomed by different factors along their axes instead
 BRIGHTNESS = CONTRAST = 0.25  # more or less, as a share
-COLOUR = (0.2, 0.02)  # of colour images: saturation, as a share, and the part of the circle by which hues rotate
+COLOUR = (0.2, 0.02)  # colour images: change of saturation, as a share, and rotation of hues, as part of the circle
 GAMMA = (0.7, 1.5)
 BLUR = (0.5, 1.0)  # deviation in pixels
-RESOLUTION = (0.5, 1.0)  # as a share of the original
-MAX_NOISE = 0.3  # in deviations of the image
+RESOLUTION = (0.5, 1.0)  # shares of the original resolution
+MAX_NOISE = 0.3  # in standard deviations of the image
 PROBABILITIES = {"brightness": 0.15, "contrast": 0.15, "gamma": 0.3, "gamma-inverted": 0.1, "colour": 0.15}
 PROBABILITIES |= {"blur": 0.2, "low-resolution": 0.25, "noise": 0.1}
-MIN_VALUE = -(2**15)  # of all values of maps; the bit masks of a dose's structures can be as small
+MIN_VALUE = -(2**15)  # smallest value of a map, reached by the bit masks of a dose's structures
 
 # Moves an image (C, *S) and the planes (P, *S) of its maps, whose values are at least 1. Returns both (the planes are 0
 # beyond the edge of the image) and the affine transform (d, d + 1) of points, x first, in pixels from the corner.

@@ -56,12 +56,12 @@ def assemble(
 
     Args:
         name: a key of :data:`.specs.MODEL_SPECS`.
-        tasks: by name.
+        tasks: tasks by name.
         encoder: the name of a timm model, or in three dimensions a key of :data:`.volumes.VOLUMES`.
         image_size: side of the square or cube that position embeddings are made for, in pixels.
         channels: 1 or 3.
         dimensions: 2 or 3.
-        weights: of the encoder, see :mod:`.pretrained`.
+        weights: weights of the encoder, see :mod:`.pretrained`.
         decoder_width: channels of the decoders that output maps.
         balance: initial value of each task's learned number.
 

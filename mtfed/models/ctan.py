@@ -91,7 +91,7 @@ class CrossTaskAttention(Sharing):
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
         stages = self.encoder.stages(image)
-        positions = rows  # in the images that streams are computed for
+        positions = rows  # positions among the images that streams are computed for
         if rows and all(len(index) < len(image) for index in rows.values()):
             used = torch.cat(list(rows.values())).unique()
             positions = {task: torch.searchsorted(used, index) for task, index in rows.items()}

@@ -46,7 +46,7 @@ class Encoder(nn.Module):
     :data:`.volumes.VOLUMES`, at sizes that the finest stride divides.
 
     Args:
-        name: of a timm model, or in three dimensions a key of :data:`.volumes.VOLUMES`.
+        name: name of a timm model, or in three dimensions a key of :data:`.volumes.VOLUMES`.
         image_size: side of the square or cubic input in pixels, for which position embeddings are made.
         channels: 1 or 3.
         dimensions: 2 or 3.
@@ -65,10 +65,10 @@ class Encoder(nn.Module):
         self.indices, chosen = _choose_levels(name, self.body)
         self.name = name
         self.stage_names = [str(level["module"]) for level in chosen]
-        self.channels = [int(level["num_chs"]) for level in chosen]  # of the four maps
-        self.strides = [int(level["reduction"]) for level in chosen]  # of the four maps
+        self.channels = [int(level["num_chs"]) for level in chosen]  # channels of each map
+        self.strides = [int(level["reduction"]) for level in chosen]  # stride of each map
         self.dim = int(self.body.head_hidden_size)  # width of the pooled features
-        self.image_channels = channels  # of the input
+        self.image_channels = channels  # channels of the input
         self.dims = dimensions
         self.is_transformer = is_transformer(self.body)
         if weights:

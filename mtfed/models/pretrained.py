@@ -21,8 +21,8 @@ log = getLogger("mtfed.models")
 MAX_MISSING = 0.1  # share of a body's tensors that may be missing in a file or have other shapes there
 PICKLED = (".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys under which files store a state dict
-_PREFIXES = ("", "body.", "encoder.body.", "encoder.", "backbone.")  # of a body's tensors in files, ours included
-_TASK_BODY = re.compile(r"(?:encoder\.)?own\.([^.]+)\.body\.")  # of a body for each task in our files
+_PREFIXES = ("", "body.", "encoder.body.", "encoder.", "backbone.")  # prefixes of a body's tensors in files
+_TASK_BODY = re.compile(r"(?:encoder\.)?own\.([^.]+)\.body\.")  # prefix of each task's own body in mtfed's files
 
 
 def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, Any] | None) -> None:
@@ -32,8 +32,8 @@ def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, A
     images, and one of a single channel is divided among three. A classifier is ignored.
 
     Args:
-        body: of an encoder.
-        name: of the encoder.
+        body: body of an encoder.
+        name: name of the encoder.
         weights: ``timm`` for the weights that timm publishes under the name and downloads; or the path of a file with
             the suffix .safetensors or one of :data:`PICKLED`, which is read without running code in it.
         settings: with which timm builds the body; ``None`` if it is not built by timm.

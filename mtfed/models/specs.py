@@ -15,7 +15,7 @@ from ..errors import MtfedError
 class ModelSpec:
     """How a model shares features between its tasks."""
 
-    title: str  # in reports
+    title: str  # title in reports
     description: str
     scheme: str  # the :class:`.sharing.Sharing` subclass as "MODULE:CLASS", imported when a model is built
     options: Mapping[str, object] = field(default_factory=dict)  # keyword arguments of the scheme

@@ -58,7 +58,7 @@ def check_symmetry(
         graph: its axis graph.
         example_inputs: positional arguments of a forward pass.
         gauge: change of basis inside heads, for axes with circuits.
-        seed: of the noise, the permutations and the bases.
+        seed: seed of the noise, the permutations and the bases.
         tolerance: largest allowed change of an output, relative to the largest output.
 
     Returns:

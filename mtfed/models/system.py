@@ -21,7 +21,7 @@ class MultiTaskModel(nn.Module):
     balancing rules that learn (:mod:`mtfed.learning.balancing`); it is sent with the task's decoder.
 
     Args:
-        tasks: by name.
+        tasks: tasks by name.
         sharing: the scheme over the encoder.
         decoder_width: channels of the decoders that output maps.
         balance: initial value of each task's learned number.

@@ -15,7 +15,7 @@ from .axes.builder import join
 from .axes.transformers import ATTENTIONS, FREE_WIDTH
 
 Shape = tuple[int, ...]
-Shapes = dict[str, Shape]  # of the tensors that a module itself holds
+Shapes = dict[str, Shape]  # shapes of the tensors that a module itself holds
 Model = TypeVar("Model", bound=nn.Module)
 
 

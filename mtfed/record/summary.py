@@ -30,7 +30,7 @@ def summarise(
 
     Args:
         record: the run, whose rounds and metrics are read.
-        config: of the run.
+        config: the run's config.
         tested: metrics of the chosen models on the test images: of the global model under "", or of each site's model
             under its key. A task's figure is the mean over the models that have its decoder.
         untrained: metrics of the initial weights on the test images.

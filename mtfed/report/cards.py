@@ -22,8 +22,8 @@ class CardRow:
 
     name: Html
     colour: str
-    values: dict[str, list[float]]  # by metric: one value per run
-    dots: Sequence[float]  # of the first metric: one per run, or one per site if sites have models of their own
+    values: dict[str, list[float]]  # one value per run for each metric
+    dots: Sequence[float]  # values of the first metric: one per run, or one per site if sites have models of their own
     difference: Html
 
 

@@ -18,7 +18,7 @@ from .pictures import PREDICTED, TRUE, key, picture, ruler
 from .records import Record, mean
 
 MAX_CLASSES = 5  # listed for an image with several labels, besides the true ones
-MAX_NUMBERS = 16  # of a label that are printed if the kind has no drawing
+MAX_NUMBERS = 16  # numbers of a label that are printed if the kind has no drawing
 
 # Task, image (C, H, W), its label and what is shown of its prediction -> picture, caption, and a figure.
 Draw = Callable[[Task, np.ndarray, np.ndarray, np.ndarray], tuple[Html, Html, float]]
@@ -29,9 +29,9 @@ class Gallery:
     """How the test images of a kind of task are drawn."""
 
     draw: Draw
-    summary: Callable[[Task, Sequence[float]], str]  # of the images' figures
+    summary: Callable[[Task, Sequence[float]], str]  # text about the images' figures
     legend: Callable[[Task], list[Html]]
-    size: str = ""  # of the pictures: small, "large" or "wide"
+    size: str = ""  # size of the pictures: small if empty, "large" or "wide"
 
 
 def examples(record: Record) -> Html:

@@ -72,7 +72,7 @@ def page(title: str, *body: object, style: str = "") -> str:
     """Return a whole document that loads nothing else.
 
     Args:
-        title: of the browser's tab.
+        title: title of the browser's tab.
         body: the content of the page's main element.
         style: CSS to add to ``page.css``.
     """

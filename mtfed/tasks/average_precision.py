@@ -16,13 +16,13 @@ from .boxes import intersection_over_union
 from .kind import AdditiveMetric
 from .task import Task
 
-EDGES = torch.sigmoid(torch.linspace(-8, 8, 129, dtype=torch.float64))  # of the bins of scores; the outer two are open
-OVERLAPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))  # of COCO
-RECALLS = torch.linspace(0, 1, 101, dtype=torch.float64)  # of COCO
+EDGES = torch.sigmoid(torch.linspace(-8, 8, 129, dtype=torch.float64))  # edges of score bins; the outer two are open
+OVERLAPS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))  # COCO's thresholds
+RECALLS = torch.linspace(0, 1, 101, dtype=torch.float64)  # COCO's levels of recall
 ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false alarms per image
 
 Detections = tuple[Tensor, Tensor, Tensor]  # predicted boxes, scores and classes, see match
-Decode = Callable[[Tensor], Detections]  # of a decoder's outputs
+Decode = Callable[[Tensor], Detections]  # turns a decoder's outputs into boxes
 
 
 def match(boxes: Tensor, scores: Tensor, classes: Tensor, values: Tensor, overlaps: Sequence[float]) -> Tensor:
@@ -33,8 +33,8 @@ def match(boxes: Tensor, scores: Tensor, classes: Tensor, values: Tensor, overla
 
     Args:
         boxes: predicted, (M, P, 2d).
-        scores: of them, (M, P).
-        classes: of them, (M, P); -1 is padding.
+        scores: scores of the predicted boxes, (M, P).
+        classes: classes of the predicted boxes, (M, P); -1 is padding.
         values: the objects' boxes and classes (M, N, 2d + 1); class -1 is padding.
         overlaps: T thresholds of intersection over union.
     """

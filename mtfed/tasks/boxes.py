@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-TAKEN_COST, TOUCHING_COST = 1e6, 1e3  # of a bad cell, in squared cells: far above any distance in the window
+TAKEN_COST, TOUCHING_COST = 1e6, 1e3  # costs of bad cells in squared cells, far above any distance in the window
 
 
 def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def gaussian_radius(sizes: Tensor, min_overlap: float = 0.7) -> Tensor:
     falls towards it, because the left side is concave.
 
     Args:
-        sizes: of boxes, (..., d).
+        sizes: sizes of boxes, (..., d).
         min_overlap: above 0 and at most 1.
 
     Returns:
@@ -70,8 +70,8 @@ def assign_cells(values: Tensor, shape: Sequence[int], stride: int) -> Tensor:
 
     Args:
         values: boxes and classes (M, N, 2d + 1); class -1 is padding.
-        shape: of the map, in the order of an array's axes.
-        stride: of the map in pixels.
+        shape: shape of the map, in the order of an array's axes.
+        stride: stride of the map in pixels.
     """
     dims = len(shape)
     last = torch.tensor(shape[::-1], device=values.device) - 1

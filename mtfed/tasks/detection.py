@@ -26,7 +26,7 @@ from .kind import Kind, LabelSource, LossSettings
 from .task import Task
 
 STRIDE = 4  # pixels of a cell
-ALPHA, BETA = 2, 4  # of the focal loss, as in CornerNet
+ALPHA, BETA = 2, 4  # exponents of the focal loss, as in CornerNet
 SHOWN = 20  # boxes per image in the record
 
 
@@ -106,8 +106,8 @@ def decode(outputs: Tensor, stride: int = STRIDE, max_boxes: int = 100) -> tuple
     """Return the boxes at the highest peaks of the maps of centres: cells that no neighbour exceeds.
 
     Args:
-        outputs: of a decoder, (M, K + 2d, *s).
-        stride: of its map in pixels.
+        outputs: outputs of a decoder, (M, K + 2d, *s).
+        stride: stride of the decoder's map in pixels.
         max_boxes: boxes per image.
 
     Returns:

@@ -28,9 +28,9 @@ from .multi_label_segmentation import read_arrays, structure_masks
 from .regression import TERMS, from_units, to_units
 from .task import Task
 
-STEPS = 32000  # of the dose within the range
+STEPS = 32000  # steps of the dose within the range
 MAX_STRUCTURES = 16  # bits of a plane
-LEVELS = 32  # of the histograms that the loss compares
+LEVELS = 32  # levels of the histograms that the loss compares
 
 
 def read_dose(cell: str, task: Task, source: LabelSource) -> np.ndarray:
@@ -41,7 +41,7 @@ def read_dose(cell: str, task: Task, source: LabelSource) -> np.ndarray:
             "those whose dose is not judged."
         )
     arrays, place = read_arrays(cell, task, source), f"{cell} of site {source.site}"
-    spacing = source.spacing if "spacing" not in arrays else None  # in a folder, it is that of the files
+    spacing = source.spacing if "spacing" not in arrays else None  # in a folder, the files have it
     for name in ("dose", "possible", *(("spacing",) if spacing is None else ())):
         if name not in arrays or arrays[name].dtype.kind not in "buif":
             raise LabelError(f"Expected an array {name!r} of numbers in {place}, found none.")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 TARGETS = ("PTV", "CTV", "GTV")  # structures whose names start like this are irradiated; others are spared
-PERCENTILES = {"D_99": 1.0, "D_95": 5.0, "D_1": 99.0}  # of a target
+PERCENTILES = {"D_99": 1.0, "D_95": 5.0, "D_1": 99.0}  # percentiles of the dose in a target
 TENTH = 100.0  # mm^3 in 0.1 cm^3
 
 
@@ -84,7 +84,7 @@ def soft_histogram(dose: Tensor, masks: Tensor, levels: Tensor, width: float) ->
         dose: (N,).
         masks: (K, N) bool, each with at least one voxel.
         levels: (T,), in the dose's unit.
-        width: of the sigmoid, in the dose's unit.
+        width: width of the sigmoid, in the dose's unit.
     """
     above = torch.sigmoid((dose[:, None] - levels) / width)  # (N, T)
     shares = masks.to(dose)

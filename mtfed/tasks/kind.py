@@ -154,7 +154,7 @@ def register_kind(name: str, spec: KindSpec, kind: Kind, metrics: Mapping[str, M
     the plain one does not suffice, with :func:`mtfed.report.galleries.register_gallery`.
 
     Args:
-        name: of the kind, in configs.
+        name: the kind's name in configs.
         spec: what its tasks may declare.
         kind: the implementation.
         metrics: specs of metrics that no other kind has.

@@ -22,10 +22,10 @@ from .kind import AdditiveMetric, Kind, LabelSource, LossSettings, mean_metric
 from .multi_label import known_mean
 from .task import Task
 
-MIN_IMAGES = 5  # for the sums of R²
+MIN_IMAGES = 5  # minimum of images for the sums of R²
 MOMENTS = ("count", "total", "squares", "residual")  # the sums of R², by quantity
-HUBER_WIDTH = 0.1  # of the range: larger errors count linearly in Huber's loss
-GROUPS = 4  # in which the record divides the images, by the mean of their numbers
+HUBER_WIDTH = 0.1  # share of the range; larger errors count linearly in Huber's loss
+GROUPS = 4  # groups into which the record divides the images, by the mean of their numbers
 TERMS: dict[str, Callable[..., Tensor]] = {
     # Divided by the width, so that the slope becomes that of l1.
     "huber": partial(F.smooth_l1_loss, beta=HUBER_WIDTH),

@@ -14,7 +14,7 @@ from .curvature_factors import softmax_factor
 from .kind import AdditiveMetric, Kind, LabelSource, LossSettings, mean_metric
 from .task import Task
 
-WHITE = (255, 65535)  # of 8 and of 16 bits: most tools mark the second of two classes with it
+WHITE = (255, 65535)  # white in 8 and 16 bits: most tools mark the second of two classes with it
 SMOOTH = 1e-5  # voxels, against 0 / 0 if a structure is neither present nor predicted; as in MONAI's Dice
 
 

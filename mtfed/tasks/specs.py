@@ -34,9 +34,9 @@ class KindSpec:
     has_background: bool = False  # the first class is the background
     by_class: bool = False  # an image has exactly one class, so patients can be dealt evenly by class
     in_files: bool = False  # a cell is the path of a file
-    geometry: Literal["", "map", "boxes"] = ""  # of a label that lies over the image, and has to move with it
-    output_channels: int = 0  # of a plain decoder; 0: one for each class
-    unit: str = ""  # of errors
+    geometry: Literal["", "map", "boxes"] = ""  # form of a label that has to move with the image
+    output_channels: int = 0  # channels of a plain decoder; 0: one for each class
+    unit: str = ""  # unit of errors
     gallery: str = ""  # drawing of the report's examples (mtfed.report.galleries); empty: the one named like the kind
 
 

@@ -21,7 +21,7 @@ from mtfed.data.root import Root
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "formats3d"
 RNG = np.random.default_rng(0)
-AFFINE = np.array([[0.8, 0, 0, 10], [0, 0.8, 0, 20], [0, 0, 3, 30], [0, 0, 0, 1.0]])  # of write_series
+AFFINE = np.array([[0.8, 0, 0, 10], [0, 0.8, 0, 20], [0, 0, 3, 30], [0, 0, 0, 1.0]])  # affine of write_series
 
 
 def site(root: Path) -> SiteData:

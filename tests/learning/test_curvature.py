@@ -269,7 +269,7 @@ def test_the_reply_contains_the_curvature_of_the_trained_model(small: dict) -> N
     for key, tensors in wire.tensors_in(arrays).items():
         own_task = {tensor.name: expected.get(tensor.name, torch.zeros(tensor.shape)) for tensor in tensors}
         largest = max(float(value.max()) for value in own_task.values())
-        for tensor in tensors:  # of a decoder whose task the site does not hold it knows nothing
+        for tensor in tensors:  # a site has no information about the decoder of a task that it lacks
             own, decoded = own_task[tensor.name].numpy().ravel(), result[key].decode()[tensor.place]
             known = own > 1e-15 * largest
             assert np.abs(np.log2(decoded[known] / own[known])).max(initial=0) <= 0.126

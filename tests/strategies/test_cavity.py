@@ -11,7 +11,7 @@ from mtfed.strategies import BayesianMatching, wire
 from mtfed.strategies.memory import Memory
 from mtfed.strategies.precision import write_precision
 
-CURVATURE = {"a": 2.0, "b": 30.0, "c": 7.0}  # of a site's whole loss, the same in every weight
+CURVATURE = {"a": 2.0, "b": 30.0, "c": 7.0}  # curvature of a site's whole loss, the same in every weight
 MODE = {key: np.random.default_rng(list(key.encode())).normal(size=6) for key in SITES}
 SAMPLES = {key: sum(counts.values()) for key, counts in SITES.items()}
 

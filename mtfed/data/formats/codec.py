@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 MAX_MEMORY = 6 * 2**30  # bytes of address space of the process
-MAX_SECONDS = 120  # of CPU time for one file
+MAX_SECONDS = 120  # seconds of CPU time for one file
 LENGTH = struct.Struct("<Q")
 
 

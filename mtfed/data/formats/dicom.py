@@ -24,7 +24,7 @@ from .volume import lay_out
 MAGIC = b"DICM"  # after the first 128 bytes
 BROKEN = "it is broken, or no DICOM file; repair or remove it"
 NOT_DICOM = re.compile(r"[^.\d]+|.*\.[a-z]+\d?")  # names such as VERSION or notes.txt, but not IM0001 or 1.2.840.7
-MAX_BYTES = 4 * MAX_VALUES  # of all files of a series, or of a deflated file, unpacked
+MAX_BYTES = 4 * MAX_VALUES  # bytes of all files of a series, or of a deflated file, unpacked
 MAX_HEADER = 2**26  # bytes before the pixels of a deflated file, unpacked
 PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # tags
 SEGMENTATIONS = "1.2.840.10008.5.1.4.1.1.66"  # prefix of the SOP classes of segmentations

@@ -17,7 +17,7 @@ PLUGINS = dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEG2000Lossless, 
 PLUGINS[RLELossless] = "pydicom"
 MAX_LENGTH_RLE = 2**22  # bytes that are unpacked in this process: broken data can unpack to 64 times as many
 SLACK = 1024  # bytes of a frame for its header and padding
-MAX_FRAMES = 2**14  # of one file, because looking up the attributes of each takes time
+MAX_FRAMES = 2**14  # frames of one file; looking up the attributes of each takes time
 MIN_ITEM = 8  # bytes of a compressed frame: its tag and its length
 
 
@@ -57,7 +57,7 @@ def stored_values(dataset: Dataset, content: bytes, file: SourceFile) -> np.ndar
     Args:
         dataset: the file, whose pixels have been checked.
         content: the bytes that it was read from.
-        file: for errors; the indices of a palette are not looked up if it is a label.
+        file: the file that error messages name; if it is a label, the indices of a palette are not looked up.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     frames = int(dataset.get("NumberOfFrames") or 1)

@@ -27,7 +27,7 @@ class Plane:
     name: str
     shape: tuple[int, int]
     series: str
-    number: int | None  # of the image in its series
+    number: int | None  # number of the image in its series
     corner: np.ndarray | None  # (3,) centre of the first pixel, mm in LPS
     directions: np.ndarray | None  # (2, 3) unit vectors along a row and along a column
     pixel: tuple[float, float] | None  # mm between rows, and between columns
@@ -93,7 +93,7 @@ def _numbers(value: Any, count: int) -> np.ndarray | None:
 
 def _corner(dataset: Dataset, frame: int, count: int, orientation: np.ndarray | None) -> np.ndarray | None:
     corner = _numbers(_attribute(dataset, frame, "PlanePositionSequence", "ImagePositionPatient"), 3)
-    offsets = dataset.get("GridFrameOffsetVector")  # of a dose
+    offsets = dataset.get("GridFrameOffsetVector")  # positions of a dose's planes
     if corner is not None and orientation is not None and offsets is not None and count > 1:
         return corner + np.cross(orientation[:3], orientation[3:]) * (float(offsets[frame]) - float(offsets[0]))
     # A single position for several frames is the position of the first.

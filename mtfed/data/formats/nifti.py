@@ -15,7 +15,7 @@ from .source_file import SourceFile
 from .volume import TO_LPS, lay_out
 
 BROKEN = "it is broken, or no NIfTI file; repair or remove it"
-UNITS = {"meter": 1000.0, "micron": 0.001}  # in mm, which is assumed for all others
+UNITS = {"meter": 1000.0, "micron": 0.001}  # units in mm; all others are taken for mm
 MAX_EXTENSIONS = 2**24  # bytes between header and values
 MAX_RATIO = 1032  # bytes that gzip can pack into one
 

@@ -8,8 +8,8 @@ from threading import local
 
 import numpy as np
 
-MAX_VALUES = 2**28  # of one image, 512 x 512 x 1024; a file that declares more is refused before it is unpacked
-MAX_BYTES = 2**31  # of the cached volumes of a thread, if there are more than an image and one label
+MAX_VALUES = 2**28  # values of an image, 512 x 512 x 1024; a file that declares more is refused before it is unpacked
+MAX_BYTES = 2**31  # bytes of a thread's cached volumes, if there are more than an image and one label
 
 
 @dataclass(frozen=True)

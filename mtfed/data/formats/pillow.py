@@ -69,7 +69,7 @@ def _values(image: Image.Image, file: SourceFile) -> np.ndarray:
     zero_is_white = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # on this page
     if image.format not in ("TIFF", "GIF") or getattr(image, "n_frames", 1) == 1:
         with suppress(Exception):  # a broken EXIF block is ignored
-            ImageOps.exif_transpose(image, in_place=True)  # as viewers show it, in which boxes are drawn
+            ImageOps.exif_transpose(image, in_place=True)  # viewers show it so, and boxes are drawn in it
     if zero_is_white:
         return _invert_white_zero(np.asarray(image), file)
     # Pillow's conversion would cut off values of 16 or more bits at 255.

@@ -20,7 +20,7 @@ from .source_file import SourceFile
 
 Reader = Callable[[SourceFile, int], Picture]  # a file and the model's dimensions (2 or 3) -> its picture
 Companions = Callable[[SourceFile], tuple[str, ...]]  # a file -> paths of the other files that its image consists of
-MAX_DOTS = 2  # in a suffix, as in .nii.gz
+MAX_DOTS = 2  # dots in a suffix such as .nii.gz
 _SLICE = re.compile(r"(.+)#(\d{1,9})", re.DOTALL)  # FILE#k, the name of slice k of a volume
 
 
@@ -29,7 +29,7 @@ class Format:
     """One file format. A function may be given as "module:function", which is imported when it is first needed."""
 
     name: str  # what people call it
-    suffixes: tuple[str, ...]  # in lower case, each with its dot
+    suffixes: tuple[str, ...]  # suffixes in lower case, each with its dot
     reader: Reader | str  # reads a file
     companions: Companions | str | None = None  # names the files that belong to a header file
     is_volume: bool = False  # whether a file always holds a volume

@@ -37,7 +37,7 @@ class SourceFile:
     site: SiteFiles
     name: str  # path within the site's folder
     what: str  # "image", or the name of a label
-    arrays: Mapping[str, np.ndarray] | None = None  # of an .npz file that is open already
+    arrays: Mapping[str, np.ndarray] | None = None  # arrays of an .npz file that is open already
 
     @property
     def is_label(self) -> bool:

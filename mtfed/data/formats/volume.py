@@ -21,12 +21,12 @@ def lay_out(
     """Return a volume (I, J, K) as (z, y, x) in LPS; an oblique volume is aligned with the closest axes.
 
     Args:
-        values: of a volume; colours may follow as a fourth axis.
-        file: for errors.
+        values: values of a volume; colours may follow as a fourth axis.
+        file: the file that error messages name.
         dimensions: if 2, the volume must be a single slice, which is returned.
         affine: (4, 4) from i, j, k to millimetres in LPS; without it, i, j, k are assumed to be x, y, z.
         spacing: millimetres along i, j, k, if there is no affine.
-        window: as in :class:`Picture`.
+        window: window of intensities, as in :class:`Picture`.
     """
     if affine is not None:
         values, affine = _turn(values, np.asarray(affine, np.float64), file)

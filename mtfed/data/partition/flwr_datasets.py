@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import datasets
     from flwr_datasets.partitioner import Partitioner
 
-COLUMNS = ("patient", "label", "site", "modality", "images")  # of the table that a partitioner divides
+COLUMNS = ("patient", "label", "site", "modality", "images")  # columns of the table that a partitioner divides
 
 
 def partition_with(
@@ -150,7 +150,7 @@ def _dataset(allocation: Allocation) -> datasets.Dataset:
     def cell(name: str, column: str) -> str:
         return next((row.others[column] for row in patients[name].rows if row.others.get(column)), "")
 
-    strata = sorted({patient.stratum for patient in patients.values()})  # as numbers, which every partitioner takes
+    strata = sorted({patient.stratum for patient in patients.values()})  # every partitioner takes numbers
     return datasets.Dataset.from_dict(
         {
             "patient": list(patients),

@@ -38,7 +38,7 @@ class Sample:
 
     image: str
     patient: str
-    labels: Mapping[str, str] = field(default_factory=dict)  # by task; absent or empty: no label
+    labels: Mapping[str, str] = field(default_factory=dict)  # labels by task; absent or empty: no label
     split: str = ""  # train, val or test, if the set's owners define it
     site: str = ""  # hospital or scanner, if known
     modality: str = ""  # empty: that of the set
@@ -66,11 +66,11 @@ class DataSet:
     citation: str
     layout: str  # the official layout as a tree, without the line that names the set's folder
     required: tuple[str, ...]  # glob patterns that must match before the set can be read; "a|b": either of them
-    tasks: Mapping[str, Mapping[str, str]]  # as in a run config: kind, classes, range, ...
+    tasks: Mapping[str, Mapping[str, str]]  # tasks as in a run config: kind, classes, range, ...
     read: Reader
     files: tuple[RemoteFile, ...] = ()
     access: str = ""  # sentences: how to get the files by hand, if a program may not download them
-    settings: Mapping[str, Setting] = field(default_factory=dict)  # of the app, added to those derived from the above
+    settings: Mapping[str, Setting] = field(default_factory=dict)  # further settings of the app
     note: str = ""  # sentences: what to know before trusting results, and how the set is treated here
 
     @property

@@ -33,9 +33,9 @@ class Subset:
     title: str
     images: int  # with masks
     modality: str
-    classes: tuple[str, ...]  # of a mask's values 0, 1, ...
-    md5: str  # of the archive
-    channels: tuple[str, ...] = ()  # of images with several
+    classes: tuple[str, ...]  # classes of a mask's values 0, 1, ...
+    md5: str  # MD5 digest of the archive
+    channels: tuple[str, ...] = ()  # names of the channels, if there are several
     channel: str = ""  # the one that is used
 
     @property

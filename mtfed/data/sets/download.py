@@ -16,11 +16,11 @@ from ...errors import MtfedError
 from .dataset import RemoteFile
 from .meter import OnProgress, ignore_progress
 
-MAX_FAILURES = 5  # in a row, without a byte received
+MAX_FAILURES = 5  # failures in a row without a byte received
 RETRY_DELAY = 1.0  # seconds before the first retry; doubled for every further one
 TIMEOUT = 60.0  # seconds without a byte
 BLOCK = 2**18  # bytes
-MAX_BYTES = 2**40  # of a file of unknown size
+MAX_BYTES = 2**40  # bytes of a file of unknown size
 RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 

@@ -20,7 +20,7 @@ from ...errors import MtfedError
 from .dataset import DataSet, RemoteFile, Sample
 
 SPLITS = ("train", "val", "test")
-SIZE_SUFFIXES = ("_224", "_128", "_64", "")  # of the files of a set; the largest one that is present is read
+SIZE_SUFFIXES = ("_224", "_128", "_64", "")  # suffixes of a set's files; the largest one that is present is read
 RECORD = "https://zenodo.org/records/10519652"
 CITATION = (
     "Yang J, Shi R, Wei D, Liu Z, Zhao L, Ke B, Pfister H, Ni B. MedMNIST v2: a large-scale lightweight benchmark for "
@@ -37,7 +37,7 @@ class Subset(NamedTuple):
     task: str
     channels: int
     images: int
-    md5: str  # of NAME.npz
+    md5: str  # MD5 digest of NAME.npz
 
 
 SUBSETS = {subset.title.lower(): subset for subset in (

@@ -20,7 +20,7 @@ from .templates import render_app_file, render_site_file
 SITE_FILE = "site.toml"
 LABELS = "labels"  # folder within a set's folder for labels that had to be converted
 EXPERIMENT = "experiment"  # folder within a set's folder for a Flower app that trains on it
-COMMON_COLUMNS = ("image", "patient", "split", "site", "modality")  # of every manifest written here
+COMMON_COLUMNS = ("image", "patient", "split", "site", "modality")  # columns of every manifest written here
 SPLITS = ("train", "val", "test", "")
 
 

@@ -74,7 +74,7 @@ def _unpack(archive: Path, folder: Path, work: Path, on_progress: OnProgress) ->
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if (work / name).exists():  # of members with the same name, the last is taken
+        if (work / name).exists():  # if members have the same name, the last is taken
             os.replace(work / name, target)
     return len(set(names))
 

@@ -79,9 +79,9 @@ class LocalGrid(Grid):
         self._alive = os.pipe()
         self._ids = count(1)
         self._queue: list[Job] = []
-        self._replies: dict[str, Message] = {}  # by the id of the message that they reply to
+        self._replies: dict[str, Message] = {}  # replies by the id of the message that they answer
         self._free_buffers: list[Buffer] = []
-        self._seconds: dict[tuple[int, str], float] = {}  # of a node's last job of a type: long jobs go first
+        self._seconds: dict[tuple[int, str], float] = {}  # duration of a node's last job of a type: long jobs go first
         self._run = Run.create_empty(TaskIdentity.run_id)
 
     @property

@@ -22,7 +22,7 @@ from .chains import label_chain
 from .transformers import ATTENTIONS, FUSED, MLPS, PLAIN_TRANSFORMERS, label_attention, label_transformer
 
 timm = import_timm()
-FeatureLabels = tuple[Sequence[Label], Label]  # of an encoder's feature maps and of its pooled features
+FeatureLabels = tuple[Sequence[Label], Label]  # labels of an encoder's feature maps and of its pooled features
 RESIDUAL_NETWORKS: tuple[type[nn.Module], ...] = (timm.models.ResNet, VolumeResNet)
 # The layers on the residual branch of a block, in order. Keys are class names because MONAI may not be imported yet.
 BRANCHES = {

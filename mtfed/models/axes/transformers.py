@@ -15,7 +15,7 @@ from ..volumes import VolumeTransformer
 from .builder import AxisGraphBuilder, Label, describes, join
 
 timm = import_timm()
-Maps = tuple[tuple[str, int | None], ...]  # of query, key and value: the map's name, and its index in a fused map
+Maps = tuple[tuple[str, int | None], ...]  # for query, key and value: the map's name, and its index in a fused map
 FUSED: Maps = (("qkv", 0), ("qkv", 1), ("qkv", 2))
 ATTENTIONS: dict[type[nn.Module], Maps] = {
     timm.layers.Attention: FUSED,

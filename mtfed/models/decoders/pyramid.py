@@ -9,7 +9,7 @@ from ...tasks.task import Task
 from ..encoders import Encoder, Features
 from .layers import CONVOLUTIONS, block, projections, resize, steps_up, trunk
 
-STRIDES = (4, 8, 16, 32)  # of the U-Net's levels
+STRIDES = (4, 8, 16, 32)  # strides of the U-Net's levels
 
 
 class MLPDecoder(nn.Module):

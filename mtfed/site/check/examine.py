@@ -20,7 +20,7 @@ from ...errors import MtfedError
 from .label_content import LabelContent, RecordingSource, fault_of, read_label
 from .tags import identifying_tags
 
-THUMBNAIL_SIDE = {2: 24, 3: 12}  # of the small copies that are compared to find duplicates, by dimensions
+THUMBNAIL_SIDE = {2: 24, 3: 12}  # side of the small copies that are compared to find duplicates
 MAX_SAMPLE = 2**22  # values of an image from which its mean, deviation and mode are computed
 
 

@@ -13,7 +13,7 @@ from .occurrence import Occurrence, abbreviate, shorten
 from .survey import Survey
 
 MAX_DEVIATIONS = 8.0  # an outlier is further from the median; no value of a normal distribution is
-MIN_SHIFT = 0.5  # as a share of the usual range of values in an image; smaller deviations matter little
+MIN_SHIFT = 0.5  # share of the usual range of values in an image; smaller deviations matter little
 MIN_IMAGES = 8  # needed to know what is usual
 MAX_RATIO = 4.0  # between a size or a spacing and the median
 NEARLY_BLANK = 0.98  # share of the most frequent value

@@ -9,7 +9,7 @@ from ...tasks.kind import kind_of
 from .occurrence import Occurrence, abbreviate, shorten
 from .survey import Survey
 
-MIN_PATIENTS = 2  # of a class: one for training and one for validation
+MIN_PATIENTS = 2  # patients of a class: one for training and one for validation
 
 
 def with_fault(faults: Set[str], survey: Survey) -> Iterator[Occurrence]:

@@ -37,7 +37,7 @@ class Draft:
     patients: dict[str, str]  # image -> patient
     splits: dict[str, str]  # image -> split
     columns: list[Candidate]  # tasks and other columns; their names are unique
-    modality: str  # in words, "" if it is unknown or the images differ
+    modality: str  # modality in words, "" if it is unknown or the images differ
     understood: list[tuple[str, str]] = field(default_factory=list)  # topic, and how it was understood
     decide: list[str] = field(default_factory=list)  # questions that a person must decide
 

@@ -17,7 +17,7 @@ TABLE_SUFFIXES = (".csv", ".tsv")
 # Modalities of DICOM objects that are not images, and of images whose series consist of views, not of slices.
 NON_IMAGE_MODALITIES = frozenset({"RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "SR", "SEG", "PR", "KO", "REG", "DOC"})
 PROJECTION_MODALITIES = frozenset({"MG", "CR", "DX", "US", "XC", "OP", "ES"})
-MIN_SLICES = 4  # in a series that is taken for a volume
+MIN_SLICES = 4  # slices in a series that is taken for a volume
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FolderScan:
 def scan_folder(folder: Path, dimensions: int | None) -> FolderScan:
     """Sort the files of a folder by type; by default, it has the dimensions of most of its images."""
     scan = FolderScan(dimensions or 2)
-    files: list[str] = []  # of images
+    files: list[str] = []  # image files
     headers: dict[str, DicomHeader] = {}
     for name in list_files(folder):
         format = format_of(name)

@@ -36,7 +36,7 @@ class Server:
     address: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     cut: list[int] = field(default_factory=list)  # lengths in bytes to which the next replies are cut
-    statuses: list[int] = field(default_factory=list)  # of the next replies, instead of files
+    statuses: list[int] = field(default_factory=list)  # statuses of the next replies, instead of files
     ranges: bool = True  # whether it supports range requests
     sends_length: bool = True
     redirects: dict[str, str] = field(default_factory=dict)
