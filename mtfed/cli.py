@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from .arguments import add_app, positive_int
-from .data.partition_names import describe_partitions
+from .config.partitions import describe_partitions
 from .data.sets.command import add_commands as add_data_commands
 from .errors import MtfedError
 from .site.command import add_commands as add_site_commands
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         if self.prog.endswith("simulate"):
-            from .config.help import describe_strategies
+            from .config_help import describe_strategies
 
             self.formatter_class = argparse.RawDescriptionHelpFormatter
             self.epilog = f"strategies (-c strategy=NAME):\n{describe_strategies()}"
@@ -207,7 +207,7 @@ def _partition(arguments: argparse.Namespace) -> int:
 
 
 def _config(_: argparse.Namespace) -> int:
-    from .config.help import describe_keys
+    from .config_help import describe_keys
 
     print(describe_keys())
     return 0

@@ -6,7 +6,7 @@ import pytest
 
 from helpers import TASKS
 from mtfed.config import KEYS, flatten, read_config
-from mtfed.config.help import describe_keys
+from mtfed.config_help import describe_keys
 from mtfed.errors import MtfedError
 from mtfed.federation.app_folder import find_app, override
 from mtfed.federation.strategy_settings import make_strategy

@@ -14,7 +14,7 @@ TREES = {"mtfed": ROOT / "mtfed", "mtfed.strategies": ROOT / "strategies", "mtfe
 # From the bottom up; a module may import from its own layer and those below. The longest prefix counts.
 LAYERS = (
     ("mtfed.arguments", "mtfed.errors", "mtfed.progress", "mtfed.cores", "mtfed.startup", "mtfed.strategies"),
-    ("mtfed.tasks", "mtfed.models.specs", "mtfed.data.partition_names"),
+    ("mtfed.tasks",),
     ("mtfed.config",),
     ("mtfed.data",),
     ("mtfed.models",),
@@ -24,7 +24,7 @@ LAYERS = (
     ("mtfed.federation",),
     ("mtfed.site",),
     ("mtfed.clients",),
-    ("mtfed.server", "mtfed.cli"),
+    ("mtfed.server", "mtfed.config_help", "mtfed.cli"),
 )
 
 

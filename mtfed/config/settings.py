@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from ..data.partition_names import is_flower, read_partition
 from ..strategies.axes import Gauge
 from ..strategies.limits import LIMITS, OnFailure, PrecisionKind, Start, Weighting
 from ..tasks.task import Task
+from .partitions import is_flower, read_partition
 
 Weight = Annotated[float, Field(gt=0)]
 Augment = Literal["none", "shift", "mirror", "strong"]

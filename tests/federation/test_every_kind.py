@@ -14,7 +14,7 @@ from helpers import ROOT
 from helpers.hospitals import TASKS, keys, write_site
 from mtfed.clients.app import app
 from mtfed.config import RunConfigValue, read_config
-from mtfed.config.help import describe_models
+from mtfed.config_help import describe_models
 from mtfed.errors import MtfedError
 from mtfed.federation.simulate import check_simulation, simulate
 from mtfed.learning.parts import numpy_parts

@@ -18,7 +18,7 @@ from helpers.growing import forward, numbers, perceptron
 from helpers.planted import Network
 from helpers.rounds import SITES, one_round, same, tensors_of
 from mtfed.config import read_config
-from mtfed.config.help import describe_keys, describe_strategies
+from mtfed.config_help import describe_keys, describe_strategies
 from mtfed.errors import MtfedError
 from mtfed.federation.strategy_settings import make_strategy
 from mtfed.models.symmetry import derive_axes

@@ -1,7 +1,7 @@
 """Divide a data set among simulated sites. A patient is never divided.
 
 A partition is a sum of schemes, such as ``"tasks + dirichlet"``; ``mtfed data partition -h`` lists them. Their
-functions are in :data:`.schemes.SCHEMES`, their descriptions in :data:`mtfed.data.partition_names.PARTITIONS`.
+functions are in :data:`.schemes.SCHEMES`, their descriptions in :data:`mtfed.config.partitions.PARTITIONS`.
 """
 
 from __future__ import annotations

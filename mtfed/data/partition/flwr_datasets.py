@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...config.partitions import FLOWER
 from ...errors import MtfedError, unknown
 from ...tasks.task import Task
 from ..manifest import Row
-from ..partition_names import FLOWER
 from .allocation import Allocation, Division, Options
 from .divide import divide
 from .patients import patients_of

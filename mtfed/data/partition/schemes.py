@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ...config.partitions import is_flower, read_partition
 from ...errors import MtfedError, unknown
 from ...tasks.task import Task
 from ..manifest import Row
-from ..partition_names import is_flower, read_partition
 from . import flwr_datasets
 from .allocation import MIN_PATIENTS, Allocation, Division, Options
 from .divide import divide

@@ -16,11 +16,11 @@ from helpers.divided_sets import (
     to_divide,
 )
 from mtfed.config import flatten, read_config
-from mtfed.config.help import describe_keys
+from mtfed.config.partitions import PARTITIONS, read_partition
+from mtfed.config_help import describe_keys
 from mtfed.data.manifest import Row
 from mtfed.data.partition import Options, partition
 from mtfed.data.partition.schemes import SCHEMES
-from mtfed.data.partition_names import PARTITIONS, read_partition
 from mtfed.errors import MtfedError
 
 

@@ -6,12 +6,12 @@ import inspect
 import json
 from typing import Literal, get_args, get_origin
 
-from ..data.partition_names import describe_partitions
-from ..models.specs import MODEL_SPECS
-from ..strategies import STRATEGIES
-from ..tasks.specs import KIND_SPECS
-from .run_config import KEYS, defaults
-from .settings import Config
+from .config.partitions import describe_partitions
+from .config.run_config import KEYS, defaults
+from .config.settings import Config
+from .models.specs import MODEL_SPECS
+from .strategies import STRATEGIES
+from .tasks.specs import KIND_SPECS
 
 
 def describe_keys() -> str:
