@@ -27,7 +27,7 @@ examples:
   mtfed site init /data/xray                     draft a hospital's manifest and site file
   mtfed site check /data/xray                    read every image and label once, and list what is wrong
   mtfed data list                                public data sets: tasks, licence, how to get them
-  mtfed data partition pneumonia --out who.png   which simulated hospital holds which data
+  mtfed data partition pneumonia --out sites.png which simulated hospital holds which data
   mtfed export sites                             the sample as folders, in the form a hospital would use
   mtfed config                                   every config key with its default and its meaning
 """
@@ -158,7 +158,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if not (arguments.strategies or arguments.seeds):
         return simulate(app, run_config, sites, arguments.engine, arguments.workers)
     if arguments.resume:
-        raise MtfedError("Expected --resume alone: a comparison cannot be resumed, each of its runs can.")
+        raise MtfedError("Expected --resume alone: a comparison cannot be resumed; resume its runs one by one.")
     # A seed's runs share their initial weights.
     seeds = arguments.seeds or [run_config.get("seed", 0)]
     strategies = arguments.strategies or [run_config.get("strategy", "fedavg")]

@@ -59,8 +59,8 @@ class Circuit:
 class Axis:
     """A group of units.
 
-    ``perm`` allows any permutation, and so does ``heads``, which may also have ``circuits``. ``grouped`` allows to
-    permute whole groups, and units inside each group, as GroupNorm does. ``frozen`` allows none: the units have a
+    ``perm`` allows any permutation, and so does ``heads``, which may also have ``circuits``. ``grouped`` allows
+    permuting whole groups, and units inside each group, as GroupNorm does. ``frozen`` allows none: the units have a
     fixed meaning outside the network.
     """
 

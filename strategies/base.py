@@ -101,7 +101,7 @@ class TaskStrategy(Strategy):
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
         """Return the arrays to send to a site: the whole record, or only the parts it can use if it is packed.
 
-        These are the tasks' decoders and all parts that are no decoders, even those of other tasks (``cross.TASK``),
+        These are the tasks' decoders and all parts that are not decoders, even those of other tasks (``cross.TASK``),
         because all features depend on them.
         """
         if tasks is None or not is_packed(arrays):

@@ -31,7 +31,7 @@ from .sites import SiteCard
 from .wire import FlatArray, arrays_in, json_record, read_json_record, record_of, tensors_in
 
 log = getLogger("flwr")
-POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@told"  # groups of a checkpoint
+POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@told"  # groups; unchanged, so that older runs can resume
 
 
 class BayesianMatching(TaskFedAvg):

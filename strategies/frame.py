@@ -21,7 +21,7 @@ from .matching import FloatDtype, assign, moved_share
 from .unit_sums import UnitSums
 
 ROUNDING = 1e-5  # relative error of a squared distance that is computed from float32 products
-# In the frame's mean squares. A larger squared distance is no effect of a permutation, which accounts for at most 4.
+# In the frame's mean squares. A larger squared distance cannot be caused by a permutation: one accounts for at most 4.
 MAX_SQUARED_DISTANCE = 9.0
 
 

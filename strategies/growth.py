@@ -48,8 +48,8 @@ def grow(
 ) -> Growth:
     """Let the data decide the width of every growable axis, by the predictive density of :func:`.spahm.spahm`.
 
-    Growable are hidden units of MLPs, whole heads (compared by their weights as they are), and channels of convolutions
-    with BatchNorm or no norm. All other axes are not permuted, so clients that trained apart have to be aligned with
+    Hidden units of MLPs, whole heads (compared by their weights as they are), and channels of convolutions with
+    BatchNorm or no norm can grow. No other axis is permuted, so clients that trained apart have to be aligned with
     :func:`.alignment.align` first. The axis with the most comparable columns is always matched next. In the columns of
     an axis that has grown before, only clients that have the unit have a weight.
 

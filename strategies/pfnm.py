@@ -19,7 +19,7 @@ Retrain = Callable[[int, Network, int], Network]
 
 @dataclass(frozen=True)
 class Quirks:
-    """Differences between IBM's code and the paper; the defaults, also of the process, are those of the paper."""
+    """Differences between IBM's code and the paper; the defaults, including those of the process, are the paper's."""
 
     process: BetaBernoulli  # its gamma is not used
     zeros_observed: bool = False  # a client that lacks an atom of the next layer counts as having observed weights 0

@@ -105,12 +105,12 @@ class Pfnm(Published):
     are matched from the top down: a unit is its bias and outgoing weights, in the lowest layer also its incoming ones.
     The merge is theta = sum_j v_j / (J + sigma^2 / sigma_0^2): by default J / (J + 1) of the mean, in every round.
 
-    Left out: the beta-Bernoulli process on the width, which needs sites of other widths (:mod:`.pfnm` implements it,
-    :class:`.growing.GrowingMatching` uses it), the class shares as precision of the output layer, and the mean 0.1 of
-    biases, which is the initial value in the paper's networks. Added for networks other than perceptrons: a unit's
-    rows are all its slices that the other axes allow to compare (:func:`.alignment.comparable_slots`), and an axis on
-    which these are only vectors, such as biases, waits for the neighbouring axes; tensors without axes have the same
-    prior; BatchNorm's statistics are averaged; J counts the sites that have a part.
+    This version leaves out the beta-Bernoulli process on the width, which needs sites of other widths (:mod:`.pfnm`
+    implements it, :class:`.growing.GrowingMatching` uses it), the class shares as precision of the output layer, and
+    the mean 0.1 of biases, which is the initial value in the paper's networks. For networks other than perceptrons it
+    adds: a unit's rows are all its slices that the other axes make comparable (:func:`.alignment.comparable_slots`),
+    and an axis on which these are only vectors, such as biases, waits for the neighbouring axes; tensors without axes
+    have the same prior; BatchNorm's statistics are averaged; J counts the sites that have a part.
 
     Args:
         sigma0: variance of a global weight around 0, relative to that of a site's weight around the global one.

@@ -14,7 +14,7 @@ PARTITIONS = {
     "tasks": "one site for each task in turn, then one site with all tasks, and again from the first",
     "dirichlet": "the sites' shares of every class are drawn from Dirichlet(partition-alpha)",
     "quantity": "the sites' shares of all patients are drawn from Dirichlet(partition-alpha)",
-    "iid": "all sites have equal shares of all patients; also without any of dirichlet, quantity and iid",
+    "iid": "all sites have equal shares of all patients; the default if none of dirichlet, quantity and iid is named",
 }
 FLOWER = "flwr:"  # prefix of the name of a partitioner of flwr-datasets
 FLOWER_DESCRIPTION = "a partitioner of flwr-datasets; partition-options are its arguments"
@@ -32,7 +32,7 @@ def read_partition(text: str) -> tuple[str, ...]:
     for name in names:
         if name in flower:
             if not re.fullmatch(FLOWER + r"[A-Za-z]\w*", name):
-                raise ValueError("expected the name of a partitioner behind 'flwr:', as 'flwr:DirichletPartitioner'")
+                raise ValueError("expected a partitioner's name after 'flwr:', such as 'flwr:DirichletPartitioner'")
         elif name not in PARTITIONS:
             raise ValueError(str(unknown("scheme", name, [*PARTITIONS, FLOWER + "NAME"])))
     if len(set(names)) < len(names):

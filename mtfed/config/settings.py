@@ -81,7 +81,7 @@ class Config(BaseModel):
     batch_size: int = _setting(32, "images per step", ge=1)
     accumulate: int = _setting(1, "parts that a batch is computed in, to save memory", ge=1)
     learning_rate: float = _setting(1e-3, "learning rate of AdamW at the sites", gt=0)
-    schedule: Literal["constant", "cosine"] = _setting("cosine", "of the learning rate; cosine falls to a tenth of it")
+    schedule: Literal["constant", "cosine"] = _setting("cosine", "learning-rate schedule; cosine decays to a tenth")
     warmup: int = _setting(0, "steps of a site's first round over which the learning rate rises from 0", ge=0)
     clip_norm: float = _setting(0.0, "largest norm of a step's gradient; 0: no limit", ge=0)
     weight_decay: float = _setting(0.01, "weight decay of AdamW at the sites", ge=0)
@@ -92,8 +92,10 @@ class Config(BaseModel):
     proximal_mu: float = _setting(0.01, "pull towards the global weights (fedprox)", **LIMITS["proximal_mu"])
     server_learning_rate: float = _setting(0.01, "step size of fedadam and fedyogi", **LIMITS["server_learning_rate"])
     server_beta1: float = _setting(0.9, "momentum of fedadam and fedyogi", **LIMITS["server_beta1"])
-    server_beta2: float = _setting(0.99, "decay of their mean of squared steps", **LIMITS["server_beta2"])
-    server_tau: float = _setting(1e-3, "their adaptivity; smaller moves stay in proportion", **LIMITS["server_tau"])
+    server_beta2: float = _setting(0.99, "decay of the second moment (fedadam, fedyogi)", **LIMITS["server_beta2"])
+    server_tau: float = _setting(
+        1e-3, "adaptivity constant tau; steps well below it are not normalised", **LIMITS["server_tau"]
+    )
     precision: PrecisionKind = _setting("fisher", "what sites send about the precision of their weights")
     curvature_samples: int = _setting(256, "images per task on which a site measures its curvature; 0: all", ge=0)
     precision_floor: float = _setting(0.2, "lowest precision, as a share of its row", **LIMITS["precision_floor"])
@@ -128,7 +130,7 @@ class Config(BaseModel):
     out: str = _setting("runs", "folder in which run folders are created", "Record")
     resume: str = _setting("", "a run folder to continue")
     share_class_counts: bool = _setting(False, "simulated sites report class counts; real ones by their node config")
-    share_tracebacks: bool = _setting(False, "the same for the traceback of a failure, which may contain file names")
+    share_tracebacks: bool = _setting(False, "simulated sites report tracebacks, which may contain file names")
 
     autocast: Autocast = _setting("auto", "half precision; auto: bfloat16 on CUDA GPUs", "Machine")
     compile: Literal["auto", "on", "off"] = _setting("auto", "torch.compile; auto: for long trainings on a CUDA GPU")

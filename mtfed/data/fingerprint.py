@@ -53,7 +53,7 @@ def _version(name: str) -> str:
 
 
 def image_code() -> list[bytes]:
-    """Return digests of the modules that read images, those of formats from outside included."""
+    """Return digests of the modules that read images, including formats from outside."""
     home = Path(__file__).parent
     files = {path for pattern in READERS for path in home.glob(pattern)}
     files |= {path for format in FORMATS.values() if (path := _reader_file(format.reader))}

@@ -45,7 +45,7 @@ class Row:
     split: str
     labels: dict[str, str]
     number: int = field(default=0, compare=False)  # its index in SiteData.pool
-    others: Mapping[str, str] = field(default_factory=dict, compare=False)  # cells of columns that are no task
+    others: Mapping[str, str] = field(default_factory=dict, compare=False)  # cells of columns that are not tasks
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def _read_parquet(content: bytes, path: Path) -> ManifestTable:
         table = parquet.read_table(pyarrow.BufferReader(content))
         columns = [_texts(table.column(i), f"{path}: column {name!r}") for i, name in enumerate(table.column_names)]
     except (pyarrow.ArrowException, OSError) as error:
-        raise MtfedError(f"{path} is no Parquet file that can be read: {error}; write it again.") from None
+        raise MtfedError(f"{path} cannot be read as Parquet: {error}; write it again.") from None
     rows = [list(cells) for cells in zip(*columns, strict=True)]
     names = [name.strip() for name in table.column_names]
     return ManifestTable(path, names, rows, [f"row {number}" for number in range(1, len(rows) + 1)])

@@ -36,7 +36,7 @@ def simulated_site(config: Config, index: int, sites: int) -> SiteData:
     """Return the data of site ``index`` of ``sites``; raise :class:`MtfedError` if the data does not suffice."""
     if config.pooled:
         if sites != 1:
-            raise MtfedError(f"Config key pooled: a pooled federation is one site, got {sites}; ask for no number.")
+            raise MtfedError(f"Config key pooled: a pooled federation is one site, got {sites}; omit --num-supernodes.")
         return _pooled_site(config)
     data = _simulated_site(config, index, sites)
     return replace(data, scanners=site_shift(config, data.key))
@@ -45,7 +45,9 @@ def simulated_site(config: Config, index: int, sites: int) -> SiteData:
 def site_folder(folder: Path, key: str, config: Config) -> SiteData:
     """Return the data of a real site's own folder."""
     if config.pooled:
-        raise MtfedError(f"Config key pooled: site {key} is not simulated, and its images cannot leave it; set false.")
+        raise MtfedError(
+            f"Config key pooled: site {key} is not simulated, and its images cannot leave it; set pooled = false."
+        )
     return _site_folder(folder, key, config)
 
 

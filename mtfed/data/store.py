@@ -69,7 +69,7 @@ class Store:
         try:
             faults = {int(i): str(reason) for i, reason in json.loads((folder / FAULTS).read_text("utf-8")).items()}
             return cls.of({path.stem: map_array(path) for path in folder.glob("*.npy")}, faults)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):  # torch raises the last
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):  # torch raises RuntimeError
             return None
 
     def row(self, i: int) -> Decoded:

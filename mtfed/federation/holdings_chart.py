@@ -32,7 +32,7 @@ def draw(sites: Sequence[Holding], tasks: dict[str, Task], path: Path) -> None:
     top = 0.36 + LEGEND_LINE * max(-(-len(names) // _legend_columns(names)) for names in classes.values())
     height, width = ROW_HEIGHT * len(sites), PANEL_WIDTH * (len(tasks) + 1)
     size = (label + width + 0.1, top + height + 0.1)
-    with matplotlib.rc_context(SETTINGS | {"axes.grid": False, "svg.hashsalt": "who"}):  # type: ignore[arg-type]
+    with matplotlib.rc_context(SETTINGS | {"axes.grid": False, "svg.hashsalt": "sites"}):  # type: ignore[arg-type]
         figure = Figure(figsize=size)
         for i, name in enumerate(["patients", *tasks]):
             left = (label + i * PANEL_WIDTH) / size[0]

@@ -15,7 +15,7 @@ RunConfig = dict[str, RunConfigValue]
 def simulate(app: AppFolder, run_config: RunConfig, sites: int | None, engine: str, workers: int | None) -> int:
     """Check config and data, then run; return the exit code.
 
-    An app with a ServerApp of its own is run, too, but its config is not checked here.
+    An app with a ServerApp of its own also runs, but its config is not checked here.
     """
     if app.components["serverapp"] == "mtfed.server:app":
         # All simulated sites are on this machine, so their tracebacks reveal nothing to anyone else.
@@ -79,7 +79,7 @@ def compare(app: AppFolder, variants: list[RunConfig], sites: int | None, engine
     def comparable(config: Config) -> Config:
         return config.model_copy(update={"share_tracebacks": True})  # simulate() sets it too
 
-    for variant in variants:  # a typing error in the last variant must not cost the runs before it
+    for variant in variants:  # check all variants first, so that a typo in the last one wastes no run
         make_strategy(read_config(variant))
     config = read_config(variants[0])
     out = Path(config.out).expanduser().resolve()

@@ -80,7 +80,7 @@ def assemble(
     model = MultiTaskModel(tasks, sharing, decoder_width, balance)
     if spec.requires_transformer and not sharing.encoder.is_transformer:
         raise MtfedError(
-            f"Config key encoder: {name} expects a transformer (a ViT, Swin or PVT), {encoder} is none; choose "
-            "another, or model = 'hard-sharing'."
+            f"Config key encoder: {name} expects a transformer (a ViT, Swin or PVT), which {encoder} is not; "
+            "choose another, or model = 'hard-sharing'."
         )
     return model

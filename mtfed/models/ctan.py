@@ -1,9 +1,9 @@
 """CTAN: tasks share an encoder, look at its features through soft masks, and attend to each other while they do so.
 
-Kim, Purdie, McIntosh, "Cross-task attention network", MICCAI 2023 Workshops (arXiv:2309.03837). Public are the idea,
-cross-task attention from pixel-level to image-level predictions, and, at second hand, the names of its two components:
-a Cross-Task Attention Encoder (CTAE) and a Cross-Task Attention Bottleneck (CTAB). Formulas and sizes are not public;
-those below are our design.
+Kim, Purdie, McIntosh, "Cross-task attention network", MICCAI 2023 Workshops (arXiv:2309.03837). Only the
+idea, cross-task attention from pixel-level to image-level predictions, and, from secondary sources, the names of its
+two components are public: a Cross-Task Attention Encoder (CTAE) and a Cross-Task Attention Bottleneck (CTAB). The
+formulas and sizes below are our design.
 
 CTAE. With p_i and u_i the encoder's maps before and after the last block of stage i, and for every task t
 

@@ -84,7 +84,7 @@ def _published(name: str, settings: dict[str, Any] | None) -> nn.Module:
 def read(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a weights file by name, unwrapped from a checkpoint's other content."""
     if not path.is_file():
-        raise MtfedError(f"Weights {path} is no file; expected '', 'timm', or the path of a weights file.")
+        raise MtfedError(f"Weights {path} is not a file; expected '', 'timm', or the path of a weights file.")
     if path.suffix not in (".safetensors", *PICKLED):
         raise MtfedError(f"Weights file {path}: expected .safetensors, {', '.join(PICKLED)}; got {path.suffix!r}.")
     try:

@@ -1,12 +1,12 @@
 """Derive which permutations of units leave a torch model's function unchanged, and check them.
 
-Supported are chains of linear, convolution, transposed convolution, normalisation, activation and pooling layers
+It supports chains of linear, convolution, transposed convolution, normalisation, activation and pooling layers
 (``nn.Sequential``, nested or not); timm's plain vision transformer with its residual stream, heads and MLPs; timm's
 residual networks with one stream per stage and the channels inside their blocks; the versions of both for volumes; and
-:class:`.system.MultiTaskModel` with its sharing schemes and decoders. Of other transformers (Swin, PVT, ConvNeXt and similar
-ones, and the Swin for volumes), only the inside of attention and MLP modules is supported: their residual streams
-change width between stages and are not declared. Modules that nothing here describes are left out of the table, which
-freezes them. A residual stream that an unknown module reads or writes is declared frozen as well.
+:class:`.system.MultiTaskModel` with its sharing schemes and decoders. In other transformers (Swin, PVT, ConvNeXt and
+similar ones, and the Swin for volumes), it supports only the inside of attention and MLP modules, because the residual
+streams change width between stages. Modules that nothing here describes are left out of the table, which freezes them.
+A residual stream that an unknown module reads or writes is declared frozen as well.
 
 A new type of module needs one describer in :mod:`.axes`.
 """
@@ -91,8 +91,8 @@ def check_symmetry(
         if not changes[label] <= tolerance:
             carriers = ", ".join(name for name in graph.tensors if label in graph.labels(name))
             raise SymmetryError(
-                f"Axis {label!r} is no symmetry of {type(model).__name__}: permuting its units changes the output by "
-                f"{changes[label]:.1e} of its size; look at the labels of {carriers}."
+                f"Axis {label!r} is not a symmetry of {type(model).__name__}: permuting its units changes the output "
+                f"by {changes[label]:.1e} of its size; look at the labels of {carriers}."
             )
     return changes
 

@@ -49,7 +49,7 @@ def untrained_values(task: str, metric: str, group: Group, groups: Sequence[Grou
 def gain_over_alone(task: Task, group: Group, groups: Sequence[Group]) -> float:
     """Return by how much ``group`` is better than the mean of the sites training alone; NaN if there are none.
 
-    NaN also without test images: sites that train alone are validated on their own images only, which is easier.
+    Also NaN if there are no test images: sites that train alone validate on their own images only, which is easier.
     """
     alone, split = nearest_finished(group, [g for g in groups if g.alone]), split_of(task, groups)
     if alone is None or group.alone or split != "test":

@@ -11,7 +11,7 @@ from .pictures import BRIGHT, PREDICTED, TRUE, border, colour_bar, key, picture,
 from .records import mean
 
 MAX_OUTLINES = 6  # structures outlined in an image
-CERTAIN = 0.3  # the score from which on a box counts as predicted here
+CERTAIN = 0.3  # the score at and above which a box counts as predicted here
 
 
 def segmentation(task: Task, image: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[Html, Html, float]:

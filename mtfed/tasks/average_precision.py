@@ -131,7 +131,7 @@ def detection_metric(
     Args:
         decode: a decoder's outputs -> predicted boxes, scores and classes, see :func:`match`.
         compute: :func:`mean_average_precision` or :func:`free_response`.
-        overlaps: thresholds of intersection over union from which on a box is a hit.
+        overlaps: thresholds of intersection over union at and above which a box is a hit.
     """
 
     def states(task: Task) -> dict[str, tuple[int, ...]]:

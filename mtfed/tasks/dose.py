@@ -161,7 +161,7 @@ def dvh_differences(task: Task, outputs: Tensor, values: Tensor) -> Tensor:
 
 
 def _curvature_factor(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
-    """Return that of a regression where dose is possible, for all losses (our design)."""
+    """Return the curvature factor of a regression where dose is possible, for all losses (our design)."""
     possible = values[:, :1] >= 0
     count = possible.flatten(1).sum(1).clamp(min=1).reshape(-1, *(1,) * (outputs.ndim - 1))
     return random_signs(outputs) * possible / count.sqrt()

@@ -99,7 +99,7 @@ def mean_r2(count: Tensor, total: Tensor, squares: Tensor, residual: Tensor) -> 
 
 
 def _curvature_factor(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
-    """Return that of a normal error of unit variance in units of the range, for all losses.
+    """Return the curvature factor of a normal error of unit variance in units of the range, for all losses.
 
     Our design: the curvature of l1 is 0, and that of Huber's loss depends on where it is evaluated.
     """

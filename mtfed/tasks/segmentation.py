@@ -26,7 +26,7 @@ def read_mask(cell: str, task: Task, source: LabelSource) -> np.ndarray:
         raise LabelError(
             f"Mask {cell} of site {source.site} should be one channel of class indices below {len(task.classes)} "
             f"({', '.join(task.classes)}), it has shape {list(array.shape)}, type {array.dtype} and values up to "
-            f"{array.max(initial=0)}; save class indices, as 0 and 1.",
+            f"{array.max(initial=0)}; save class indices, such as 0 and 1.",
             "values" if array.shape == source.letterbox.shape else "misfit",
         )
     return source.fit(array.astype(np.uint8), f"mask {cell}", nearest=True)

@@ -72,7 +72,7 @@ def test_bad_manifests_are_refused(tmp_path: Path, manifest: str, sentence: str)
         (
             "a.png,1,,m.png",
             {"a.png": png(), "m.png": png(value=255)},
-            "type uint8 and values up to 255; save class indices, as 0 and 1",
+            "type uint8 and values up to 255; save class indices, such as 0 and 1",
         ),
         ("a.png,1,,m.png", {"a.png": png(), "m.png": png(value=1, mode="RGB")}, "one channel of class indices"),
         (

@@ -72,9 +72,7 @@ def test_two_or_broken_manifests_are_refused(tmp_path: Path) -> None:
     whole = (folder / "manifest.parquet").read_bytes()
     for broken in (b"", b"PAR1", whole[:-9], b"image,patient\na.png,1\n"):
         (folder / "manifest.parquet").write_bytes(broken)
-        with pytest.raises(
-            MtfedError, match=r"manifest.parquet is no Parquet file that can be read: .*; write it again"
-        ):
+        with pytest.raises(MtfedError, match=r"manifest.parquet cannot be read as Parquet: .*; write it again"):
             read_site(folder, "s", TASK_NAMES)
     (tmp_path / "m" / "manifest.csv").mkdir(parents=True)
     with pytest.raises(MtfedError, match=r"Cannot read .*manifest.csv: .*; repair or remove it"):

@@ -78,7 +78,7 @@ def test_no_patient_and_no_image_is_in_both_splits(rows: Rows, files: Files) -> 
         patients[row["patient"]].add(row["split"])
         images[sha256(pixels(files[row["image"]]).tobytes()).digest()].append(row["id"])
     assert [patient for patient, splits in patients.items() if len(splits) > 1] == []
-    assert [ids for ids in images.values() if len(ids) > 1] == []  # no image appears twice, also not in one split
+    assert [ids for ids in images.values() if len(ids) > 1] == []  # no image appears twice, not even within one split
 
 
 def test_licences_allow_shipping_and_all_sources_are_credited(rows: Rows) -> None:

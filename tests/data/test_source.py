@@ -200,7 +200,7 @@ BAD = [
         "x.png",
         2,
         b"not a picture",
-        "Cannot read image x.png of site site: it is no picture that can be read; rep",
+        "Cannot read image x.png of site site: it cannot be read as a picture; rep",
     ),
     ("x.png", 2, b"", "Cannot read image x.png of site site"),
     ("x.nii.gz", 2, b"a volume", "Cannot read image x.nii.gz of site site: it is broken, or no NIfTI file; rep"),

@@ -96,7 +96,7 @@ def test_a_site_returns_only_the_parts_of_its_tasks(tmp_path: Path) -> None:
 
 BAD = [
     ({"model": "mtmedformr"}, "Unknown model 'mtmedformr'; did you mean 'mtmedformer'?"),
-    ({"model": "mtmedformer"}, "mtmedformer expects a transformer .*resnet_nano is none"),
+    ({"model": "mtmedformer"}, "mtmedformer expects a transformer .*which resnet_nano is not"),
     ({"encoder": "resnet_nan"}, "nearest.*resnet_nano"),
     ({"encoder": "vit_nano_patch8", "image-size": 12}, "cannot take images of 12 px"),
     ({"model": "mtan", "encoder": "efficientnet_b0"}, "efficientnet_b0.*shows no maps inside its stages"),
@@ -120,7 +120,7 @@ def test_weights_that_cannot_be_read_are_reported_before_ray_starts(tmp_path: Pa
 
     write_site(tmp_path / "data" / "a", ["grade"], 4)
     config = {"image-size": 32, "encoder": "resnet_nano", "model": "hard-sharing", **keys("grade")}
-    with pytest.raises(MtfedError, match=r"nowhere\.safetensors is no file"):
+    with pytest.raises(MtfedError, match=r"nowhere\.safetensors is not a file"):
         simulate(
             read_app(ROOT / "experiments" / "pneumonia"),
             config | {"data": str(tmp_path / "data"), "weights": "nowhere.safetensors"},

@@ -128,5 +128,5 @@ def test_a_label_on_the_wrong_stream_is_caught() -> None:
     graph = reader_axes(model)[0]
     name = "encoder.body.layer2.0.downsample.0.weight"  # reads the stem's stream
     spoiled = AxisGraph({key: spec for key, spec in graph.tensors.items() if key != name}, graph.axes)
-    with pytest.raises(SymmetryError, match=r"Axis 'encoder\.body\.stem' is no symmetry"):
+    with pytest.raises(SymmetryError, match=r"Axis 'encoder\.body\.stem' is not a symmetry"):
         check_symmetry(model, spoiled, (image(2, 32),))

@@ -141,8 +141,8 @@ def write_files(folder: Path) -> None:
 
 
 BAD_FILES = [
-    ("missing.pth", "missing.pth is no file; expected '', 'timm', or the path of a weights file"),
-    ("", "is no file"),  # the folder itself
+    ("missing.pth", "missing.pth is not a file; expected '', 'timm', or the path of a weights file"),
+    ("", "is not a file"),  # the folder itself
     ("notes.txt", r"expected .safetensors, .pth, .pt, .bin; got '.txt'"),
     (
         "object.pth",

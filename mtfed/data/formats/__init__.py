@@ -19,7 +19,7 @@ The table of formats is :data:`FORMATS` in :mod:`.registry`. To add a format, ad
 A volume is an array with the axes z, y, x. As in DICOM (LPS), z points to the patient's head, y to the back and x to
 the left. Formats that store the direction of their axes are flipped and transposed to this order without resampling; an
 oblique volume is aligned with the closest axes. Formats that store no direction (``.npy``, ``.npz``, TIFF) are assumed
-to be in this order already, also as labels of an image in another format. A picture has the axes (row, column) or
+to be in this order already, even when they label an image in another format. A picture has the axes (row, column) or
 (row, column, colour). A single DICOM image keeps the orientation in which it was taken.
 
 Files are not trusted: the sizes that a header declares are checked before anything is unpacked, and every file that

@@ -66,7 +66,7 @@ def _values(image: Image.Image, file: SourceFile) -> np.ndarray:
         image.load()
     except Exception as error:
         raise file.error(f"{str(error).rstrip('.') or 'it is broken'}; repair or remove it") from error
-    zero_is_white = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # on this page
+    zero_is_white = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0  # per page
     if image.format not in ("TIFF", "GIF") or getattr(image, "n_frames", 1) == 1:
         with suppress(Exception):  # a broken EXIF block is ignored
             ImageOps.exif_transpose(image, in_place=True)  # viewers show it so, and boxes are drawn in it
@@ -93,4 +93,4 @@ def _invert_white_zero(values: np.ndarray, file: SourceFile) -> np.ndarray:
 def _reason(content: bytes) -> str:
     if content[128:132] == b"DICM":
         return "it is a DICOM file under a picture's name; give it a name in .dcm"
-    return "it is no picture that can be read; repair it, or save it as .png or .npz"
+    return "it cannot be read as a picture; repair it, or save it as .png or .npz"

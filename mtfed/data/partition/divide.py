@@ -125,9 +125,9 @@ def fill_sites(allocation: Allocation, drawn: list[list[str]], candidates: Mappi
         for task, amount in by_task.items():
             if amount < MIN_PATIENTS:
                 raise MtfedError(
-                    f"The patients do not suffice: of {task}, {amount} {'is' if amount == 1 else 'are'} left for site "
-                    f"{site + 1} of {allocation.sites}, and {MIN_PATIENTS} are needed; ask for fewer sites, or divide "
-                    "by something else."
+                    f"There are not enough patients: of {task}, {amount} {'is' if amount == 1 else 'are'} left for "
+                    f"site {site + 1} of {allocation.sites}, and {MIN_PATIENTS} are needed; ask for fewer sites, or "
+                    "divide by something else."
                 )
 
 

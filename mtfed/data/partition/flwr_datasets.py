@@ -63,7 +63,7 @@ def assign(allocation: Allocation, name: str) -> None:
 
 
 def own_sites(name: str, allocation: Allocation) -> int | None:
-    """Return how many sites a partitioner makes, ``None`` if it makes as many as it is told."""
+    """Return how many sites a partitioner makes, ``None`` if it makes as many as it is asked for."""
     if "num_partitions" in inspect.signature(_partitioner_class(name)).parameters:
         return None
     return _site_of(_build(allocation, name), allocation, name)[1]

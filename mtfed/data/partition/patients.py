@@ -82,7 +82,7 @@ def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: st
 def _shuffled(patients: Sequence[str], seed: str) -> list[str]:
     """Return patients in a random order in which the rank of each depends on its own name only.
 
-    A site that gains patients, also between the rounds of a run, therefore does not train on those that it has
-    validated with.
+    A site that gains patients, even between rounds of a run, therefore does not train on those that it has validated
+    with.
     """
     return sorted(patients, key=lambda patient: (random.Random(f"{seed}/{patient}").random(), patient))

@@ -109,7 +109,7 @@ def partition(rows: Sequence[Row], tasks: dict[str, Task], sites: int, options: 
     """Divide the patients of a set among sites; a site keeps the labels of its own tasks.
 
     Every site gets at least :data:`.allocation.MIN_PATIENTS` training patients for each of its tasks. The same
-    arguments give the same parts, also if the rows come in another order.
+    arguments give the same parts, regardless of the order of the rows.
 
     Raises:
         MtfedError: if there are too few patients, or the set lacks a column.

@@ -42,7 +42,7 @@ class Sample:
     split: str = ""  # train, val or test, if the set's owners define it
     site: str = ""  # hospital or scanner, if known
     modality: str = ""  # empty: that of the set
-    extra: Mapping[str, str] = field(default_factory=dict)  # columns that are no task, such as laterality and view
+    extra: Mapping[str, str] = field(default_factory=dict)  # columns that are not tasks, such as laterality and view
 
 
 # (the set's folder, the folder for converted labels) -> samples. Converted labels are written to the second folder, and

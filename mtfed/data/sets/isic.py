@@ -1,7 +1,7 @@
 """The ISIC challenges of 2017 and 2018: dermatoscopic images with outlines, dermoscopic attributes and diagnoses.
 
-The splits are those of the challenges. Only the training images of the third task of 2018 come with the information
-which of them show the same lesion; every other image counts as a separate patient. Part 2 of 2017 (features by
+The splits are those of the challenges. Only the training images of the third task of 2018 come with information
+about which of them show the same lesion; every other image counts as a separate patient. Part 2 of 2017 (features by
 superpixels) is not read.
 """
 

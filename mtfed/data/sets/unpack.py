@@ -98,7 +98,7 @@ def _tar_members(archive: Path) -> Iterator[Member]:
                 assert opened is not None  # only None for members that are not regular files
                 yield member.name, member.size, lambda opened=opened: opened  # type: ignore[misc]
             elif not member.isdir():
-                raise MtfedError(f"{archive} contains {member.name!r}, which is no ordinary file; it is not unpacked.")
+                raise MtfedError(f"{archive} has {member.name!r}, which is not a regular file; it is not unpacked.")
 
 
 def _check_name(name: str, archive: Path) -> None:

@@ -12,7 +12,7 @@ from .examine import ExaminedImage
 from .occurrence import Occurrence, abbreviate, shorten
 from .survey import Survey
 
-MAX_DEVIATIONS = 8.0  # an outlier is further from the median; no value of a normal distribution is
+MAX_DEVIATIONS = 8.0  # beyond is an outlier; practically no value of a normal distribution is that far out
 MIN_SHIFT = 0.5  # share of the usual range of values in an image; smaller deviations matter little
 MIN_IMAGES = 8  # needed to know what is usual
 MAX_RATIO = 4.0  # between a size or a spacing and the median

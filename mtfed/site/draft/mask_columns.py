@@ -17,7 +17,7 @@ from .columns import Candidate
 from .names import pair_masks, task_name
 
 MASKS_READ = 24  # about as many masks of a column are read to learn its values
-MAX_CLASSES = 64  # the highest value that is taken for a class; an image with higher values is rather a picture
+MAX_CLASSES = 64  # the highest value that is taken for a class; an image with higher values is more likely a picture
 
 
 def mask_columns(

@@ -35,7 +35,7 @@ _PATIENT_IN_STEM = re.compile(
     rf"(?:^|[-_. ])((?:{_PATIENT_WORD})[-_ ]?\d+)(?=[-_. ]|$)|^(p[-_]?\d{{2,}})(?=[-_. ])", re.IGNORECASE
 )
 _VISIT_FOLDER = re.compile(r"(?:ses|session|visit|series|study|scan)[-_ ]?\d*", re.IGNORECASE)
-MAX_CLASSES = 20  # folders on one level that are taken for classes; more than that are rather patients
+MAX_CLASSES = 20  # folders on one level that are taken for classes; more are more likely patients
 MIN_IMAGES = 3  # average number of images in a folder that is taken for a class
 
 

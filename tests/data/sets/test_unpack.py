@@ -72,7 +72,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a tar's up": (lambda f: tarred(f / "a.tgz", (entry("../out"), b"x")), "would be written outside its folder"),
     "a tar's link": (lambda f: tarred(f / "a.tgz", (entry("l", tarfile.SYMTYPE, "/etc"), b"")), "the link 'l'"),
     "a hard link": (lambda f: tarred(f / "a.tgz", (entry("l", tarfile.LNKTYPE, "/etc/x"), b"")), "the link 'l'"),
-    "a device": (lambda f: tarred(f / "a.tgz", (entry("d", tarfile.CHRTYPE), b"")), "'d', which is no ordinary file"),
+    "a device": (lambda f: tarred(f / "a.tgz", (entry("d", tarfile.CHRTYPE), b"")), "'d', which is not a regular file"),
     "a bomb": (lambda f: zipped(f / "a.zip", a=bytes(3_000_000)), "unpacks to more than 0.00 GiB"),
     "a tar bomb": (lambda f: tarred(f / "a.tgz", (entry("a"), bytes(3_000_000))), "unpacks to more than 0.00 GiB"),
     "many files": (lambda f: zipped(f / "a.zip", **{str(i): b"" for i in range(60)}), "or 50 files"),
