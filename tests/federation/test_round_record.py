@@ -1,4 +1,4 @@
-"""Sums of the sites' metrics."""
+"""The record of a round: sums of the sites' metrics, and forms of metrics that are left out."""
 
 from __future__ import annotations
 

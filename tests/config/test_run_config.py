@@ -1,16 +1,12 @@
-"""Config: valid values read back, and errors name the wrong key."""
+"""The config of a run: valid values read back, and errors name the wrong key."""
 
 from __future__ import annotations
 
 import pytest
 
 from helpers import TASKS
-from mtfed.config import KEYS, flatten, read_config
-from mtfed.config_help import describe_keys
+from mtfed.config import flatten, read_config
 from mtfed.errors import MtfedError
-from mtfed.federation.app_folder import find_app, override
-from mtfed.federation.strategy_settings import make_strategy
-from mtfed.strategies import TaskFedYogi
 
 
 def test_flat_config_reads_back() -> None:
@@ -111,49 +107,6 @@ def test_an_error_names_the_wrong_key(wrong: dict, sentence: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_strategy_gets_its_settings() -> None:
-    settings = {"weighting": "tasks", "task-weights": "lungs=4", "server-tau": 0.5, "max-norm-ratio": 3}
-    strategy = make_strategy(read_config(TASKS | settings | {"strategy": "fedyogi"}))
-    assert isinstance(strategy, TaskFedYogi) and strategy.task_weights == {"lungs": 4.0}
-    assert strategy.server_tau == 0.5 and strategy.memory.max_norm_ratio == 3
-
-
 def test_no_task_is_an_error() -> None:
     with pytest.raises(MtfedError, match="declares no task"):
         read_config({"rounds": 1})
-
-
-@pytest.mark.parametrize(
-    ("pair", "value"),
-    [
-        ("rounds=3", 3),
-        ("learning-rate=1e-3", 0.001),
-        ("strategy=fedprox", "fedprox"),
-        ("resume=''", ""),
-        ("stop-per-task=true", True),
-        ("name=2026", "2026"),  # the value of a text key, even if it looks like a number
-        ("partition='iid'", "iid"),
-    ],
-)
-def test_overrides_are_read_as_toml(pair: str, value: object) -> None:
-    assert override({}, [pair])[pair.partition("=")[0]] == value
-
-
-@pytest.mark.parametrize("pair", ["rounds", "ronds=3"])
-def test_an_error_names_the_wrong_override(pair: str) -> None:
-    with pytest.raises(MtfedError, match=pair.partition("=")[0]):
-        override({"rounds": 1}, [pair])
-
-
-def test_every_key_is_described() -> None:
-    text = describe_keys()
-    assert all(key in text for key in flatten(read_config(TASKS)) if not key.startswith("task."))
-
-
-def test_the_default_app_is_valid() -> None:
-    app = find_app("pneumonia")
-    assert set(KEYS) <= set(app.run_config)  # flwr run -c can only override keys of the app
-    config = read_config(app.run_config)
-    assert list(config.tasks) == ["lungs", "pneumonia"]  # sorted by name, on every engine
-    with pytest.raises(MtfedError, match="did you mean 'pneumonia'"):
-        find_app("pnuemonia")

@@ -1,4 +1,4 @@
-"""Federations with tasks of every kind, in two and three dimensions, with several models and real files."""
+"""Simulated federations with tasks of every kind, in two and three dimensions, with several models and real files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from helpers import ROOT
 from helpers.hospitals import TASKS, keys, write_site
 from mtfed.clients.app import app
 from mtfed.config import RunConfigValue, read_config
-from mtfed.config_help import describe_models
 from mtfed.errors import MtfedError
 from mtfed.federation.simulate import check_simulation, simulate
 from mtfed.learning.parts import numpy_parts
 from mtfed.models.build import build_model
-from mtfed.models.specs import MODEL_SPECS
 from mtfed.record.run import Run
 from mtfed.strategies import wire
 
@@ -160,7 +158,3 @@ def test_a_task_that_no_site_has_is_refused_before_any_work(tmp_path: Path) -> N
         MtfedError, match=r"No site holds task 'blobs' to train it on; .*; label it in a manifest\.csv, or remove "
     ):
         check_simulation(read_config({"data": str(tmp_path / "data"), **keys("grade", "blobs")}), None)
-
-
-def test_every_model_is_described() -> None:
-    assert [line.split()[0] for line in describe_models().splitlines()] == list(MODEL_SPECS)
