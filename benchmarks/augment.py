@@ -24,7 +24,6 @@ from mtfed.data.shard import Batch, Labels
 from mtfed.learning.affine_augment import CONTRAST, SHIFT, ZOOM
 from mtfed.learning.augment import augment
 from mtfed.learning.strong_augment import move_boxes
-from mtfed.startup import import_torchvision
 from mtfed.tasks.task import Task
 
 SIZES = ((2, 64, 16), (2, 224, 16), (3, 64, 16), (3, 224, 2))  # dimensions, side, batch size
@@ -71,7 +70,6 @@ def random_batch(dims: int, side: int, count: int) -> Batch:
 
 def by_torchvision(batch: Batch) -> Callable[[], Tensor]:
     """Return a function that transforms images one by one with torchvision."""
-    import_torchvision()
     from torchvision import tv_tensors
     from torchvision.transforms import v2
 
@@ -97,7 +95,6 @@ def by_torchvision(batch: Batch) -> Callable[[], Tensor]:
 
 def by_monai(batch: Batch) -> Callable[[], Tensor]:
     """Return a function that transforms volumes one by one with MONAI."""
-    import_torchvision()
     from monai import transforms as monai
 
     keys, side = ["image", "mask"], batch.images.shape[-1]

@@ -1,9 +1,11 @@
 """Import torchvision and timm: repair torchvision where its operators do not load, and leave torch's compiler unloaded.
 
 Flower's deployment engine starts a process for every message, so imports are paid for again and again. torch's compiler
-(``torch._dynamo``) takes about a second to import, and a plain training step never calls it. Everything in this project
-that needs timm calls :func:`import_timm`, and everything that needs only torchvision calls :func:`import_torchvision`.
-If a shortcut does not fit the installed versions, the reason is logged and the ordinary import is used.
+(``torch._dynamo``) takes about a second to import, and a plain training step never calls it. Three places keep it
+unloaded: :func:`import_timm`, which :mod:`mtfed.models.timm_library` calls for all models; :func:`import_torchvision`,
+for everything that needs only torchvision; and :class:`mtfed.learning.train.AdamW`, an optimizer without the decorators
+that load the compiler. If a shortcut does not fit the installed versions, the reason is logged and the ordinary import
+is used.
 """
 
 from __future__ import annotations

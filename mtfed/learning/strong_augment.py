@@ -28,6 +28,8 @@ from ..tasks.kind import kind_of
 from ..tasks.task import Task
 from .affine_augment import SHIFT, ZOOM, clip_boxes
 
+import_torchvision()  # repaired, before the functions below or MONAI import it
+
 ROTATION = 10.0  # degrees in either direction; of volumes around each axis
 SHEAR = 5.0  # degrees in either direction, of images; volumes are zoomed by different factors along their axes instead
 BRIGHTNESS = CONTRAST = 0.25  # more or less, as a share
@@ -96,7 +98,6 @@ def move_boxes(values: Tensor, affines: Tensor, side: int) -> Tensor:
 
 def image_transforms(side: int) -> tuple[Movement, Appearance]:
     """Return the transforms of images of a side. The import takes seconds: torchvision's v2 loads torch's compiler."""
-    import_torchvision()
     with garbage_collection_paused():
         from torchvision import tv_tensors
         from torchvision.transforms import v2
@@ -146,7 +147,6 @@ def image_transforms(side: int) -> tuple[Movement, Appearance]:
 
 def volume_transforms(side: int) -> tuple[Movement, Appearance]:
     """Return the transforms of volumes of a side."""
-    import_torchvision()
     from monai import transforms as monai
 
     both: Any = {"keys": ["image", "planes"], "allow_missing_keys": True}

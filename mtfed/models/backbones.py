@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from ..startup import import_timm
+from .timm_library import timm
 
-timm = import_timm()
 # Arguments that timm's factory passes to every model, for loading weights.
 _FACTORY_ARGUMENTS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MtfedError, unknown
-from ..startup import import_timm
 from . import backbones  # noqa: F401  (registers them with timm)
 from .families import FAMILY_NAMES, Family, StageMaps, family_of, is_transformer, run_stages
 from .norms import replace_norms
 from .pretrained import load_weights
+from .timm_library import timm
 from .volumes import VOLUMES, build_volume_body
 
-timm = import_timm()
 # Settings with which timm's models that are built for one size accept other sizes too; the last is for models without.
 _SIZE_SETTINGS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..startup import import_timm
+from .timm_library import timm
 from .volumes import VolumeResNet, VolumeSwin, VolumeTransformer
 
-timm = import_timm()
 # Classes of attention between tokens whose names do not contain "Attention", of Twins and CaiT. (Names that end in
 # "Attn" alone may also be attention over channels.)
 TOKEN_ATTENTIONS = ("LocallyGroupedAttn", "GlobalSubSampleAttn", "TalkingHeadAttn", "ClassAttn")

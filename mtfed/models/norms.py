@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..startup import import_timm
-
-timm = import_timm()
+from .timm_library import timm
 
 
 class BatchNorm(nn.BatchNorm2d):

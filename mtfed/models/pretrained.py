@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import MtfedError
-from ..startup import import_timm
+from .timm_library import timm
 
-timm = import_timm()
 log = getLogger("mtfed.models")
 MAX_MISSING = 0.1  # share of a body's tensors that may be missing in a file or have other shapes there
 PICKLED = (".pth", ".pt", ".bin")

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import MtfedError
-from ..startup import import_timm
+from .timm_library import timm
 
-timm = import_timm()
 Maps = list[Tensor]  # from fine to coarse, (B, C_i, D_i, H_i, W_i)
 
 

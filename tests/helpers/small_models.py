@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mtfed.models.build import assemble
-from mtfed.startup import import_timm
+from mtfed.models.timm_library import timm
 
 from .planted import TASKS
 
-timm = import_timm()
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
 
 

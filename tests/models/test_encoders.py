@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from helpers.encoders import CLASS_TOKENS, ENCODERS, encoder, image
 from mtfed.errors import MtfedError
 from mtfed.models.encoders import Encoder, Features
+from mtfed.models.timm_library import timm
 from mtfed.models.volumes import _attend
-from mtfed.startup import import_timm
 
-timm = import_timm()
 torch.set_num_threads(1)
 
 

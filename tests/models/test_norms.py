@@ -11,9 +11,8 @@ from torch import nn
 from helpers.encoders import disturb, image
 from mtfed.models.encoders import Encoder
 from mtfed.models.norms import BatchNorm, BatchNormAct, replace_norms
-from mtfed.startup import import_timm
+from mtfed.models.timm_library import timm
 
-timm = import_timm()
 torch.set_num_threads(1)
 
 

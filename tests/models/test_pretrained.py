@@ -15,9 +15,8 @@ from helpers.encoders import ENCODERS, encoder, image
 from mtfed.errors import MtfedError
 from mtfed.models import pretrained
 from mtfed.models.encoders import Encoder
-from mtfed.startup import import_timm
+from mtfed.models.timm_library import timm
 
-timm = import_timm()
 torch.set_num_threads(1)
 
 RESIZED = ["vit_nano_patch8", "vit_tiny_patch16_224", "pvt_mini", "resnet_nano", "vit3d_mini_patch8", "resnet3d_mini"]

@@ -8,9 +8,7 @@ from torch import nn
 
 from helpers.small_models import convolutions, gated, image, mtmedformer, perceptron, rows_of_tasks, vit
 from mtfed.models.symmetry import check_symmetry, derive_axes
-from mtfed.startup import import_timm
-
-timm = import_timm()
+from mtfed.models.timm_library import timm
 
 CHAINS = {  # layers, shape of the input, axis -> its kind
     "flattened, units last": (

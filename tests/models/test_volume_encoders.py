@@ -10,7 +10,6 @@ from helpers.encoders import HALVING, disturb, encoder, image
 from mtfed.errors import MtfedError
 from mtfed.models.families import FAMILIES, family_of
 from mtfed.models.volumes import VOLUMES, VolumeResNet, VolumeSwin, build_volume_body
-from mtfed.startup import import_timm
 
 torch.set_num_threads(1)
 
@@ -42,7 +41,6 @@ def test_volumes_by_name(name: str) -> None:
 
 @torch.no_grad()
 def test_a_residual_network_of_volumes_is_monais() -> None:
-    import_timm()
     from monai.networks.nets import resnet as networks
 
     for block in ("basic", "bottleneck"):
@@ -61,7 +59,6 @@ def test_a_residual_network_of_volumes_is_monais() -> None:
 
 @torch.no_grad()
 def test_a_swin_transformer_of_volumes_is_monais(monkeypatch: pytest.MonkeyPatch) -> None:
-    import_timm()
     from monai.networks.nets import swin_unetr as networks
 
     ends = {"b c d h w -> b d h w c": (1, -1), "b d h w c -> b c d h w": (-1, 1)}

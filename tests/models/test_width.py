@@ -15,13 +15,11 @@ from mtfed.errors import MtfedError
 from mtfed.models.build import assemble
 from mtfed.models.symmetry import check_symmetry, derive_axes
 from mtfed.models.system import MultiTaskModel
+from mtfed.models.timm_library import timm
 from mtfed.models.width import resize
-from mtfed.startup import import_timm
 from mtfed.strategies.axes import Axis, AxisError, AxisGraph
 from mtfed.strategies.growth import Growth, expand
 from mtfed.strategies.widths import infer_sizes, submodel, widen
-
-timm = import_timm()
 
 TABLE = AxisGraph(
     {

@@ -13,15 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from ...startup import import_timm
 from ...strategies.axes import Axis
 from ..encoders import Encoder
+from ..timm_library import timm
 from ..volumes import VolumeResNet, VolumeSwin
 from .builder import AxisGraphBuilder, Label, describe, describes, join
 from .chains import label_chain
 from .transformers import ATTENTIONS, FUSED, MLPS, PLAIN_TRANSFORMERS, label_attention, label_transformer
 
-timm = import_timm()
 FeatureLabels = tuple[Sequence[Label], Label]  # labels of an encoder's feature maps and of its pooled features
 RESIDUAL_NETWORKS: tuple[type[nn.Module], ...] = (timm.models.ResNet, VolumeResNet)
 # The layers on the residual branch of a block, in order. Keys are class names because MONAI may not be imported yet.

@@ -9,12 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from ...startup import import_timm
 from ...strategies.axes import Axis, Circuit, Piece
+from ..timm_library import timm
 from ..volumes import VolumeTransformer
 from .builder import AxisGraphBuilder, Label, describes, join
 
-timm = import_timm()
 Maps = tuple[tuple[str, int | None], ...]  # for query, key and value: the map's name, and its index in a fused map
 FUSED: Maps = (("qkv", 0), ("qkv", 1), ("qkv", 2))
 ATTENTIONS: dict[type[nn.Module], Maps] = {

@@ -14,10 +14,9 @@ from mtfed.models.axes.builder import AxisGraphBuilder, Label
 from mtfed.models.axes.encoders import label_body
 from mtfed.models.encoders import Encoder
 from mtfed.models.symmetry import SymmetryError, check_symmetry, derive_axes
-from mtfed.startup import import_timm
+from mtfed.models.timm_library import timm
 from mtfed.strategies.axes import AxisGraph
 
-timm = import_timm()
 torch.set_num_threads(1)
 
 
