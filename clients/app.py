@@ -52,7 +52,7 @@ from .site import Site, open_site
 
 app = ClientApp()
 log = logging.getLogger("mtfed.clients")
-Settings = Mapping[str, Any]  # the record ``config`` of a training message
+TrainingSettings = Mapping[str, Any]  # the record ``config`` of a training message
 Handler = Callable[[Message, Context, Config, Site], RecordDict]
 
 
@@ -135,7 +135,7 @@ def describe(message: Message, context: Context, config: Config, site: Site) -> 
 def train_round(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Train the received parts on the site's images, and return them."""
     arrays, model, tasks = _receive(message, config, site)
-    settings: Settings = message.content["config"]
+    settings: TrainingSettings = message.content["config"]
     server_round = int(settings["server-round"])
     if config.start == "apart" and server_round == 1:
         begin_apart(model, site, tasks, config, context)
@@ -180,7 +180,7 @@ def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Con
 
 
 def precision_of(
-    arrays: ArrayRecord, model: MultiTaskModel, site: Site, tasks: list[str], config: Config, settings: Settings
+    arrays: ArrayRecord, model: MultiTaskModel, site: Site, tasks: list[str], config: Config, settings: TrainingSettings
 ) -> ArrayRecord:
     """Return the precision of what the site trained, one byte for each weight; that of buffers is its samples."""
     shard, seed = site.shard("train"), derive_seed(config.seed, site.key, int(settings["server-round"]), "curvature")

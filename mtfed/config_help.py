@@ -37,7 +37,9 @@ def describe_models() -> str:
 
 def describe_strategies() -> str:
     """Return one line for each strategy: its name and the first line of its class's docstring."""
-    return "\n".join(f"{name:20} {(inspect.getdoc(kind) or name).splitlines()[0]}" for name, kind in STRATEGIES.items())
+    return "\n".join(
+        f"{name:20} {(inspect.getdoc(strategy) or name).splitlines()[0]}" for name, strategy in STRATEGIES.items()
+    )
 
 
 def describe_kinds() -> str:

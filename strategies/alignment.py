@@ -99,7 +99,7 @@ class _Descent:
     def __post_init__(self) -> None:
         self.permutations: list[dict[str, np.ndarray]] = [{} for _ in self.clients]
         self.log: list[DescentStep] = []
-        self.free = [label for label, axis in self.graph.axes.items() if axis.kind != "frozen"]
+        self.free = [label for label, axis in self.graph.axes.items() if axis.axis_type != "frozen"]
         self.settled = set(self.graph.axes) - set(self.free)
 
     def first_sweep(self) -> bool:

@@ -65,9 +65,9 @@ class Axis:
     """
 
     size: int
-    kind: Literal["perm", "heads", "grouped", "frozen"] = "perm"
-    groups: int = 1  # for kind "grouped": the number of equal runs of units
-    circuits: tuple[Circuit, ...] = ()  # for kind "heads"
+    axis_type: Literal["perm", "heads", "grouped", "frozen"] = "perm"
+    groups: int = 1  # for "grouped": the number of equal runs of units
+    circuits: tuple[Circuit, ...] = ()  # for "heads"
     growable: bool = False  # units may be added: no layer normalises over the axis, and no skip connection bypasses it
     readers: tuple[str, ...] = ()  # tensors that read a growable axis linearly; all others belong to its units
 
@@ -75,18 +75,18 @@ class Axis:
         """Return why a permutation of the units is not allowed, or ``None`` if it is."""
         if not np.array_equal(np.sort(permutation), np.arange(self.size)):
             return f"expected a permutation of {self.size} units, got {len(permutation)} entries"
-        if self.kind == "frozen" and not np.array_equal(permutation, np.arange(self.size)):
+        if self.axis_type == "frozen" and not np.array_equal(permutation, np.arange(self.size)):
             return "it is frozen"
         groups = permutation.reshape(self.groups, -1) // (self.size // self.groups)
-        if self.kind == "grouped" and np.ptp(groups, axis=1).any():
+        if self.axis_type == "grouped" and np.ptp(groups, axis=1).any():
             return f"it mixes units of different groups; {self.groups} groups move as wholes"
         return None
 
     def random_permutation(self, generator: np.random.Generator) -> np.ndarray:
         """Draw an allowed permutation uniformly."""
-        if self.kind == "frozen":
+        if self.axis_type == "frozen":
             return np.arange(self.size)
-        if self.kind == "grouped":
+        if self.axis_type == "grouped":
             units = generator.permuted(np.arange(self.size).reshape(self.groups, -1), axis=1)
             return generator.permutation(units, axis=0).ravel()
         return generator.permutation(self.size)
@@ -151,10 +151,10 @@ class AxisGraph:
 
     def _check_axis(self, label: str) -> None:
         axis = self.axes[label]
-        if axis.kind == "grouped" and (axis.groups < 1 or axis.size % axis.groups):
+        if axis.axis_type == "grouped" and (axis.groups < 1 or axis.size % axis.groups):
             raise AxisError(f"Axis {label!r}: {axis.size} units do not divide into {axis.groups} groups.")
-        if axis.circuits and axis.kind != "heads":
-            raise AxisError(f"Axis {label!r}: circuits belong to heads, the axis is {axis.kind}.")
+        if axis.circuits and axis.axis_type != "heads":
+            raise AxisError(f"Axis {label!r}: circuits belong to heads, the axis is {axis.axis_type}.")
         for name in axis.readers:
             if name not in self.tensors or label not in self.labels(name):
                 raise AxisError(f"Axis {label!r}: its reader {name} does not carry it.")
@@ -184,7 +184,7 @@ class AxisGraph:
 
     def freeze(self, *labels: str) -> AxisGraph:
         """Return the graph with some axes frozen, such as the residual stream of clients that start from one model."""
-        frozen = {label: replace(self.axes[label], kind="frozen", circuits=()) for label in labels}
+        frozen = {label: replace(self.axes[label], axis_type="frozen", circuits=()) for label in labels}
         return AxisGraph(self.tensors, self.axes | frozen)
 
     def resize(self, sizes: Mapping[str, int]) -> AxisGraph:
@@ -271,7 +271,7 @@ class AxisGraph:
         return changed
 
     def random_gauge(
-        self, tensors: Mapping[str, np.ndarray], label: str, kind: Gauge, generator: np.random.Generator
+        self, tensors: Mapping[str, np.ndarray], label: str, gauge: Gauge, generator: np.random.Generator
     ) -> list[np.ndarray]:
         """Draw (heads, inner, inner) matrices for every circuit of an axis: identities, orthogonal, or invertible."""
         matrices = []
@@ -282,5 +282,5 @@ class AxisGraph:
             matrices.append({
                 "none": np.broadcast_to(np.eye(inner), basis[0].shape), "orth": basis[0],
                 "gl": basis[0] @ (stretch * basis[1]),
-            }[kind])  # fmt: skip
+            }[gauge])  # fmt: skip
         return matrices

@@ -75,7 +75,7 @@ class Frame:
         self.graph, self.tensors = graph, dict(tensors)
         self.gauge, self.gate, self.max_sweeps, self.seed, self.dtype = gauge, gate, max_sweeps, seed, dtype
         graph.validate(self.tensors)
-        free = [label for label, axis in graph.axes.items() if axis.kind != "frozen"]
+        free = [label for label, axis in graph.axes.items() if axis.axis_type != "frozen"]
         slots = {label: graph.slots(label, self.tensors) for label in free}
         self.slots = {label: own for label, own in slots.items() if own}
         self.squares = UnitSums(self.slots, self.tensors)

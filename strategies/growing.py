@@ -66,7 +66,7 @@ class GrowingMatching(BayesianMatching):
         self.gamma = gamma
         self.width_cap = width_cap
         self.graph = axes if axes is not None else AxisGraph({}, {})  # at the sites' width
-        free = {label: axis for label, axis in self.graph.axes.items() if axis.kind in ("perm", "heads")}
+        free = {label: axis for label, axis in self.graph.axes.items() if axis.axis_type in ("perm", "heads")}
         self.grows = [label for label, axis in free.items() if axis.growable]
         self.units: dict[str, dict[str, np.ndarray]] = {}  # site -> axis -> (L_j,) the global unit of each of its own
 
@@ -139,7 +139,7 @@ class GrowingMatching(BayesianMatching):
     def _match(self, merge: BayesianMerge, contribution: Contribution) -> Contribution:
         """Return a contribution in the order of the arrays that its site was sent, on the axes that do not grow."""
         axes = self.graph.axes.items()
-        if not any(label not in self.grows and axis.kind != "frozen" for label, axis in axes):
+        if not any(label not in self.grows and axis.axis_type != "frozen" for label, axis in axes):
             return contribution
         sent = _tensors(self.phase.arrays_sent(contribution.site))
         graph = self.graph.resize(infer_sizes(self.graph, sent)).freeze(*self.grows)

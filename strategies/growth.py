@@ -92,7 +92,9 @@ def grow(
 
 
 def _growable_axes(graph: AxisGraph, present: set[str]) -> list[str]:
-    axes = {label: axis for label, axis in graph.axes.items() if label in present and axis.kind in ("perm", "heads")}
+    axes = {
+        label: axis for label, axis in graph.axes.items() if label in present and axis.axis_type in ("perm", "heads")
+    }
     for label, axis in axes.items():
         if axis.growable and not axis.readers:
             raise AxisError(f"Axis {label!r} may grow, but the graph names no tensor that reads it; give its readers.")

@@ -201,15 +201,15 @@ class Product:
                 precision += per_sample * sums.weight
         sums.counted, sums.weight = sums.weighted, sums.precision
 
-    def _zeros(self, kind: str, key: str, dtype: type[np.floating] = np.float64) -> np.ndarray:
+    def _zeros(self, block: str, key: str, dtype: type[np.floating] = np.float64) -> np.ndarray:
         """Return the part of an array in one block of zeros for all arrays.
 
         The system gives a large block large pages; with small blocks, their first touch took a fifth of a merge's time.
         """
-        if kind not in self._blocks:
+        if block not in self._blocks:
             size = sum(place.stop - place.start for place in self._places.values())
-            self._blocks[kind] = np.zeros(size, dtype)
-        return self._blocks[kind][self._places[key]]
+            self._blocks[block] = np.zeros(size, dtype)
+        return self._blocks[block][self._places[key]]
 
     def _precision_zeros(self, key: str) -> np.ndarray:
         """Return zeros for an array's precision, in single precision unless the array contains variances.

@@ -23,15 +23,15 @@ from .precision import Precision
 from .rebasin import match_many, moving_permutations
 
 ROUNDING = 1e-12  # minimum relative gain: these methods have no gate, but sums have rounding errors
-Settings = Mapping[str, Any]
-LAPLACE: Settings = {"axes": None, "precision": "fisher", "cavity": 0.0}
-COUNTING: Settings = {"precision": "none", "prior_strength": 0.0, "cavity": 0.0, "gate": 0.0, "inner": "none"}
+FixedSettings = Mapping[str, Any]
+LAPLACE: FixedSettings = {"axes": None, "precision": "fisher", "cavity": 0.0}
+COUNTING: FixedSettings = {"precision": "none", "prior_strength": 0.0, "cavity": 0.0, "gate": 0.0, "inner": "none"}
 
 
 class Published(BayesianMatching):
     """A merge some of whose settings are fixed by its paper."""
 
-    fixed: ClassVar[Settings] = {}  # settings of BayesianMatching that the user cannot set
+    fixed: ClassVar[FixedSettings] = {}  # settings of BayesianMatching that the user cannot set
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**with_fixed(self, settings))
@@ -45,7 +45,7 @@ class FisherMerging(Published):
     data; here it is the number of samples.
     """
 
-    fixed: ClassVar[Settings] = {**LAPLACE, "precision_floor": 0.0, "prior_strength": 0.0}
+    fixed: ClassVar[FixedSettings] = {**LAPLACE, "precision_floor": 0.0, "prior_strength": 0.0}
 
     def __init__(self, *, min_fisher: float = 1e-6, **settings: Any) -> None:
         super().__init__(**settings)
@@ -69,7 +69,7 @@ class Fola(Published):
     Lambda_0; here they train as with all other strategies. ``precision_floor`` is not in the paper; 0 leaves it out.
     """
 
-    fixed: ClassVar[Settings] = {**LAPLACE, "prior_strength": 1.0}
+    fixed: ClassVar[FixedSettings] = {**LAPLACE, "prior_strength": 1.0}
 
 
 class Rebasin(Published):
@@ -80,7 +80,7 @@ class Rebasin(Published):
     nothing moves (the paper's MergeMany); the mean of a tensor is over the sites that have it.
     """
 
-    fixed: ClassVar[Settings] = COUNTING
+    fixed: ClassVar[FixedSettings] = COUNTING
 
     def _match(self, merge: BayesianMerge, contribution: Contribution) -> Contribution:
         if self.axes is None:
@@ -118,7 +118,7 @@ class Pfnm(Published):
         settings: see :class:`BayesianMatching`.
     """
 
-    fixed: ClassVar[Settings] = {**COUNTING, "weighting": "uniform"}
+    fixed: ClassVar[FixedSettings] = {**COUNTING, "weighting": "uniform"}
 
     def __init__(self, *, sigma0: float = 1.0, sweeps: int = 5, **settings: Any) -> None:
         super().__init__(**settings)
@@ -146,7 +146,7 @@ class Pfnm(Published):
         networks = [own.values for own in contributions]
         permutations: list[dict[str, np.ndarray]] = [{} for _ in contributions]
         union = {name: values for network in networks for name, values in network.items()}
-        waiting = [label for label, axis in graph.axes.items() if axis.kind != "frozen"][::-1]
+        waiting = [label for label, axis in graph.axes.items() if axis.axis_type != "frozen"][::-1]
         settled = set(graph.axes) - set(waiting)
         while waiting:
             label, slots = _next_axis(graph, waiting, union, settled)

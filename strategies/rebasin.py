@@ -39,7 +39,9 @@ def weight_matching(
         Axis -> permutation, as :meth:`.axes.AxisGraph.permute` takes it.
     """
     permuted = dict(network)
-    labels = [label for label, axis in graph.axes.items() if axis.kind != "frozen" and graph.slots(label, permuted)]
+    labels = [
+        label for label, axis in graph.axes.items() if axis.axis_type != "frozen" and graph.slots(label, permuted)
+    ]
     permutations = {label: np.arange(graph.axes[label].size) for label in labels}
     generator = np.random.default_rng(seed)
     for _ in range(max_passes):

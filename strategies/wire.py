@@ -25,7 +25,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 MANIFEST = "manifest"
 DECODER, CROSS = "decoder", "cross"  # prefixes of the parts that each task has for itself
-Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+RecordType = TypeVar("RecordType", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 class FlatArray(Array):
@@ -201,7 +201,7 @@ def read_json_record(record: ArrayRecord) -> Any:
     return json.loads(record["json"].numpy().tobytes())
 
 
-def record_in(content: RecordDict, name: str, record_type: type[Record]) -> Record | None:
+def record_in(content: RecordDict, name: str, record_type: type[RecordType]) -> RecordType | None:
     """Return a message's record of a name, or ``None`` if it is missing or has another type.
 
     This does not use ``content.array_records``, which creates a reference cycle on each access; that keeps the arrays

@@ -14,7 +14,7 @@ PARTITIONS = {
     "tasks": "one site for each task in turn, then one site with all tasks, and again from the first",
     "dirichlet": "the sites' shares of every class are drawn from Dirichlet(partition-alpha)",
     "quantity": "the sites' shares of all patients are drawn from Dirichlet(partition-alpha)",
-    "iid": "all sites have equal shares of all patients; the default if none of dirichlet, quantity and iid is named",
+    "iid": "equal shares of all patients; the default if none of dirichlet, quantity and iid is named",
 }
 FLOWER = "flwr:"  # prefix of the name of a partitioner of flwr-datasets
 FLOWER_DESCRIPTION = "a partitioner of flwr-datasets; partition-options are its arguments"

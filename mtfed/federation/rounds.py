@@ -40,26 +40,26 @@ GLOBAL = [""]  # keys of a strategy's models if it has one for all sites
 class RunState:
     """What changes from round to round; a checkpoint saves it together with the state of the strategy."""
 
-    record: Run
+    run: Run
     arrays: ArrayRecord
     early_stopping: EarlyStopping
     finished: int = 0  # rounds
 
     def restore(self, strategy: TaskStrategy) -> None:
         """Go back to the last checkpoint, or to the start if there is none; later lines of the record are deleted."""
-        if (saved := self.record.load("last", self.arrays)) is not None:
+        if (saved := self.run.load("last", self.arrays)) is not None:
             self.arrays, state, progress = saved
             strategy.restore(state)
             self.early_stopping.restore(progress["patience"])
             self.finished = progress["round"]
-        self.record.delete_rounds_after(self.finished)
+        self.run.delete_rounds_after(self.finished)
 
     def save(self, server_round: int, strategy: TaskStrategy, *, best: bool) -> None:
         """Write the checkpoints of a round. It counts as finished once "last" is written, which is one atomic step."""
         self.finished = server_round
         progress = {"round": server_round, "patience": self.early_stopping.dump()}
         for name in ("best", "last") if best else ("last",):
-            self.record.save(name, self.arrays, strategy.state(), progress)
+            self.run.save(name, self.arrays, strategy.state(), progress)
 
 
 class Federation:
@@ -85,7 +85,7 @@ class Federation:
             check_same_sites(self.resumed, sites)
         state = self._start(sites)
         about = f"{len(sites)} sites, {config.strategy}, {config.rounds} rounds"
-        print(f"{config.name}: {about} -> {state.record.folder}", flush=True)
+        print(f"{config.name}: {about} -> {state.run.folder}", flush=True)
         stopped, first_round = "all rounds done", state.finished + 1
         with Progress(config.name, config.strategy, first_round, config.rounds) as progress:
             for server_round in range(first_round, config.rounds + 1):
@@ -94,19 +94,19 @@ class Federation:
                     stopped = f"no improvement in {config.patience} evaluations"
                     break
                 self._round(state, server_round, tasks, progress)
-        self._finish(state.record, len(sites), stopped)
+        self._finish(state.run, len(sites), stopped)
 
     def _start(self, sites: list[SiteCard]) -> RunState:
         """Create the record, or continue that of the run to resume."""
         config = self.config
-        record = self.resumed or Run.create(config)
-        state = RunState(record, self.initial, EarlyStopping(config.patience, config.stop_per_task))
+        run = self.resumed or Run.create(config)
+        state = RunState(run, self.initial, EarlyStopping(config.patience, config.stop_per_task))
         if self.resumed is not None:
             state.restore(self.strategy)
             if state.finished:
-                record.write_json("config.json", record.read_json("config.json") | {"rounds": config.rounds})
+                run.write_json("config.json", run.read_json("config.json") | {"rounds": config.rounds})
         cards = [{"key": s.key, "tasks": sorted(s.tasks or ()), "counts": s.counts, "about": s.about} for s in sites]
-        record.write_json("sites.json", cards)
+        run.write_json("sites.json", cards)
         return state
 
     def _round(self, state: RunState, server_round: int, tasks: list[str], progress: Progress) -> None:
@@ -126,8 +126,8 @@ class Federation:
             round_record.test = {task: metrics.compute() for task, metrics in self.test.metrics(state.arrays).items()}
         round_record.seconds = time.perf_counter() - start
 
-        state.record.append("metrics.jsonl", round_record.metric_lines(config))
-        state.record.append("rounds.jsonl", [round_record.round_line()])
+        state.run.append("metrics.jsonl", round_record.metric_lines(config))
+        state.run.append("rounds.jsonl", [round_record.round_line()])
         state.save(server_round, self.strategy, best=best or not state.early_stopping.best_round)
         losses, metrics = round_record.losses, {task: config.tasks[task].metric for task in round_record.validation}
         shown = {"loss": sum(losses.values()) / len(losses)} if losses else {}
@@ -140,7 +140,7 @@ class Federation:
         settings = ConfigRecord({"learning-rate": round_record.learning_rate})
         if len(tasks) < len(config.tasks):
             settings["tasks"] = tasks
-        settings.update(write_history(config.balancing, lambda: state.record.lines("metrics.jsonl"), tasks))
+        settings.update(write_history(config.balancing, lambda: state.run.lines("metrics.jsonl"), tasks))
         messages = strategy.configure_train(server_round, state.arrays, settings, self.grid)
         if not messages:
             names = ", ".join(tasks)
@@ -174,10 +174,10 @@ class Federation:
     def _is_due(self, server_round: int, every: int) -> bool:
         return server_round == self.config.rounds or (every > 0 and server_round % every == 0)
 
-    def _finish(self, record: Run, sites: int, stopped: str) -> None:
+    def _finish(self, run: Run, sites: int, stopped: str) -> None:
         """Test the chosen model and the one before training, and write summary and report."""
         config = self.config
-        saved = record.load("best", self.initial)
+        saved = run.load("best", self.initial)
         assert saved is not None
         chosen, state, progress = saved
         self.strategy.restore(state)
@@ -186,15 +186,15 @@ class Federation:
         untrained = self.test.metrics(self.initial)
         model = self.test.load(next(iter(models.values())))
         facts = {"chosen_round": progress["round"], "parameters": sum(p.numel() for p in model.parameters())}
-        summary = summarise(record, config, tested, untrained, stopped=stopped, sites=sites, **facts)
-        record.write_json("summary.json", summary)
+        summary = summarise(run, config, tested, untrained, stopped=stopped, sites=sites, **facts)
+        run.write_json("summary.json", summary)
         if list(models) == GLOBAL and len(self.test.shard):
-            save_examples(record, model, self.test.shard, config)
+            save_examples(run, model, self.test.shard, config)
         if find_spec("matplotlib") is not None:
             from ..report import write_report
 
-            print(f"report: {write_report([record.folder])}", flush=True)
-        print_summary(record, config, summary, tested=len(self.test.shard) > 0)
+            print(f"report: {write_report([run.folder])}", flush=True)
+        print_summary(run, config, summary, tested=len(self.test.shard) > 0)
 
 
 def check_tasks(config: Config, sites: Sequence[SiteCard]) -> None:

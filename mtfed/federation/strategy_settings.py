@@ -22,15 +22,15 @@ def make_strategy(config: Config, model: MultiTaskModel | None = None) -> TaskSt
         if "expected one of" not in message:
             message += f" Expected one of: {', '.join(sorted(STRATEGIES))}."
         raise MtfedError(message)
-    kind = STRATEGIES[config.strategy]
-    names = parameters(kind)
+    strategy = STRATEGIES[config.strategy]
+    names = parameters(strategy)
     values = config.model_dump(exclude={"tasks"})
     values |= {name: values[field] for name, field in CONFIG_FIELDS.items()}
     if "axes" in names and config.matching and model is not None:
         from ..models.symmetry import derive_axes
 
         values["axes"] = derive_axes(model)
-    return kind(**{name: value for name, value in values.items() if name in names})
+    return strategy(**{name: value for name, value in values.items() if name in names})
 
 
 def parameters(strategy: type[TaskStrategy]) -> set[str]:

@@ -101,8 +101,8 @@ def read(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
             break
     if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise MtfedError(f"Weights file {path} holds a {kind} instead of tensors by name; save a state dict.")
+        type_name = type(content).__name__
+        raise MtfedError(f"Weights file {path} holds a {type_name} instead of tensors by name; save a state dict.")
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     return timm.models.clean_state_dict(tensors)
 

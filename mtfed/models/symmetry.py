@@ -83,7 +83,7 @@ def check_symmetry(
     expected = outputs(network)
     changes = {}
     for label, axis in graph.axes.items():
-        if axis.kind == "frozen":
+        if axis.axis_type == "frozen":
             continue
         moved = graph.permute(network, {label: axis.random_permutation(generator)})
         moved = graph.regauge(moved, label, graph.random_gauge(moved, label, gauge, generator))

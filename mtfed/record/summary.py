@@ -16,7 +16,7 @@ TestMetrics = Mapping[str, TaskMetrics]  # task -> its metrics on the test image
 
 
 def summarise(
-    record: Run,
+    run: Run,
     config: Config,
     tested: Mapping[str, TestMetrics],
     untrained: TestMetrics,
@@ -29,7 +29,7 @@ def summarise(
     """Return the content of ``summary.json``.
 
     Args:
-        record: the run, whose rounds and metrics are read.
+        run: the run, whose rounds and metrics are read.
         config: the run's config.
         tested: metrics of the chosen models on the test images: of the global model under "", or of each site's model
             under its key. A task's figure is the mean over the models that have its decoder.
@@ -39,8 +39,8 @@ def summarise(
         sites: number of sites that took part.
         parameters: number of parameters of the model.
     """
-    rounds = record.lines("rounds.jsonl")
-    chosen = {line["task"]: line for line in record.lines("metrics.jsonl") if line["round"] == chosen_round}
+    rounds = run.lines("rounds.jsonl")
+    chosen = {line["task"]: line for line in run.lines("metrics.jsonl") if line["round"] == chosen_round}
     figures = {key: {task: m.compute() for task, m in metrics.items()} for key, metrics in tested.items()}
     images = {task: m.count for metrics in tested.values() for task, m in metrics.items()}
     summary: dict[str, Any] = {

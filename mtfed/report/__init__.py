@@ -26,12 +26,12 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """
     if find_spec("matplotlib") is None:
         raise MtfedError("The report needs matplotlib, which is not installed; run pip install 'mtfed[plot]'.")
-    records = list({record.folder: record for record in map(read, runs)}.values())
-    if not records:
+    contents = list({run.folder: run for run in map(read, runs)}.values())
+    if not contents:
         raise MtfedError("Expected at least one run folder, got none.")
-    folders = [record.folder for record in records]
+    folders = [run.folder for run in contents]
     target = out or (folders[0] if len(folders) == 1 else Path(os.path.commonpath(folders))) / "report.html"
-    content = compose(group(records))
+    content = compose(group(contents))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content, encoding="utf-8")
@@ -43,14 +43,14 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 def compose(groups: Sequence[Group]) -> str:
     """Return the page for groups of runs."""
     chosen = headline_group(groups)
-    names = sorted({record.config.name for g in groups for record in g.records})
+    names = sorted({run.config.name for g in groups for run in g.runs})
     return page(
         f"{', '.join(names)}: report",
         tag("p", _eyebrow(names, groups), class_="eyebrow"),
         verdict(groups),
         _section("Curves", _curves(groups)),
         _section("Predictions on test images", _examples(groups, chosen)),
-        _section("Hospitals and their images", sites(chosen.records[0])),
+        _section("Hospitals and their images", sites(chosen.runs[0])),
         _section("Rounds", rounds(groups)),
         _section("Settings", settings(groups)),
         _section("How to read the figures", _glossary(groups)),
@@ -63,12 +63,12 @@ def _section(title: str, content: Html) -> Html:
 
 
 def _eyebrow(names: Sequence[str], groups: Sequence[Group]) -> str:
-    records = [record for g in groups for record in g.records]
-    hospitals = sorted({len(record.sites) for record in records})
-    started = sorted(str(record.environment.get("started", ""))[:10] for record in records)
+    runs = [run for g in groups for run in g.runs]
+    hospitals = sorted({len(run.sites) for run in runs})
+    started = sorted(str(run.environment.get("started", ""))[:10] for run in runs)
     parts = [", ".join(names), " or ".join(map(str, hospitals)) + (" hospital" if hospitals == [1] else " hospitals")]
     parts.append(count(len(all_tasks(groups)), "task"))
-    parts.append(count(len(records), "run") + ": " + ", ".join(g.label for g in groups))
+    parts.append(count(len(runs), "run") + ": " + ", ".join(g.label for g in groups))
     return " · ".join([*parts, *(day for day in dict.fromkeys((started[0], started[-1])) if day)])
 
 
@@ -92,7 +92,7 @@ def _curves(groups: Sequence[Group]) -> Html:
             "Hospitals that train alone are validated on their own images only, which is easier than the mixed test "
             "images. The line “alone, test” is the fair comparison."
         )
-    if any(len(g.records) > 1 for g in groups):
+    if any(len(g.runs) > 1 for g in groups):
         notes.append("Lines are means over seeds; bands extend from the lowest to the highest seed.")
     return join([*parts, *(tag("p", note, class_="note") for note in notes)])
 
@@ -100,13 +100,13 @@ def _curves(groups: Sequence[Group]) -> Html:
 def _examples(groups: Sequence[Group], chosen: Group) -> Html:
     """Return the examples of the headline group, and those of the other groups folded."""
     ordered = [chosen, *(g for g in groups if g is not chosen)]
-    shown = {g.label: examples(min(g.records, key=lambda record: record.config.seed)) for g in ordered}
+    shown = {g.label: examples(min(g.runs, key=lambda run: run.config.seed)) for g in ordered}
     shown = {label: content for label, content in shown.items() if content}
     if not shown:
         return escape("")
     first, *others = shown
     note = f"{first}. Images are chosen so that every class appears, however rare, and never by result."
-    if chosen.records[0].config.dimensions == 3:
+    if chosen.runs[0].config.dimensions == 3:
         note += " For a volume, the slice with most of the label is shown, and the figures are for that slice."
     folded = (fold(f"The same images, {label}", shown[label]) for label in others)
     return join([tag("p", note, class_="note"), shown[first], *folded])

@@ -83,7 +83,7 @@ def _group_row(task: Task, group: Group, chosen: Group, split: str) -> CardRow:
         best = max(sites, key=lambda site: gain(sites[site], 0, task.metric))
         name.append(tag("small", f"mean of {len(sites)}: {lowest} to {highest}"))
         name.append(tag("small", f"best: {best}"))
-    if len(group.records) > 1:
+    if len(group.runs) > 1:
         name.append(tag("small", f"{group.repeats} seeds"))
     difference = escape("")
     # Sites that train alone are validated on their own images only; their figures cannot be compared with others.
@@ -109,7 +109,7 @@ def _difference(task: Task, reference: list[float], values: list[float], sites: 
 
 
 def _images(task: Task, chosen: Group, split: str) -> str:
-    amount = chosen.records[0].summary.get("tasks", {}).get(task.name, {}).get("test_images")
+    amount = chosen.runs[0].summary.get("tasks", {}).get(task.name, {}).get("test_images")
     return f"{amount} test images" if split == "test" and amount else f"{split.capitalize()} images"
 
 

@@ -132,10 +132,10 @@ def stacked_bar(parts: Sequence[tuple[str, float]], longest: float, colours: Seq
 
 def _by_round(group: Group, task: str, split: str, metric: str) -> Points:
     """Return mean, lowest and highest value over a group's runs, by round."""
-    runs = [record.series(task, split, metric) for record in group.records]
+    series = [run.series(task, split, metric) for run in group.runs]
     points = {}
-    for server_round in sorted({r for run in runs for r in run}):
-        values = [run[server_round] for run in runs if server_round in run]
+    for server_round in sorted({r for by_round in series for r in by_round}):
+        values = [by_round[server_round] for by_round in series if server_round in by_round]
         points[server_round] = (fmean(values), min(values), max(values))
     return points
 

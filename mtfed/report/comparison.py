@@ -19,7 +19,7 @@ def headline_group(groups: Sequence[Group]) -> Group:
     """
 
     def rank(group: Group) -> tuple[bool, bool, bool, int, int, float]:
-        tasks = group.records[0].config.tasks
+        tasks = group.runs[0].config.tasks
         scores = [task.score(mean(group.values(name, "validation", task.metric))) for name, task in tasks.items()]
         known = [score for score in scores if math.isfinite(score)]
         best = mean(known) if known else -math.inf
@@ -30,14 +30,14 @@ def headline_group(groups: Sequence[Group]) -> Group:
 
 def has_model_per_task(group: Group) -> bool:
     """Return whether each of several tasks has a model of its own."""
-    config = group.records[0].config
+    config = group.runs[0].config
     return config.model == SINGLE_TASK and len(config.tasks) > 1
 
 
 def nearest_finished(group: Group, others: Sequence[Group]) -> Group | None:
     """Return the finished one of some groups whose settings are closest to those of ``group``, if any."""
     finished = [other for other in others if other.finished]
-    return min(finished, key=lambda other: len(differing([group.records[0], other.records[0]])), default=None)
+    return min(finished, key=lambda other: len(differing([group.runs[0], other.runs[0]])), default=None)
 
 
 def untrained_values(task: str, metric: str, group: Group, groups: Sequence[Group]) -> list[float]:

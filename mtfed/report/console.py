@@ -12,7 +12,7 @@ from .figures import format_value, full_title
 from .html import count
 
 
-def print_summary(record: Run, config: Config, summary: dict[str, Any], *, tested: bool) -> None:
+def print_summary(run: Run, config: Config, summary: dict[str, Any], *, tested: bool) -> None:
     """Print the metrics of the chosen model and the sites that failed.
 
     The metrics are those of the test images if ``tested``, otherwise those of the sites' validation images.
@@ -26,7 +26,7 @@ def print_summary(record: Run, config: Config, summary: dict[str, Any], *, teste
         for metric in task.metrics:
             values = (figures[split].get(metric, math.nan) for split in columns)
             rows.append([name, full_title(task, metric), *(format_value(value, task, metric) for value in values)])
-    failing = [failure["site"] for line in record.lines("rounds.jsonl") for failure in line["failures"]]
+    failing = [failure["site"] for line in run.lines("rounds.jsonl") for failure in line["failures"]]
     sites = ", ".join(sorted(set(failing)))
     note = f"{count(len(failing), 'failure')} at {sites}; rounds.jsonl has the reasons." if failing else ""
     title = f"{config.name} · {config.strategy} · round {summary['chosen_round']} on the {images} images"

@@ -9,10 +9,10 @@ from statistics import fmean
 from ..errors import MtfedError
 from ..tasks import specs
 
-Record = Mapping[str, Mapping[str, float]]  # task -> metric -> value
+TaskValues = Mapping[str, Mapping[str, float]]  # task -> metric -> value
 
 
-def delta_mtl(multi: Record, single: Record, lower_is_better: Collection[str] | None = None) -> float:
+def delta_mtl(multi: TaskValues, single: TaskValues, lower_is_better: Collection[str] | None = None) -> float:
     """Return the mean relative gain of a multi-task model over single-task models, in percent; above 0 is better.
 
     ``100 / T sum_t 1 / M_t sum_m (-1)^l (multi_tm - single_tm) / single_tm`` over T tasks with M_t metrics each, where

@@ -11,7 +11,7 @@ from ..config import defaults, flatten
 from ..tasks.task import Task
 from .charts import stacked_bar
 from .html import Html, chip, escape, fold, join, number, table, tag, task_title
-from .records import Group, Record
+from .records import Group, RunContents
 
 DARK, LIGHT = (0x33, 0x41, 0x55), (0xC3, 0xCE, 0xDB)  # slate, which no strategy uses
 
@@ -23,17 +23,17 @@ def shades(amount: int) -> list[str]:
     return ["#" + bytes(colour).hex() for colour in mixed]
 
 
-def sites(record: Record) -> Html:
+def sites(run: RunContents) -> Html:
     """Return a table with a bar of each site's labelled images for each task."""
-    if not record.sites:
+    if not run.sites:
         return escape("")
-    tasks = record.config.tasks
+    tasks = run.config.tasks
     total: Counter[str] = Counter()
-    for site in record.sites:
+    for site in run.sites:
         total.update(site["counts"])
-    longest = {name: max(site["counts"].get(f"train.{name}", 0) for site in record.sites) for name in tasks}
+    longest = {name: max(site["counts"].get(f"train.{name}", 0) for site in run.sites) for name in tasks}
     rows = []
-    for site in [*record.sites, {"key": tag("em", "All"), "counts": total}]:
+    for site in [*run.sites, {"key": tag("em", "All"), "counts": total}]:
         # The total has no bar: the bars of the hospitals would become too short to compare.
         widths = dict.fromkeys(tasks, 0) if site["counts"] is total else longest
         rows.append([_site_name(site), *(_images(site["counts"], task, widths[name]) for name, task in tasks.items())])
@@ -78,32 +78,32 @@ def rounds(groups: Sequence[Group]) -> Html:
     """Return the cost of the rounds of every run, and the failures."""
     header = ["Run", "Rounds", "Chosen round", "Minutes", "Seconds per round", "Training seconds per round"]
     header += ["MB down per round", "MB up per round", "Answers", "Failures"]
-    rows = [_costs(g, record) for g in groups for record in g.records]
+    rows = [_costs(g, run) for g in groups for run in g.runs]
     parts = [table(header, rows, "numbers")]
     if any(g.alone for g in groups):
         parts.append(tag("p", "Hospitals that train alone exchange no weights, so no bytes are shown.", class_="note"))
-    parts.extend(_failures(_run_name(g, record), record) for g in groups for record in g.records)
-    tables = ((tag("h3", _run_name(g, record)), _every_round(g, record)) for g in groups for record in g.records)
+    parts.extend(_failures(_run_name(g, run), run) for g in groups for run in g.runs)
+    tables = ((tag("h3", _run_name(g, run)), _every_round(g, run)) for g in groups for run in g.runs)
     return join([*parts, fold("Every round", *(part for pair in tables for part in pair))])
 
 
-def _run_name(group: Group, record: Record) -> str:
-    return group.label if len(group.records) == 1 else f"{group.label}, seed {record.config.seed}"
+def _run_name(group: Group, run: RunContents) -> str:
+    return group.label if len(group.runs) == 1 else f"{group.label}, seed {run.config.seed}"
 
 
-def _costs(group: Group, record: Record) -> list[object]:
-    lines, status = record.rounds, record.summary.get("stopped", "") if record.finished else "not finished"
-    name = join([chip(group.colour), _run_name(group, record), tag("div", tag("small", status))])
+def _costs(group: Group, run: RunContents) -> list[object]:
+    lines, status = run.rounds, run.summary.get("stopped", "") if run.finished else "not finished"
+    name = join([chip(group.colour), _run_name(group, run), tag("div", tag("small", status))])
     asked, answered = (sum(line[key] for line in lines) for key in ("asked", "answered"))
     seconds = [number(fmean(line[key] for line in lines), 1) for key in ("seconds", "train_seconds")]
     minutes = number(sum(line["seconds"] for line in lines) / 60, 1)
     traffic = [_megabytes(group, fmean(line[key] for line in lines)) for key in ("bytes_down", "bytes_up")]
-    chosen = record.summary["chosen_round"] if record.finished else "–"
+    chosen = run.summary["chosen_round"] if run.finished else "–"
     failures = sum(len(line["failures"]) for line in lines)
     return [name, len(lines), chosen, minutes, *seconds, *traffic, f"{answered:,} of {asked:,}", failures]
 
 
-def _every_round(group: Group, record: Record) -> Html:
+def _every_round(group: Group, run: RunContents) -> Html:
     header = ["Round", "Seconds", "Training", "MB down", "MB up", "Steps", "Learning rate", "Answers", "Failures"]
     rows = [
         [
@@ -115,7 +115,7 @@ def _every_round(group: Group, record: Record) -> Html:
             f"{line['answered']} of {line['asked']}",
             len(line["failures"]),
         ]
-        for line in record.rounds
+        for line in run.rounds
     ]
     return table(header, rows, "numbers")
 
@@ -124,10 +124,10 @@ def _megabytes(group: Group, size: float) -> str:
     return "–" if group.alone else number(size / 1e6, 1)
 
 
-def _failures(name: str, record: Record) -> Html:
+def _failures(name: str, run: RunContents) -> Html:
     """Return a run's failures; repeated failures of a site for the same reason are one entry."""
     by_reason: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for failure in (failure for line in record.rounds for failure in line["failures"]):
+    for failure in (failure for line in run.rounds for failure in line["failures"]):
         by_reason.setdefault((failure["site"], failure["action"], failure["reason"]), []).append(failure)
     items = []
     for (site, action, reason), failures in by_reason.items():
@@ -141,20 +141,20 @@ def _failures(name: str, record: Record) -> Html:
 
 def settings(groups: Sequence[Group]) -> Html:
     """Return settings that differ from the defaults, all settings, and the environment, each folded."""
-    records = [record for g in groups for record in g.records]
-    flat = [flatten(record.config) for record in records]
-    names = [_run_name(g, record) for g in groups for record in g.records]
+    runs = [run for g in groups for run in g.runs]
+    flat = [flatten(run.config) for run in runs]
+    names = [_run_name(g, run) for g in groups for run in g.runs]
     default = defaults()
     keys = list(dict.fromkeys(key for config in flat for key in config))
     changed = [key for key in keys if any(config.get(key) != default.get(key) for config in flat)]
     changed.sort(key=lambda key: len({config.get(key) for config in flat}) == 1)  # differing settings first
     folders = []
-    for name, record in zip(names, records, strict=True):
-        command = tag("code", " ".join(record.environment.get("command", [])))
-        folders.append([name, record.folder.name, record.environment.get("started", ""), command])
+    for name, run in zip(names, runs, strict=True):
+        command = tag("code", " ".join(run.environment.get("command", [])))
+        folders.append([name, run.folder.name, run.environment.get("started", ""), command])
     parts = [fold("Settings that differ from the defaults", _compared(changed, names, flat))]
     parts.append(fold("All settings", _compared(keys, names, flat)))
-    parts.append(fold("Versions and machine", _environment(records, names)))
+    parts.append(fold("Versions and machine", _environment(runs, names)))
     return join([*parts, fold("Folders and commands", table(["Run", "Folder", "Started", "Command"], folders))])
 
 
@@ -170,13 +170,13 @@ def _compared(keys: Sequence[str], names: Sequence[str], values: Sequence[Mappin
     return table(header, [[tag("code", key), *row] for key, row in zip(keys, cells, strict=True)])
 
 
-def _environment(records: Sequence[Record], names: Sequence[str]) -> Html:
+def _environment(runs: Sequence[RunContents], names: Sequence[str]) -> Html:
     machine = ("python", "platform", "processor", "cores")
     environments = [
-        {"parameters of the model": record.summary.get("parameters", "–")}
-        | {key: record.environment.get(key, "–") for key in machine}
-        | record.environment.get("versions", {})
-        for record in records
+        {"parameters of the model": run.summary.get("parameters", "–")}
+        | {key: run.environment.get(key, "–") for key in machine}
+        | run.environment.get("versions", {})
+        for run in runs
     ]
     keys = list(dict.fromkeys(key for environment in environments for key in environment))
     return _compared(keys, names, environments)

@@ -15,7 +15,7 @@ from .figures import format_value, unit
 from .html import Html, count, join, number, tag, task_title
 from .overlays import CERTAIN, boxes, dose, dose_legend, segmentation, structures, structures_legend
 from .pictures import PREDICTED, TRUE, key, picture, ruler
-from .records import Record, mean
+from .records import RunContents, mean
 
 MAX_CLASSES = 5  # listed for an image with several labels, besides the true ones
 MAX_NUMBERS = 16  # numbers of a label that are printed if the kind has no drawing
@@ -34,11 +34,11 @@ class Gallery:
     size: str = ""  # size of the pictures: small if empty, "large" or "wide"
 
 
-def examples(record: Record) -> Html:
+def examples(run: RunContents) -> Html:
     """Return the recorded test images of every task of a run, or nothing if there are none."""
-    arrays = read_examples(record.folder / "examples.npz") if record.finished else {}
-    tasks = [task for name, task in record.config.tasks.items() if f"{name}.shown" in arrays]
-    return join(_gallery(task, arrays, record.config.image_size) for task in tasks)
+    arrays = read_examples(run.folder / "examples.npz") if run.finished else {}
+    tasks = [task for name, task in run.config.tasks.items() if f"{name}.shown" in arrays]
+    return join(_gallery(task, arrays, run.config.image_size) for task in tasks)
 
 
 def read_examples(path: Path) -> dict[str, np.ndarray]:

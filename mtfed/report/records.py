@@ -27,7 +27,7 @@ REPETITION_KEYS |= {"share-class-counts", "share-tracebacks"}
 
 
 @dataclass(frozen=True)
-class Record:
+class RunContents:
     """The content of a run folder."""
 
     folder: Path
@@ -72,41 +72,41 @@ class Group:
 
     label: str
     colour: str
-    records: tuple[Record, ...]
+    runs: tuple[RunContents, ...]
 
     @property
     def alone(self) -> bool:
         """Return whether the sites trained alone."""
-        return self.records[0].config.strategy == "alone"
+        return self.runs[0].config.strategy == "alone"
 
     @property
     def finished(self) -> bool:
         """Return whether the runs are finished."""
-        return self.records[0].finished
+        return self.runs[0].finished
 
     @property
     def repeats(self) -> str:
         """Return the number of seeds, and of runs if it differs."""
-        seeds = len({record.config.seed for record in self.records})
-        return str(seeds) if seeds == len(self.records) else f"{seeds} ({len(self.records)} runs)"
+        seeds = len({run.config.seed for run in self.runs})
+        return str(seeds) if seeds == len(self.runs) else f"{seeds} ({len(self.runs)} runs)"
 
     def values(self, task: str, split: str, metric: str) -> list[float]:
         """Return a metric of every run that has it."""
-        values = [record.figures(task, split).get(metric) for record in self.records]
+        values = [run.figures(task, split).get(metric) for run in self.runs]
         return [value for value in values if value is not None]
 
     def per_site(self, task: str, metric: str) -> dict[str, float]:
         """Return a test metric of every site's own model, averaged over the runs."""
-        runs = [record.per_site(task, metric) for record in self.records]
-        sites = sorted({site for run in runs for site in run})
-        return {site: fmean(run[site] for run in runs if site in run) for site in sites}
+        by_run = [run.per_site(task, metric) for run in self.runs]
+        sites = sorted({site for values in by_run for site in values})
+        return {site: fmean(values[site] for values in by_run if site in values) for site in sites}
 
 
 def all_tasks(groups: Sequence[Group]) -> dict[str, Task]:
     """Return the tasks of all runs, in order of first appearance."""
     tasks: dict[str, Task] = {}
     for group in groups:
-        tasks |= group.records[0].config.tasks
+        tasks |= group.runs[0].config.tasks
     return tasks
 
 
@@ -125,46 +125,46 @@ def deviation(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else math.nan
 
 
-def read(path: Path) -> Record:
+def read(path: Path) -> RunContents:
     """Read a run folder; raise :class:`MtfedError` if it is not one or has no finished round."""
     run = Run.open(path)
     rounds, metrics = run.lines("rounds.jsonl"), run.lines("metrics.jsonl")
     if not rounds:
         raise MtfedError(f"Expected a run with at least one finished round, {run.folder} has none.")
     environment, sites, summary = (run.read_json(f"{name}.json") for name in ("environment", "sites", "summary"))
-    return Record(run.folder, run.config(), environment, sites or [], metrics, rounds, summary)
+    return RunContents(run.folder, run.config(), environment, sites or [], metrics, rounds, summary)
 
 
-def group(records: Iterable[Record]) -> list[Group]:
+def group(runs: Iterable[RunContents]) -> list[Group]:
     """Group repetitions, federated runs first, and give each group a label and a colour."""
-    by_settings: dict[tuple[object, ...], list[Record]] = {}
-    for record in records:
-        by_settings.setdefault((record.finished, *sorted(_settings(record).items())), []).append(record)
-    members = sorted(by_settings.values(), key=lambda runs: runs[0].config.strategy == "alone")
+    by_settings: dict[tuple[object, ...], list[RunContents]] = {}
+    for run in runs:
+        by_settings.setdefault((run.finished, *sorted(_settings(run).items())), []).append(run)
+    members = sorted(by_settings.values(), key=lambda members: members[0].config.strategy == "alone")
     colours, groups = cycle(COLOURS), []
-    for runs in members:
-        colour = GREY if runs[0].config.strategy == "alone" else next(colours)
-        groups.append(Group(_label(runs, members), colour, tuple(runs)))
+    for repetitions in members:
+        colour = GREY if repetitions[0].config.strategy == "alone" else next(colours)
+        groups.append(Group(_label(repetitions, members), colour, tuple(repetitions)))
     return groups
 
 
-def differing(records: Iterable[Record]) -> list[str]:
+def differing(runs: Iterable[RunContents]) -> list[str]:
     """Return the config keys in which runs differ, without those that do not change a result."""
-    settings = [_settings(record) for record in records]
+    settings = [_settings(run) for run in runs]
     return [key for key in dict.fromkeys(k for s in settings for k in s) if len({s.get(key) for s in settings}) > 1]
 
 
-def compared(records: Iterable[Record]) -> list[str]:
+def compared(runs: Iterable[RunContents]) -> list[str]:
     """Return the keys of :data:`COMPARED` that label the runs: the strategy, or the model if models differ."""
-    differ = [key for key in differing(records) if key in COMPARED]
+    differ = [key for key in differing(runs) if key in COMPARED]
     models = {"model", *differ} if {"model", "encoder"} & set(differ) else set()
     return [key for key in COMPARED if key in (models or {"strategy"})]
 
 
-def title(record: Record, keys: Sequence[str]) -> str:
+def title(run: RunContents, keys: Sequence[str]) -> str:
     """Return the titles of a run's values for some keys of :data:`COMPARED`."""
-    model, strategy = record.config.model, record.config.strategy
-    titles = {"model": model, "encoder": record.config.encoder, "strategy": strategy}
+    model, strategy = run.config.model, run.config.strategy
+    titles = {"model": model, "encoder": run.config.encoder, "strategy": strategy}
     if model in MODEL_SPECS:
         titles["model"] = MODEL_SPECS[model].title
     if strategy in STRATEGIES:
@@ -174,13 +174,13 @@ def title(record: Record, keys: Sequence[str]) -> str:
     return " · ".join(titles[key] for key in keys)
 
 
-def _label(runs: list[Record], members: list[list[Record]]) -> str:
+def _label(runs: list[RunContents], members: list[list[RunContents]]) -> str:
     """Return a group's label: what is compared, and settings that distinguish it from groups of the same name."""
     first, keys = runs[0], compared(other[0] for other in members)
     name = title(first, keys)
     same = [other[0] for other in members if title(other[0], keys) == name]
     differ, marks = differing(same), []
-    if any(record.config.tasks.keys() != first.config.tasks.keys() for record in same):
+    if any(run.config.tasks.keys() != first.config.tasks.keys() for run in same):
         marks.append(" and ".join(first.config.tasks) + (" only" if len(first.config.tasks) == 1 else ""))
         differ = [key for key in differ if not key.startswith("task.")]
     if len(differ) <= 2:
@@ -192,10 +192,10 @@ def _label(runs: list[Record], members: list[list[Record]]) -> str:
     return name + (f" ({', '.join(marks)})" if marks else "")
 
 
-def _settings(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in flatten(record.config).items() if key not in REPETITION_KEYS}
+def _settings(run: RunContents) -> dict[str, Any]:
+    return {key: value for key, value in flatten(run.config).items() if key not in REPETITION_KEYS}
 
 
 def _known(figures: dict[str, Any] | None) -> dict[str, float]:
-    """Return the metrics that are numbers; undefined ones are null in the record."""
+    """Return the metrics that are numbers; undefined ones are null in the file."""
     return {name: float(value) for name, value in (figures or {}).items() if isinstance(value, (int, float))}

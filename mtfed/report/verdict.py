@@ -22,17 +22,17 @@ def verdict(groups: Sequence[Group]) -> Html:
     parts += [tag("p", text, class_="warn") for text in _warnings(groups)]
     parts.append(models_table(groups))
     tasks = all_tasks(groups)
-    cards = [card(task, [g for g in groups if name in g.records[0].config.tasks]) for name, task in tasks.items()]
+    cards = [card(task, [g for g in groups if name in g.runs[0].config.tasks]) for name, task in tasks.items()]
     return join([*parts, tag("div", *cards, class_="cards"), tag("p", " ".join(_notes(groups)), class_="note")])
 
 
 def _headline(chosen: Group, groups: Sequence[Group]) -> str:
     """Return the result in one line: against sites training alone, against single-task models, or the figures."""
     if not chosen.finished:
-        record = chosen.records[0]
-        return f"Not finished: {len(record.rounds)} of {count(record.config.rounds, 'round')}"
+        run = chosen.runs[0]
+        return f"Not finished: {len(run.rounds)} of {count(run.config.rounds, 'round')}"
     name = chosen.label + (", one model per task" if has_model_per_task(chosen) else "")
-    tasks = list(chosen.records[0].config.tasks.values())
+    tasks = list(chosen.runs[0].config.tasks.values())
     gains = {task.name: gain for task in tasks if math.isfinite(gain := gain_over_alone(task, chosen, groups))}
     if gains:
         ahead = sum(gains[task.name] >= tolerance(task, task.metric) for task in tasks if task.name in gains)
@@ -51,18 +51,18 @@ def _warnings(groups: Sequence[Group]) -> list[str]:
     warnings = []
     for group in groups:
         if not group.finished:
-            done, rounds = len(group.records[0].rounds), group.records[0].config.rounds
+            done, rounds = len(group.runs[0].rounds), group.runs[0].config.rounds
             warnings.append(
                 f"{group.label}: stopped, or still running, after round {done} of {rounds}. Its figures are those of "
                 "the last evaluated round, not of a chosen one."
             )
-        lines = [line for record in group.records for line in record.rounds]
+        lines = [line for run in group.runs for line in run.rounds]
         if failures := [failure for line in lines for failure in line["failures"]]:
             sites = ", ".join(sorted({failure["site"] for failure in failures}))
             warnings.append(f"{group.label}: {count(len(failures), 'failure')} at {sites}; see Rounds.")
-    if keys := [key for key in differing([group.records[0] for group in groups]) if key not in COMPARED]:
+    if keys := [key for key in differing([group.runs[0] for group in groups]) if key not in COMPARED]:
         warnings.append(f"The runs also differ in {', '.join(keys)}. Differences in results may be due to these.")
-    sites_of_runs = [record.sites for group in groups for record in group.records]
+    sites_of_runs = [run.sites for group in groups for run in group.runs]
     if any(sites != sites_of_runs[0] for sites in sites_of_runs):
         warnings.append("The runs do not all have the same hospitals with the same images.")
     return warnings
@@ -71,7 +71,7 @@ def _warnings(groups: Sequence[Group]) -> list[str]:
 def _notes(groups: Sequence[Group]) -> list[str]:
     tasks = all_tasks(groups).values()
     splits = {split_of(task, groups) for task in tasks}
-    repeated = [len(group.records) > 1 for group in groups]
+    repeated = [len(group.runs) > 1 for group in groups]
     notes = []
     if "validation" in splits:
         notes.append("Without test figures, those of the hospitals' own validation images are shown.")

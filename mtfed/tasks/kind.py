@@ -24,7 +24,7 @@ class LossSettings(Protocol):
         """Return the exponent of the focal loss."""
 
 
-class Letterbox(Protocol):
+class ImageGeometry(Protocol):
     """Where an image is placed in the square or cube that the model sees."""
 
     @property
@@ -57,7 +57,7 @@ class LabelSource(Protocol):
         """Return millimetres along the image's axes, if its file contains them."""
 
     @property
-    def letterbox(self) -> Letterbox:
+    def letterbox(self) -> ImageGeometry:
         """Return where the image is placed in what the model sees."""
 
     def container(self, name: str) -> Literal["archive", "folder", ""]:

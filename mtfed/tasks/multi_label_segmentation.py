@@ -50,9 +50,9 @@ def structure_masks(
         if name in arrays:
             # The type of a mask in an .npz is its author's choice; that of a file is often the choice of a tool.
             mask = arrays[name] if source.container(cell) == "archive" else as_indices(arrays[name], 2)
-            kind = mask.dtype.kind
-            if kind not in "bui" or not in_range(mask, 2):
-                maximum = f" and values up to {mask.max(initial=0)}" if kind in "buif" else ""
+            code = mask.dtype.kind
+            if code not in "bui" or not in_range(mask, 2):
+                maximum = f" and values up to {mask.max(initial=0)}" if code in "buif" else ""
                 raise LabelError(
                     f"Mask {name} in {cell} of site {source.site} should contain false and true, or 0 and 1; it "
                     f"has type {mask.dtype}{maximum}; save it as such.",

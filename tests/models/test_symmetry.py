@@ -44,7 +44,7 @@ def test_kinds_of_the_axes_of_a_chain(name: str) -> None:
     layers, shape, kinds = CHAINS[name]
     model = nn.Sequential(*layers())
     graph = derive_axes(model)
-    assert {label: axis.kind for label, axis in graph.axes.items()} == kinds
+    assert {label: axis.axis_type for label, axis in graph.axes.items()} == kinds
     check_symmetry(model, graph, (torch.randn(shape),))
 
 
@@ -83,7 +83,7 @@ def test_derived_axes_are_symmetries(name: str) -> None:
     changes = check_symmetry(model, graph, inputs())
     assert len(changes) == count
     assert max(changes.values(), default=0.0) < 1e-12
-    streams = [axis.kind for label, axis in graph.axes.items() if label.endswith("residual")]
+    streams = [axis.axis_type for label, axis in graph.axes.items() if label.endswith("residual")]
     assert streams == ([] if residual is None else ["perm" if residual else "frozen"])
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
 

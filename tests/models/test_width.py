@@ -70,7 +70,7 @@ def test_a_submodel_of_a_widened_network_is_the_network() -> None:
 
 def with_unread_units(graph: AxisGraph, network: Network, share: float = 0.5) -> tuple[AxisGraph, Network]:
     """Return a network with more random units on every axis that may grow; all readers give them weight 0."""
-    sizes = {label: axis.size for label, axis in graph.axes.items() if axis.growable and axis.kind != "grouped"}
+    sizes = {label: axis.size for label, axis in graph.axes.items() if axis.growable and axis.axis_type != "grouped"}
     wide = graph.resize({label: size + max(int(share * size), 1) for label, size in sizes.items()})
     grown = Growth(wide, [{label: np.arange(size) for label, size in sizes.items()}])
     values, precision = expand(grown, 0, network)

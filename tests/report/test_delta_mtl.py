@@ -30,7 +30,7 @@ def test_gains(multi: dict, percent: float) -> None:
     assert delta_mtl(multi, SINGLE) == pytest.approx(percent)
 
 
-def test_directions_can_be_told() -> None:
+def test_directions_can_be_given() -> None:
     assert delta_mtl({"lungs": {"dice": 0.88}}, SINGLE, {"dice"}) == pytest.approx(-10)
 
 

@@ -83,5 +83,5 @@ def test_what_is_true_is_dashed(tmp_path: Path) -> None:
     page = read(make_run(tmp_path / "a", tasks=EVERY_KIND, test=every, validation=every))
     for task, what in (("Lesion", "outline"), ("Organs", "outline"), ("Spots", "box")):
         legend = re.findall(rf"<h3>{task}:.*?</ul>", page)[0]
-        for look, said in ((TRUE, f"true {what}"), (PREDICTED, f"predicted {what}")):
-            assert re.search(rf'stroke-dasharray="{look[2]}"></line></svg>{said}', legend), (task, said)
+        for look, name in ((TRUE, f"true {what}"), (PREDICTED, f"predicted {what}")):
+            assert re.search(rf'stroke-dasharray="{look[2]}"></line></svg>{name}', legend), (task, name)

@@ -57,12 +57,12 @@ def test_differences_from_hospitals_alone(
 
 
 def test_class_counts_are_of_tasks_with_one_class_an_image(tmp_path: Path) -> None:
-    told = {"grade": {"none": 5, "mild": 3, "moderate": 1, "severe": 1}, "signs": {"mass": 7, "edema": 9}}
-    counts: Json = {f"class.{task}.{name}": count for task, of in told.items() for name, count in of.items()}
+    counts_of_tasks = {"grade": {"none": 5, "mild": 3, "moderate": 1, "severe": 1}, "signs": {"mass": 7, "edema": 9}}
+    counts: Json = {f"class.{task}.{name}": count for task, of in counts_of_tasks.items() for name, count in of.items()}
     counts |= {"train.grade": 10, "train.signs": 10}
-    tasks = {key: value for key, value in EVERY_KIND.items() if key.split(".")[1] in told}
-    sites = [{"key": "north", "tasks": list(told), "about": {}, "counts": counts}]
-    half = dict.fromkeys(told, 0.5)
+    tasks = {key: value for key, value in EVERY_KIND.items() if key.split(".")[1] in counts_of_tasks}
+    sites = [{"key": "north", "tasks": list(counts_of_tasks), "about": {}, "counts": counts}]
+    half = dict.fromkeys(counts_of_tasks, 0.5)
     text = plain(read(make_run(tmp_path / "a", test=half, validation=half, tasks=tasks, sites=sites, examples=False)))
     assert "10 (5 none, 3 mild, 1 moderate, 1 severe) + 0 validation10 + 0 validation" in text
 
@@ -83,7 +83,7 @@ def test_the_headline_goes_by_validation(tmp_path: Path) -> None:
     assert "FedAvg: Lungs Dice 0.900" in plain(read(lucky, make_run(tmp_path / "b")))
 
 
-def test_what_differs_is_said(tmp_path: Path) -> None:
+def test_differences_between_runs_are_listed(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", image_size=32)]
     text = plain(read(*runs, make_run(tmp_path / "c", "fedprox", sites=SITES[:1])))
     assert "FedAvg (image-size 64)" in text and "FedAvg (image-size 32)" in text

@@ -116,7 +116,7 @@ def test_a_frozen_axis_is_not_permuted_in_a_frame() -> None:
     graph, network = multitask()
     frozen = graph.freeze("encoder.body.residual", "encoder.body.blocks.1.mlp.hidden")
     _, _, permutations = plant(graph, network, 0.1, "none")
-    planted = {label: order for label, order in permutations[0].items() if frozen.axes[label].kind != "frozen"}
+    planted = {label: order for label, order in permutations[0].items() if frozen.axes[label].axis_type != "frozen"}
     result = Frame(frozen, network).align(graph.permute(shaken(network, 0.1, RNG(5)), planted))
     assert result.permutations.keys() == planted.keys() == result.placements.keys()
     everything = Frame(graph.freeze(*graph.axes), network).align(graph.permute(network, permutations[0]))

@@ -27,7 +27,7 @@ from mtfed.strategies.widths import submodel
 COUNTS = {key: sum(tasks.values()) for key, tasks in SITES.items()}
 WIDTH, POOL = 8, 12
 # Sites keep the units that they were sent but two, which become others of the pool; a keeps all.
-HELD = {"a": [*range(8)], "b": [0, 1, 2, 3, 4, 5, 8, 9], "c": [10, 11, 2, 3, 4, 5, 6, 7]}
+UNITS_OF = {"a": [*range(8)], "b": [0, 1, 2, 3, 4, 5, 8, 9], "c": [10, 11, 2, 3, 4, 5, 6, 7]}
 X = np.random.default_rng(9).standard_normal((50, 20))
 
 
@@ -57,7 +57,7 @@ def record(network: Network, packed: bool) -> ArrayRecord:
 def trained(key: str, noise: float = 0.05) -> Network:
     """Return a site's network: its units of the pool, sending on what they did and a little else."""
     graph, network = pool()
-    own = submodel(graph.resize({"0": POOL}), network, {"0": np.array(HELD[key])})
+    own = submodel(graph.resize({"0": POOL}), network, {"0": np.array(UNITS_OF[key])})
     step = noise * np.random.default_rng(list(key.encode())).standard_normal(own["2.weight"].shape)
     return own | {"2.weight": (own["2.weight"] + step).astype("f")}
 

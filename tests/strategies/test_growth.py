@@ -162,8 +162,8 @@ GROWING = {
 def resize_heads(model: nn.Module, heads: int) -> nn.Module:
     """Return the model with so many heads in every block, of random weights."""
     graph = derive_axes(model)
-    wide = graph.resize({label: heads for label, axis in graph.axes.items() if axis.kind == "heads"})
-    units = {label: np.arange(axis.size) for label, axis in graph.axes.items() if axis.kind == "heads"}
+    wide = graph.resize({label: heads for label, axis in graph.axes.items() if axis.axis_type == "heads"})
+    units = {label: np.arange(axis.size) for label, axis in graph.axes.items() if axis.axis_type == "heads"}
     network = {
         name: widen(wide, name, values, units) if name in graph.tensors else values
         for name, values in numbers(model).items()

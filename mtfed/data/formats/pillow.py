@@ -15,7 +15,7 @@ from .volume import only_slice
 
 PHOTOMETRIC = 262  # tag of a TIFF; if its value is 0, zero is white
 # Not all formats of Pillow: some of the others start programs.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
+PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 
 
 def read_picture_file(file: SourceFile, dimensions: int) -> Picture:
@@ -27,7 +27,7 @@ def read_picture_file(file: SourceFile, dimensions: int) -> Picture:
     # The warnings are about sizes, which are checked below, and about odd tags.
     with warnings.catch_warnings(action="ignore"), file.reading("it is broken; repair or remove it"):
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=PILLOW_FORMATS)
         except UnidentifiedImageError:
             raise file.error(_reason(content)) from None
         except Image.DecompressionBombError:

@@ -15,7 +15,7 @@ from .patients import Patient
 
 MIN_PATIENTS = 2  # training patients that a site needs for each of its tasks: one of them may be held out
 OTHER = "(other)"  # the group that joins all groups that are too small for a site of their own
-Group = tuple[str, ...]  # cells of the columns that patients are grouped by
+GroupKey = tuple[str, ...]  # cells of the columns that patients are grouped by
 Share = Callable[[Sequence[int]], np.ndarray]  # sites -> the fraction of a stratum's patients that each of them gets
 
 
@@ -55,8 +55,8 @@ class Allocation:
     by_stratum: bool = False  # whether patients with different classes are drawn separately, with shares of their own
 
     def __post_init__(self) -> None:
-        self.groups: dict[str, Group] = dict.fromkeys(self.patients, ())  # by patient
-        self.site_groups: list[Group] = [()] * self.sites  # the group whose patients a site gets
+        self.groups: dict[str, GroupKey] = dict.fromkeys(self.patients, ())  # by patient
+        self.site_groups: list[GroupKey] = [()] * self.sites  # the group whose patients a site gets
         self.site_tasks: list[tuple[str, ...]] = [tuple(self.tasks)] * self.sites
 
     @property
@@ -87,7 +87,7 @@ class Allocation:
             )
         self.site_groups = allocate_sites(sizes, self.sites)
 
-    def _group_sizes(self) -> dict[Group, int]:
+    def _group_sizes(self) -> dict[GroupKey, int]:
         """Return the number of training patients in each group."""
         sizes = dict.fromkeys(self.groups.values(), 0)
         for name, group in self.groups.items():
@@ -99,9 +99,9 @@ class Allocation:
         self.site_groups = [(f"site {site + 1}",) for site in range(self.sites)]
         self.groups = {name: self.site_groups[site_of[name]] if name in site_of else () for name in self.patients}
 
-    def training_patients(self, task: str) -> dict[Group, list[str]]:
+    def training_patients(self, task: str) -> dict[GroupKey, list[str]]:
         """Return the patients that a task can be trained on, by group."""
-        patients: dict[Group, list[str]] = defaultdict(list)
+        patients: dict[GroupKey, list[str]] = defaultdict(list)
         for name, patient in self.patients.items():
             if task in patient.tasks and patient.split == "train":
                 patients[self.groups[name]].append(name)
@@ -109,10 +109,10 @@ class Allocation:
 
     def candidates(self) -> dict[str, tuple[int, ...]]:
         """Return by patient the sites that may get it: those of its group with a task that it is labelled for."""
-        members: dict[Group, list[int]] = defaultdict(list)
+        members: dict[GroupKey, list[int]] = defaultdict(list)
         for site, group in enumerate(self.site_groups):
             members[group].append(site)
-        known: dict[tuple[Group, frozenset[str]], tuple[int, ...]] = {}
+        known: dict[tuple[GroupKey, frozenset[str]], tuple[int, ...]] = {}
         for name, patient in self.patients.items():
             key = self.groups[name], patient.tasks
             if key not in known:
@@ -151,7 +151,7 @@ class Allocation:
         return weights / weights.sum() if weights.sum() > 0 else np.full(len(sites), 1 / len(sites))
 
 
-def allocate_sites(sizes: Mapping[Group, int], sites: int) -> list[Group]:
+def allocate_sites(sizes: Mapping[GroupKey, int], sites: int) -> list[GroupKey]:
     """Return the group of every site: each group gets one, the rest go to the most patients per site (D'Hondt)."""
     counts = dict.fromkeys(sorted(sizes, key=lambda group: (group == (OTHER,), group)), 1)
     for _ in range(sites - len(counts)):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import MtfedError
-from .allocation import MIN_PATIENTS, Allocation, Division, Group
+from .allocation import MIN_PATIENTS, Allocation, Division, GroupKey
 
 MAX_LENGTH = 32  # characters of a site's name, which stands in tables
 
@@ -34,7 +34,7 @@ def divide(allocation: Allocation, *, by_group: bool = False) -> Division:
     return Division(tuple(names), parts, left_out)
 
 
-def site_names(groups: Sequence[Group]) -> list[str]:
+def site_names(groups: Sequence[GroupKey]) -> list[str]:
     """Return a unique name for every site, derived from its group if it has one."""
     if not any(groups):
         return [f"hospital-{i + 1:0{len(str(len(groups)))}d}" for i in range(len(groups))]

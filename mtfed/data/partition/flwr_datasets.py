@@ -77,7 +77,7 @@ def _partitioner_class(name: str) -> type[Partitioner]:
             f"Config key partition: {name} needs flwr-datasets (pip install 'mtfed[partition]')."
         ) from None
     # Vertical partitioners divide columns, not patients.
-    known = [kind for kind in partitioner.__all__ if kind != "Partitioner" and not kind.startswith("Vertical")]
+    known = [cls for cls in partitioner.__all__ if cls != "Partitioner" and not cls.startswith("Vertical")]
     if (wanted := name.removeprefix(FLOWER)) not in known:
         raise MtfedError(f"Config key partition: {unknown('partitioner of flwr-datasets', wanted, known)}")
     cls: type[Partitioner] = getattr(partitioner, wanted)

@@ -47,7 +47,7 @@ class Sample:
 
 # (the set's folder, the folder for converted labels) -> samples. Converted labels are written to the second folder, and
 # named by their path within the first: "labels/...".
-Reader = Callable[[Path, Path], Iterable[Sample]]
+SampleReader = Callable[[Path, Path], Iterable[Sample]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class DataSet:
     layout: str  # the official layout as a tree, without the line that names the set's folder
     required: tuple[str, ...]  # glob patterns that must match before the set can be read; "a|b": either of them
     tasks: Mapping[str, Mapping[str, str]]  # tasks as in a run config: kind, classes, range, ...
-    read: Reader
+    read: SampleReader
     files: tuple[RemoteFile, ...] = ()
     access: str = ""  # sentences: how to get the files by hand, if a program may not download them
     settings: Mapping[str, Setting] = field(default_factory=dict)  # further settings of the app

@@ -20,7 +20,7 @@ from ...strategies.wire import FlatArray
 ALIGNMENT = 64  # bytes
 RECORDS = {"array": ArrayRecord, "metric": MetricRecord, "config": ConfigRecord}
 ArrayLocation = tuple[str, tuple[int, ...], str, int, int]  # dtype, shape, serialisation ("" = raw), offset, bytes
-FlatRecords = list[tuple[str, str, dict[str, Any]]]  # for each record: name, kind, and its values or array locations
+FlatRecords = list[tuple[str, str, dict[str, Any]]]  # for each record: name, type, and its values or array locations
 
 
 class Buffer:
@@ -102,9 +102,9 @@ class Writer:
 def restore(flat: FlatRecords, memory: np.ndarray | None) -> RecordDict:
     """Rebuild a message's records; raw arrays are views of ``memory`` (bytes), and keep it alive."""
     content = RecordDict()
-    for name, kind, values in flat:
-        if kind != "array":
-            content[name] = RECORDS[kind](values)
+    for name, record_type, values in flat:
+        if record_type != "array":
+            content[name] = RECORDS[record_type](values)
             continue
         record = ArrayRecord()
         for key, (dtype, shape, stype, offset, size) in values.items():

@@ -78,8 +78,8 @@ class Worker:
             EOFError: if the worker died.
         """
         while True:
-            kind, *values = self.pipe.recv()
-            if kind == "buffer":
+            message_type, *values = self.pipe.recv()
+            if message_type == "buffer":
                 key, size, outgrown = values
                 for old in outgrown:
                     self._reply_buffers.pop(old).close()
@@ -134,10 +134,10 @@ def _serve(
     free: list[int] = []
     while True:
         try:
-            kind, *values = pipe.recv()
+            message_type, *values = pipe.recv()
         except (EOFError, ConnectionResetError):
             os._exit(0)
-        if kind == "buffer":
+        if message_type == "buffer":
             if received is not None:
                 received.close()
             received = Buffer.receive(pipe, values[0])

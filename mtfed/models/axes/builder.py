@@ -32,9 +32,9 @@ class AxisGraphBuilder:
         if label is None:
             return
         old = self.axes[label]
-        if "groups" in changes and old.kind != "perm" and changes["groups"] != old.groups:
-            changes = {"kind": "frozen"}
-        if old.kind != "frozen":
+        if "groups" in changes and old.axis_type != "perm" and changes["groups"] != old.groups:
+            changes = {"axis_type": "frozen"}
+        if old.axis_type != "frozen":
             self.axes[label] = replace(old, **changes)
 
     def label(self, name: str, *labels: Label, view: tuple[int, ...] | None = None) -> None:
@@ -52,7 +52,7 @@ class AxisGraphBuilder:
         """Label a normalisation layer and restrict its axis to what the layer's statistics allow."""
         self.label_vectors(path, label)
         if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
-            self.restrict(label, kind="grouped", groups=module.num_groups)
+            self.restrict(label, axis_type="grouped", groups=module.num_groups)
         elif not isinstance(module, nn.Identity | nn.modules.batchnorm._BatchNorm):
             self.restrict(label, growable=False)  # its statistics run over the units
 

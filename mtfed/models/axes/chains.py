@@ -58,7 +58,7 @@ def label_chain(builder: AxisGraphBuilder, path: str, module: nn.Module, inputs:
             flat = True
         elif not isinstance(layer, _UNITWISE) and not (isinstance(layer, _POOLS) and not inner):
             for axis in (label, outputs):  # an unknown layer may treat units differently
-                builder.restrict(axis, kind="frozen")
+                builder.restrict(axis, axis_type="frozen")
             describe(builder, name, layer)
             label, last, flat = None, None, False
 

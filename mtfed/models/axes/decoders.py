@@ -80,7 +80,7 @@ def label_trunk(builder: AxisGraphBuilder, path: str, module: Any, maps: Maps) -
     return fused
 
 
-DECODERS: dict[type[nn.Module], Callable[[AxisGraphBuilder, str, Any, Maps, Label], None]] = {
+DECODER_LABELS: dict[type[nn.Module], Callable[[AxisGraphBuilder, str, Any, Maps, Label], None]] = {
     ClassificationDecoder: label_pooled_decoder,
     OrdinalDecoder: label_pooled_decoder,
     RegressionDecoder: label_pooled_decoder,
@@ -97,9 +97,9 @@ def label_multi_task_model(builder: AxisGraphBuilder, path: str, module: Any) ->
     for task, decoder in module.decoders.items():
         maps, pooled = features[task]
         name = join(path, f"decoders.{task}")
-        if type(decoder) in DECODERS:
-            DECODERS[type(decoder)](builder, name, decoder, maps, pooled)
+        if type(decoder) in DECODER_LABELS:
+            DECODER_LABELS[type(decoder)](builder, name, decoder, maps, pooled)
         else:
             describe(builder, name, decoder)
             for label in (*maps, pooled):
-                builder.restrict(label, kind="frozen")
+                builder.restrict(label, axis_type="frozen")

@@ -82,7 +82,7 @@ def label_residual_network(
     has_own_head = isinstance(getattr(module, "fc", None), nn.Linear) and not path
     if not all(name in builder.tensors for name in own) or not (readers_known or has_own_head):
         for label in labels:
-            builder.restrict(label, kind="frozen")
+            builder.restrict(label, axis_type="frozen")
     return streams
 
 
@@ -101,13 +101,13 @@ def _label_branch(builder: AxisGraphBuilder, path: str, block: Any, inputs: str,
         written = outputs if last else builder.add_axis(f"{path}.{name}", Axis(layer.out_channels, growable=True))
         if layer.groups > 1:  # a grouped convolution fixes which input channels feed which output channels
             for axis in (label, written):
-                builder.restrict(axis, kind="frozen")
+                builder.restrict(axis, axis_type="frozen")
         builder.label_map(f"{path}.{name}", layer, None if layer.groups > 1 else label, written)
         label = written
     unknown = block if not layers else getattr(block, "se", None)
     if unknown is not None:  # it may treat channels differently
         for axis in (inputs, outputs):
-            builder.restrict(axis, kind="frozen")
+            builder.restrict(axis, axis_type="frozen")
         describe(builder, f"{path}.se" if layers else path, unknown)
 
 

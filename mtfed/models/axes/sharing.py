@@ -20,8 +20,8 @@ def label_sharing(builder: AxisGraphBuilder, path: str, scheme: Sharing) -> dict
 
     The caller has to label the decoders' tensors that read these features, or freeze the axes.
     """
-    if type(scheme) in SCHEMES:
-        return SCHEMES[type(scheme)](builder, path, scheme)
+    if type(scheme) in SCHEME_LABELS:
+        return SCHEME_LABELS[type(scheme)](builder, path, scheme)
     describe(builder, path, scheme)
     return dict.fromkeys(scheme.tasks, ([None] * 4, None))
 
@@ -78,7 +78,7 @@ def label_cross_task_attention(builder: AxisGraphBuilder, path: str, scheme: Any
     # A site without task b trains through cross.b with the weights that it received and does not return them. They
     # read units in the server's order, so permuting what the site returns would change the function that it trained.
     for label in crossed if len(scheme.tasks) > 1 else ():
-        builder.restrict(label, kind="frozen")
+        builder.restrict(label, axis_type="frozen")
     return dict.fromkeys(scheme.tasks, (maps, pooled))
 
 
@@ -112,7 +112,7 @@ def _label_bottleneck(
     builder.label_map(f"{path}.out", module.out, tokens, level)
 
 
-SCHEMES: dict[type[Sharing], Callable[[AxisGraphBuilder, str, Any], dict[str, FeatureLabels]]] = {
+SCHEME_LABELS: dict[type[Sharing], Callable[[AxisGraphBuilder, str, Any], dict[str, FeatureLabels]]] = {
     HardSharing: label_hard_sharing,
     SeparateEncoders: label_separate_encoders,
     TaskAttention: label_task_attention,

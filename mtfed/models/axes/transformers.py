@@ -122,5 +122,5 @@ def label_transformer(builder: AxisGraphBuilder, path: str, module: Any, readers
     is_complete = all(name in builder.tensors for name in builder.shapes if name.startswith(path))
     has_own_head = isinstance(module.head, nn.Linear) and not path
     if not is_complete or not (readers_known or has_own_head):
-        builder.restrict(residual, kind="frozen")
+        builder.restrict(residual, axis_type="frozen")
     return residual

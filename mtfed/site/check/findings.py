@@ -39,10 +39,10 @@ class Finding:
     occurrences: tuple[Occurrence, ...]
 
 
-Row = tuple[str, str, Callable[[Survey], Iterable[Occurrence]]]  # title, advice, find
+CheckRow = tuple[str, str, Callable[[Survey], Iterable[Occurrence]]]  # title, advice, find
 
 # Errors prevent training or invalidate its evaluation.
-ERRORS: dict[str, Row] = {
+ERRORS: dict[str, CheckRow] = {
     "manifest-lines": (
         "Invalid lines in the manifest",
         "Correct these lines of the manifest.",
@@ -141,7 +141,7 @@ ERRORS: dict[str, Row] = {
 }
 
 # Warnings should be looked at by a person.
-WARNINGS: dict[str, Row] = {
+WARNINGS: dict[str, CheckRow] = {
     "unreadable-allowed": (
         "Images that cannot be read, within the limit of the run",
         "Training will skip them (max-unreadable). It is better to export them again.",
@@ -199,7 +199,7 @@ WARNINGS: dict[str, Row] = {
 }
 
 # Notes are good to know.
-NOTES: dict[str, Row] = {
+NOTES: dict[str, CheckRow] = {
     "empty-mask": (
         "Masks with nothing marked",
         "This is correct if there is nothing to mark. If nobody looked, empty the cell.",

@@ -80,6 +80,6 @@ def test_features_that_an_unknown_decoder_reads_are_frozen(monkeypatch: pytest.M
     made = model("vit_nano_patch8")
     graph = derive_axes(made)
     streams = [label for label in known if label.endswith("residual")]
-    assert [known[label].kind for label in streams] == ["perm"]
-    assert [graph.axes[label].kind for label in streams] == ["frozen"]
+    assert [known[label].axis_type for label in streams] == ["perm"]
+    assert [graph.axes[label].axis_type for label in streams] == ["frozen"]
     assert not any(".classification_linear." in label for label in graph.axes)

@@ -64,13 +64,13 @@ def test_axes_of_bodies_are_symmetries(name: str) -> None:
     model = Reader(encoder(name, size=size))
     graph, read = reader_axes(model)
     streams = list(dict.fromkeys(label for label in read if label))
-    assert [graph.axes[label].kind for label in streams] == kinds
+    assert [graph.axes[label].axis_type for label in streams] == kinds
     x = image(model.encoder.dims, size, batch=1)
     changes = check_symmetry(model, graph, (x,))
     assert len(changes) == count and set(streams) <= set(changes)
     unread = reader_axes(model, read=False)[0]
-    assert {unread.axes[label].kind for label in streams} <= {"frozen"}
-    assert {label for label, axis in unread.axes.items() if axis.kind != "frozen"} <= set(changes) - set(streams)
+    assert {unread.axes[label].axis_type for label in streams} <= {"frozen"}
+    assert {label for label, axis in unread.axes.items() if axis.axis_type != "frozen"} <= set(changes) - set(streams)
 
 
 ALONE: dict[str, tuple[dict[str, Any], int, list[str]]] = {  # settings, free axes, kinds of the streams
@@ -96,7 +96,7 @@ def test_axes_of_a_residual_network_alone_are_symmetries(name: str) -> None:
     model = timm.models.ResNet(**(defaults | {"num_classes": 3, "in_chans": 1} | settings))
     graph = derive_axes(model)
     changes = check_symmetry(model, graph, (image(2, 32, batch=1),))
-    streams = [axis.kind for label, axis in graph.axes.items() if "." not in label]
+    streams = [axis.axis_type for label, axis in graph.axes.items() if "." not in label]
     assert (len(changes), streams) == (count, kinds)
 
 

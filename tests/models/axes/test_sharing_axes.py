@@ -118,7 +118,7 @@ def changes_of(model: MultiTaskModel, graph: AxisGraph, encoder: str, task: str)
     own = {name: state[name].numpy() for name in names}
     expected, changes = model(x, rows({task: [0, 2]}))[task], {}
     for label, axis in graph.axes.items():
-        if axis.kind == "frozen" or not graph.slots(label, own):
+        if axis.axis_type == "frozen" or not graph.slots(label, own):
             continue
         moved = graph.permute(own, {label: np.roll(axis.random_permutation(generator), 1)})
         moved = graph.regauge(moved, label, graph.random_gauge(moved, label, "gl", generator))
@@ -149,10 +149,10 @@ def test_units_in_the_parts_of_a_site_may_be_reordered(name: str, encoder: str, 
 def test_axes_that_the_streams_of_all_tasks_read_are_frozen(name: str, encoder: str) -> None:
     model, graph = whole(name, encoder, DECLARED)
     expected = {f"encoder.{label}" for label in STREAMS[name, encoder] | READ_BY_STREAMS[name]}
-    assert {label for label, axis in graph.axes.items() if axis.kind == "frozen"} == expected
+    assert {label for label, axis in graph.axes.items() if axis.axis_type == "frozen"} == expected
     freed = AxisGraph(graph.tensors, graph.axes | {label: Axis(graph.axes[label].size) for label in expected})
     changes = changes_of(model, freed, encoder, "lungs")
     assert {label for label, change in changes.items() if change > 1e-6} == expected
     alone, table = whole(name, encoder, {"lungs": DECLARED["lungs"]})
-    assert not any(axis.kind == "frozen" for axis in table.axes.values())
+    assert not any(axis.axis_type == "frozen" for axis in table.axes.values())
     assert max(changes_of(alone, table, encoder, "lungs").values()) < 1e-10
