@@ -16,7 +16,7 @@ class LabelError(MtfedError):
     Args:
         message: the sentence for the user.
         fault: which finding of ``mtfed site check`` it is: an unknown "class"; "range", a value outside its range;
-            "misfit", a map that does not lie over its image; "values", a map with values that are not allowed;
+            "misfit", a map that does not cover its image; "values", a map with values that are not allowed;
             "unreadable", a file that cannot be read; "wrong", anything else.
     """
 

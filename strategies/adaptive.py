@@ -108,7 +108,7 @@ class TaskFedAdam(TaskFedOpt):
 
 
 class TaskFedYogi(TaskFedOpt):
-    """FedYogi (Reddi et al., ICLR 2021): as FedAdam, but v forgets a large pseudo-gradient only additively."""
+    """FedYogi (Reddi et al., ICLR 2021): like FedAdam, but v forgets a large pseudo-gradient only additively."""
 
     def second_moment(self, v: np.ndarray, squared: np.ndarray) -> np.ndarray:
         return v - (1 - self.server_beta2) * squared * np.sign(v - squared)

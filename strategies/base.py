@@ -34,7 +34,7 @@ class TaskStrategy(Strategy):
 
     A subclass implements :meth:`begin_merge`, :meth:`add_to_merge` and :meth:`finish_merge`; everything else is the
     same for all strategies. ``train_result`` and ``evaluate_result`` describe the last training and the last
-    evaluation, ``failures`` are those of the whole run.
+    evaluation; ``failures`` contains those of the whole run.
 
     Args:
         fraction_train: share of the sites that train in a round, drawn by ``seed`` and round.
@@ -92,7 +92,7 @@ class TaskStrategy(Strategy):
     def finish_merge(self) -> dict[str, np.ndarray]:
         """Return the merged arrays by key; an array whose key is missing stays as it was."""
 
-    # What a strategy may add to that.
+    # Optional additions to a strategy.
 
     def merge_metrics(self) -> dict[str, float]:
         """Return metrics of the last merge; their names begin with ``merge.``."""
@@ -184,7 +184,7 @@ class TaskStrategy(Strategy):
             self.add_to_merge(update)
             answered += 1
         phase.check_quorum(answered)
-        for key, reason in sums.drop_other_forms().items():  # its weights are sound whatever its metrics are
+        for key, reason in sums.drop_other_forms().items():  # its weights are valid even if its metrics are not
             log.warning("Round %d: the training metrics of site %s were left out: %s", server_round, key, reason)
         self.train_result = phase.result(sums.records, answered)
         changed = self.finish_merge() if answered else {}

@@ -217,7 +217,7 @@ class BayesianMatching(TaskFedAvg):
         strength = np.float32(self.prior_strength)
         return merge.previous, {key: strength * precision for key, precision in self.posterior.items()}
 
-    # The state of a merge, and what it leaves.
+    # The state and the result of a merge.
 
     def _starts_apart(self) -> bool:
         """Return whether the sites' models have no common start yet."""

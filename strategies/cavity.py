@@ -30,7 +30,7 @@ from .axes import Tensors
 from .contribution import Layout
 from .wire import json_record, read_json_record
 
-MIN_SITES = 3  # that train a tensor, so that the others are more than one
+MIN_SITES = 3  # sites that must train a tensor, so that a sum over the others is not one site's own
 
 
 class Cavities:
@@ -98,7 +98,7 @@ class PulledSteps:
     def apply(self, arrays: Tensors, precision: Tensors, layout: Layout) -> None:
         """Add the steps to merged arrays in place; at most, they double the steps that the product took.
 
-        A precision that has fallen since the last round is a new estimate, and no reason for a longer step.
+        A precision that has fallen since the last round is a new estimate and does not justify a longer step.
         """
         for key, tensors in layout.items():
             if key not in precision:

@@ -14,7 +14,7 @@ Weighting = Literal["samples", "uniform", "tasks"]
 PrecisionKind = Literal["fisher", "none"]
 Start = Literal["common", "apart"]
 
-# In pydantic's words, so that a config can write Field(0.2, **LIMITS["quorum"]). All of these values are finite.
+# In pydantic's terms, so that a config can write Field(0.2, **LIMITS["quorum"]). All of these values are finite.
 LIMITS: dict[str, dict[str, float]] = {
     "fraction_train": {"gt": 0, "le": 1},
     "retries": {"ge": 0},

@@ -29,8 +29,8 @@ class Trace:
 class Memory:
     """Earlier updates of all sites, to recognise a replay or an outlier.
 
-    A replay is bit-equal to one of the site's last 16 accepted updates although the site was sent other values than
-    at that time. A site whose training changes nothing and that is sent the same values is not a replay.
+    A replay is bit-equal to one of the site's last 16 accepted updates although the site was sent different values
+    then. A site whose training changes nothing and that is sent the same values is not a replay.
 
     With ``max_norm_ratio`` above 0, an update is an outlier if the Euclidean distance of one of its parts from the
     values sent (floats only) is more than that many times the median distance of the other sites. Updates are merged

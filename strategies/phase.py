@@ -42,7 +42,7 @@ class FailurePolicy:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What the server needs to know of a finished phase of a round."""
+    """What the server needs to know about a finished phase of a round."""
 
     server_round: int
     asked: int  # sites that were sent a message
@@ -118,7 +118,7 @@ class Phase:
         return RoundResult(self.server_round, len(self.messages), answered, failures, site_metrics)
 
     def _usable_reply(self, site: str, reply: Message | None) -> Message | None:
-        """Return a site's reply, or that to a repeated message, or ``None`` if the site failed every time."""
+        """Return a site's reply to the first or a repeated message, or ``None`` if the site failed every time."""
         content, node = self.messages[site].content, self.messages[site].metadata.dst_node_id
         retries = self.policy.retries if self.policy.on_failure == "retry" else 0
         for attempt in range(1 + retries):
@@ -154,8 +154,8 @@ class MetricSums:
     """Metrics of several sites, added number by number and list by list once all of them have arrived.
 
     A record is added whole or not at all. The form of a metric, a number or a list of a certain length, is the one
-    that most sites use; with equally many, the first by site key. A site with another version of the app must not
-    keep the others out.
+    that most sites use; if several are equally frequent, the first by site key. A site with another version of the app
+    must not keep the others out.
     """
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ class MetricSums:
         self.records[site] = record
 
     def drop_other_forms(self) -> dict[str, str]:
-        """Drop the records in which a metric has another form than at most sites; return the reason by site."""
+        """Drop the records in which the form of a metric differs from most sites'; return the reason by site."""
         forms: dict[str, Counter[tuple[int, ...]]] = {}
         for record in self.records.values():
             for name, value in record.items():

@@ -102,7 +102,7 @@ class Pfnm(Published):
 
     As in the paper: units are N(theta_i, sigma^2), with the same sigma for every site and weight, and theta_i is
     N(0, sigma_0^2), anew in every round. The assignment maximises sum N^2 / S, site by site and then in sweeps. Layers
-    are matched from the top down: a unit is its bias and outgoing weights, in the lowest layer also its incoming ones.
+    are matched from the top down: a unit is its bias and outgoing weights and, in the lowest layer, incoming weights.
     The merge is theta = sum_j v_j / (J + sigma^2 / sigma_0^2): by default J / (J + 1) of the mean, in every round.
 
     This version leaves out the beta-Bernoulli process on the width, which needs sites of other widths (:mod:`.pfnm`

@@ -1,4 +1,4 @@
-"""Reading and checking an update: each site's is refused alone, with its name, and the round goes on without it."""
+"""Read and check updates: a faulty one is refused with its site's name, and the round continues without it."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class Roster:
         now, timeout = time.monotonic(), DESCRIBE_SECONDS
         if self._complete:  # other sites are waiting for the round to begin
             node_ids = [node for node in node_ids if self._silent.get(node, (0, now))[1] <= now]
-        else:  # a site may need long to read its data for the first time
+        else:  # a site may take long to read its data for the first time
             times = max([self._silent.get(node, (0, now))[0] for node in node_ids], default=0)
             timeout = min(DESCRIBE_SECONDS * 2**times, max(deadline - now, 1.0))
         if not node_ids:

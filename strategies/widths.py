@@ -13,7 +13,7 @@ Units = Mapping[str, np.ndarray]
 
 
 def infer_sizes(graph: AxisGraph, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Return how many units each axis has in the given tensors, independent of the graph's sizes.
+    """Return how many units each axis has in the given tensors, independently of the graph's sizes.
 
     Axes that none of the tensors has are left out.
 

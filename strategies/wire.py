@@ -24,7 +24,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 MANIFEST = "manifest"
-DECODER, CROSS = "decoder", "cross"  # prefixes of the parts that each task has for itself
+DECODER, CROSS = "decoder", "cross"  # prefixes of the parts that belong to one task
 RecordType = TypeVar("RecordType", ArrayRecord, ConfigRecord, MetricRecord)
 
 

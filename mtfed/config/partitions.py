@@ -38,7 +38,7 @@ def read_partition(text: str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError("expected each scheme once")
     if flower and set(names) - {*flower[:1], "tasks"}:
-        raise ValueError(f"expected nothing but 'tasks' beside {flower[0]!r}, which assigns every patient to a site")
+        raise ValueError(f"expected nothing but 'tasks' next to {flower[0]!r}, which assigns every patient to a site")
     if "iid" in names and (skewed := [name for name in EXCLUSIVE[1:] if name in names]):
         raise ValueError(f"expected either 'iid' or {skewed[0]!r}")
     return (*flower, *(name for name in PARTITIONS if name in names))

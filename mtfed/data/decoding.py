@@ -156,7 +156,7 @@ def decode_rows(
 
 
 def chunk_rows(rows: Sequence[Row], min_rows: int) -> Iterator[range]:
-    """Yield ranges of at least so many rows; slices of a volume stay together, as a thread caches its volume."""
+    """Yield ranges of at least ``min_rows`` rows; slices of a volume stay together, as a thread caches its volume."""
     start = 0
     for i in range(1, len(rows) + 1):
         same_file = i < len(rows) and file_of(rows[i].image) == file_of(rows[start].image)

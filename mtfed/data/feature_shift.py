@@ -1,4 +1,4 @@
-"""Feature shift: make the images of simulated sites differ as those of different scanners do.
+"""Feature shift: make the images of simulated sites differ like images from different scanners.
 
 Each site gets a response (gain, offset, gamma), a resolution and noise of its own, drawn from ``partition-seed`` and
 its key; ``feature-shift`` is the size of the differences, from 0 for none. The shift applies to the images that

@@ -35,7 +35,7 @@ class Root:
         return member.file_size, member.CRC
 
     def list(self, name: str) -> list[str]:
-        """Return the paths of the files directly in a folder, sorted; none if it is no folder."""
+        """Return the paths of the files directly in a folder, sorted; none if it is not a folder."""
         _refuse_outside(name, self.path)
         if self.path.is_dir():
             folder = self.path / name
@@ -58,7 +58,7 @@ class Root:
 
 
 def stat_stamp(result: os.stat_result) -> tuple[int, int, int]:
-    """Return a file's size and times of change: of its content, and of its name, as two files may be exchanged."""
+    """Return a file's size and times of change: of its content, and of its name, because files may be exchanged."""
     return result.st_size, result.st_mtime_ns, result.st_ctime_ns
 
 

@@ -172,7 +172,7 @@ class Source:
             if len(unplaced) == 1:
                 ((file, reason),) = unplaced
                 raise LabelError(
-                    f"Expected {what} {name} of site {self.site} to lie over its image {self.image}, but "
+                    f"Expected {what} {name} of site {self.site} to cover its image {self.image}, but "
                     f"{file_of(file)} does not say how it lies, {reason}; set them so that it lies as "
                     f"{file_of(self.image if file == name else name)} does.",
                     "misfit",

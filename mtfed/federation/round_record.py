@@ -52,7 +52,7 @@ class RoundRecord:
     @property
     def losses(self) -> dict[str, float]:
         """Return each task's mean training loss from the sites' sums."""
-        sums = {name: value for name, value in self.trained.items() if isinstance(value, (int, float))}  # sites may err
+        sums = {name: value for name, value in self.trained.items() if isinstance(value, (int, float))}  # not lists
         counts = {name.removeprefix("seen."): count for name, count in sums.items() if name.startswith("seen.")}
         return {task: sums.get(f"loss-sum.{task}", math.nan) / count for task, count in counts.items() if count}
 

@@ -198,7 +198,7 @@ class Federation:
 
 
 def check_tasks(config: Config, sites: Sequence[SiteCard]) -> None:
-    """Refuse to train a task that no site has labels of."""
+    """Refuse to train a task that no site has labels for."""
     for task in config.tasks:
         if not any(site.tasks is None or task in site.tasks for site in sites):
             tasks = sorted({name for site in sites for name in site.tasks or ()})
@@ -209,7 +209,7 @@ def check_tasks(config: Config, sites: Sequence[SiteCard]) -> None:
 
 
 def check_same_sites(run: Run, sites: Sequence[SiteCard]) -> None:
-    """Refuse to continue a run with other sites than those that began it."""
+    """Refuse to continue a run with sites other than those that began it."""
     recorded, keys = [card["key"] for card in run.read_json("sites.json") or []], [site.key for site in sites]
     if recorded and recorded != keys:
         expected = f"the {len(recorded)} sites that began the run ({', '.join(recorded)})"

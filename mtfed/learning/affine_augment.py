@@ -56,7 +56,7 @@ def _resample(values: Tensor, grid: Tensor, dims: int) -> Tensor:
 
 
 def _move_boxes(values: Tensor, scale: Tensor, shift: Tensor, side: int) -> Tensor:
-    """Return boxes (M, N, 2 dims + 1) moved and clipped; a box of which too little remains becomes padding."""
+    """Return boxes (M, N, 2 dims + 1) moved and clipped; a box becomes padding if too little of it remains."""
     dims = scale.shape[1]
     low, size, classes = values[..., :dims], values[..., dims : 2 * dims], values[..., 2 * dims :]
     ends = torch.stack([low, low + size]) * (2 / side) - 1  # (2, M, N, dims), in half sides from the middle
@@ -65,7 +65,7 @@ def _move_boxes(values: Tensor, scale: Tensor, shift: Tensor, side: int) -> Tens
 
 
 def clip_boxes(ends: Tensor, volume: Tensor, classes: Tensor, side: int) -> Tensor:
-    """Return clipped boxes (M, N, 2 dims + 1); a box of which too little remains in the image becomes padding."""
+    """Return clipped boxes (M, N, 2 dims + 1); a box becomes padding if too little of it remains in the image."""
     ends = ends.clamp(0, side)
     share = (ends[1] - ends[0]).prod(-1, keepdim=True) / volume.clamp_min(1e-9)
     return torch.cat([ends[0], ends[1] - ends[0], torch.where(share >= MIN_BOX_SHARE, classes, -1.0)], dim=-1)

@@ -12,7 +12,7 @@ def augment(batch: Batch, tasks: dict[str, Task], mode: Augment) -> Batch:
     """Return a batch with images and labels changed at random, by torch's default generator.
 
     Args:
-        batch: on the CPU; it is not modified.
+        batch: a batch on the CPU; it is not modified.
         tasks: tasks by name; a task's kind defines how its labels move with the image.
         mode: ``none``, ``shift`` (and zoom), ``mirror`` (additionally left and right), or ``strong`` (much more).
     """

@@ -51,7 +51,7 @@ def curvature(
     Args:
         model: the trained model; it is left in evaluation mode.
         shard: the site's training images.
-        tasks: that were trained.
+        tasks: the tasks that were trained.
         seed: seed of the random signs.
         samples: use at most this many samples of each task, drawn by ``seed``, and scale up; 0 means all.
         history: the tasks' losses in earlier rounds, for balancing rules that use them.

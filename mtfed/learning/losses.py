@@ -1,4 +1,4 @@
-"""The losses of tasks: of one task, the sum of the terms that its declaration names; of all tasks, on a batch.
+"""The loss of a task, which is the sum of the terms that its declaration names, and all tasks' losses on a batch.
 
 Batches are computed in pieces, in half precision and compiled, as the config asks. How the losses of several tasks are
 balanced is in :mod:`.balancing`; together they are the hybrid loss.

@@ -39,9 +39,9 @@ class Encoder(nn.Module):
     """A backbone that outputs four feature maps and a pooled vector.
 
     The maps of a plain ViT are the outputs of four evenly spaced blocks, all with the stride of its patches. Those of a
-    hierarchical model are the outputs of its last four stages. Maps are not normalised by a norm at the end of the body
-    (the pooled features are), but they are by the norm that a PVT has at the end of every stage. If the architecture
-    allows, images may have another size than the position embeddings: ViT, Swin, PVT, ConvNets and all of
+    hierarchical model are the outputs of its last four stages. A norm at the end of the body is applied to the
+    pooled features, not to the maps; the norm that a PVT has at the end of every stage is applied to the maps. If the
+    architecture allows, images may differ in size from the position embeddings: ViT, Swin, PVT, ConvNets and all of
     :data:`.volumes.VOLUMES`, at sizes that the finest stride divides.
 
     Args:

@@ -9,10 +9,10 @@ for every task t
 
 A_i^t belongs to a task: 1x1 convolution to a quarter of the channels, BatchNorm, ReLU, 1x1 convolution back, BatchNorm,
 sigmoid. E_i is shared by the tasks: a residual bottleneck from the channels of stage i to those of stage i + 1.
-``pool`` is a max-pooling if the next stage is coarser. The authors' ResNet is dilated in its last stages; ours is not.
+``pool`` is a max-pooling if the next stage is coarser. The authors dilate a ResNet's last stages; this version does not.
 
-Differences from the paper: its decoders read only a_4^t, ours also get a_1^t to a_3^t, because all decoders here get
-the earlier maps; and on a transformer the same layers run over its maps of tokens.
+Differences from the paper: its decoders read only a_4^t; here they also read a_1^t to a_3^t, because all decoders of
+this package get the earlier maps. On a transformer, the same layers run over its maps of tokens.
 
 Known weakness: the batch norms of the E_i keep one running statistic for all tasks, as in the authors' code. Training
 therefore normalises a task by its own images and evaluation by the mixture, which hurts if tasks have different images.

@@ -25,7 +25,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class BatchNormAct(BatchNorm):
-    """The same, followed by the dropout and the activation of timm's BatchNormAct2d."""
+    """The same norm, followed by the dropout and the activation of timm's BatchNormAct2d."""
 
     drop: nn.Module
     act: nn.Module

@@ -35,7 +35,7 @@ def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, A
         name: name of the encoder.
         weights: ``timm`` for the weights that timm publishes under the name and downloads; or the path of a file with
             the suffix .safetensors or one of :data:`PICKLED`, which is read without running code in it.
-        settings: with which timm builds the body; ``None`` if it is not built by timm.
+        settings: settings with which timm builds the body; ``None`` if timm does not build it.
 
     Raises:
         MtfedError: if there are no weights, they cannot be read, or they contain too few of the body's tensors.

@@ -1,7 +1,7 @@
 """Some test images with labels and predictions, which the record keeps for people to look at.
 
 ``examples.npz`` contains, for every task TASK that has labelled test images, ``TASK.images`` (M, C, S, S) uint8,
-``TASK.labels`` and ``TASK.shown`` (what the task's kind shows of a prediction), and of volumes ``TASK.slices`` (M,).
+``TASK.labels`` and ``TASK.shown`` (what the task's kind shows of a prediction), and for volumes ``TASK.slices`` (M,).
 They are the server's own test images: an image never leaves a site.
 """
 
@@ -57,7 +57,7 @@ def examples(model: MultiTaskModel, test: Shard, task: Task, config: Config) -> 
 
 
 def contents(values: Tensor, task: Task) -> Tensor:
-    """Return (M, K) bool: which of K things each image shows; a single thing if the kind does not tell them apart."""
+    """Return (M, K) bool: which of K things each image shows; a single thing if the kind does not distinguish them."""
     kind = kind_of(task)
     if kind.contents:
         return kind.contents(values, task)
@@ -80,7 +80,7 @@ def best_slices(values: Tensor, task: Task, middle: int) -> np.ndarray:
 
 
 def choose(shows: Tensor, count: int) -> Tensor:
-    """Return the indices of some images, with as many for each thing that they show as possible.
+    """Return the indices of some images, with as many as possible for each thing that they show.
 
     An image counts for the rarest thing that it shows. Images that show nothing are a group of their own, with a third
     of the share of another group. The images of a group are spread evenly over the order of the data.

@@ -3,7 +3,7 @@
 A label is the path of an ``.npz`` in the site's folder with arrays over the image: ``dose`` (Gy), ``possible`` (where
 dose is possible at all), a mask for every structure of the task's classes that is delineated (an absent structure
 counts in no metric), and ``spacing``, three numbers in mm in the order of the axes; the first of a slice is its
-thickness. Or it is the path of a folder with a file for each, as ``dose.nii.gz``, whose spacing is that of the image.
+thickness. Or it is the path of a folder with a file for each, such as ``dose.nii.gz``, whose spacing is the image's.
 
 Values (M, 3, *S) are small integers, because a hundred patients have to fit in memory. The planes are the dose in steps
 of 1/32000 of the range, -1 where no dose is possible; a bit for each structure; and the number of voxels in 0.1 cm^3,

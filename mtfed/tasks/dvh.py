@@ -1,7 +1,7 @@
 """Dose-volume histograms: the doses of a structure by which a plan is judged.
 
-The metrics are those of the OpenKBP challenge (Babier et al., Med. Phys. 48:5549, 2021). Of an organ at risk, they are
-the mean dose and D_0.1cc, the minimum dose of its hottest 0.1 cm^3; of a target, D_99, D_95 and D_1, the dose that at
+The metrics are those of the OpenKBP challenge (Babier et al., Med. Phys. 48:5549, 2021). For an organ at risk, they are
+the mean dose and D_0.1cc, the minimum dose of its hottest 0.1 cm^3; for a target, D_99, D_95 and D_1, the dose that at
 least so many percent of its volume receive. All are percentiles of the structure's voxels as ``numpy.percentile``
 computes them.
 """

@@ -84,7 +84,7 @@ def absolute_errors(task: Task, outputs: Tensor, values: Tensor) -> Tensor:
 
 
 def moments(task: Task, outputs: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-    """Return, for each quantity, how many numbers are known, their sum, that of their squares and of squared errors."""
+    """Return for each quantity the count of known numbers, their sum, their sum of squares, and that of the errors."""
     known = values.isfinite()
     truth = torch.where(known, to_units(values.double(), task), 0)
     residual = torch.where(known, outputs - truth, 0)

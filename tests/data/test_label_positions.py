@@ -88,7 +88,7 @@ def test_nifti_files_without_a_position(tmp_path: Path) -> None:
     Source(site(tmp_path), "a.nii#3", 32).array("m.nii#3", "mask")
     cause = r"a\.nii does not say how it lies, its qform_code and sform_code are 0; set them so that it lies as placed"
     for image, mask in (("a.nii", "placed.nii"), ("placed.nii", "a.nii"), ("a.nii#3", "placed.nii#3")):
-        message = f"Expected mask {mask} of site north to lie over its image {image}, but {cause}"
+        message = f"Expected mask {mask} of site north to cover its image {image}, but {cause}"
         with pytest.raises(MtfedError, match=message):
             Source(site(tmp_path), image, 32, 2 if "#" in image else 3).array(mask, "mask")
 

@@ -95,7 +95,7 @@ def _read(file: SourceFile, dimensions: int) -> Picture:
 
 
 def _check(picture: Picture, name: str, file: SourceFile, dimensions: int) -> Picture:
-    """Return a picture without a spacing that is not finite; refuse values that are no numbers or have wrong axes."""
+    """Return a picture without a spacing that is not finite; refuse values that are not numbers or have wrong axes."""
     values, spacing = picture.values, picture.spacing
     where = f"{file.what[:1].upper()}{file.what[1:]} {name} of site {file.site.key}"
     if values.dtype.kind not in "buif" or not values.size:

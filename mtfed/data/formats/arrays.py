@@ -1,4 +1,4 @@
-"""NumPy's own formats: ``.npy``, and ``.npz``, which may contain ``spacing`` (mm along the axes) beside arrays."""
+"""NumPy's own formats: ``.npy``, and ``.npz``, which may contain ``spacing`` (mm along the axes) besides arrays."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def read_header(stream: BinaryIO, keywords: list[str] | None = None) -> Dataset:
 
     Args:
         stream: the file, from its start; it may lack the mark 'DICM'.
-        keywords: the elements to read; the result may contain others, too.
+        keywords: the elements to read; the result may also contain others.
     """
     if _deflated_meta(stream) is None:
         stream.seek(0)

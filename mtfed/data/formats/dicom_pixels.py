@@ -80,7 +80,7 @@ def stored_values(dataset: Dataset, content: bytes, file: SourceFile) -> np.ndar
                 values = (values >> 8).astype(np.uint8)
         if values.ndim == 4 or "ModalityLUTSequence" in dataset:
             return values
-        return np.clip(values, *stored_range(dataset))  # bits beyond BitsStored are no part of the values
+        return np.clip(values, *stored_range(dataset))  # bits beyond BitsStored are not part of the values
 
 
 def _check_rle(dataset: Dataset, frames: int) -> None:

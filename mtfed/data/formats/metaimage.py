@@ -95,5 +95,5 @@ def _header(content: bytes) -> tuple[dict[str, str], bytes]:
 def _data_path(file: SourceFile, name: str) -> str:
     """Return the path of the data file that a header names; it must be in the header's folder."""
     if not re.fullmatch(r"[\w][\w .()-]*", name) or name.upper().startswith("LIST"):
-        raise file.error(f"its values should be in one file beside it, not in {name!r}; save both as one .mha")
+        raise file.error(f"its values should be in one file next to it, not in {name!r}; save both as one .mha")
     return str(PurePosixPath(file.name).with_name(name))

@@ -55,7 +55,7 @@ def _load(function: Any) -> Any:
     return getattr(import_module(module, __package__), name)
 
 
-FORMATS: dict[str, Format] = {}  # by name
+FORMATS: dict[str, Format] = {}  # formats by name
 _BY_SUFFIX: dict[str, Format] = {}
 
 

@@ -25,7 +25,7 @@ def read(folder: Path, labels: Path) -> Iterator[Sample]:
                 continue
             masks = sorted(root.glob(f"{lesion}/{image.stem}_mask*.png"))
             if not masks:
-                raise MtfedError(f"{image} has no {image.stem}_mask.png beside it; get the set again.")
+                raise MtfedError(f"{image} has no {image.stem}_mask.png next to it; get the set again.")
             outlines = [read_mask(path, threshold=127) for path in masks]
             if len({outline.shape for outline in outlines}) > 1:
                 raise MtfedError(f"The masks of {image} differ in size; get the set again.")

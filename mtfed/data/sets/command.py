@@ -58,7 +58,7 @@ def _add_get(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "get",
         help="download a data set if that is allowed, and prepare it for training",
         description="Show a data set's licence, download the set if its owners allow that (an interrupted download is "
-        "resumed; known checksums are verified), and write manifest.csv, site.toml and experiment/ beside it. If the "
+        "resumed; known checksums are verified), and write manifest.csv, site.toml and experiment/ next to it. If the "
         "set must be obtained by hand, this command shows which files to place where; run it again after that.",
     )
     add.add_argument("name", metavar="NAME", help="a data set (see: mtfed data list)")

@@ -70,5 +70,5 @@ stage_2_train_images/  0004cfab-14fd-4e49-80ba-63a80b6bddd6.dcm, ...
     access="Accept the rules at https://www.kaggle.com/c/rsna-pneumonia-detection-challenge and download the set; a "
     "placed rsna-pneumonia-detection-challenge.zip is unpacked. The mapping is on RSNA's page.",
     note="The column patientId of the tables identifies an image, while a patient may have several. Without the "
-    "mapping to NIH's names beside the tables, images of one patient may be in training and in validation.",
+    "mapping to NIH's names next to the tables, images of one patient may be in training and in validation.",
 ),)  # fmt: skip

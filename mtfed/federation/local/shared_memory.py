@@ -45,7 +45,7 @@ class Buffer:
         return np.frombuffer(self.memory, np.uint8)
 
     def close(self) -> None:
-        """Close the file; the mapping goes when its last view does."""
+        """Close the file; the mapping is released with its last view."""
         os.close(self.fd)
 
 

@@ -20,7 +20,7 @@ from .findings import CHECKS, SEVERITIES, Finding, run_checks
 from .page import render_page
 from .survey import Survey, survey_site
 
-IMAGE_SIZE = {2: 256, 3: 64}  # by dimensions, unless an experiment sets the size that a model sees
+IMAGE_SIZE = {2: 256, 3: 64}  # by number of dimensions, unless an experiment sets the size that a model sees
 MAX_PRINTED = 3  # occurrences of a finding on the terminal
 
 

@@ -20,7 +20,7 @@ MASK_OPACITY = 0.28  # inside a mask; its edge is opaque
 
 
 def draw_image(survey: Survey, number: int) -> Html:
-    """Return the image of a row, of a volume one slice, with what its labels mark; empty if it cannot be read again."""
+    """Return a row's image, or a slice of its volume, with its masks and boxes; empty if it cannot be read again."""
     row, config = survey.rows[number], survey.config
     examined = survey.examined[number]
     source = Source(

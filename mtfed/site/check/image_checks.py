@@ -14,7 +14,7 @@ from .survey import Survey
 
 MAX_DEVIATIONS = 8.0  # beyond is an outlier; practically no value of a normal distribution is that far out
 MIN_SHIFT = 0.5  # share of the usual range of values in an image; smaller deviations matter little
-MIN_IMAGES = 8  # needed to know what is usual
+MIN_IMAGES = 8  # images needed to know what is usual
 MAX_RATIO = 4.0  # between a size or a spacing and the median
 NEARLY_BLANK = 0.98  # share of the most frequent value
 
@@ -28,7 +28,7 @@ def with_fault(fault: str, survey: Survey) -> Iterator[Occurrence]:
 
 
 def unreadable(within_limit: bool, survey: Survey) -> Iterator[Occurrence]:
-    """Yield the images that cannot be read if max-unreadable allows that many, or else only if it does not."""
+    """Yield the images that cannot be read if their number is within max-unreadable, or beyond it, as requested."""
     if bool(too_many_unreadable(survey)) != within_limit:
         yield from with_fault("unreadable", survey)
 

@@ -20,7 +20,7 @@ WRONG = {
     "a mask lacks": (
         "busi",
         lambda f: (f / "Dataset_BUSI_with_GT/benign/benign (2)_mask.png").unlink(),
-        r"benign \(2\)\.png has no benign \(2\)_mask\.png beside it",
+        r"benign \(2\)\.png has no benign \(2\)_mask\.png next to it",
     ),
     "masks differ": (
         "busi",
