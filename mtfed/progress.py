@@ -20,14 +20,14 @@ class Progress:
         self._first = first_round
         self._start = time.monotonic()
         self._bar: Any = _make_bar() if sys.stdout.isatty() else None
+        self._overall = self._round = None  # the bar's tasks
+        if self._bar is not None:
+            self._overall = self._bar.add_task(self.title, total=rounds, completed=first_round - 1, note="", left="")
+            self._round = self._bar.add_task("", total=1, note="", left="")
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
             self._bar.start()
-            self._overall = self._bar.add_task(
-                self.title, total=self.rounds, completed=self._first - 1, note="", left=""
-            )
-            self._round = self._bar.add_task("", total=1, note="", left="")
         return self
 
     def __exit__(self, *_: object) -> None:

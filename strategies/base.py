@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from logging import getLogger
 from typing import Any
 
@@ -74,8 +75,8 @@ class TaskStrategy(Strategy):
         self.roster = Roster(min_sites, join_timeout)
         self.memory = Memory(max_norm_ratio)
         self.failures: list[Failure] = []
-        self.train_result: RoundResult | None = None
-        self.evaluate_result: RoundResult | None = None
+        self._train_result: RoundResult | None = None
+        self._evaluate_result: RoundResult | None = None
         self._phase: Phase | None = None
 
     # The mathematics of a strategy, one method for each step of a merge.
@@ -168,28 +169,29 @@ class TaskStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Merge the sites' updates and add up their metrics (Flower's hook)."""
-        phase, sums, answered = self.phase, MetricSums(), 0
-        self.memory.begin_round(server_round, phase.arrays)
-        self.begin_merge(phase.arrays)
-        for site, reply in phase.replies_in_order(replies, self.roster):
-            try:
-                sent = phase.arrays_sent(site.key)
-                update = read_update(site, reply, sent)
-                trace = self.memory.check(update, sent)
-                sums.add(site.key, record_in(reply.content, "metrics", MetricRecord) or MetricRecord())
-            except ValueError as error:
-                phase.refuse(site.key, f"its update was refused: {error}")
-                continue
-            self.memory.remember(site.key, trace)
-            self.add_to_merge(update)
-            answered += 1
-        phase.check_quorum(answered)
-        for key, reason in sums.drop_other_forms().items():  # its weights are valid even if its metrics are not
-            log.warning("Round %d: the training metrics of site %s were left out: %s", server_round, key, reason)
-        self.train_result = phase.result(sums.records, answered)
-        changed = self.finish_merge() if answered else {}
-        metrics = MetricRecord({**sums.total(), **(self.merge_metrics() if answered else {})})
-        return self._with_changes(phase, changed), metrics
+        with self._phase_to_finish() as phase:
+            sums, answered = MetricSums(), 0
+            self.memory.begin_round(server_round, phase.arrays)
+            self.begin_merge(phase.arrays)
+            for site, reply in phase.replies_in_order(replies, self.roster):
+                try:
+                    sent = phase.arrays_sent(site.key)
+                    update = read_update(site, reply, sent)
+                    trace = self.memory.check(update, sent)
+                    sums.add(site.key, record_in(reply.content, "metrics", MetricRecord) or MetricRecord())
+                except ValueError as error:
+                    phase.refuse(site.key, f"its update was refused: {error}")
+                    continue
+                self.memory.remember(site.key, trace)
+                self.add_to_merge(update)
+                answered += 1
+            phase.check_quorum(answered)
+            for key, reason in sums.drop_other_forms().items():  # its weights are valid even if its metrics are not
+                log.warning("Round %d: the training metrics of site %s were left out: %s", server_round, key, reason)
+            self._train_result = phase.result(sums.records, answered)
+            changed = self.finish_merge() if answered else {}
+            metrics = MetricRecord({**sums.total(), **(self.merge_metrics() if answered else {})})
+            return self._with_changes(phase, changed), metrics
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up the sites' metrics, which are sums, so that scores computed from the total are pooled ones.
@@ -197,20 +199,21 @@ class TaskStrategy(Strategy):
         ``evaluate_result.site_metrics`` contains them site by site: scores of sites that have models of their own
         cannot be ranked among each other. (Flower's hook.)
         """
-        phase, sums = self.phase, MetricSums()
-        for site, reply in phase.replies_in_order(replies, self.roster):
-            try:
-                metrics = record_in(reply.content, "metrics", MetricRecord)
-                if metrics is None:
-                    raise ValueError("expected a record 'metrics' in the reply")
-                sums.add(site.key, metrics)
-            except ValueError as error:
-                phase.refuse(site.key, f"its metrics were refused: {error}")
-        for key, reason in sums.drop_other_forms().items():
-            phase.refuse(key, f"its metrics were refused: {reason}")
-        self.evaluate_result = phase.result(sums.records, len(sums.records))
-        phase.check_quorum(len(sums.records))
-        return MetricRecord(sums.total()) if sums.records else None
+        with self._phase_to_finish() as phase:
+            sums = MetricSums()
+            for site, reply in phase.replies_in_order(replies, self.roster):
+                try:
+                    metrics = record_in(reply.content, "metrics", MetricRecord)
+                    if metrics is None:
+                        raise ValueError("expected a record 'metrics' in the reply")
+                    sums.add(site.key, metrics)
+                except ValueError as error:
+                    phase.refuse(site.key, f"its metrics were refused: {error}")
+            for key, reason in sums.drop_other_forms().items():
+                phase.refuse(key, f"its metrics were refused: {reason}")
+            self._evaluate_result = phase.result(sums.records, len(sums.records))
+            phase.check_quorum(len(sums.records))
+            return MetricRecord(sums.total()) if sums.records else None
 
     def summary(self) -> None:
         """Log the settings of the strategy (Flower's hook)."""
@@ -220,10 +223,29 @@ class TaskStrategy(Strategy):
     # The course of a round, the same for all strategies.
 
     @property
+    def train_result(self) -> RoundResult:
+        """Return the result of the last training; before the first, raise ``RuntimeError``."""
+        return _finished(self._train_result, "aggregate_train")
+
+    @property
+    def evaluate_result(self) -> RoundResult:
+        """Return the result of the last evaluation; before the first, raise ``RuntimeError``."""
+        return _finished(self._evaluate_result, "aggregate_evaluate")
+
+    @property
     def phase(self) -> Phase:
         """Return the current phase; it begins when Flower asks for the messages of a round."""
         assert self._phase is not None, "configure_train or configure_evaluate comes first"
         return self._phase
+
+    @contextmanager
+    def _phase_to_finish(self) -> Iterator[Phase]:
+        """Yield the current phase, then add its failures to those of the run, even if it raises."""
+        phase = self.phase
+        try:
+            yield phase
+        finally:
+            self.failures += phase.failures
 
     def _draw(self, server_round: int, sites: list[Asked]) -> list[Asked]:
         count = max(1, round(self.fraction_train * len(sites)))
@@ -243,7 +265,7 @@ class TaskStrategy(Strategy):
                 content.update(self.extra_records(site))
             group = str(server_round)
             messages[site.key] = Message(content, dst_node_id=site.node_id, message_type=action, group_id=group)
-        self._phase = Phase(server_round, action, arrays, messages, grid, self.policy, self.failures)
+        self._phase = Phase(server_round, action, arrays, messages, grid, self.policy)
         return list(messages.values())
 
     @staticmethod
@@ -253,3 +275,9 @@ class TaskStrategy(Strategy):
             log.error("Round %d: the merge of %r is not finite; it stays as it was.", phase.server_round, key)
             del changed[key]
         return record_of({key: changed.get(key, array) for key, array in phase.arrays.items()})
+
+
+def _finished(result: RoundResult | None, hook: str) -> RoundResult:
+    if result is None:
+        raise RuntimeError(f"Expected the result of a finished phase, there is none yet; call {hook} first.")
+    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import getLogger
 from typing import Any
 
@@ -61,11 +61,8 @@ class Phase:
     messages: dict[str, Message]  # messages by key of the site, in the order of the keys
     grid: Grid  # sends a message again with ``on_failure="retry"``
     policy: FailurePolicy
-    failures: list[Failure]  # failures of the run so far; the phase appends its own
+    failures: list[Failure] = field(default_factory=list)
     _refused: int = 0
-
-    def __post_init__(self) -> None:
-        self._earlier = len(self.failures)
 
     def arrays_sent(self, site: str) -> ArrayRecord:
         """Return the arrays that a site was sent."""
@@ -114,8 +111,7 @@ class Phase:
 
     def result(self, site_metrics: dict[str, MetricRecord], answered: int) -> RoundResult:
         """Return the result of the phase, given the metrics by site and the number of replies that were used."""
-        failures = tuple(self.failures[self._earlier :])
-        return RoundResult(self.server_round, len(self.messages), answered, failures, site_metrics)
+        return RoundResult(self.server_round, len(self.messages), answered, tuple(self.failures), site_metrics)
 
     def _usable_reply(self, site: str, reply: Message | None) -> Message | None:
         """Return a site's reply to the first or a repeated message, or ``None`` if the site failed every time."""

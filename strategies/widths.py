@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 
 import numpy as np
@@ -33,19 +33,20 @@ def infer_sizes(graph: AxisGraph, tensors: Mapping[str, np.ndarray]) -> dict[str
         else:
             raise AxisError(f"{name}: {len(parts)} axes are declared, the shape {tuple(shape)} has others.")
     sizes: dict[str, int] = {}
-    while solved := dict(item for factors, product in equations for item in _solve(factors, product, sizes)):
-        sizes |= solved
+    while solved := [item for factors, product in equations if (item := _solve(factors, product, sizes))]:
+        sizes.update(solved)
     graph.resize(sizes).validate(tensors)
     return sizes
 
 
-def _solve(factors: list[list[str]], product: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Yield the only unknown size of an equation, if there is exactly one."""
+def _solve(factors: list[list[str]], product: int, sizes: Mapping[str, int]) -> tuple[str, int] | None:
+    """Return the axis and size that an equation determines, or ``None`` unless exactly one of its sizes is unknown."""
     unknown = [(own, part) for own in factors for part in own if part not in sizes]
-    if len(unknown) == 1:
-        own, part = unknown[0]
-        others = prod(sum(sizes.get(p, 0) for p in factor) for factor in factors if factor is not own)
-        yield part, product // others - sum(sizes.get(p, 0) for p in own)
+    if len(unknown) != 1:
+        return None
+    own, part = unknown[0]
+    others = prod(sum(sizes.get(p, 0) for p in factor) for factor in factors if factor is not own)
+    return part, product // others - sum(sizes.get(p, 0) for p in own)
 
 
 def submodel(graph: AxisGraph, tensors: Mapping[str, np.ndarray], units: Units) -> Tensors:

@@ -209,3 +209,9 @@ def record_in(content: RecordDict, name: str, record_type: type[RecordType]) -> 
     """
     record = content.get(name)
     return record if isinstance(record, record_type) else None
+
+
+def array_bytes(content: RecordDict) -> int:
+    """Return the total size in bytes of a message's arrays."""
+    arrays = [array for record in content.values() if isinstance(record, ArrayRecord) for array in record.values()]
+    return sum(array.numpy().nbytes if isinstance(array, FlatArray) else len(array.data) for array in arrays)

@@ -11,8 +11,8 @@ from flwr.app import Message
 
 from ..config import Config
 from ..strategies import Failure
+from ..strategies.wire import array_bytes
 from .evaluation import MetricValues
-from .local.shared_memory import array_bytes
 
 
 @dataclass

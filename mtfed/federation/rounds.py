@@ -26,7 +26,6 @@ from ..progress import Progress
 from ..record.examples import save_examples
 from ..record.run import Run
 from ..record.summary import summarise
-from ..report.console import print_summary
 from ..strategies import SiteCard, TaskStrategy, wire
 from .early_stopping import EarlyStopping
 from .evaluation import ServerTest, pooled_values
@@ -151,9 +150,9 @@ class Federation:
         merged, trained = strategy.aggregate_train(server_round, replies)
         assert merged is not None and trained is not None
         state.arrays, round_record.trained = merged, trained
-        assert strategy.train_result is not None
-        round_record.asked, round_record.answered = strategy.train_result.asked, strategy.train_result.answered
-        round_record.failures += strategy.train_result.failures
+        result = strategy.train_result
+        round_record.asked, round_record.answered = result.asked, result.answered
+        round_record.failures += result.failures
 
     def _validate(self, state: RunState, round_record: RoundRecord, progress: Progress) -> None:
         """Let the sites evaluate, and pool their metrics; if each has a model of its own, take the mean over them."""
@@ -162,7 +161,6 @@ class Federation:
         replies = self.grid.send_and_receive(messages, timeout=self.config.round_timeout)
         replies = progress.follow(server_round, "validation", replies, len(messages))
         sums = strategy.aggregate_evaluate(server_round, replies)
-        assert strategy.evaluate_result is not None
         round_record.failures += strategy.evaluate_result.failures
         site_metrics = list(strategy.evaluate_result.site_metrics.values())
         models = [sums or {}] if self._has_one_model(state.arrays) else site_metrics
@@ -190,9 +188,11 @@ class Federation:
         run.write_json("summary.json", summary)
         if list(models) == GLOBAL and len(self.test.shard):
             save_examples(run, model, self.test.shard, config)
-        if find_spec("matplotlib") is not None:
-            from ..report import write_report
+        # Imported this late because resident workers, which are forked before, need neither charts nor galleries.
+        from ..report import write_report
+        from ..report.console import print_summary
 
+        if find_spec("matplotlib") is not None:
             print(f"report: {write_report([run.folder])}", flush=True)
         print_summary(run, config, summary, tested=len(self.test.shard) > 0)
 

@@ -39,7 +39,7 @@ def test_metrics_of_an_unusual_form_are_left_out(forms: list, left: str) -> None
     assert strategy.aggregate_evaluate(1, grid.send_and_receive(messages)) == metrics
     assert "".join(failure.site for failure in strategy.failures) == left
     result = strategy.evaluate_result
-    assert result is not None and (result.server_round, result.asked, result.answered) == (1, 3, 3 - len(left))
+    assert (result.server_round, result.asked, result.answered) == (1, 3, 3 - len(left))
     assert result.site_metrics.keys() == set("abc") - set(left) and list(result.failures) == strategy.failures
 
 

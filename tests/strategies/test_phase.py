@@ -109,7 +109,6 @@ def test_a_result_contains_the_failures_of_its_phase_only() -> None:
     first = strategy.train_result
     one_round(strategy, drift, number=2)
     second = strategy.train_result
-    assert first is not None and second is not None
     assert (first.server_round, first.asked, first.answered) == (1, 3, 2)
     assert [failure.site for failure in first.failures] == ["b"] and first.site_metrics.keys() == {"a", "c"}
     assert (second.server_round, second.answered, second.failures) == (2, 3, ())
@@ -120,7 +119,9 @@ def test_failures_of_a_phase_that_raises_are_recorded(caplog: pytest.LogCaptureF
     strategy = TaskFedAvg(quorum=1.0)
     with pytest.raises(FederationError):
         one_round(strategy, broken("reported"))
-    assert [failure.reason for failure in strategy.failures] == ["OSError: no disk"] and strategy.train_result is None
+    assert [failure.reason for failure in strategy.failures] == ["OSError: no disk"]
+    with pytest.raises(RuntimeError, match="call aggregate_train first"):
+        _ = strategy.train_result
     assert "Round 1: site b failed to train: OSError: no disk" in caplog.messages
 
 
@@ -144,7 +145,7 @@ def test_a_round_with_only_refused_updates_keeps_the_model(
     arrays, _, _ = one_round(strategy, drift)
     merged, metrics, _ = one_round(strategy, answer, arrays=arrays, number=2)
     assert same(merged, arrays) and dict(metrics) == {}
-    assert strategy.train_result is not None and strategy.train_result.answered == 0
+    assert strategy.train_result.answered == 0
     assert caplog.messages[-1] == (
         f"Round 2: no reply could be used, {refused} of 3 were refused; the model stays as it was."
     )

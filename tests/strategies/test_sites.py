@@ -73,7 +73,7 @@ def test_only_an_invalid_card_is_refused(card: dict, counts: dict, sentence: str
     messages = strategy.configure_train(1, wire.pack(parts(RNG)), ConfigRecord(), grid)
     strategy.aggregate_train(1, grid.send_and_receive(messages))
     assert strategy.roster.refused == ({} if sentence is None else {102: sentence})
-    assert strategy.train_result is not None and strategy.train_result.answered == (2 if sentence else 3)
+    assert strategy.train_result.answered == (2 if sentence else 3)
 
 
 def test_the_error_after_waiting_names_the_sites_that_joined() -> None:

@@ -26,14 +26,13 @@ class Meter:
 
     def __init__(self, action: str, unit: str) -> None:
         self.action, self.unit = action, unit
-        self._bar: Any = None
+        self._bar: Any = _bar() if sys.stdout.isatty() else None
+        self._task = None if self._bar is None else self._bar.add_task(action, total=None, note="")
         self._last_update = time.monotonic()
 
     def __enter__(self) -> OnProgress:
-        if sys.stdout.isatty():
-            self._bar = _bar()
+        if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task(self.action, total=None, note="")
         return self.update
 
     def __exit__(self, *_: object) -> None:

@@ -114,9 +114,3 @@ def restore(flat: FlatRecords, memory: np.ndarray | None) -> RecordDict:
             record[key] = Array(dtype, shape, stype, raw.tobytes()) if stype else FlatArray(raw)
         content[name] = record
     return content
-
-
-def array_bytes(content: RecordDict) -> int:
-    """Return the total size in bytes of a message's arrays."""
-    arrays = [array for record in content.values() if isinstance(record, ArrayRecord) for array in record.values()]
-    return sum(array.numpy().nbytes if isinstance(array, FlatArray) else len(array.data) for array in arrays)
