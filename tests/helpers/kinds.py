@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mtfed.config import Config
@@ -106,3 +107,23 @@ def slow_dvh(gray: np.ndarray, name: str, mask: np.ndarray, tenth: int) -> dict[
     if name.startswith("PTV"):
         return {"D_99": np.percentile(inside, 1), "D_95": np.percentile(inside, 5), "D_1": np.percentile(inside, 99)}
     return {"D_0.1cc": np.percentile(inside, max(0, 100 - tenth / len(inside) * 100)), "mean": np.mean(inside)}
+
+
+def plan(shape: tuple[int, ...] = (6, 6)) -> dict[str, np.ndarray]:
+    """Return a patient's arrays: dose rises along the last axis and is not possible in the first row."""
+    possible = np.ones(shape, bool)
+    possible[0] = False
+    target = np.zeros(shape, bool)
+    target[..., shape[-1] // 2 :] = True
+    ramp = np.broadcast_to(np.linspace(0, 70, shape[-1]), shape)
+    return {"dose": ramp * possible, "possible": possible, "spacing": np.array([3, 2, 2]), "PTV70": target}
+
+
+def write_arrays(folder: Path, shape: tuple[int, ...], arrays: dict[str, np.ndarray]) -> Source:
+    """Write an image of a shape and its arrays; return the image as a source with side 6."""
+    if len(shape) == 2:
+        Image.fromarray(np.zeros(shape, np.uint8)).save(folder / "p.png")
+    else:
+        np.save(folder / "p.npy", np.zeros(shape, np.uint8))
+    np.savez(folder / "a.npz", **arrays)
+    return source(folder, "p.png" if len(shape) == 2 else "p.npy", 6, len(shape))
