@@ -170,7 +170,7 @@ def load_shard(data: SiteData, config: Config, split: str | None = None) -> Shar
         check_patients(data.rows, f"Site {data.key}")  # raises an error that names the patient
     splits = sorted({row.split for row in data.rows})
     if split is None and len(splits) > 1:
-        raise MtfedError(f"Expected one split of site {data.key}, got {' and '.join(splits)}; say which to load.")
+        raise MtfedError(f"Expected one split of site {data.key}, got {' and '.join(splits)}; choose one.")
     split = split or next(iter(splits), "train")
     rows = labelled_rows(data, split)
     by_site = config.normalise == "site"

@@ -173,12 +173,12 @@ class Source:
                 ((file, reason),) = unplaced
                 raise LabelError(
                     f"Expected {what} {name} of site {self.site} to cover its image {self.image}, but "
-                    f"{file_of(file)} does not say how it lies, {reason}; set them so that it lies as "
-                    f"{file_of(self.image if file == name else name)} does.",
+                    f"{file_of(file)} does not define its position, {reason}; set them so that it is placed as "
+                    f"{file_of(self.image if file == name else name)} is.",
                     "misfit",
                 )
             raise LabelError(
-                f"{what[:1].upper()}{what[1:]} {name} of site {self.site} lies up to "
+                f"{what[:1].upper()}{what[1:]} {name} of site {self.site} is up to "
                 f"{np.linalg.norm(offsets[:3], axis=0).max():.3g} mm away from its image {self.image}; resample it to "
                 "the image, or name the one that belongs to it.",
                 "misfit",

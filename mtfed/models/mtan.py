@@ -9,7 +9,7 @@ for every task t
 
 A_i^t belongs to a task: 1x1 convolution to a quarter of the channels, BatchNorm, ReLU, 1x1 convolution back, BatchNorm,
 sigmoid. E_i is shared by the tasks: a residual bottleneck from the channels of stage i to those of stage i + 1.
-``pool`` is a max-pooling if the next stage is coarser. The authors dilate a ResNet's last stages; this version does not.
+``pool`` is a max-pooling if the next stage is coarser. The authors dilate the last stages; this version does not.
 
 Differences from the paper: its decoders read only a_4^t; here they also read a_1^t to a_3^t, because all decoders of
 this package get the earlier maps. On a transformer, the same layers run over its maps of tokens.

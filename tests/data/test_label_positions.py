@@ -51,7 +51,7 @@ def test_a_nifti_mask_is_aligned_with_a_series(dtype: Any, tmp_path: Path) -> No
     picture = Source(site(tmp_path), "scan#2", 8)
     mask = kind_of(LIVER).read("m.nii.gz#2", LIVER, picture)
     np.testing.assert_array_equal(mask > 0, picture.pixels(1)[0] > 127)
-    with pytest.raises(MtfedError, match=r"Mask m\.nii\.gz#1 of site north lies up to 3 mm away from its image scan#2"):
+    with pytest.raises(MtfedError, match=r"Mask m\.nii\.gz#1 of site north is up to 3 mm away from its image scan#2"):
         kind_of(LIVER).read("m.nii.gz#1", LIVER, picture)
 
 
@@ -70,7 +70,7 @@ def test_a_mask_at_another_position_is_refused(tmp_path: Path) -> None:
     source.array("a little.nii", "mask")
     np.testing.assert_array_equal(source.array("plain.npy", "mask"), cube())
     for name in ("too much.nii", "wider.nii"):
-        with pytest.raises(MtfedError, match=f"Mask {name} of site north lies up to .* mm away from its image a.nii"):
+        with pytest.raises(MtfedError, match=f"Mask {name} of site north is up to .* mm away from its image a.nii"):
             source.array(name, "mask")
 
 
@@ -83,12 +83,14 @@ def test_nifti_files_without_a_position(tmp_path: Path) -> None:
         assert not image.header["qform_code"] and not image.header["sform_code"]
     (tmp_path / "placed.nii").write_bytes(nifti(cube().transpose(), np.eye(4)))
     np.testing.assert_array_equal(Source(site(tmp_path), "a.nii", 32, 3).array("m.nii", "mask"), cube()[:, ::-1])
-    with pytest.raises(MtfedError, match=r"Mask m\.nii#2 of site north lies up to .* mm away from its image a\.nii#3"):
+    with pytest.raises(MtfedError, match=r"Mask m\.nii#2 of site north is up to .* mm away from its image a\.nii#3"):
         Source(site(tmp_path), "a.nii#3", 32).array("m.nii#2", "mask")
     Source(site(tmp_path), "a.nii#3", 32).array("m.nii#3", "mask")
-    cause = r"a\.nii does not say how it lies, its qform_code and sform_code are 0; set them so that it lies as placed"
+    cause = (
+        r"a\.nii does not define its position, its qform_code and sform_code are 0; set them so that it is placed as"
+    )
     for image, mask in (("a.nii", "placed.nii"), ("placed.nii", "a.nii"), ("a.nii#3", "placed.nii#3")):
-        message = f"Expected mask {mask} of site north to cover its image {image}, but {cause}"
+        message = f"Expected mask {mask} of site north to cover its image {image}, but {cause} placed"
         with pytest.raises(MtfedError, match=message):
             Source(site(tmp_path), image, 32, 2 if "#" in image else 3).array(mask, "mask")
 

@@ -107,7 +107,7 @@ def test_a_shifted_site_is_normalised_after_the_shift(tmp_path: Path) -> None:
 def test_splits_are_kept_apart(tmp_path: Path) -> None:
     folder, config = graded(tmp_path / "s"), by_site(tmp_path)
     data = site_folder(folder, "h", config)
-    with pytest.raises(MtfedError, match="Expected one split of site h, got train and val; say which to load"):
+    with pytest.raises(MtfedError, match="Expected one split of site h, got train and val; choose one"):
         load_shard(data, config)
     mixed = replace(data, rows=(*data.rows, replace(data.rows[0], split="val")))
     for split in ("train", "val"):

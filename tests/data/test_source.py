@@ -203,7 +203,7 @@ BAD = [
         "Cannot read image x.png of site site: it cannot be read as a picture; rep",
     ),
     ("x.png", 2, b"", "Cannot read image x.png of site site"),
-    ("x.nii.gz", 2, b"a volume", "Cannot read image x.nii.gz of site site: it is broken, or no NIfTI file; rep"),
+    ("x.nii.gz", 2, b"a volume", "Cannot read image x.nii.gz of site site: it is broken, or not a NIfTI file; rep"),
     ("x.npz", 2, BUFFER.getvalue()[:60], "x.npz of site site: it is broken, or contains something other than arrays"),
     ("x.npy", 2, BUFFER.getvalue(), "x.npy of site site: it is broken, or contains something other than arrays"),
     (
@@ -230,7 +230,7 @@ BAD = [
     ("x.npz", 3, {"image": np.zeros((4, 4))}, r"x.npz of site site should have 3 axes, its shape is \[4, 4\]"),
     ("x.npy", 3, np.zeros((24, 128, 128)), "has 24 x 128 x 128 voxels, of which .* only 3 x 16 x 16; resample it"),
     ("x.png", 3, np.zeros((4, 4), np.uint8), r"and the model sees volumes; .* numpy.savez\(image=...\)"),
-    ("x.nii.gz", 3, b"a volume", "x.nii.gz of site site: it is broken, or no NIfTI file; repair or remove it"),
+    ("x.nii.gz", 3, b"a volume", "x.nii.gz of site site: it is broken, or not a NIfTI file; repair or remove it"),
     ("x.npz", 3, FLAT, "only 3 x 16 x 16; resample it to even voxels first, or add an array 'spacing' with the"),
     ("x.npz", 3, FLAT | {"spacing": [1, 1, 1]}, "only 3 x 16 x 16; crop it, or raise image-size"),
     ("x.npz", 3, FLAT | {"spacing": [1, 1]}, r"Spacing in x.npz of site site should be three .* it is \[1, 1\]"),

@@ -75,7 +75,7 @@ def read_picture(
     if dimensions == 3:
         raise MtfedError(f"Expected {what} {name} of site {site.key} to be a volume; leave out #{index}.")
     if volume.values.ndim < 3 or index >= len(volume.values):
-        raise file.error(f"it has the slices 0 to {len(volume.values) - 1}, there is no slice {index}")
+        raise file.error(f"it has the slices 0 to {len(volume.values) - 1}, but no slice {index}")
     return _check(volume.slice(index), name, file, dimensions)
 
 

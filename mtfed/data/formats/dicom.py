@@ -22,7 +22,7 @@ from .source_file import SourceFile
 from .volume import lay_out
 
 MAGIC = b"DICM"  # after the first 128 bytes
-BROKEN = "it is broken, or no DICOM file; repair or remove it"
+BROKEN = "it is broken, or not a DICOM file; repair or remove it"
 NOT_DICOM = re.compile(r"[^.\d]+|.*\.[a-z]+\d?")  # names such as VERSION or notes.txt, but not IM0001 or 1.2.840.7
 MAX_BYTES = 4 * MAX_VALUES  # bytes of all files of a series, or of a deflated file, unpacked
 MAX_HEADER = 2**26  # bytes before the pixels of a deflated file, unpacked
@@ -97,7 +97,7 @@ def _deflated_meta(stream: BinaryIO) -> FileMetaDataset | None:
 
 def _parse(content: bytes, file: SourceFile) -> Dataset:
     if not is_dicom(content):
-        raise file.error("it is no DICOM file: its mark 'DICM' is missing; repair or remove it")
+        raise file.error("it is not a DICOM file: its mark 'DICM' is missing; repair or remove it")
     stream = io.BytesIO(content)
     if (meta := _deflated_meta(stream)) is None:
         return dcmread(io.BytesIO(content))

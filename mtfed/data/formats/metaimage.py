@@ -19,7 +19,7 @@ from .picture import Picture
 from .source_file import SourceFile
 from .volume import lay_out
 
-BROKEN = "it is broken, or no MetaImage; repair or remove it"
+BROKEN = "it is broken, or not a MetaImage; repair or remove it"
 WIDTHS = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 MAX_LENGTH_HEADER = 2**16  # bytes
 # Values and their positions depend on these. Any other may be a file name in disguise, as "ElementDataFile : =".

@@ -14,7 +14,7 @@ from .picture import Picture
 from .source_file import SourceFile
 from .volume import TO_LPS, lay_out
 
-BROKEN = "it is broken, or no NIfTI file; repair or remove it"
+BROKEN = "it is broken, or not a NIfTI file; repair or remove it"
 UNITS = {"meter": 1000.0, "micron": 0.001}  # units in mm; all others are taken for mm
 MAX_EXTENSIONS = 2**24  # bytes between header and values
 MAX_RATIO = 1032  # bytes that gzip can pack into one
@@ -41,7 +41,7 @@ def _read(stream: IO[bytes], max_bytes: int, file: SourceFile, dimensions: int) 
     is_nifti2 = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
     header = Nifti2Header(start) if is_nifti2 else Nifti1Header(start[: Nifti1Header.sizeof_hdr])
     if not bytes(header["magic"]).startswith(b"n+"):
-        raise file.error("its values lie in another file; save header and values as one .nii.gz")
+        raise file.error("its values are in another file; save header and values as one .nii.gz")
     shape = tuple(map(int, header.get_data_shape()))
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]

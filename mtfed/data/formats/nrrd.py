@@ -15,7 +15,7 @@ from .picture import Picture
 from .source_file import SourceFile
 from .volume import lay_out
 
-BROKEN = "it is broken, or no NRRD file; repair or remove it"
+BROKEN = "it is broken, or not an NRRD file; repair or remove it"
 SPACES = {  # signs that turn x, y, z to LPS; other spaces do not define how the patient lies
     "left-posterior-superior": (1, 1, 1), "right-anterior-superior": (-1, -1, 1), "left-anterior-superior": (1, -1, 1),
     "lps": (1, 1, 1), "ras": (-1, -1, 1), "las": (1, -1, 1),

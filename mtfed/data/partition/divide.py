@@ -60,7 +60,7 @@ def limit_tasks(allocation: Allocation, scheme: str) -> None:
         labelled = allocation.training_patients(task)
         amount = sum(map(len, labelled.values()))
         if not amount:
-            raise MtfedError(f"No site holds task {task!r}: the data has no label for it; take the task out.")
+            raise MtfedError(f"No site holds task {task!r}: the data have no label for it; remove the task.")
         if allocation.is_grouped:
             _limit_within_groups(allocation, task, scheme)
             continue

@@ -91,7 +91,7 @@ def _build(allocation: Allocation, name: str) -> Partitioner:
     given = read_options(options.flower)
     if unknown_keys := [key for key in given if key not in parameters or key == "num_partitions"]:
         known = ", ".join(key for key in parameters if key != "num_partitions")
-        raise MtfedError(f"Config key partition-options: {name} takes {known}, there is no {unknown_keys[0]!r} for it.")
+        raise MtfedError(f"Config key partition-options: {name} takes {known}, but not {unknown_keys[0]!r}.")
     defaults: dict[str, Any] = {"num_partitions": allocation.sites, "partition_by": "label"}
     defaults |= {"seed": options.seed, "alpha": options.alpha}
     given = {key: value for key, value in defaults.items() if key in parameters} | given

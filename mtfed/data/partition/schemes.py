@@ -100,7 +100,7 @@ def cells_of(patients: dict[str, Patient], name: str) -> dict[str, str]:
     if empty := [patient for patient in patients if patient not in cells]:
         raise MtfedError(
             f"Config key partition: {len(empty)} of {len(patients)} patients have nothing in column {name!r}, "
-            f"{empty[0]!r} is one; fill it in, or name another partition-column."
+            f"for example {empty[0]!r}; fill it in, or name another partition-column."
         )
     return cells
 

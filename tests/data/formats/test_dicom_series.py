@@ -180,7 +180,7 @@ SPOILED: list[tuple[Callable[[list[Any]], None], str]] = [
     (replaced(2, b""), r"Cannot read image scan/IM\d+ of site north: it is empty; repair or remove it"),
     (
         replaced(5, b"cut"),
-        r"Cannot read image scan/IM\d+ of site north: it is no DICOM file: its mark 'DICM' is missing",
+        r"Cannot read image scan/IM\d+ of site north: it is not a DICOM file: its mark 'DICM' is missing",
     ),
     (replaced(2, as_bytes(dicom(ramp(16, 16)))[:140]), r"Cannot read image scan/IM\d+ of site north"),
 ]
@@ -200,5 +200,7 @@ def test_folders_without_a_series_are_refused(tmp_path: Path) -> None:
     (tmp_path / "scan" / "notes.txt").write_text("x")
     refuse(tmp_path, "scan", "it is a folder without DICOM files; name a file, or a folder with one series")
     (tmp_path / "scan" / "a.dcm").write_text("x")
-    with pytest.raises(MtfedError, match=r"Cannot read image scan/a\.dcm of site north: it is no DICOM file: its mark"):
+    with pytest.raises(
+        MtfedError, match=r"Cannot read image scan/a\.dcm of site north: it is not a DICOM file: its mark"
+    ):
         read(tmp_path, "scan")

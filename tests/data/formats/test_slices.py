@@ -35,7 +35,7 @@ def test_a_slice_of_a_volume_is_a_picture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path, "a.npz#2", what="mask").values, volume[2] % 2)
     for name, dimensions, message in (
         ("a.nii.gz", 2, r"a\.nii\.gz .* has 3 slices, and the model sees pictures; name one slice, as in a.nii.gz#1"),
-        ("a.nii.gz#3", 2, "has the slices 0 to 2, there is no slice 3"),
+        ("a.nii.gz#3", 2, "has the slices 0 to 2, but no slice 3"),
         ("a.nii.gz#1", 3, r"Expected image a\.nii\.gz#1 of site north to be a volume; leave out #1"),
         ("b.nii.gz#1", 2, r"Cannot read image b\.nii\.gz of site north: there is no such file"),
     ):

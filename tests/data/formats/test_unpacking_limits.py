@@ -79,7 +79,7 @@ def test_no_field_of_a_header_leads_to_another_file(field: str, good: bool, tmp_
     if good:
         assert (read_volume(tmp_path / "site", "a.mha").values == 7).all()
     else:
-        refuse(tmp_path / "site", "a.mha", "it is broken, or no MetaImage|in one file next to it")
+        refuse(tmp_path / "site", "a.mha", "it is broken, or not a MetaImage|in one file next to it")
 
 
 def test_a_missing_data_file_is_named(tmp_path: Path) -> None:

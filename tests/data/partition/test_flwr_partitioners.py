@@ -80,8 +80,8 @@ def test_options_are_read(text: str, given: dict[str, Any]) -> None:
     [
         ("DirichletPartitioner", "alpha", "expected KEY=VALUE once a key, .* got 'alpha'"),
         ("DirichletPartitioner", "alpha=1, alpha=2", "expected KEY=VALUE once a key"),
-        ("DirichletPartitioner", "beta=1", "takes partition_by, alpha, .* there is no 'beta' for it"),
-        ("DirichletPartitioner", "num_partitions=2", "there is no 'num_partitions' for it"),
+        ("DirichletPartitioner", "beta=1", "takes partition_by, alpha, .* but not 'beta'"),
+        ("DirichletPartitioner", "num_partitions=2", "but not 'num_partitions'"),
         ("DirichletPartitioner", "alpha=none", "refuses them"),
         ("DirichletPartitioner", "partition_by=colour", "cannot divide"),
     ],
