@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
@@ -150,6 +150,12 @@ class Alone(TaskStrategy):
 
     ``site_arrays`` contains each site's own record; the global arrays stay the initial ones.
     """
+
+    is_federated: ClassVar[bool] = False
+
+    @classmethod
+    def title(cls) -> str:
+        return "Each hospital alone"
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from logging import getLogger
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -52,6 +52,8 @@ class TaskStrategy(Strategy):
         retry_timeout: seconds to wait for the reply to a repeated message; ``None`` waits without limit.
         evaluate: ask sites to evaluate; ``False`` for an app without an evaluate function.
     """
+
+    is_federated: ClassVar[bool] = True  # whether sites learn from each other
 
     def __init__(
         self,
@@ -94,6 +96,11 @@ class TaskStrategy(Strategy):
         """Return the merged arrays by key; an array whose key is missing stays as it was."""
 
     # Optional additions to a strategy.
+
+    @classmethod
+    def title(cls) -> str:
+        """Return the name of the strategy in reports: by default that of the class, without ``Task``."""
+        return cls.__name__.removeprefix("Task")
 
     def merge_metrics(self) -> dict[str, float]:
         """Return metrics of the last merge; their names begin with ``merge.``."""

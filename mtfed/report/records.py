@@ -43,6 +43,12 @@ class RunContents:
         """Return whether the summary covers all rounds. A run that was resumed still has its old summary."""
         return self.summary.get("rounds") == len(self.rounds)
 
+    @property
+    def alone(self) -> bool:
+        """Return whether the sites trained alone. A strategy that is not registered here counts as federated."""
+        strategy = STRATEGIES.get(self.config.strategy)
+        return strategy is not None and not strategy.is_federated
+
     def figures(self, task: str, split: str) -> dict[str, float]:
         """Return the metrics of the chosen model, or those of the last evaluated round of an unfinished run.
 
@@ -77,7 +83,7 @@ class Group:
     @property
     def alone(self) -> bool:
         """Return whether the sites trained alone."""
-        return self.runs[0].config.strategy == "alone"
+        return self.runs[0].alone
 
     @property
     def finished(self) -> bool:
@@ -140,10 +146,10 @@ def group(runs: Iterable[RunContents]) -> list[Group]:
     by_settings: dict[tuple[object, ...], list[RunContents]] = {}
     for run in runs:
         by_settings.setdefault((run.finished, *sorted(_settings(run).items())), []).append(run)
-    members = sorted(by_settings.values(), key=lambda members: members[0].config.strategy == "alone")
+    members = sorted(by_settings.values(), key=lambda members: members[0].alone)
     colours, groups = cycle(COLOURS), []
     for repetitions in members:
-        colour = GREY if repetitions[0].config.strategy == "alone" else next(colours)
+        colour = GREY if repetitions[0].alone else next(colours)
         groups.append(Group(_label(repetitions, members), colour, tuple(repetitions)))
     return groups
 
@@ -168,9 +174,7 @@ def title(run: RunContents, keys: Sequence[str]) -> str:
     if model in MODEL_SPECS:
         titles["model"] = MODEL_SPECS[model].title
     if strategy in STRATEGIES:
-        titles["strategy"] = STRATEGIES[strategy].__name__.removeprefix("Task")
-    if strategy == "alone":
-        titles["strategy"] = "Each hospital alone"
+        titles["strategy"] = STRATEGIES[strategy].title()
     return " · ".join(titles[key] for key in keys)
 
 

@@ -12,6 +12,7 @@ from ...data.manifest import COLUMNS, SiteData
 from ...data.root import Root
 from ...errors import MtfedError
 from ...report.html import count
+from ...tasks.specs import KIND_SPECS
 from .columns import Candidate
 from .label_table import read_label_table
 from .mask_columns import mask_columns
@@ -204,7 +205,7 @@ def _describe_task(column: Candidate) -> str:
     text = f"{column.kind} of {count(len(column.cells), 'image')}"
     if column.range:
         return f"{text}, {column.range[0]:g} to {column.range[1]:g}"
-    if column.kind == "classification":
+    if KIND_SPECS[column.kind].by_class:
         counts = Counter(column.cells.values())
         return f"{text}: " + ", ".join(f"{counts[name]:,} {name}" for name in column.classes)
     return f"{text}: {', '.join(column.classes)}"
@@ -230,7 +231,8 @@ def _split_volumes(drafted: Draft) -> None:
             drafted.splits |= dict.fromkeys(slices, drafted.splits[image])
         for column in drafted.columns:
             if image in column.cells:
-                cell, is_sliced = column.cells.pop(image), depth and column.kind == "segmentation"
+                cell = column.cells.pop(image)
+                is_sliced = depth and column.kind and KIND_SPECS[column.kind].in_files
                 column.cells |= {name: cell + (f"#{k}" if is_sliced else "") for k, name in enumerate(slices)}
     if len(images) > len(drafted.images):
         drafted.decide.append(
