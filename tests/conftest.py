@@ -1,4 +1,4 @@
-"""What the tests share: a small federation that trains in a second."""
+"""Fixtures of all tests: a small federation that trains in a second."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ os.environ.update(OMP_NUM_THREADS="1", FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_
 
 @pytest.fixture
 def small(tmp_path: Path) -> dict[str, bool | int | float | str]:
-    """The run config of a federation on 32 px images, one step a round, its runs in a temporary folder."""
+    """The run config of a federation on 32 px images, with one step per round and its runs in a temporary folder."""
     return TASKS | SMALL | {"out": str(tmp_path / "runs")}

@@ -50,6 +50,24 @@ def test_a_run_with_everything_from_outside(tmp_path: Path, sites: Path) -> None
     assert "HalfStep" in page and "Light" in page and "mean distance from the true brightness" in page
 
 
+def test_the_strategy_moves_halfway_to_the_average(tmp_path: Path, sites: Path) -> None:
+    def weights(strategy: str, *settings: str) -> dict[str, np.ndarray]:
+        """Return the model after one round."""
+        out = tmp_path / "-".join((strategy, *settings))
+        pairs = (f"data={sites}", f"strategy={strategy}", "rounds=1", *settings)
+        options = [word for pair in pairs for word in ("-c", pair)]
+        result = mtfed("simulate", TOY_APP, "--sites", 2, "--out", out, *options)
+        assert result.returncode == 0, result.stderr + result.stdout
+        (path,) = out.glob("*/checkpoints/last.safetensors")
+        return {name: values for name, values in load_file(path).items() if "@" not in name}  # without other records
+
+    initial = weights("fedavg", "learning-rate=1e-20")  # too small a step to change a float32
+    average, half = weights("fedavg"), weights("half-step")
+    assert any(not np.allclose(average[name], initial[name], atol=1e-4) for name in initial)
+    for name, values in half.items():
+        np.testing.assert_allclose(values, (initial[name] + average[name]) / 2, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
 def test_a_name_is_registered_once() -> None:
     from mtfed.data.formats import FORMATS, register_format
     from mtfed.errors import MtfedError

@@ -1,4 +1,4 @@
-"""What a site of 2D images imports: not the libraries of volumes, charts and compiling, which take seconds."""
+"""A site of 2D images does not import the libraries of volumes, charts and compiling, which take seconds."""
 
 from __future__ import annotations
 

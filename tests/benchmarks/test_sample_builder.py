@@ -20,10 +20,10 @@ Rows = list[dict[str, str]]
 
 
 def test_rebuilding_gives_the_same_bytes(tmp_path: Path) -> None:
-    given, beside = os.environ.get("MTFED_SHARED_DATA"), Path(__file__).resolve().parents[3] / "shared" / "data"
-    if not given and not beside.is_dir():
+    given, default = os.environ.get("MTFED_SHARED_DATA"), Path(__file__).resolve().parents[3] / "shared" / "data"
+    if not given and not default.is_dir():
         pytest.skip("source sets absent: MTFED_SHARED_DATA is not set and there is no ../shared/data")
-    builder.build(Path(given or beside), tmp_path / "cxr.zip")
+    builder.build(Path(given or default), tmp_path / "cxr.zip")
     assert (tmp_path / "cxr.zip").read_bytes() == (SHIPPED / "cxr.zip").read_bytes()
     assert (tmp_path / "ATTRIBUTION.md").read_bytes() == (SHIPPED / "ATTRIBUTION.md").read_bytes()
 

@@ -1,4 +1,4 @@
-"""Feature shift: the images of simulated sites differ as those of scanners do, independently of batches."""
+"""Feature shift: images of simulated sites differ like those of different scanners, independently of batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the cache's key depends on: versions of decoders and the code that reads, but no loss and no other kind."""
+"""The cache's key depends on versions of decoders and the code that reads, but on no loss and no other kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table and chart of what each site holds."""
+"""The table and chart of each site's data."""
 
 from __future__ import annotations
 

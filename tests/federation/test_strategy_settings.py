@@ -27,7 +27,7 @@ NOT_OF_A_STRATEGY = {
 }
 
 
-VALUES = {  # of every config key that reaches a strategy, other than its default
+VALUES = {  # config keys that reach strategies, with values that are not their defaults
     "fraction-train": 0.5,
     "seed": 7,
     "on-failure": "retry",
@@ -55,7 +55,7 @@ VALUES = {  # of every config key that reaches a strategy, other than its defaul
     "width-cap": 1.25,
     "sigma0": 3.0,
 }
-ATTRIBUTES = {  # of a strategy that contain a parameter under another name
+ATTRIBUTES = {  # parameter -> the attribute that contains it, if their names differ
     "on_failure": "policy.on_failure",
     "retries": "policy.retries",
     "quorum": "policy.quorum",

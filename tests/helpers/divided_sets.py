@@ -94,5 +94,5 @@ def check_division(rows: list[Row], divided: Division, sites: int, scheme: str) 
 
 
 def graded(count: int = 1200) -> list[Row]:
-    """Return one image a patient, of three classes."""
+    """Return one image per patient, of three classes."""
     return [Row(f"{i}.png", f"p{i:04d}", "train", {"grade": ("no", "yes", "maybe")[i % 3]}) for i in range(count)]

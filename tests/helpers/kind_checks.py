@@ -1,4 +1,4 @@
-"""Checks of a kind of task against slow references, which its test module provides."""
+"""Checks of a kind of task; each kind's test module provides the slow references."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def examples(task: Task, images: int = 9, seed: int = 0) -> tuple[Tensor, Tensor
     outputs = generator.normal(0.3, 1, (images, *channels))
     if task.kind == "multi-label":
         values = generator.integers(-1, 2, (images, classes))
-        values[:, 0] = generator.integers(0, 2, images)  # an image knows of some class
+        values[:, 0] = generator.integers(0, 2, images)  # at least one class of every image is known
     elif task.kind == "ordinal":
         values = generator.integers(0, classes, images)
     elif task.kind == "regression":

@@ -20,7 +20,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = image_layouts.LAYOUTS | colour_layo
 
 
 def prepared(name: str, folder: Path, lay_out: Callable[[Path], None] | None = None) -> tuple[Config, SiteData]:
-    """Lay a set out and prepare it; return the config of the app that is written beside it, and the site's rows."""
+    """Lay a set out and prepare it; return the config of the app that is written next to it, and the site's rows."""
     folder.mkdir(parents=True, exist_ok=True)
     (lay_out or LAYOUTS[name])(folder)
     prepare(find_set(name), folder)
@@ -28,7 +28,7 @@ def prepared(name: str, folder: Path, lay_out: Callable[[Path], None] | None = N
 
 
 def opened(name: str, folder: Path, side: int = SIDE) -> tuple[Config, SiteData]:
-    """Return the config of the app beside a prepared set, and its rows."""
+    """Return the config of the app next to a prepared set, and its rows."""
     config = read_config(read_app(folder / "experiment").run_config | {"image-size": side})
     return config, read_site(folder, name, list(config.tasks))
 

@@ -1,4 +1,4 @@
-"""torchmetrics and MONAI as references, which the product does not need for its metrics and losses."""
+"""torchmetrics and MONAI as references for metrics and losses; the product does not need them for these."""
 
 from __future__ import annotations
 

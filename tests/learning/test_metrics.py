@@ -74,7 +74,7 @@ def on_grid(classes: int, images: int, seed: int) -> Tensor:
     return logits
 
 
-PRESENT = [  # number of classes of a task, those that images have
+PRESENT = [  # number of a task's classes, and the classes that images have
     (2, [0, 1]),
     (2, [1]),
     (2, [0]),

@@ -106,7 +106,7 @@ def test_strong_moves_image_masks_dose_and_boxes_together(dims: int, channels: i
     parts, rows = moved.labels["parts"].values, moved.labels["parts"].rows
     assert torch.equal(parts[:, 0], blob[rows])
     inside = parts[:, :2].sum(1)
-    assert inside.unique().tolist() == [0, 1]  # 0 beyond the edge, where there is neither
+    assert inside.unique().tolist() == [0, 1]  # 0 beyond the edge
     assert (parts[:, 2] == 255).all()
 
     steps, bits, tenth = moved.labels["dose"].values.unbind(1)

@@ -1,4 +1,4 @@
-"""Which test images, slices, labels and predictions the record keeps."""
+"""The test images, slices, labels and predictions that the record keeps."""
 
 from __future__ import annotations
 

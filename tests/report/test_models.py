@@ -35,7 +35,7 @@ def test_models_are_compared(tmp_path: Path) -> None:
     assert "MTAN · FedProx" in text and "The runs also differ in batch-size" in text
 
 
-def test_the_headline_tells_what_sharing_gains(tmp_path: Path) -> None:
+def test_the_headline_contains_the_gain_of_sharing(tmp_path: Path) -> None:
     better, worse = ({"lungs": value, "pneumonia": value} for value in (0.9, 0.6))
     single = make_run(tmp_path / "a", model="single-task", test=worse, validation=worse)
     shared = make_run(tmp_path / "b", model="mtan", test=better, validation=better)

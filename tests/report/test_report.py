@@ -94,10 +94,12 @@ def test_differences_between_runs_are_listed(tmp_path: Path) -> None:
 
 
 def test_runs_of_other_tasks_are_in_their_table_only(tmp_path: Path) -> None:
-    both, one = make_run(tmp_path / "a"), make_run(tmp_path / "b", test={"lungs": 0.95})
-    config = Run(one).read_json("config.json").items()
-    Run(one).write_json("config.json", {key: value for key, value in config if not key.startswith("task.pneumonia")})
-    text = read(both, one)
+    run, partial_run = make_run(tmp_path / "a"), make_run(tmp_path / "b", test={"lungs": 0.95})
+    config = Run(partial_run).read_json("config.json").items()
+    Run(partial_run).write_json(
+        "config.json", {key: value for key, value in config if not key.startswith("task.pneumonia")}
+    )
+    text = read(run, partial_run)
     lungs, pneumonia = re.findall(r'<section class="card">.*?</section>', text)
     assert "lungs only" in lungs and "0.950" in lungs and "lungs only" not in pneumonia
 

@@ -1,4 +1,4 @@
-"""What all strategies share: the draw of sites, the parts they are sent, and a resumed run."""
+"""Behaviour that all strategies share: the draw of sites, the parts they are sent, and a resumed run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a merge records, and what the summary of its strategy logs."""
+"""Metrics that a merge records, and the summary that its strategy logs."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_a_site_that_restarts_is_let_in_again() -> None:
 
 
 class OtherCard(Sites):
-    """Sites of which c sends another card."""
+    """Sites, of which c has a different card."""
 
     def __init__(self, card: dict, counts: dict) -> None:
         super().__init__(update)

@@ -1,4 +1,4 @@
-"""Packing: what goes in comes out, by whichever road."""
+"""Packing: arrays are unpacked as they were packed, over every route."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of tasks draw the same random numbers alone and together."""
+"""Every test of tasks starts from the same random numbers."""
 
 from __future__ import annotations
 

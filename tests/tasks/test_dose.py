@@ -59,7 +59,7 @@ def test_a_dose_keeps_its_volume_when_it_is_resized(tmp_path: Path) -> None:
     np.testing.assert_allclose(read.dose[1:] * 80, means[1:], atol=80 / dose.STEPS)
     slice_ = kind_of(DOSE).read(
         "a.npz", DOSE, write_arrays(tmp_path, (12, 6), plan((12, 6)))
-    )  # beside the image no dose is possible
+    )  # no dose is possible outside the image
     assert (slice_[0][:, [0, 1, 5]] == -1).all() and slice_[2, 0, 0] == round(100 / (12 * 4))
 
 

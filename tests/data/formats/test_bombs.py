@@ -1,4 +1,4 @@
-"""A header that declares more than there is, or than an image may have, is refused before memory is taken."""
+"""A header that declares more than the file contains, or than an image may have, is refused before allocating memory."""
 
 from __future__ import annotations
 

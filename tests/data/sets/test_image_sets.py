@@ -1,4 +1,4 @@
-"""What the readers of the sets of images make of their official forms."""
+"""Readers of image sets, on small copies of the official layouts."""
 
 from __future__ import annotations
 

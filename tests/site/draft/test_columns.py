@@ -1,4 +1,4 @@
-"""What ``mtfed site init`` makes of a column of labels."""
+"""Columns of labels as ``mtfed site init`` drafts them."""
 
 from __future__ import annotations
 

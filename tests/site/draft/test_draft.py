@@ -1,4 +1,4 @@
-"""``mtfed site init``: what is drafted from a folder, and what a person is asked."""
+"""``mtfed site init``: the draft of a folder, and the questions that remain for a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``mtfed site init`` reads from the names of files and folders."""
+"""Names of files and folders as ``mtfed site init`` reads them."""
 
 from __future__ import annotations
 
