@@ -94,7 +94,7 @@ def test_growable_axes() -> None:
     assert derive_axes(vit()).axes["blocks.0.attn.heads"].growable
     axes = derive_axes(convolutions()).axes
     assert {label: axis.growable for label, axis in axes.items()} == {"0": True, "4.0": True, "6": True, "10": False}
-    assert axes["4.0"].kind == "grouped"
+    assert axes["4.0"].axis_type == "grouped"
     assert not derive_axes(mtmedformer("vit_mini_patch8", 32)).axes["decoders.lungs.fuse"].growable
 
 
