@@ -1,4 +1,4 @@
-"""A header that declares more than the file contains, or than an image may have, is refused before allocating memory."""
+"""A header that declares more than the file contains or an image may have is refused before memory is allocated."""
 
 from __future__ import annotations
 
