@@ -1,4 +1,4 @@
-"""The ClientApp: what runs at a hospital, in a simulation and on Flower's deployment engine alike.
+"""The ClientApp: what runs at a hospital, both in a simulation and on Flower's deployment engine.
 
 A message from the server reveals nothing about the site it is sent to. About other sites it contains the global
 weights; in the record ``pull``, the sum of their curvatures (:mod:`mtfed.strategies.cavity`); and for balancing by

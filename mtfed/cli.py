@@ -149,7 +149,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
         from .record.run import Run
 
         run = Run.open(arguments.resume)
-        run_config = run.read_json("config.json")  # the config that began the run, whatever the app's is by now
+        run_config = run.read_json("config.json")  # the config that began the run, not the app's present one
         sites = sites or len(run.read_json("sites.json")) or None
     options = {"seed": arguments.seed, "out": arguments.out, "resume": arguments.resume}
     options = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in options.items()}

@@ -61,7 +61,7 @@ class Contribution:
 def read_contribution(
     update: Update, layout: Layout, weights: SiteWeights, *, with_precision: bool = True
 ) -> Contribution:
-    """Return the contribution of an update whose arrays have this layout; its precision is left out if not wanted."""
+    """Return the contribution of an update whose arrays have this layout, with its precision if ``with_precision``."""
     own = {key: layout[key] for key in update.arrays}
     precision = {
         tensor.name: values.at(tensor.place, tensor.shape)

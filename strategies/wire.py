@@ -162,8 +162,8 @@ def is_decoder(part: str) -> bool:
 
 def select(record: ArrayRecord, parts: Iterable[str]) -> ArrayRecord:
     """Return the record with only some parts; arrays are not copied, and the manifest stays complete."""
-    wanted = set(parts)
-    return record_of({key: array for key, array in record.items() if key == MANIFEST or part_of(key) in wanted})
+    selected = set(parts)
+    return record_of({key: array for key, array in record.items() if key == MANIFEST or part_of(key) in selected})
 
 
 def repack(record: ArrayRecord, parts: Mapping[str, Mapping[str, np.ndarray]]) -> ArrayRecord:

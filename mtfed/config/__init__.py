@@ -1,7 +1,7 @@
 """The settings of a run: one typed config, read from Flower's flat run config.
 
-Keys are in kebab case, and every error names its key. The server and the sites read the same keys; what only a site
-knows, such as its folder, is in its node config instead.
+Keys are in kebab case, and every error names its key. The server and the sites read the same keys; settings of
+a single site, such as its folder, are in its node config.
 """
 
 from .run_config import KEYS, RunConfigValue, defaults, first_error, flatten, read_config

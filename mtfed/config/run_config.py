@@ -54,17 +54,17 @@ def flatten(config: Config) -> dict[str, RunConfigValue]:
 
 
 def defaults() -> dict[str, RunConfigValue]:
-    """Return the default of every key, as it would stand in a run config."""
+    """Return the default of every key, in the form of a run config."""
     values = {key: Config.model_fields[name].default for key, name in KEYS.items()}
     return {key: "" if value == {} else value for key, value in values.items()}
 
 
 def first_error(error: ValidationError) -> tuple[list[str], str]:
-    """Return the path of the first wrong value, and a sentence that says what was expected and what came."""
+    """Return the path of the first wrong value, and a sentence with what was expected and what came."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     message = message[0].lower() + message[1:]
-    if message[-1] not in ".?":  # else it already contains what came
+    if message[-1] not in ".?":  # otherwise it already contains the value
         is_missing = first["type"] == "missing" or first["input"] == ()
         message += f", got {'nothing' if is_missing else repr(first['input'])}."
     return [str(step) for step in first["loc"]], message

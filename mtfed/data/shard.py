@@ -140,7 +140,7 @@ class Shard:
 
 
 def standardise(images: Tensor, normalisation: Normalisation | None = None) -> Tensor:
-    """Return images (B, C, ...) as float32 with zero mean and unit deviation, by itself each or by a normalisation."""
+    """Return images (B, C, ...) as float32 with zero mean and unit deviation, each by itself or by a normalisation."""
     images = images.float()
     if normalisation is not None:
         shape = (-1, *[1] * (images.ndim - 2))

@@ -1,7 +1,7 @@
 """The data of a simulated federation: one set that is divided, or a folder of site folders.
 
 The config's ``data`` is ``sample`` (the set inside the package), a folder or zip with a manifest of its own (one set),
-or a folder whose subfolders have manifests (one per site, and ``test`` for the server). Of a set, the rows of split
+or a folder whose subfolders have manifests (one per site, and ``test`` for the server). Rows of a set's split
 ``test`` are the server's test images, and all others are divided among the sites.
 """
 

@@ -36,7 +36,7 @@ class Source:
     # The lowest and highest value to be seen, for images of more than 8 bits. By default the window that the file
     # contains, else the image's own range.
     window: tuple[float, float] | None = None
-    proportions: Proportions = "millimetres"  # which the image keeps; pixels if its file contains no spacing
+    proportions: Proportions = "millimetres"  # unit of the kept proportions; pixels without a spacing
     _arrays: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict, init=False)
 
     @property

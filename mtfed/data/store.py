@@ -84,7 +84,7 @@ class Store:
 
 
 def map_array(path: Path) -> Tensor:
-    """Return the array of an ``.npy`` file as a tensor over the file, of which nothing is read yet.
+    """Return the array of an ``.npy`` file as a tensor over the file, which is read when it is used.
 
     Unlike a map by numpy it keeps no file open: a process may have the maps of a thousand sites.
     """

@@ -72,7 +72,7 @@ def is_binary(task: Task) -> bool:
 
 
 def scores_and_truth(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return class probabilities (M, K) and the true class as 1 among 0, of a binary task the second class alone."""
+    """Return class probabilities (M, K) and the true class as 1 among 0; for a binary task, only the second class."""
     first = 1 if is_binary(task) else 0
     return logits.softmax(1)[:, first:], class_shown(values, task)[:, first:]
 

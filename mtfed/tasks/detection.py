@@ -33,7 +33,7 @@ SHOWN = 20  # boxes per image in the record
 def read_boxes(cell: str, task: Task, source: LabelSource) -> np.ndarray:
     """Return boxes in the pixels of the model's image and their classes, (N, 2d + 1) float32.
 
-    A cell is "x,y,w,h,class; ..." or a JSON list of lists, in pixels of the original image; of a volume
+    A cell is "x,y,w,h,class; ..." or a JSON list of lists, in pixels of the original image; for a volume
     "x,y,z,w,h,d,class". The class, by name or index, may be left out if there is only one. "none" means that the image
     was examined and contains nothing. Parts of a box beyond the image's edge are cut off.
     """
@@ -172,7 +172,7 @@ def curvature_factor(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
     """Return a factor with the curvature of binary cross-entropy on the maps, and 1 for sizes and offsets at the boxes.
 
     Each part is weighted as its term in the loss, which divides by an image's number of boxes. The focal loss thus has
-    the curvature of its cross-entropy, and a distance that of half its square (our design).
+    the curvature of its cross-entropy, and a distance has that of half its square (our design).
     """
     weights = {term: weight / task.weight for weight, term in task.terms}
     shape, classes = outputs.shape[2:], len(task.classes)

@@ -50,7 +50,7 @@ def structure_metrics(dose: Tensor, structure: str, tenth: int) -> dict[str, Ten
     Args:
         dose: (..., N) in Gy, of the structure's voxels, N at least 1.
         structure: its name, which distinguishes targets from organs.
-        tenth: voxels in 0.1 cm^3; of a smaller structure, all voxels count.
+        tenth: voxels in 0.1 cm^3; for a smaller structure, all voxels count.
     """
     if is_target(structure):
         doses = percentiles(dose, torch.tensor(list(PERCENTILES.values())))

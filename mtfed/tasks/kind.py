@@ -1,4 +1,4 @@
-"""What a kind of task implements, what it gets to read labels from, and the registry of all kinds."""
+"""What a kind of task implements, the source from which it reads labels, and the registry of all kinds."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Kind:
     # Outputs and values (M, ...) -> random z of the outputs' shape, where E[z z^T] is the curvature in the outputs of
     # an image's loss whose terms have a mean weight of 1.
     curvature_factor: Callable[[Tensor, Tensor, Task], Tensor]
-    # Of a map: the values (P,) of its planes at their first pixel -> what they hold beyond the edge of the image.
+    # For a map: the values (P,) of its planes at their first pixel -> what they hold beyond the edge of the image.
     outside: Callable[[Tensor], Tensor] = torch.zeros_like
 
     # Examples of the record

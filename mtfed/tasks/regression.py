@@ -1,8 +1,8 @@
 """One or several numbers for each image, each within the task's range.
 
 The sums of R² contain those of the true numbers and of their squares; for a single image they are its label. So a site
-sends them only for quantities that are known for :data:`MIN_IMAGES` validation images or more. Those of fewer images
-count zero, and R² over all sites leaves them out. The server's own test images always count.
+sends them only for quantities that are known for :data:`MIN_IMAGES` validation images or more. With fewer images
+they are sent as zero, and R² over all sites leaves them out. The server's own test images always count.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from .kind import AdditiveMetric
 from .task import Task
 
 # Thresholds are spaced by the size of the logit: all scores of a model that is hardly trained are close to 0.5, and a
-# confident model tells scores apart that are almost 0 or 1. Without 0 and 1 a curve would end before its corners. The
+# confident model distinguishes scores that are almost 0 or 1. Without 0 and 1 a curve would end before its corners. The
 # more thresholds there are, the more the counts of a small site reveal about single scores.
 LOGITS = torch.sinh(torch.linspace(-4.5, 4.5, 129)) * (16 / math.sinh(4.5))  # 0.025 apart at 0, 0.2 at 3, 1.1 at 16
 THRESHOLDS = torch.cat([torch.zeros(1), torch.sigmoid(LOGITS), torch.ones(1)])

@@ -44,7 +44,7 @@ def as_indices(array: np.ndarray, classes: int) -> np.ndarray:
 
 
 def in_range(array: np.ndarray, classes: int) -> bool:
-    """Return whether all class indices are of the classes."""
+    """Return whether all class indices belong to classes."""
     return array.min(initial=0) >= 0 and array.max(initial=0) < classes
 
 

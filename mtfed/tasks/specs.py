@@ -1,7 +1,7 @@
 """Task kinds and metrics as tables without torch, so that a config can be checked quickly.
 
 A kind of task is a row of :data:`KIND_SPECS` and an implementation (:class:`mtfed.tasks.kind.Kind`). The implementation
-of a built-in kind is ``KIND`` in the module of this package that is named like the kind.
+of a built-in kind is ``KIND`` in the module of this package that is named after the kind.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class KindSpec:
     geometry: Literal["", "map", "boxes"] = ""  # form of a label that has to move with the image
     output_channels: int = 0  # channels of a plain decoder; 0: one for each class
     unit: str = ""  # unit of errors
-    gallery: str = ""  # drawing of the report's examples (mtfed.report.galleries); empty: the one named like the kind
+    gallery: str = ""  # drawing of the report's examples (mtfed.report.galleries); empty: the one named after the kind
 
 
 METRIC_SPECS = {

@@ -125,7 +125,7 @@ def _compose(parts: list[tuple[SourceFile, Dataset, bytes]], file: SourceFile, d
     order, affine, spacing = arrange(planes, file)
     file.check_size(len(order), *order[0].shape)
     values, window = _fill(parts, order, file)
-    if dimensions == 2 and len(order) == 1:  # upright as it was taken, in whatever direction it cuts
+    if dimensions == 2 and len(order) == 1:  # keeps the orientation in which it was taken
         return Picture(values[0], spacing and spacing[1:], affine, window)
     volume = values.transpose(2, 1, 0, *range(3, values.ndim))
     return lay_out(volume, file, dimensions, affine, spacing and spacing[::-1], window)

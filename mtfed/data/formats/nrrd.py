@@ -16,7 +16,7 @@ from .source_file import SourceFile
 from .volume import lay_out
 
 BROKEN = "it is broken, or not an NRRD file; repair or remove it"
-SPACES = {  # signs that turn x, y, z to LPS; other spaces do not define how the patient lies
+SPACES = {  # signs that turn x, y, z to LPS; other spaces do not define the patient's position
     "left-posterior-superior": (1, 1, 1), "right-anterior-superior": (-1, -1, 1), "left-anterior-superior": (1, -1, 1),
     "lps": (1, 1, 1), "ras": (-1, -1, 1), "las": (1, -1, 1),
 }  # fmt: skip

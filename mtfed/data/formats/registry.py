@@ -28,7 +28,7 @@ _SLICE = re.compile(r"(.+)#(\d{1,9})", re.DOTALL)  # FILE#k, the name of slice k
 class Format:
     """One file format. A function may be given as "module:function", which is imported when it is first needed."""
 
-    name: str  # what people call it
+    name: str  # the name that people use
     suffixes: tuple[str, ...]  # suffixes in lower case, each with its dot
     reader: Reader | str  # reads a file
     companions: Companions | str | None = None  # names the files that belong to a header file

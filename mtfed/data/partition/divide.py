@@ -11,7 +11,7 @@ from dataclasses import replace
 from ...errors import MtfedError
 from .allocation import MIN_PATIENTS, Allocation, Division, GroupKey
 
-MAX_LENGTH = 32  # characters of a site's name, which stands in tables
+MAX_LENGTH = 32  # characters of a site's name, which is shown in tables
 
 
 def divide(allocation: Allocation, *, by_group: bool = False) -> Division:

@@ -78,9 +78,9 @@ def _partitioner_class(name: str) -> type[Partitioner]:
         ) from None
     # Vertical partitioners divide columns, not patients.
     known = [cls for cls in partitioner.__all__ if cls != "Partitioner" and not cls.startswith("Vertical")]
-    if (wanted := name.removeprefix(FLOWER)) not in known:
-        raise MtfedError(f"Config key partition: {unknown('partitioner of flwr-datasets', wanted, known)}")
-    cls: type[Partitioner] = getattr(partitioner, wanted)
+    if (class_name := name.removeprefix(FLOWER)) not in known:
+        raise MtfedError(f"Config key partition: {unknown('partitioner of flwr-datasets', class_name, known)}")
+    cls: type[Partitioner] = getattr(partitioner, class_name)
     return cls
 
 

@@ -1,6 +1,6 @@
 """The Medical Segmentation Decathlon: ten sets of volumes with masks, all in the same form.
 
-Models of volumes take one channel. Of images with several (brain, prostate) the channel named in :data:`SUBSETS` is
+Models of volumes take one channel. If images have several (brain, prostate), the one named in :data:`SUBSETS` is
 used: FLAIR shows the whole glioma, T2 the zones of the prostate. It is written to ``labels/`` as a separate file,
 because the readers of image files cannot choose a channel. Test images have no masks and are excluded.
 """
