@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.task_metrics import filled, pooled, task_of
+from helpers.two_tasks import config
 from mtfed.errors import MtfedError
 from mtfed.learning.metrics import TaskMetrics, pool
 from mtfed.tasks import mean_metric
@@ -17,95 +19,6 @@ from mtfed.tasks.specs import KIND_SPECS
 from mtfed.tasks.task import Task
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-def task_of(kind: str, classes: int = 3) -> Task:
-    given: dict[str, Any] = {"range": (0, 10)} if KIND_SPECS[kind].has_range else {}
-    return Task(name="t", kind=kind, classes=tuple("abcdefgh"[:classes]), **given)
-
-
-def filled(task: Task, *batches: tuple[Tensor, Tensor]) -> TaskMetrics:
-    metrics = TaskMetrics(task)
-    for outputs, values in batches:
-        metrics.update(outputs, values)
-    return metrics
-
-
-def pooled(task: Task, *sites: TaskMetrics) -> dict[str, float]:
-    """Return the figures of the added sums that sites send."""
-    sent = [site.sums() for site in sites]
-    return pool([task], {name: np.add.reduce([sums[name] for sums in sent]).tolist() for name in sent[0]})[
-        "t"
-    ].compute()
-
-
-# Area under the ROC curve.
-
-
-@pytest.mark.parametrize("scale", [0.05, 0.2, 1.0, 4.0])
-def test_the_area_hardly_depends_on_the_scale_of_logits(scale: float) -> None:
-    rng = np.random.default_rng(0)
-    values = rng.integers(0, 2, 2000)
-    logits = scale * (rng.normal(size=2000) + 1.7 * values)
-    outputs = torch.from_numpy(np.stack([-logits / 2, logits / 2], 1))
-    auc = filled(task_of("classification", 2), (outputs, torch.from_numpy(values))).compute()["auc"]
-    assert auc == pytest.approx(slow_auc(outputs.numpy(), values), abs=0.01)
-
-
-def slow_auc(scores: np.ndarray, values: np.ndarray) -> float:
-    """Return the share of pairs in order, mean over classes with positives and negatives; ties count half.
-
-    Scores (M, K) of two classes are those of the second.
-    """
-    areas = []
-    for k in (1,) if scores.shape[1] == 2 else range(scores.shape[1]):
-        own, other = scores[values == k, k], scores[values != k, k]
-        if len(own) and len(other):
-            pairs = own[:, None] - other[None]
-            areas.append(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
-    return float(np.mean(areas)) if areas else np.nan
-
-
-def on_grid(classes: int, images: int, seed: int) -> Tensor:
-    """Return logits whose scores are equal or separated by a threshold."""
-    scores = torch.linspace(-6, 6, 25)[torch.randint(25, (images,), generator=torch.Generator().manual_seed(seed))]
-    logits = torch.zeros(images, classes)
-    logits[torch.arange(images), torch.arange(images) % classes] = scores
-    return logits
-
-
-PRESENT = [  # number of a task's classes, and the classes that images have
-    (2, [0, 1]),
-    (2, [1]),
-    (2, [0]),
-    (3, [0, 1, 2]),
-    (3, [0, 2]),
-    (3, [1]),
-    (5, [0, 1, 2, 3, 4]),
-    (5, [1, 4]),
-    (5, [0, 2, 3, 4]),
-]
-
-
-@pytest.mark.parametrize(("classes", "present"), PRESENT)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_auc_is_the_mean_over_classes_that_can_be_judged(classes: int, present: list[int], seed: int) -> None:
-    task, drawn = task_of("classification", classes), torch.Generator().manual_seed(seed)
-    values = torch.tensor(present)[torch.randint(len(present), (60,), generator=drawn)]
-    values[: len(present)] = torch.tensor(present)
-    outputs = on_grid(classes, 60, seed)
-    expected = slow_auc(outputs.double().softmax(1).numpy().round(9), values.numpy())
-    assert np.isnan(expected) == (len(present) == 1)
-    whole = filled(task, (outputs, values))
-    assert whole.compute()["auc"] == pytest.approx(expected, abs=0.02, nan_ok=True)  # scores within a bin are ties
-    split = [filled(task, (outputs[part], values[part])) for part in torch.arange(60).split(25)]
-    assert pooled(task, *split) == pytest.approx(whole.compute(), abs=1e-9, nan_ok=True)
-
-
-def test_an_absent_class_changes_no_other() -> None:
-    """The areas of the two classes that are present are 1; a mean over three classes would be a third less."""
-    outputs = torch.tensor([[4.0, 0, -1], [3, 0, -1], [0, 3, -1], [0, 4, -1]])
-    assert filled(task_of("classification"), (outputs, torch.tensor([0, 0, 1, 1]))).compute()["auc"] == 1
 
 
 # Outputs that are not finite.
@@ -206,3 +119,40 @@ def test_pooled_figures_are_of_the_sites_that_send_sums() -> None:
     assert pooled(task, first, second, third)["r2"] == pytest.approx(np.mean(expected), rel=1e-5)
     alone = [filled(task, numbers([3, 2], seed)) for seed in (3, 4)]
     assert np.isnan(pooled(task, *alone)["r2"]) and pooled(task, *alone)["mae"] > 0
+
+
+def test_pooled_sums_equal_the_metrics_of_all_images() -> None:
+    tasks = config().tasks
+    torch.manual_seed(0)
+    logits, values = torch.randn(90, 2), torch.randint(0, 2, (90,))
+    masks, truth = torch.randn(9, 2, 16, 16), torch.randint(0, 2, (9, 16, 16))
+    truth[4] = 0  # an image without the structure
+    whole = {"pneumonia": TaskMetrics(tasks["pneumonia"]), "lungs": TaskMetrics(tasks["lungs"])}
+    whole["pneumonia"].update(logits, values)
+    whole["lungs"].update(masks, truth)
+    sums: dict = {}
+    for start, end in ((0, 2), (2, 5), (5, 9)):
+        for task, x, y, step in (("pneumonia", logits, values, 10), ("lungs", masks, truth, 1)):
+            part = TaskMetrics(tasks[task])
+            part.update(x[start * step : end * step], y[start * step : end * step])
+            for name, value in part.sums().items():
+                sums[name] = (
+                    value
+                    if name not in sums
+                    else (
+                        [a + b for a, b in zip(sums[name], value, strict=True)]
+                        if isinstance(value, list)
+                        else sums[name] + value
+                    )
+                )
+    results = pool(tasks.values(), sums)
+    for task, metrics in whole.items():
+        assert results[task].compute() == pytest.approx(metrics.compute(), abs=1e-6)
+    # Slow references: every positive against every negative, and overlaps image by image.
+    score = logits[:, 1] - logits[:, 0]
+    pairs = score[values == 1][:, None] - score[values == 0][None]
+    assert whole["pneumonia"].compute()["auc"] == pytest.approx(float((pairs > 0).float().mean()), abs=0.01)
+    predicted = masks.argmax(1)
+    predicted_and_true = [((p == 1), (y == 1)) for p, y in zip(predicted, truth, strict=True)]
+    dice = [2 * float((p & y).sum()) / float(p.sum() + y.sum()) for p, y in predicted_and_true]  # 0 for the false alarm
+    assert whole["lungs"].compute()["dice"] == pytest.approx(np.mean(dice), abs=1e-6)

@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 
 from helpers.references import DiceLoss, compute, compute_dice, compute_iou, declare
 from mtfed.learning.losses import task_loss
+from mtfed.learning.metrics import TaskMetrics
 
 SHAPES = [(7, 9), (4, 5, 6)]
 
@@ -49,3 +50,11 @@ def test_soft_dice_is_that_of_monai_bit_for_bit(classes: int, shape: tuple[int, 
         results.append((value, *torch.autograd.grad(value, given)))
     for own, monai in zip(*results, strict=True):
         assert torch.equal(own, monai)
+
+
+def test_an_empty_mask_that_is_predicted_empty_counts_one() -> None:
+    metrics = TaskMetrics(declare("segmentation", 2))
+    metrics.update(
+        torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long)
+    )
+    assert metrics.compute() == {"dice": 1.0, "iou": 1.0}
