@@ -15,7 +15,7 @@ PrecisionKind = Literal["fisher", "none"]
 Start = Literal["common", "apart"]
 
 # In pydantic's terms, so that a config can write Field(0.2, **LIMITS["quorum"]). All of these values are finite.
-LIMITS: dict[str, dict[str, float]] = {
+LIMITS: dict[str, dict[str, Any]] = {
     "fraction_train": {"gt": 0, "le": 1},
     "retries": {"ge": 0},
     "quorum": {"ge": 0, "le": 1},

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from ..config import Config
@@ -163,7 +163,7 @@ class Federation:
         sums = strategy.aggregate_evaluate(server_round, replies)
         round_record.failures += strategy.evaluate_result.failures
         site_metrics = list(strategy.evaluate_result.site_metrics.values())
-        models = [sums or {}] if self._has_one_model(state.arrays) else site_metrics
+        models = [sums or MetricRecord()] if self._has_one_model(state.arrays) else site_metrics
         round_record.validation = pooled_values(self.config.tasks, models)
 
     def _has_one_model(self, arrays: ArrayRecord) -> bool:

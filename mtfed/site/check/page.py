@@ -111,7 +111,7 @@ def _finding(survey: Survey, finding: Finding) -> Html:
     if len(rows) > VISIBLE_ROWS:
         omitted, hidden = len(occurrences) - len(rows), rows[VISIBLE_ROWS:]
         note = tag("p", f"and {omitted:,} more; --json writes all of them.", class_="note") if omitted else ""
-        parts.append(fold(f"{len(hidden):,} more", table(header, hidden, "sheet"), note))
+        parts.append(fold(f"{len(occurrences) - VISIBLE_ROWS:,} more", table(header, hidden, "sheet"), note))
     parts.append(_pictures(survey, occurrences))
     return tag("section", *parts, class_=f"finding is-{finding.check.severity}", id=finding.id)
 
