@@ -12,8 +12,8 @@ from .local_norms import TaskFedBN
 from .phase import Failure, RoundResult
 from .published import FisherMerging, Fola, Pfnm, Rebasin
 from .registry import STRATEGIES, register_strategy
-from .screening import Update
 from .sites import FederationError, SiteCard
+from .update import Update
 
 __all__ = [
     "STRATEGIES", "Alone", "BayesianMatching", "Failure", "FederationError", "FisherMerging", "Fola", "GrowingMatching",

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord
 
 from .averaging import TaskFedAvg
 from .limits import check_settings
-from .merging import MEAN, VARIANCE
+from .product import MEAN, VARIANCE
 from .wire import arrays_in, record_of, tensors_in
 
 FIRST, SECOND = "@first-moment", "@second-moment"  # groups of a checkpoint

@@ -12,9 +12,9 @@ from flwr.app import ArrayRecord, ConfigRecord
 
 from .base import TaskStrategy
 from .limits import Weighting, check_settings
-from .merging import add_scaled
-from .screening import Update
+from .product import add_scaled
 from .sites import KEY, SiteCard
+from .update import Update
 from .wire import part_of, record_of, task_of
 
 

@@ -19,10 +19,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from .limits import OnFailure, check_settings
-from .memory import Memory
 from .phase import Failure, FailurePolicy, MetricSums, Phase, RoundResult
-from .screening import Update, read_update
+from .screening import Memory
 from .sites import FederationError, Roster, SiteCard
+from .update import Update, read_update
 from .wire import decoder_part, is_decoder, is_packed, part_of, record_in, record_of, select
 
 log = getLogger("flwr")
@@ -46,7 +46,7 @@ class TaskStrategy(Strategy):
             :class:`FederationError`. A round without any reply also raises it. A round whose replies were all refused
             keeps the model, and the run continues, unless a quorum forbids it.
         max_norm_ratio: refuse an update that moved further than this many times the other sites' median (see
-            :class:`~.memory.Memory`); 0 never does.
+            :class:`~.screening.Memory`); 0 never does.
         min_sites: number of sites that must have joined before the first round.
         join_timeout: seconds to wait for them.
         retry_timeout: seconds to wait for the reply to a repeated message; ``None`` waits without limit.

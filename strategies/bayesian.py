@@ -2,7 +2,7 @@
 
 A round handles the sites' updates one by one. Each is screened; every unit (hidden neuron, attention head, channel) is
 matched to a unit of the global model (:mod:`.frame`, or :mod:`.alignment` for models trained apart); and the posterior
-of every weight is multiplied into the product (:mod:`.merging`). Yurochkin et al. (ICML 2019) match neurons of
+of every weight is multiplied into the product (:mod:`.product`). Yurochkin et al. (ICML 2019) match neurons of
 perceptrons under a beta-Bernoulli process with one precision for each client. Here the atoms are centred on the last
 global model, the axes are those of the user's network, transformers included, and the precision is the curvature that
 each site measures for each weight.
@@ -25,9 +25,9 @@ from .cavity import Cavities
 from .contribution import Contribution, matching_weights, read_contribution
 from .limits import PrecisionKind, Start, check_settings
 from .matching import moved_share
-from .merging import MEAN, VARIANCE, Merged
-from .screening import Update
+from .product import MEAN, VARIANCE, Merged
 from .sites import SiteCard
+from .update import Update
 from .wire import FlatArray, arrays_in, json_record, read_json_record, record_of, tensors_in
 
 log = getLogger("flwr")

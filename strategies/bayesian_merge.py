@@ -13,7 +13,7 @@ from .axes import AxisGraph, Tensors
 from .cavity import PulledSteps
 from .contribution import Contribution, tensors_by_name, unique_names
 from .frame import Frame, Placement
-from .merging import Product
+from .product import Product
 from .wire import arrays_in, part_of, tensors_in
 
 
@@ -76,7 +76,7 @@ class BayesianMerge:
     arrays: ArrayRecord  # the global arrays that the round started from
     graph: AxisGraph | None  # None: units are not matched
     weights: SiteWeights  # how much each site counts in each part
-    precision_floor: float  # see :class:`.merging.Product`
+    precision_floor: float  # see :class:`.product.Product`
 
     def __post_init__(self) -> None:
         self.previous = arrays_in(self.arrays)

@@ -12,7 +12,7 @@ from .attention_heads import inner_axes
 from .averaging import SiteWeights
 from .axes import AxisError, AxisGraph, Tensors
 from .precision import Precision
-from .screening import Update
+from .update import Update
 from .wire import TensorEntry, part_of
 
 Layout = Mapping[str, list[TensorEntry]]  # the tensors of every array, by its key

@@ -2,7 +2,7 @@
 
 In a round, all updates are kept until it ends. :func:`.growth.grow` finds the place of every unit in the global model,
 or opens one (the predictive density of SPAHM, Yurochkin et al., NeurIPS 2019); :func:`.growth.expand` brings tensors
-and precision to the global width; the product of posteriors (:mod:`.merging`) merges them.
+and precision to the global width; the product of posteriors (:mod:`.product`) merges them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .contribution import Contribution, Layout, read_contribution, tensors_by_na
 from .frame import Frame
 from .growth import Growth, expand, grow
 from .limits import check_settings, with_fixed
-from .merging import Product
 from .precision import Precision, floored, inflation
-from .screening import Update
+from .product import Product
 from .sites import SiteCard
+from .update import Update
 from .widths import infer_sizes, submodel
 from .wire import TensorEntry, arrays_in, is_packed, pack, record_of, tensors_in, unpack
 

@@ -10,8 +10,8 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from .averaging import TaskFedAvg
-from .screening import Update
 from .sites import KEY, SiteCard
+from .update import Update
 from .wire import MANIFEST, TensorEntry, arrays_in, is_decoder, part_of, record_of, tensors_in
 
 # The last word of a module's name: norm, norm1, bn2, ln_1, fc_norm, norm_pre, LayerNorm, layernorm_before, batchnorm1.

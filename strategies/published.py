@@ -18,8 +18,8 @@ from .bayesian_merge import BayesianMerge
 from .contribution import Contribution
 from .limits import check_settings, with_fixed
 from .matching import match, moved_share
-from .merging import MEAN, VARIANCE
 from .precision import Precision
+from .product import MEAN, VARIANCE
 from .rebasin import match_many, moving_permutations
 
 ROUNDING = 1e-12  # minimum relative gain: these methods have no gate, but sums have rounding errors

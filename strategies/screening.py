@@ -1,101 +1,123 @@
-"""Read and check updates: a faulty one is refused with its site's name, and the round continues without it."""
+"""Memory of earlier updates, by which replays and outliers are recognised."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord
 
-from .precision import Precision, read_precision
-from .sites import MAX_SAMPLES, SiteCard
-from .wire import MANIFEST, is_packed, part_of, record_in, values_of
+from .update import Update
+from .wire import json_record, part_of, read_json_record
 
-MAX_VALUE = 1e10  # a variance of 16-bit pixels is 1e9; products of the squares of larger values overflow
+MAX_UPDATES = 16  # earlier updates of a site that a new one is compared with
+MAX_DISTANCES = 256  # distances stored for each part, so that a round's cost does not grow with the square of its sites
+RECENT_ROUNDS = 3  # rounds before the current one whose distances also define what is usual
 
 
 @dataclass(frozen=True)
-class Update:
-    """One site's reply to a training message.
+class Trace:
+    """The part of an update that is remembered: checksums of it and of the arrays sent, and each part's distance."""
 
-    ``arrays`` maps a key of the record that was sent to the trained values; ``counts`` maps a task to the number of
-    labelled samples it was trained on; ``num_examples`` is the number of images, whatever their labels; ``precision``
-    maps a key of ``arrays`` to the precision of these values, if the site's app sends it; ``pulled`` is true if the
-    site trained under the pull that the strategy sent.
+    returned: int
+    sent: int
+    distances: dict[str, float]
+
+
+class Memory:
+    """Earlier updates of all sites, to recognise a replay or an outlier.
+
+    A replay is bit-equal to one of the site's last 16 accepted updates although the site was sent different values
+    then. A site whose training changes nothing and that is sent the same values is not a replay.
+
+    With ``max_norm_ratio`` above 0, an update is an outlier if the Euclidean distance of one of its parts from the
+    values sent (floats only) is more than that many times the median distance of the other sites. Updates are merged
+    as they arrive, so the median cannot wait for the end of the round: it is taken part by part over the distances
+    that were accepted so far in this round and in the three rounds before it. If there are none, or the median is 0,
+    the update is accepted; nothing can be compared with the first site of a run.
     """
 
-    site: str
-    arrays: dict[str, np.ndarray]
-    num_examples: float
-    counts: dict[str, float]
-    precision: dict[str, Precision] = field(default_factory=dict)
-    pulled: bool = False
+    def __init__(self, max_norm_ratio: float = 0.0) -> None:
+        self.max_norm_ratio = max_norm_ratio
+        self._checksums: dict[str, list[tuple[int, int]]] = {}  # site -> (returned, sent), newest last
+        self._distances: dict[str, list[tuple[int, str, float]]] = {}  # part -> (round, site, distance), newest last
+        self._round = 0
+        self._global = ArrayRecord()
+        self._global_checksums: dict[str, int] = {}
+
+    def begin_round(self, server_round: int, arrays: ArrayRecord) -> None:
+        """Start a round in which all sites are sent these arrays, except where they have arrays of their own."""
+        self._round, self._global, self._global_checksums = server_round, arrays, {}
+
+    def check(self, update: Update, sent: ArrayRecord) -> Trace:
+        """Return the trace of an update; raise ``ValueError`` to refuse the update."""
+        keys = sorted(update.arrays)
+        returned = _combined(keys, (checksum(update.arrays[key]) for key in keys))
+        sent_sum = _combined(keys, (self._checksum(key, sent[key]) for key in keys))
+        for earlier_returned, earlier_sent in self._checksums.get(update.site, ()):
+            if returned == earlier_returned and sent_sum != earlier_sent:
+                raise ValueError("it repeats an update of an earlier round bit by bit, though it was sent other values")
+        moved = distances(update.arrays, sent) if self.max_norm_ratio else {}
+        for part, distance in moved.items():
+            others = [
+                earlier for server_round, site, earlier in self._distances.get(part, ())
+                if site != update.site and server_round >= self._round - RECENT_ROUNDS
+            ]  # fmt: skip
+            usual = float(np.median(others)) if others else 0.0
+            if usual and distance > self.max_norm_ratio * usual:
+                raise ValueError(
+                    f"its {part or 'model'} moved by {distance:.3g}, more than {self.max_norm_ratio:g} times "
+                    f"the other sites' median of {usual:.3g}"
+                )
+        return Trace(returned, sent_sum, moved)
+
+    def remember(self, site: str, trace: Trace) -> None:
+        """Remember an update that was accepted."""
+        checksums = [*self._checksums.get(site, ()), (trace.returned, trace.sent)]
+        self._checksums[site] = checksums[-MAX_UPDATES:]
+        for part, distance in trace.distances.items():
+            recent = [*self._distances.get(part, ()), (self._round, site, distance)]
+            self._distances[part] = recent[-MAX_DISTANCES:]
+
+    def state(self) -> ArrayRecord:
+        """Return the memory as a record, so that a resumed run refuses the same updates."""
+        return json_record({"given": self._checksums, "distances": self._distances})
+
+    def restore(self, state: ArrayRecord) -> None:
+        """Restore what :meth:`state` returned."""
+        content = read_json_record(state)
+        self._checksums = {site: [(a, b) for a, b in pairs] for site, pairs in content["given"].items()}
+        self._distances = {part: [(r, s, d) for r, s, d in rows] for part, rows in content["distances"].items()}
+
+    def _checksum(self, key: str, array: Array) -> int:
+        if array is not self._global.get(key):
+            return checksum(array.numpy())
+        if key not in self._global_checksums:  # a global array is read once, not once for each site
+            self._global_checksums[key] = checksum(array.numpy())
+        return self._global_checksums[key]
 
 
-def read_update(site: SiteCard, reply: Message, sent: ArrayRecord) -> Update:
-    """Read a reply, and check it against the arrays that its site was sent.
-
-    A part may be missing, but one that is there must be complete.
-
-    Raises:
-        ValueError: with the reason, if the update has to be refused.
-    """
-    trained = record_in(reply.content, "arrays", ArrayRecord)
-    metrics = record_in(reply.content, "metrics", MetricRecord)
-    if trained is None or metrics is None:
-        raise ValueError("expected records 'arrays' and 'metrics' in the reply, got " + ", ".join(reply.content))
-    num_examples, counts = _read_counts(site, metrics)
-    arrays = _read_arrays(trained, sent)
-    record = record_in(reply.content, "precision", ArrayRecord)
-    precision = read_precision(record, arrays) if record is not None else {}
-    return Update(site.key, arrays, num_examples, counts, precision, bool(metrics.get("pulled", 0)))
+def checksum(values: np.ndarray) -> int:
+    """Return the CRC-32 of an array's memory, at 2 GB/s; nothing is secret, and one pair of arrays in 4e9 collides."""
+    return zlib.crc32(np.asarray(values, order="C"))  # type: ignore[arg-type]
 
 
-def _read_counts(site: SiteCard, metrics: MetricRecord) -> tuple[float, dict[str, float]]:
-    prefix = "num-examples."
-    counts = {name.removeprefix(prefix): _read_count(name, n) for name, n in metrics.items() if name.startswith(prefix)}
-    num_examples = _read_count("num-examples", metrics.get("num-examples", 1))
-    if not num_examples:
-        raise ValueError("it was trained on no samples: its num-examples is 0")
-    if site.counts:  # a count is a weight in the merge, so it may not exceed what the site reported on joining
-        for task, count in counts.items():
-            if count > (joined := site.train_count(task)):
-                raise ValueError(f"it reports {count:g} samples of {task}, on joining it reported {joined:g}")
-        joined = sum(count for name, count in site.counts.items() if name.startswith("train."))
-        if num_examples > joined:
-            raise ValueError(f"it reports {num_examples:g} samples, on joining it reported {joined:g}")
-    return num_examples, counts
+def _combined(keys: Iterable[str], checksums: Iterable[int]) -> int:
+    return zlib.crc32(repr(list(zip(keys, checksums, strict=True))).encode())
 
 
-def _read_count(name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or not 0 <= value <= MAX_SAMPLES:
-        raise ValueError(f"{name} should be a number of samples up to {MAX_SAMPLES:g}, it is {value!r}")
-    return float(value)
-
-
-def _read_arrays(trained: ArrayRecord, sent: ArrayRecord) -> dict[str, np.ndarray]:
-    arrays = {}
-    for key, array in trained.items():
-        if key not in sent:
-            raise ValueError(f"it contains {key!r}, which it was not sent")
-        if key == MANIFEST:
-            if values_of(key, array).tobytes() != sent[MANIFEST].numpy().tobytes():
-                raise ValueError("its tensors are laid out differently from those it was sent")
+def distances(arrays: Mapping[str, np.ndarray], sent: ArrayRecord, chunk: int = 1 << 15) -> dict[str, float]:
+    """Return each part's Euclidean distance from the values sent, over its floats, in chunks that fit the cache."""
+    squares: dict[str, float] = {}
+    for key, values in arrays.items():
+        if values.dtype.kind != "f":
             continue
-        values, dtype, shape = values_of(key, array), sent[key].dtype, list(sent[key].shape)
-        if list(values.shape) != shape or str(values.dtype) != dtype:
-            raise ValueError(f"{key!r} should be {dtype}{shape}, it is {values.dtype}{list(values.shape)}")
-        is_float = values.dtype.kind == "f" and values.size > 0
-        # NaN fails every comparison, and the squares of larger values overflow.
-        if is_float and not -MAX_VALUE <= float(values.min()) <= float(values.max()) <= MAX_VALUE:
-            wrong = f"beyond {MAX_VALUE:g}" if np.isfinite(values).all() else "that are not finite"
-            raise ValueError(f"{key!r} contains values {wrong}; its training diverged")
-        arrays[key] = values
-    if not arrays:
-        raise ValueError("it contains no arrays")
-    if is_packed(sent):
-        parts = {part_of(key) for key in arrays}
-        for key in sent:
-            if key != MANIFEST and key not in arrays and part_of(key) in parts:
-                raise ValueError(f"it contains {part_of(key)!r} without {key!r}; a part must be whole or left out")
-    return arrays
+        own, start = values.reshape(-1), sent[key].numpy().reshape(-1)
+        total = squares.get(part_of(key), 0.0)
+        for i in range(0, own.size, chunk):
+            moved = np.subtract(own[i : i + chunk], start[i : i + chunk], dtype=np.float64)
+            total += float(moved @ moved)
+        squares[part_of(key)] = total
+    return {part: total**0.5 for part, total in squares.items()}

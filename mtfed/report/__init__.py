@@ -12,9 +12,9 @@ from ..tasks.specs import METRIC_SPECS
 from .charts import curves
 from .comparison import headline_group
 from .details import rounds, settings, sites
-from .figures import full_title
 from .galleries import examples
 from .html import Html, chip, count, escape, fold, join, page, tag, task_title
+from .metric_format import full_title
 from .records import Group, all_tasks, group, read
 from .verdict import verdict
 

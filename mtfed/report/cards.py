@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ..tasks.task import Task
 from .charts import strip
 from .comparison import headline_group, untrained_values
-from .figures import digits, direction, format_value, gain, heading, metric_title, scale, tolerance, unit
 from .html import Html, chip, escape, join, number, table, tag, task_title, with_minus
+from .metric_format import digits, direction, format_value, gain, heading, metric_title, scale, tolerance, unit
 from .records import Group, deviation, mean, split_of
 
 PALE = "#b5bdc8"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..tasks.task import Task
-from .figures import gain
+from .metric_format import gain
 from .records import Group, differing, mean, split_of
 
 SINGLE_TASK = "single-task"  # the model that shares nothing between tasks

@@ -8,8 +8,8 @@ from typing import Any
 from ..config import Config
 from ..progress import print_table
 from ..record.run import Run
-from .figures import format_value, full_title
 from .html import count
+from .metric_format import format_value, full_title
 
 
 def print_summary(run: Run, config: Config, summary: dict[str, Any], *, tested: bool) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import MtfedError
 from ..tasks.task import Task
-from .figures import format_value, unit
 from .html import Html, count, join, number, tag, task_title
+from .metric_format import format_value, unit
 from .overlays import CERTAIN, boxes, dose, dose_legend, segmentation, structures, structures_legend
 from .pictures import PREDICTED, TRUE, key, picture, ruler
 from .records import RunContents, mean

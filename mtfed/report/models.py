@@ -9,8 +9,8 @@ from contextlib import suppress
 from ..errors import MtfedError
 from .comparison import SINGLE_TASK, nearest_finished
 from .delta_mtl import delta_mtl
-from .figures import format_value, gain, heading
 from .html import Html, chip, escape, join, number, table, tag, task_title
+from .metric_format import format_value, gain, heading
 from .records import Group, RunContents, all_tasks, compared, deviation, mean, split_of
 
 NOTE = (

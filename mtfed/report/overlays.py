@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..tasks.task import Task
-from .figures import format_value
 from .html import Html, escape, join, number, tag
+from .metric_format import format_value
 from .pictures import BRIGHT, PREDICTED, TRUE, border, colour_bar, key, picture, pictures, step_of, wash
 from .records import mean
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from ..tasks.specs import lower_is_better
 from .cards import card, with_unit
 from .comparison import gain_over_alone, has_model_per_task, headline_group
-from .figures import metric_title, tolerance
 from .html import Html, count, join, tag, task_title
+from .metric_format import metric_title, tolerance
 from .models import models_table, over_single, percent
 from .records import COMPARED, Group, all_tasks, differing, mean, split_of
 

@@ -8,8 +8,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 
 from helpers.rounds import SITES, one_round, same
 from mtfed.strategies import BayesianMatching, wire
-from mtfed.strategies.memory import Memory
 from mtfed.strategies.precision import write_precision
+from mtfed.strategies.screening import Memory
 
 CURVATURE = {"a": 2.0, "b": 30.0, "c": 7.0}  # curvature of a site's whole loss, the same in every weight
 MODE = {key: np.random.default_rng(list(key.encode())).normal(size=6) for key in SITES}

@@ -20,8 +20,8 @@ from mtfed.models.symmetry import derive_axes
 from mtfed.record.run import Run
 from mtfed.strategies import GrowingMatching, SiteCard, TaskFedAvg, wire
 from mtfed.strategies.axes import AxisError, AxisGraph
-from mtfed.strategies.memory import Memory
 from mtfed.strategies.precision import write_precision
+from mtfed.strategies.screening import Memory
 from mtfed.strategies.widths import submodel
 
 COUNTS = {key: sum(tasks.values()) for key, tasks in SITES.items()}

@@ -24,8 +24,8 @@ from mtfed.federation.strategy_settings import make_strategy
 from mtfed.models.symmetry import derive_axes
 from mtfed.strategies import STRATEGIES, FisherMerging, Fola, Pfnm, Rebasin, TaskFedAvg, TaskStrategy, wire
 from mtfed.strategies.axes import AxisGraph
-from mtfed.strategies.memory import Memory
 from mtfed.strategies.precision import write_precision
+from mtfed.strategies.screening import Memory
 
 COUNTS = {key: float(sum(tasks.values())) for key, tasks in SITES.items()}
 PUBLISHED = {"fisher": FisherMerging, "fola": Fola, "rebasin": Rebasin, "pfnm": Pfnm}

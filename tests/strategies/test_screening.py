@@ -1,124 +1,159 @@
-"""Screening: which updates are refused, and for which reason."""
+"""Replays and outliers are recognised by earlier updates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from io import BytesIO
-
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
-from helpers.rounds import drift, one_round
-from mtfed.strategies import BayesianMatching, TaskFedAvg, wire
+from helpers.rounds import drift, one_round, parts, update
+from mtfed.strategies import Alone, TaskFedAdam, TaskFedAvg, TaskFedBN, Update, wire
+from mtfed.strategies.screening import MAX_DISTANCES, MAX_UPDATES, RECENT_ROUNDS, Memory, distances
 
-Answer = Callable[[str, Message], RecordDict | Error | None]
-
-
-def without(*keys: str) -> Answer:
-    """Return an answer in which site c leaves arrays out."""
-
-    def answer(key: str, message: Message) -> RecordDict:
-        content = drift(key, message)
-        for name in keys if key == "c" else ():
-            del content["arrays"][name]
-        return content
-
-    return answer
+SAME, OTHER = np.random.default_rng(1), np.random.default_rng(2)
 
 
-def reporting(**metrics: float) -> Answer:
-    """Return an answer in which site c reports other metrics."""
-
-    def answer(key: str, message: Message) -> RecordDict:
-        content = drift(key, message)
-        for name, value in metrics.items() if key == "c" else ():
-            content["metrics"][name.replace("_", "-")] = value
-        return content
-
-    return answer
-
-
-def filled(value: float) -> Answer:
-    """Return an answer in which all numbers of site c's encoder are one value."""
-
-    def answer(key: str, message: Message) -> RecordDict:
-        content = drift(key, message)
-        if key == "c":
-            content["arrays"]["encoder:float32"] = wire.FlatArray(np.full(13, value, "f"))
-        return content
-
-    return answer
+FIRST, SECOND = wire.pack(parts(SAME)), wire.pack(parts(OTHER))
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("sent", "given", "refused"),  # a letter for each round: the model that is sent, and the update that site b returns
     [
-        (
-            without("encoder:int64"),
-            "it contains 'encoder' without 'encoder:int64'; a part must be whole or left out",
-        ),
-        (
-            without("encoder:float32"),
-            "it contains 'encoder' without 'encoder:float32'; a part must be whole or left out",
-        ),
-        (
-            without("encoder:float32", "encoder:int64", "decoder.x:float32", "decoder.y:float32"),
-            "it contains no arrays",
-        ),
-        (reporting(num_examples=0), "it was trained on no samples: its num-examples is 0"),
-        (reporting(num_examples=-3), "num-examples should be a number of samples up to 1e+15, it is -3"),
-        (reporting(num_examples=float("nan")), "num-examples should be a number of samples up to 1e+15, it is nan"),
-        (reporting(num_examples=1e16), "num-examples should be a number of samples up to 1e+15, it is 1e+16"),
-        (filled(-2e10), "'encoder:float32' contains values beyond 1e+10; its training diverged"),
-        (filled(float("nan")), "'encoder:float32' contains values that are not finite; its training diverged"),
-        (filled(1e10), None),
-        (without("decoder.x:float32"), None),
-        (without("encoder:float32", "encoder:int64"), None),
-        (without("manifest"), None),
-        (reporting(num_examples=1), None),
+        ("ab", "xx", [2]),
+        ("ab", "xy", []),
+        ("aa", "xx", []),  # sent the same, its training changes nothing
+        ("aba", "xyx", []),
+        ("abb", "xyx", [3]),
+        ("abab", "xxyx", [2, 4]),
+        ("abba", "xxxx", [2, 3]),
     ],
 )
-def test_an_update_is_checked(answer: Answer, reason: str | None) -> None:
+def test_a_replay_is_refused(sent: str, given: str, refused: list[int]) -> None:
     strategy = TaskFedAvg()
-    one_round(strategy, answer)
-    expected = [] if reason is None else [("c", f"its update was refused: {reason}")]
-    assert [(failure.site, failure.reason) for failure in strategy.failures] == expected
+    for number, (model, choice) in enumerate(zip(sent, given, strict=True), start=1):
+
+        def answer(key: str, message: Message, choice: str = choice) -> RecordDict:
+            if key != "b":
+                return drift(key, message)
+            content, values = update(key, message), parts(np.random.default_rng(ord(choice)))
+            content["arrays"] = wire.repack(message.content["arrays"], values)
+            del content["metrics"]["curve"]
+            return content
+
+        one_round(strategy, answer, arrays={"a": FIRST, "b": SECOND}[model], number=number)
+    assert [(failure.site, failure.server_round) for failure in strategy.failures] == [("b", n) for n in refused]
+    assert all("repeats an update of an earlier round" in failure.reason for failure in strategy.failures)
 
 
-def archive() -> bytes:
-    buffer = BytesIO()
-    np.savez(buffer, a=np.zeros(19, "f"))
-    return buffer.getvalue()
+def test_a_site_may_return_the_update_of_another_site() -> None:
+    strategy = TaskFedAvg()
 
-
-@pytest.mark.parametrize(
-    ("record", "name"), [("arrays", "encoder:float32"), ("arrays", "manifest"), ("precision", "encoder:float32")]
-)
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04K\x01.", archive()],
-    ids=["nothing", "zip", "torn", "pickle", "archive"],
-)
-def test_only_bytes_that_are_no_array_are_refused(record: str, name: str, content: bytes) -> None:
     def answer(key: str, message: Message) -> RecordDict:
-        given = drift(key, message)
-        if key == "c":
-            broken = ArrayRecord(dict(given["arrays"].items()) if record == "arrays" else {})
-            broken[name] = Array("float32", (19,), "numpy.ndarray", content)
-            given[record] = broken
-        return given
+        content = drift("abc"[("abc".index(key) + message.content["config"]["server-round"]) % 3], message)
+        content["metrics"] = drift(key, message)["metrics"]
+        return content
 
-    strategy = BayesianMatching()
-    one_round(strategy, answer)
-    assert [failure.site for failure in strategy.failures] == ["c"]
-    assert f"{name!r} cannot be read as an array" in strategy.failures[0].reason
+    one_round(strategy, answer, arrays=FIRST)
+    one_round(strategy, answer, arrays=SECOND, number=2)
+    assert not strategy.failures
 
 
-def test_a_part_left_out_is_averaged_over_the_other_sites() -> None:
-    merged, _, _ = one_round(TaskFedAvg(), without("decoder.x:float32"))
-    given: dict[str, np.ndarray] = {}
-    one_round(TaskFedAvg(), lambda key, message: given.setdefault(key, content := drift(key, message)) and content)
-    np.testing.assert_array_equal(
-        merged["decoder.x:float32"].numpy(), given["a"]["arrays"]["decoder.x:float32"].numpy()
-    )
+@pytest.mark.parametrize("strategy_class", [TaskFedAvg, TaskFedAdam, TaskFedBN, Alone])
+def test_a_replay_is_recognised_after_a_restart(strategy_class: type[TaskFedAvg]) -> None:
+    strategy, after = strategy_class(), strategy_class()
+    arrays, _, _ = one_round(strategy, drift)
+
+    def stale(key: str, message: Message) -> RecordDict:
+        message.content["config"]["server-round"] = 1
+        content = drift(key, message)
+        if key == "b":  # its update of round 1, whatever it is sent
+            content["arrays"] = first["b"]
+        return content
+
+    first: dict[str, ArrayRecord] = {}
+    one_round(strategy_class(), lambda key, m: first.update({key: (content := drift(key, m))["arrays"]}) or content)
+    after.restore(strategy.state())
+    one_round(after, stale, arrays=arrays, number=2)
+    assert [failure.site for failure in after.failures] == ["b"]
+
+
+def test_the_memory_is_bounded() -> None:
+    memory, arrays = Memory(max_norm_ratio=1e9), ArrayRecord()
+    arrays["w"] = wire.FlatArray(np.zeros(2))
+    for number in range(1, 40):
+        memory.begin_round(number, arrays)
+        for site in map(str, range(20)):
+            values = {"w": np.array([number, int(site)], float)}
+            memory.remember(site, memory.check(Update(site, values, 1, {}), arrays))
+    assert {len(pairs) for pairs in memory._checksums.values()} == {MAX_UPDATES}
+    assert {part: len(rows) for part, rows in memory._distances.items()} == {"": MAX_DISTANCES}
+
+
+def test_distances_are_euclidean_part_by_part() -> None:
+    rng = np.random.default_rng(0)
+    sent = wire.pack(parts(rng))
+    given = {key: array.numpy() + 1 for key, array in wire.pack(parts(rng)).items() if key != wire.MANIFEST}
+    got = distances(given, sent, chunk=3)
+    expected: dict[str, float] = {}
+    for key, values in given.items():
+        for a, b in zip(values.tolist(), sent[key].numpy().tolist(), strict=True):
+            part, dtype = key.split(":")
+            expected[part] = expected.get(part, 0.0) + (float(a - b) ** 2 if dtype == "float32" else 0.0)
+    assert got == pytest.approx({part: total**0.5 for part, total in expected.items()}, rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1.5, 3.0, 0.0])
+def test_outliers_equal_a_slow_reference(ratio: float) -> None:
+    rng, memory = np.random.default_rng(4), Memory(ratio)
+    sent = ArrayRecord()
+    for part in ("encoder", "decoder.x"):
+        sent[f"{part}:float64"] = wire.FlatArray(np.zeros(3))
+    accepted: list[tuple[int, str, str, float]] = []
+    outcomes = []
+    for number in range(1, 12):
+        memory.begin_round(number, sent)
+        for site in "abcde":
+            parts = ["encoder", "decoder.x"] if site in "ace" else ["encoder"]
+            far = {part: float(rng.lognormal(sigma=1.0)) for part in parts}
+            refused = False
+            for part, distance in far.items():
+                others = sorted(d for r, s, p, d in accepted if p == part and s != site and number - r <= RECENT_ROUNDS)
+                half = len(others) // 2
+                if others and ratio:
+                    median = others[half] if len(others) % 2 else (others[half - 1] + others[half]) / 2
+                    refused |= distance > ratio * median
+            values = {f"{part}:float64": np.array([0.0, distance, 0.0]) for part, distance in far.items()}
+            try:
+                memory.remember(site, memory.check(Update(site, values, 1, {}), sent))
+                outcomes.append(False)
+            except ValueError as error:
+                assert "times the other sites' median of" in str(error)
+                outcomes.append(True)
+            assert outcomes[-1] == refused, (number, site)
+            if not refused:
+                accepted += [(number, site, part, distance) for part, distance in far.items()]
+    assert any(outcomes) == bool(ratio) and not all(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("moves", "refused"),
+    [
+        ({"a": 1.0, "b": 1.0, "c": 9.0}, []),
+        ({"a": 1.0, "b": 1.0, "c": 11.0}, ["c"]),
+        ({"a": 1e9, "b": 1.0, "c": 1.0}, []),  # nothing can be compared with the first
+        ({"a": 0.0, "b": 0.0, "c": 1.0}, []),  # the median is 0
+        ({"a": 1.0, "b": 50.0, "c": 1.0}, ["b"]),
+    ],
+)
+def test_the_site_that_moved_too_far_is_named(moves: dict[str, float], refused: list[str]) -> None:
+    strategy, arrays = TaskFedAvg(max_norm_ratio=10.0), ArrayRecord()
+    arrays["w"] = wire.FlatArray(np.zeros(4))
+
+    def answer(key: str, message: Message) -> RecordDict:
+        content = drift(key, message)
+        content["arrays"]["w"] = wire.FlatArray(np.array([0.0, moves[key], 0.0, 0.0]))
+        return content
+
+    one_round(strategy, answer, arrays=arrays)
+    assert [failure.site for failure in strategy.failures] == refused
+    assert all("its model moved by" in f.reason and "more than 10 times" in f.reason for f in strategy.failures)

@@ -19,8 +19,8 @@ from mtfed.learning.metrics import TaskMetrics, pool
 from mtfed.learning.strong_augment import augment_strongly
 from mtfed.models.decoders import DECODERS, register_decoder
 from mtfed.models.decoders.heads import ClassificationDecoder
-from mtfed.report.figures import full_title
 from mtfed.report.galleries import GALLERIES, PLAIN, Gallery, register_gallery
+from mtfed.report.metric_format import full_title
 from mtfed.tasks import KIND_SPECS, METRIC_SPECS, Kind, KindSpec, MetricSpec, Task, kind, mean_metric, register_kind
 
 SPEC = KindSpec("a count of cells", losses=("poisson",), metrics=("count-error",), decoders=("linear",), unit="cells")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtfed.report.figures import digits, direction, metric_title, scale
+from mtfed.report.metric_format import digits, direction, metric_title, scale
 from mtfed.tasks.specs import KIND_SPECS, METRIC_SPECS
 from mtfed.tasks.task import Task
 

@@ -11,8 +11,8 @@ import pytest
 from flwr.app import ArrayRecord
 
 from mtfed.strategies import wire
-from mtfed.strategies.merging import Merged, Product
 from mtfed.strategies.precision import Precision, encode
+from mtfed.strategies.product import Merged, Product
 
 RNG = np.random.default_rng
 MODEL = {  # part -> tensor -> shape
