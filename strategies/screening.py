@@ -1,4 +1,4 @@
-"""Memory of earlier updates, by which replays and outliers are recognised."""
+"""Screening: an update is compared with earlier ones and with the other sites', so that replays and outliers are refused."""
 
 from __future__ import annotations
 
