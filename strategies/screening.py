@@ -1,4 +1,4 @@
-"""Screening: an update is compared with earlier ones and with the other sites', so that replays and outliers are refused."""
+"""Screening: updates are compared with earlier ones and with those of other sites, to refuse replays and outliers."""
 
 from __future__ import annotations
 
