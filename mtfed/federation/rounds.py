@@ -83,7 +83,7 @@ class Federation:
         if self.resumed is not None:
             check_same_sites(self.resumed, sites)
         state = self._start(sites)
-        about = f"{len(sites)} sites, {config.strategy}, {config.rounds} rounds"
+        about = f"{len(sites)} sites, {config.strategy}, {config.rounds} round{'s' * (config.rounds > 1)}"
         print(f"{config.name}: {about} -> {state.run.folder}", flush=True)
         stopped, first_round = "all rounds done", state.finished + 1
         with Progress(config.name, config.strategy, first_round, config.rounds) as progress:

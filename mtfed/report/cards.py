@@ -97,9 +97,11 @@ def _difference(task: Task, reference: list[float], values: list[float], sites: 
     """Return by how much ``reference`` is better than ``values``, and how many of the sites it is ahead of."""
     if not reference or not values:
         return escape("–")
-    difference, level = gain(mean(reference), mean(values), task.metric), tolerance(task, task.metric)
-    sign = "" if abs(difference) < level else "+" if difference > 0 else ""
-    parts: list[object] = [sign + number(0.0 if abs(difference) < level else difference, digits(task, task.metric))]
+    decimals, level = digits(task, task.metric), tolerance(task, task.metric)
+    # The difference of the figures as shown, so that a reader who subtracts them gets the same.
+    difference = gain(round(mean(reference), decimals), round(mean(values), decimals), task.metric)
+    sign = "+" if difference > level else ""
+    parts: list[object] = [sign + number(difference if abs(difference) > level else 0.0, decimals)]
     if any(abs(difference) <= deviation(runs) for runs in (reference, values)):  # NaN for a single run
         parts.append(tag("small", "within the spread of seeds"))
     if sites:

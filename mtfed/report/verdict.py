@@ -74,9 +74,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     repeated = [len(group.runs) > 1 for group in groups]
     notes = []
     if "validation" in splits:
-        notes.append(
-            "Without test figures: there are no test images, so the figures are for the hospitals' validation images."
-        )
+        notes.append("There are no test images, so the figures are for the hospitals' validation images.")
     if "test" in splits:
         notes.append("Figures are for test images that no hospital trained on and that decided nothing.")
     if any(lower_is_better(metric) for task in tasks for metric in task.metrics):

@@ -139,7 +139,7 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     assert "0.900" in text and "Predictions" not in text and "Hospitals and their images" not in text
     untested = make_run(tmp_path / "b", test={"lungs": None, "pneumonia": None}, examples=False)
     text = plain(read(untested))
-    assert "Validation images" in text and "0.850" in text and "Without test figures" in text
+    assert "Validation images" in text and "0.850" in text and "There are no test images" in text
     nothing = make_run(tmp_path / "c", test={}, validation={"lungs": math.nan}, examples=False)
     assert "Pneumonia AUC –" in plain(read(nothing))
 
