@@ -75,8 +75,8 @@ def pneumonia(runs: list[dict[str, Any]]) -> str:
     untrained = [[run["tasks"][task]["untrained"][metric] for run in alone] for task, metric, _ in METRICS]
     rows += [("the best hospital alone, by test figures", best), ("untrained", untrained)]
     return (
-        "Test images, on which no hospital trained and nothing was chosen: mean ± standard deviation over "
-        f"{len(seeds)} seeds, {runs[0]['sites']} hospitals, {runs[0]['rounds']} rounds.\n\n"
+        "Results on test images that were used neither for training nor for model selection: mean ± standard deviation "
+        f"over {len(seeds)} seeds, {runs[0]['sites']} hospitals, {runs[0]['rounds']} rounds.\n\n"
     ) + markdown_table(
         ["", *(title for *_, title in METRICS)],
         [[name, *map(mean_and_deviation, columns)] for name, columns in rows],
