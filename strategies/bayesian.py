@@ -31,7 +31,7 @@ from .update import Update
 from .wire import FlatArray, arrays_in, json_record, read_json_record, record_of, tensors_in
 
 log = getLogger("flwr")
-POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@told"  # groups; unchanged, so that older runs can resume
+POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@told"  # groups of a checkpoint; a file format, so the last keeps its name
 
 
 class BayesianMatching(TaskFedAvg):
