@@ -31,7 +31,8 @@ from .update import Update
 from .wire import FlatArray, arrays_in, json_record, read_json_record, record_of, tensors_in
 
 log = getLogger("flwr")
-POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@told"  # groups of a checkpoint; a file format, so the last keeps its name
+# Groups of a checkpoint. Their names are part of the file format and do not change.
+POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@told"
 
 
 class BayesianMatching(TaskFedAvg):

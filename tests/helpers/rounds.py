@@ -111,6 +111,13 @@ NORMED = {  # part -> tensor -> shape; one name for each way to recognise a norm
 }
 
 
+def as_record(parts: dict[str, dict[str, np.ndarray]], packed: bool) -> ArrayRecord:
+    """Return tensors by part as a packed record, or by name as a plain state dict."""
+    if packed:
+        return wire.pack(parts)
+    return wire.record_of({name: value for tensors in parts.values() for name, value in tensors.items()})
+
+
 def normed(packed: bool) -> ArrayRecord:
     """Return a model with norms, packed or as a plain state dict."""
     rng, counter = np.random.default_rng(3), "num_batches_tracked"
@@ -121,12 +128,7 @@ def normed(packed: bool) -> ArrayRecord:
         }
         for part, shapes in NORMED.items()
     }
-    if packed:
-        return wire.pack(tensors)
-    plain = ArrayRecord()
-    for name, value in [pair for own in tensors.values() for pair in own.items()]:
-        plain[name] = wire.FlatArray(value)
-    return plain
+    return as_record(tensors, packed)
 
 
 def tensors_of(arrays: ArrayRecord) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from helpers.rounds import SITES, drift, one_round, same, tensors_of
+from helpers.rounds import SITES, as_record, drift, one_round, same, tensors_of
 from mtfed.strategies import TaskFedAdam, TaskFedYogi, wire
 from mtfed.strategies.adaptive import TaskFedOpt
 
@@ -35,12 +35,7 @@ def model(packed: bool, dtype: str = "float32") -> ArrayRecord:
         }
         for part, shapes in MODEL.items()
     }
-    if packed:
-        return wire.pack(tensors)
-    plain = ArrayRecord()
-    for name, value in [pair for own in tensors.values() for pair in own.items()]:
-        plain[name] = wire.FlatArray(value)
-    return plain
+    return as_record(tensors, packed)
 
 
 def weights_of(name: str, packed: bool, tasks: list[str]) -> dict[str, float]:
