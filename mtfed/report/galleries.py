@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import MtfedError
 from ..tasks.task import Task
 from .html import Html, count, join, number, tag, task_title
-from .metric_format import format_value, unit
+from .metric_format import format_value
 from .overlays import CERTAIN, boxes, dose, dose_legend, segmentation, structures, structures_legend
 from .pictures import PREDICTED, TRUE, key, picture, ruler
 from .records import RunContents, mean
@@ -135,14 +135,6 @@ def _right_count(task: Task, results: Sequence[float]) -> str:
 
 def _mean_dice(task: Task, results: Sequence[float]) -> str:
     return f"Dice {number(_finite_mean(results))} over these {len(results)}"
-
-
-def _mean_error(title: str, metric: str) -> Callable[[Task, Sequence[float]], str]:
-    def summary(task: Task, errors: Sequence[float]) -> str:
-        figure = f"{format_value(_finite_mean(errors), task, metric)} {unit(task, metric)}".rstrip()
-        return f"{title} {figure} over these {len(errors)}"
-
-    return summary
 
 
 def _finite_mean(results: Sequence[float]) -> float:
