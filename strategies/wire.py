@@ -7,7 +7,11 @@ in order) and one vector for each part and dtype under ``part:dtype``, for examp
 
 A part ``decoder.TASK`` or ``cross.TASK`` belongs to a task: only sites that have the task return it, and in its merge
 they count by their samples of the task. A decoder is sent only to these sites; ``cross.TASK``, on which the features
-of other tasks depend, is sent to every site. All other parts are shared by all.
+of other tasks depend, is sent to every site.
+
+A part ``input.NAME`` belongs to a kind of images: only images of this kind pass through it, such as the patch embedding
+of volumes (``input.3d``) or what a model learned about a modality (``input.ct``). Only sites that have such images
+receive and return it, and in its merge they count as in that of the encoder. All other parts are shared by all.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 MANIFEST = "manifest"
 DECODER, CROSS = "decoder", "cross"  # prefixes of the parts that belong to one task
+INPUT = "input"  # prefix of the parts that belong to one kind of images
 RecordType = TypeVar("RecordType", ArrayRecord, ConfigRecord, MetricRecord)
 
 
@@ -143,8 +148,8 @@ def part_of(key: str) -> str:
 def task_of(part: str) -> str:
     """Return the task to which a part belongs, or ``""`` if all tasks share it.
 
-    >>> [task_of(part) for part in ("encoder", "decoder.lungs", "cross.lungs", "stem.0")]
-    ['', 'lungs', 'lungs', '']
+    >>> [task_of(part) for part in ("encoder", "decoder.lungs", "cross.lungs", "stem.0", "input.ct")]
+    ['', 'lungs', 'lungs', '', '']
     """
     prefix, _, task = part.partition(".")
     return task if prefix in (DECODER, CROSS) else ""
@@ -158,6 +163,21 @@ def decoder_part(task: str) -> str:
 def is_decoder(part: str) -> bool:
     """Return whether a part is a task's decoder."""
     return part.startswith(decoder_part(""))
+
+
+def input_part(name: str) -> str:
+    """Return the name of the part that only images of a kind pass through."""
+    return f"{INPUT}.{name}"
+
+
+def input_of(part: str) -> str:
+    """Return the kind of images to which a part belongs, or ``""`` if it is no input part.
+
+    >>> [input_of(part) for part in ("input.ct", "input.3d", "encoder", "decoder.lungs")]
+    ['ct', '3d', '', '']
+    """
+    prefix, _, name = part.partition(".")
+    return name if prefix == INPUT else ""
 
 
 def select(record: ArrayRecord, parts: Iterable[str]) -> ArrayRecord:
