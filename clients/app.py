@@ -4,12 +4,15 @@ A message from the server reveals nothing about the site it is sent to. About ot
 weights; in the record ``pull``, the sum of their curvatures (:mod:`mtfed.strategies.cavity`); and for balancing by
 earlier losses (``dwa``, ``gradnorm``), the tasks' mean losses over all sites, from which each of two sites can compute
 the other's. In CTAN the weights include ``cross.TASK`` of tasks that the site does not have; if only one hospital has
-the task, they are that hospital's. A reply contains:
+the task, they are that hospital's. An input part, through which only one kind of images passes, contains the weights of
+the sites that have such images, and only these sites receive it; of two such sites, each can compute the other's. A
+reply contains:
 
 * ``query.describe``: the site's key, its modality if its node config names one, its tasks, the number of samples of
-  each, and class counts if its node config sets ``share-class-counts``;
-* ``train``: the trained parts of the model, sample counts, summed losses, steps, seconds; if the strategy asks for it,
-  the curvature of the site's loss in every weight, which is a sum of squared gradients over its images;
+  each, and class counts if its node config sets ``share-class-counts``; if the model has input parts, also which
+  dimensions, modalities and body parts its images have, as words of :mod:`mtfed.data.vocabulary`, without numbers;
+* ``train``: the parts of the model that it trained, sample counts, summed losses, steps, seconds; if the strategy asks
+  for it, the curvature of the site's loss in every weight, which is a sum of squared gradients over its images;
 * ``evaluate``: the sums of :mod:`mtfed.learning.metrics` over the site's held-out images; sums over a handful of images
   reveal something about each, and a mean error over one image reveals how far the model is from its label;
 * after a failure: the type of the error, and the whole error if the node config sets ``share-tracebacks``.
@@ -41,7 +44,7 @@ from mtfed.learning.device import derive_seed, pick_device
 from mtfed.learning.evaluate import evaluate
 from mtfed.learning.parts import load_parts, load_weights, numpy_parts
 from mtfed.learning.train import train
-from mtfed.models.build import build_model
+from mtfed.models.build import build_model, scheme_of
 from mtfed.models.system import MultiTaskModel
 from mtfed.strategies import wire
 from mtfed.strategies.precision import write_precision
@@ -110,8 +113,13 @@ def reporting_failures(handler: Handler) -> Callable[[Message, Context], Message
 @app.query("describe")
 @reporting_failures
 def describe(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
-    """Return the site's card: its key, its tasks and its numbers of samples."""
+    """Return the site's card: its key, its tasks and its numbers of samples, and the kinds of its images.
+
+    Only a model with input parts needs the kinds; for other models they are not sent.
+    """
     card: dict[str, Any] = {"key": site.key, "tasks": site.tasks()}
+    if wire.INPUT in scheme_of(config.model).owners.values():
+        card["inputs"] = sorted(site.inputs())
     if "num-partitions" in context.node_config:
         card["num-partitions"] = int(context.node_config["num-partitions"])
     if "modality" in context.node_config:
@@ -152,7 +160,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
     seen = {f"seen.{task}": count for task, count in result.samples.items()}
     metrics: dict[str, Any] = {"num-examples": len(shard.labelled(tasks)), **counts, **losses, **seen}
     metrics |= {"steps": result.steps, "seconds": result.seconds, "pulled": int(bool(pull))}
-    trained = wire.select(arrays, [part for part in model.parts() if wire.task_of(part) in ("", *tasks)])
+    trained = wire.select(arrays, trained_parts(model, site, tasks))
     reply = RecordDict({"arrays": wire.repack(trained, numpy_parts(model)), "metrics": MetricRecord(metrics)})
     if settings.get("precision") == "fisher":
         start = time.perf_counter()
@@ -163,12 +171,12 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
 
 
 def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Config, context: Context) -> None:
-    """Replace the server's weights by those of the site's own earlier model, except parts of tasks that it lacks.
+    """Replace the server's weights by those of the site's own earlier model, except parts that the site cannot train.
 
     A real site's node config names the model (``weights``, a safetensors file with the model's tensor names); a
     simulated site starts from random weights of its own and trains them for ``apart-epochs``.
     """
-    parts = [part for part in model.parts() if wire.task_of(part) in ("", *tasks)]
+    parts = trained_parts(model, site, tasks)
     if "weights" in context.node_config:
         load_weights(model, Path(str(context.node_config["weights"])), parts)
         return
@@ -177,6 +185,13 @@ def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Con
     load_parts(model, {part: own[part] for part in parts})
     alone = config.model_copy(update={"local_epochs": config.apart_epochs, "local_steps": 0})
     train(model, site.shard("train"), tasks, alone, seed=seed, learning_rate=config.learning_rate)
+
+
+def trained_parts(model: MultiTaskModel, site: Site, tasks: list[str]) -> list[str]:
+    """Return the parts that training some tasks can change: not those of other tasks, or of images without labels."""
+    parts = [part for part in model.parts() if wire.task_of(part) in ("", *tasks)]
+    inputs = site.inputs(tasks) if any(map(wire.input_of, parts)) else set()
+    return [part for part in parts if wire.input_of(part) in ("", *inputs)]
 
 
 def precision_of(

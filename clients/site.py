@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context
 
 from mtfed.config import Config
+from mtfed.data.image_kinds import image_kinds
 from mtfed.data.manifest import SiteData
 from mtfed.data.shard import Shard, load_shard
 from mtfed.data.simulated_sites import simulated_site, site_folder
@@ -35,6 +37,13 @@ class Site:
         """Return the tasks that the site has training labels for."""
         train = self.data.part("train")
         return [task for task in self.config.tasks if train.count(task)]
+
+    def inputs(self, tasks: Collection[str] = ()) -> set[str]:
+        """Return the kinds of the site's images, or only of those that it trains the given tasks on."""
+        rows = self.data.rows
+        if tasks:
+            rows = tuple(row for row in rows if row.split == "train" and not row.labels.keys().isdisjoint(tasks))
+        return image_kinds(rows, self.config)
 
 
 def open_site(context: Context, config: Config) -> Site:

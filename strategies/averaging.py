@@ -44,18 +44,19 @@ class SiteWeights:
 class TaskFedAvg(TaskStrategy):
     """FedAvg (McMahan et al., AISTATS 2017) with a separate denominator for each part.
 
-    The encoder is averaged over all sites, and what belongs to task *t* (:func:`.wire.task_of`) over the sites that
-    have *t*; a part that no site trained stays as it was. Sums run in float64 in the order of site keys, so the
+    The encoder is averaged over all sites, what belongs to task *t* (:func:`.wire.task_of`) over the sites that have
+    *t*, and an input part (:func:`.wire.input_of`) over the sites that have such images; a part that no site trained
+    stays as it was. Sums run in float64 in the order of site keys, so the
     result does not depend on the order of arrival.
 
     A site's metrics report its samples: ``num-examples``, and ``num-examples.TASK`` for each task. If it reports none
     by task, all its parts count by ``num-examples``.
 
     Args:
-        weighting: how a site counts in the encoder: by ``samples`` (images trained on), ``uniform``, or ``tasks``
-            (every task counts the same in total, however many samples it has: the sum over tasks of the site's share
-            of each task's samples, as the sites reported them on joining; if no site reported any for a task, its
-            sites count equally). A task's own parts are weighted by its samples, or uniformly.
+        weighting: how a site counts in the encoder and in input parts: by ``samples`` (images trained on), ``uniform``,
+            or ``tasks`` (every task counts the same in total, however many samples it has: the sum over tasks of the
+            site's share of each task's samples, as the sites reported them on joining; if no site reported any for a
+            task, its sites count equally). A task's own parts are weighted by its samples, or uniformly.
         task_weights: how much a task counts in the encoder with ``weighting="tasks"``; 1 for those not named.
         settings: see :class:`TaskStrategy`.
     """
@@ -148,7 +149,8 @@ class TaskFedProx(TaskFedAvg):
 class Alone(TaskStrategy):
     """No federation: every site continues from its own weights. The baseline that a federation has to beat.
 
-    ``site_arrays`` contains each site's own record; the global arrays stay the initial ones.
+    ``site_arrays`` contains each site's own record, with the parts that it can use; the global arrays stay the initial
+    ones, from which a site starts in a part that is new to it.
     """
 
     is_federated: ClassVar[bool] = False
@@ -175,7 +177,8 @@ class Alone(TaskStrategy):
         return {}
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Any) -> ArrayRecord:
-        return super().arrays_for(site, self.site_arrays.get(site.key, arrays), tasks)
+        own = self.site_arrays.get(site.key, {})
+        return super().arrays_for(site, record_of({key: own.get(key, array) for key, array in arrays.items()}), tasks)
 
     def trained_models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
         return self.site_arrays

@@ -23,7 +23,7 @@ from .phase import Failure, FailurePolicy, MetricSums, Phase, RoundResult
 from .screening import Memory
 from .sites import FederationError, Roster, SiteCard
 from .update import Update, read_update
-from .wire import decoder_part, is_decoder, is_packed, part_of, record_in, record_of, select
+from .wire import decoder_part, input_of, is_decoder, is_packed, part_of, record_in, record_of, select
 
 log = getLogger("flwr")
 Asked = tuple[SiteCard, frozenset[str] | None]  # a site, and the tasks whose parts it is sent; None: every part
@@ -31,7 +31,9 @@ MEMORY = "@memory"  # group of a checkpoint; site keys contain no @
 
 
 class TaskStrategy(Strategy):
-    """Send each site the shared parts and the decoders of its tasks, and merge each part over the sites that train it.
+    """Send each site the parts that it can use, and merge each part over the sites that train it.
+
+    A site can use the shared parts, the decoders of its tasks, and the input parts of its kinds of images.
 
     A subclass implements :meth:`begin_merge`, :meth:`add_to_merge` and :meth:`finish_merge`; everything else is the
     same for all strategies. ``train_result`` and ``evaluate_result`` describe the last training and the last
@@ -109,13 +111,18 @@ class TaskStrategy(Strategy):
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
         """Return the arrays to send to a site: the whole record, or only the parts it can use if it is packed.
 
-        These are the tasks' decoders and all parts that are not decoders, even those of other tasks (``cross.TASK``),
-        because all features depend on them.
+        These are the tasks' decoders, the input parts of the kinds of images that the site has, and all other parts,
+        even those of other tasks (``cross.TASK``), because all features depend on them.
         """
-        if tasks is None or not is_packed(arrays):
+        if (tasks is None and site.inputs is None) or not is_packed(arrays):
             return arrays
-        parts, decoders = {part_of(key) for key in arrays}, {decoder_part(task) for task in tasks}
-        return select(arrays, [part for part in parts if not is_decoder(part) or part in decoders])
+        parts = {part_of(key) for key in arrays}
+        if tasks is not None:
+            decoders = {decoder_part(task) for task in tasks}
+            parts = {part for part in parts if not is_decoder(part) or part in decoders}
+        if site.inputs is not None:
+            parts = {part for part in parts if input_of(part) in ("", *site.inputs)}
+        return select(arrays, parts)
 
     def extra_records(self, site: SiteCard) -> dict[str, ConfigRecord]:
         """Return further records of a site's training message, by name."""

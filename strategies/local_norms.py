@@ -23,7 +23,8 @@ class TaskFedBN(TaskFedAvg):
 
     Scanners differ in their effect on an image, and a model absorbs that in its normalisation. A site is sent the
     shared weights with its own norms. The global arrays contain the average norms, which the paper uses for a site
-    outside the federation: a site receives these the first time, so in round 1 the initial ones.
+    outside the federation: a site receives these the first time, so in round 1 the initial ones. In a site's model, the
+    input parts of images that it does not have are the average as well.
 
     The server keeps the norms of every site, so that a site may restart; ``site_norms`` maps a site to the keys of
     the record, and each key to the values of its normalisation tensors, concatenated.

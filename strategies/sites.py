@@ -34,6 +34,7 @@ class SiteCard:
     tasks: frozenset[str] | None = None  # None: the app does not describe itself, and trains every part
     counts: dict[str, float] = field(default_factory=dict)  # "train.TASK", "validation.TASK" -> samples
     about: dict[str, object] = field(default_factory=dict)  # modality and whatever else the app reports
+    inputs: frozenset[str] | None = None  # kinds of its images (:func:`.wire.input_of`); None: it gets every input part
 
     def train_count(self, task: str) -> float:
         """Return how many labelled training samples of a task the site reported."""
@@ -43,7 +44,7 @@ class SiteCard:
 def read_card(reply: Message) -> SiteCard:
     """Read a site's card from its reply.
 
-    The card of an app without a ``query.describe`` function has the node's id as key, and all tasks.
+    The card of an app without a ``query.describe`` function has the node's id as key, all tasks and all inputs.
 
     Raises:
         ValueError: with the reason, if the site cannot take part.
@@ -57,11 +58,10 @@ def read_card(reply: Message) -> SiteCard:
     if failure := record_in(reply.content, "failure", ConfigRecord):
         raise ValueError("\n".join(str(failure.get(name, "")) for name in ("reason", "traceback")))
     about: dict[str, Any] = dict(record_in(reply.content, "site", ConfigRecord) or {})
-    key, tasks = str(about.pop("key", "")), about.pop("tasks", None)
+    key = str(about.pop("key", ""))
     if not KEY.fullmatch(key):
         raise ValueError(f"expected a key of letters, digits, '.', '_' and '-' in its record 'site', got {key!r}")
-    if tasks is not None and not (isinstance(tasks, list) and all(isinstance(task, str) for task in tasks)):
-        raise ValueError(f"expected tasks to be a list of names, got {tasks!r}")
+    tasks, inputs = (_read_names(about.pop(name, None), name) for name in ("tasks", "inputs"))
     nodes = about.get("num-partitions", 1)
     if not isinstance(nodes, int) or nodes < 1:
         raise ValueError(f"expected num-partitions to be an integer of 1 or more, got {nodes!r}")
@@ -70,8 +70,13 @@ def read_card(reply: Message) -> SiteCard:
     for name, value in counts.items():
         if not 0 <= value <= MAX_SAMPLES:
             raise ValueError(f"expected {name} to be a number of samples up to {MAX_SAMPLES:g}, got {value!r}")
-    own_tasks, counts = None if tasks is None else frozenset(tasks), {name: float(n) for name, n in counts.items()}
-    return SiteCard(key, node_id, own_tasks, counts, about)
+    return SiteCard(key, node_id, tasks, {name: float(n) for name, n in counts.items()}, about, inputs)
+
+
+def _read_names(value: object, what: str) -> frozenset[str] | None:
+    if value is not None and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        raise ValueError(f"expected {what} to be a list of names, got {value!r}")
+    return None if value is None else frozenset(value)
 
 
 class Roster:

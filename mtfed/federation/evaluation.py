@@ -12,10 +12,11 @@ from ..data.shard import Shard, load_shard
 from ..data.simulated_sites import test_data
 from ..learning.evaluate import evaluate
 from ..learning.metrics import TaskMetrics, pool
-from ..learning.parts import load_parts
+from ..learning.parts import load_parts, numpy_parts
 from ..models.system import MultiTaskModel
 from ..record.summary import mean_figures
 from ..strategies import wire
+from ..strategies.wire import input_of
 from ..tasks.task import Task
 
 MetricValues = dict[str, dict[str, float]]  # task -> metric -> value
@@ -33,6 +34,10 @@ class ServerTest:
 
     def __init__(self, config: Config, model: MultiTaskModel) -> None:
         self.config, self.model = config, model
+        parts = numpy_parts(model).items()
+        self._initial_inputs = {
+            part: {name: value.copy() for name, value in tensors.items()} for part, tensors in parts if input_of(part)
+        }
         data = test_data(config)
         if data is not None:  # all of it is for testing, whatever its manifest calls the splits
             data = replace(data, rows=tuple(replace(row, split="test") for row in data.rows))
@@ -40,8 +45,11 @@ class ServerTest:
         self.shard = load_shard(data, config) if data is not None else Shard.empty()
 
     def load(self, arrays: ArrayRecord) -> MultiTaskModel:
-        """Return the model with the tensors of a record: itself, or a copy of their width if it has another."""
-        parts, own = wire.unpack(arrays), self.model.parts()
+        """Return the model with the tensors of a record: itself, or a copy of their width if it has another.
+
+        Input parts that are missing in the record, because its site has no such images, are the initial ones.
+        """
+        parts, own = self._initial_inputs | wire.unpack(arrays), self.model.parts()
         tensors = [(part, name, value) for part, values in parts.items() for name, value in values.items()]
         if all(value.shape == own[part][name].shape for part, name, value in tensors):
             load_parts(self.model, parts)

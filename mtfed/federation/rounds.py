@@ -104,8 +104,7 @@ class Federation:
             state.restore(self.strategy)
             if state.finished:
                 run.write_json("config.json", run.read_json("config.json") | {"rounds": config.rounds})
-        cards = [{"key": s.key, "tasks": sorted(s.tasks or ()), "counts": s.counts, "about": s.about} for s in sites]
-        run.write_json("sites.json", cards)
+        run.write_json("sites.json", [describe_site(site) for site in sites])
         return state
 
     def _round(self, state: RunState, server_round: int, tasks: list[str], progress: Progress) -> None:
@@ -206,6 +205,12 @@ def check_tasks(config: Config, sites: Sequence[SiteCard]) -> None:
                 f"No site holds task {task!r}; the {len(sites)} sites hold {', '.join(tasks) or 'no task'}; "
                 "label it at a site, or remove the task."
             )
+
+
+def describe_site(site: SiteCard) -> dict[str, object]:
+    """Return a site's entry in the record; its kinds of images are included if the model has input parts."""
+    card = {"key": site.key, "tasks": sorted(site.tasks or ()), "counts": site.counts, "about": site.about}
+    return card if site.inputs is None else card | {"inputs": sorted(site.inputs)}
 
 
 def check_same_sites(run: Run, sites: Sequence[SiteCard]) -> None:

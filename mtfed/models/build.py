@@ -40,6 +40,12 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
         )
 
 
+def scheme_of(name: str) -> type[Sharing]:
+    """Return the sharing scheme of a model by the model's name."""
+    module, _, scheme = MODEL_SPECS[name].scheme.partition(":")
+    return getattr(import_module(module), scheme)
+
+
 def assemble(
     name: str,
     tasks: dict[str, Task],
@@ -75,8 +81,7 @@ def assemble(
         if any(hasattr(container, task) for container in _CONTAINERS):
             raise MtfedError(f"Config key task.{task}: PyTorch uses this name itself; choose another.")
     make_encoder = partial(Encoder, encoder, image_size, channels, dimensions, weights)
-    module, _, scheme = spec.scheme.partition(":")
-    sharing: Sharing = getattr(import_module(module), scheme).build(make_encoder, list(tasks), **spec.options)
+    sharing = scheme_of(name).build(make_encoder, list(tasks), **spec.options)
     model = MultiTaskModel(tasks, sharing, decoder_width, balance)
     if spec.requires_transformer and not sharing.encoder.is_transformer:
         raise MtfedError(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..strategies.wire import decoder_part
+from ..strategies.wire import DECODER
 from .encoders import Encoder, Features
 
 
@@ -22,7 +22,8 @@ class Sharing(nn.Module):
     The encoder's modules become the scheme's under the same names: the encoder's ``body.*`` is the scheme's ``body.*``.
     """
 
-    # Module that contains an entry for each task -> the kind of part that the entry belongs to, decoder or cross.
+    # Module with named entries -> the kind of part that an entry belongs to: decoder or cross, if it has an entry for
+    # each task; input, if it has one for each kind of images (a name of :func:`mtfed.data.image_kinds.image_kinds`).
     owners: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, encoder: Encoder, tasks: Iterable[str]) -> None:
@@ -55,14 +56,15 @@ class Sharing(nn.Module):
     def part(self, name: str) -> str:
         """Return the part that a tensor of the scheme's ``state_dict`` belongs to in the federation.
 
-        This is ``encoder``, which all sites share; ``decoder.TASK``, which only sites with the task receive; or
-        ``cross.TASK``, which all sites receive and only sites with the task train.
+        This is ``encoder``, which all sites share; ``decoder.TASK``, which only sites with the task receive;
+        ``cross.TASK``, which all sites receive and only sites with the task train; or ``input.NAME``, which only sites
+        with such images receive. The forward pass must use an input part only if such an image is in the batch: without
+        a gradient the optimiser leaves it alone, but with a gradient of 0 it decays.
         """
         module, _, rest = name.partition(".")
         if module not in self.owners:
             return "encoder"
-        task = rest.partition(".")[0]
-        return decoder_part(task) if self.owners[module] == "decoder" else f"{self.owners[module]}.{task}"
+        return f"{self.owners[module]}.{rest.partition('.')[0]}"
 
     def train(self, mode: bool = True) -> Sharing:
         self.encoder.training = mode  # it is not a child module, but its forward runs
@@ -80,7 +82,7 @@ class HardSharing(Sharing):
 class SeparateEncoders(Sharing):
     """Single-task learning: every task has its own encoder, which sees only the images of this task."""
 
-    owners: ClassVar[Mapping[str, str]] = {"own": "decoder"}
+    owners: ClassVar[Mapping[str, str]] = {"own": DECODER}
 
     def __init__(self, make_encoder: Callable[[], Encoder], tasks: Iterable[str]) -> None:
         nn.Module.__init__(self)  # there is no shared encoder to take modules from

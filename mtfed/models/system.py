@@ -17,8 +17,9 @@ class MultiTaskModel(nn.Module):
     """A model whose parts are federated separately.
 
     ``encoder`` is shared by all tasks and ``decoder.TASK`` belongs to one task. ``cross.TASK`` computes a task's
-    features but is also evaluated for the other tasks (CTAN). ``balance[t]`` is a learned number of task t, for the
-    balancing rules that learn (:mod:`mtfed.learning.balancing`); it is sent with the task's decoder.
+    features but is also evaluated for the other tasks (CTAN). Only one kind of images passes through ``input.NAME``.
+    ``balance[t]`` is a learned number of task t, for the balancing rules that learn (:mod:`mtfed.learning.balancing`);
+    it is sent with the task's decoder.
 
     Args:
         tasks: tasks by name.
