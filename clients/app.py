@@ -154,6 +154,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
         learning_rate=float(settings.get("learning-rate", config.learning_rate)),
         proximal_mu=float(settings.get("proximal-mu", 0.0)), pull=pull, history=read_history(settings),
         warmup=config.warmup if server_round == 1 else 0,
+        span=((server_round - 1) / config.rounds, server_round / config.rounds),
     )  # fmt: skip
     counts = {f"num-examples.{task}": shard.count(task) for task in tasks}
     losses = {f"loss-sum.{task}": value for task, value in result.loss_sums.items()}

@@ -5,6 +5,6 @@ a single site, such as its folder, are in its node config.
 """
 
 from .run_config import KEYS, RunConfigValue, defaults, first_error, flatten, read_config
-from .settings import Augment, Config
+from .settings import Augment, Config, Mix
 
-__all__ = ["KEYS", "Augment", "Config", "RunConfigValue", "defaults", "first_error", "flatten", "read_config"]
+__all__ = ["KEYS", "Augment", "Config", "Mix", "RunConfigValue", "defaults", "first_error", "flatten", "read_config"]

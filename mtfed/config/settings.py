@@ -18,6 +18,7 @@ from .partitions import is_flower, read_partition
 
 Weight = Annotated[float, Field(gt=0)]
 Augment = Literal["none", "shift", "mirror", "strong"]
+Mix = Literal["none", "brainfuse", "cascade"]
 Autocast = Literal["auto", "none", "bfloat16", "float16"]
 Balancing = Literal["uncertainty", "equal", "dwa", "gradnorm", "pcgrad"]
 
@@ -74,6 +75,13 @@ class Config(BaseModel):
     augment: Augment = _setting(
         "none", "shift also zooms and changes contrast; mirror adds flips; strong adds rotations, blur and noise",
         "Local training",
+    )  # fmt: skip
+    mix: Mix = _setting(
+        "none", "brainfuse interpolates between two images, cascade adds up to four; labels are mixed likewise"
+    )
+    sampling: float = _setting(
+        1.0, "exponent of a task's number of images in how often they are seen; 1: all equally often, 0: all tasks",
+        ge=0, le=1,
     )  # fmt: skip
     local_epochs: int = _setting(1, "passes over a site's training images per round", ge=1)
     local_steps: int = _setting(0, "steps per round, instead of epochs; 0: use local-epochs", ge=0)

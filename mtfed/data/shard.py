@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,10 +31,14 @@ class Labels:
         rows: see above.
         values: values of these labels, or of more labels, as in a store.
         index: (M,) where these labels are among the values; by default the values are these labels, in order.
+        mixture: the labels of images that are mixed from several: the weight and the values (M, ...) of each of these.
     """
 
-    def __init__(self, rows: Tensor, values: Tensor, index: Tensor | None = None) -> None:
+    def __init__(
+        self, rows: Tensor, values: Tensor, index: Tensor | None = None, mixture: Sequence[tuple[float, Tensor]] = ()
+    ) -> None:
         self.rows = rows
+        self.mixture = mixture
         self._values = values
         self._index = index
 
@@ -42,6 +46,10 @@ class Labels:
     def values(self) -> Tensor:
         """Return the values of all labels; a copy if they are a part of a store's."""
         return self._values if self._index is None else self._values.index_select(0, self._index)
+
+    def changed(self, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Labels:
+        """Return labels of other rows, with a change of all values, those of the mixture included."""
+        return Labels(rows, change(self.values), mixture=[(weight, change(values)) for weight, values in self.mixture])
 
     def take(self, index: Tensor) -> Tensor:
         """Return a copy of the values of some labels."""
@@ -54,6 +62,7 @@ class Batch:
 
     images: Tensor  # (B, C, S, S) or (B, C, S, S, S) float32, normalised
     labels: dict[str, Labels]
+    words: Tensor | None = None  # (B, 2) indices of modality and body part (mtfed.data.vocabulary), if known
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from operator import methodcaller
 
 import torch
 
-from ..data.shard import Batch, Labels
+from ..data.shard import Batch
 from ..errors import MtfedError
 
 
@@ -45,5 +46,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return the batch on a device."""
     if device.type == "cpu":
         return batch
-    labels = {task: Labels(own.rows.to(device), own.values.to(device)) for task, own in batch.labels.items()}
+    move = methodcaller("to", device)
+    labels = {task: own.changed(move(own.rows), move) for task, own in batch.labels.items()}
     return Batch(batch.images.to(device), labels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -45,6 +46,14 @@ def task_losses(config: Config) -> dict[str, Loss]:
     return {name: task_loss(task, config) for name, task in config.tasks.items()}
 
 
+def labels_loss(loss: Loss, outputs: Tensor, labels: Labels) -> Tensor:
+    """Return the loss of some outputs (M, ...); that of mixed images is the mixture of the losses for each label."""
+    if not labels.mixture:
+        return loss(outputs, labels.values)
+    first, *rest = (weight * loss(outputs, values) for weight, values in labels.mixture)
+    return sum(rest, start=first)
+
+
 class BatchLosses:
     """Compute a model's losses on batches; the number of batches, ``steps``, decides whether compiling pays off."""
 
@@ -66,9 +75,12 @@ class BatchLosses:
                 outputs = self.forward(piece.images, {task: labels.rows for task, labels in piece.labels.items()})
             if self.dtype is not None:
                 outputs = {task: output.float() for task, output in outputs.items()}
+            losses = {
+                task: labels_loss(self.loss_of_task[task], outputs[task], own) for task, own in piece.labels.items()
+            }
             yield {
-                task: (self.loss_of_task[task](outputs[task], own.values), len(own.rows) / len(batch.labels[task].rows))
-                for task, own in piece.labels.items()
+                task: (loss, len(piece.labels[task].rows) / len(batch.labels[task].rows))
+                for task, loss in losses.items()
             }
 
 
@@ -83,5 +95,5 @@ def split_batch(batch: Batch, pieces: int) -> Iterator[Batch]:
         for task, whole in batch.labels.items():
             inside = (whole.rows >= start) & (whole.rows < start + size)
             if inside.any():
-                labels[task] = Labels(whole.rows[inside] - start, whole.values[inside])
+                labels[task] = whole.changed(whole.rows[inside] - start, itemgetter(inside))
         yield Batch(batch.images[start : start + size], labels)

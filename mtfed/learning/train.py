@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -20,7 +20,9 @@ from .backward import backward, backward_by_task
 from .balancing import BALANCING, ByGradient, History
 from .device import seed_device
 from .losses import BatchLosses
+from .mixing import mix
 from .parts import train_only
+from .sampling import orders
 
 Anchors = Iterable[tuple[Tensor, Tensor, float]]  # weight, anchor and mu
 
@@ -59,6 +61,7 @@ def train(
     pull: Mapping[str, float] | None = None,
     history: History | None = None,
     warmup: int = 0,
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> TrainingResult:
     """Train the encoder and the parts of the given tasks in place on a shard's labels.
 
@@ -72,6 +75,7 @@ def train(
         pull: adds the same term with a mu for each tensor by name.
         history: the tasks' losses in earlier rounds, for balancing rules that use them.
         warmup: number of first steps over which the learning rate rises.
+        span: the part of the whole run that this training is: the shares of the run at its start and at its end.
     """
     device = next(model.parameters()).device
     seed_device(seed, device)
@@ -88,8 +92,9 @@ def train(
         rule = BALANCING[config.balancing](model.balance, history)
         result = TrainingResult(steps=count_steps(shard, tasks, config))
         losses = BatchLosses(model, config, device, result.steps)
-        for step, batch in enumerate(_batches(shard, tasks, config.batch_size, result.steps)):
+        for step, batch in enumerate(_batches(shard, tasks, config, result.steps)):
             batch = augment(batch, config.tasks, config.augment)
+            batch = mix(batch, config.tasks, config.mix, span[0] + (span[1] - span[0]) * step / result.steps)
             optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / (warmup + 1))
             optimizer.zero_grad()
             if isinstance(rule, ByGradient) and shared and len(batch.labels) > 1:
@@ -121,10 +126,9 @@ def _by_owner(
     return [weight for weight in weights.values() if id(weight) not in owned], own
 
 
-def _batches(shard: Shard, tasks: list[str], size: int, count: int) -> Iterator[Batch]:
+def _batches(shard: Shard, tasks: list[str], config: Config, count: int) -> Iterator[Batch]:
     """Return ``count`` shuffled batches, in passes over the labelled images."""
-    rows = shard.labelled(tasks)
-    passes = (shard.batches(size, rows[torch.randperm(len(rows))], tasks) for _ in repeat(None))
+    passes = (shard.batches(config.batch_size, order, tasks) for order in orders(shard, tasks, config))
     return islice(chain.from_iterable(passes), count)
 
 
