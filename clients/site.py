@@ -11,10 +11,11 @@ from flwr.app import Context
 from mtfed.config import Config
 from mtfed.data.image_kinds import image_kinds
 from mtfed.data.manifest import SiteData
+from mtfed.data.root import Root
 from mtfed.data.shard import Shard, load_shard
 from mtfed.data.simulated_sites import simulated_site, site_folder
+from mtfed.data.site_file import IMAGE_KEYS, find_site_file
 from mtfed.errors import MtfedError
-from mtfed.site.site_file import SITE_FILE, SiteFile, read_site_file
 from mtfed.startup import garbage_collection_paused
 
 
@@ -59,10 +60,11 @@ def open_site(context: Context, config: Config) -> Site:
     node = context.node_config
     if "data-path" in node:
         folder = Path(str(node["data-path"]))
-        site_file = read_site_file(folder / SITE_FILE) if (folder / SITE_FILE).is_file() else SiteFile()
+        site_file = find_site_file(Root(folder))
         for key, value in site_file.settings.items():
             node.setdefault(key, value)
-        return site_of_folder(folder, str(node.get("site", site_file.key or folder.resolve().name)), config)
+        site_cells = tuple((key, str(node[key])) for key in IMAGE_KEYS if node.get(key, "") != "")
+        return site_of_folder(folder, str(node.get("site", site_file.key or folder.resolve().name)), config, site_cells)
     if "partition-id" in node:
         return _simulated(int(node["partition-id"]), int(node["num-partitions"]), config)
     raise MtfedError(
@@ -77,7 +79,7 @@ def _simulated(index: int, sites: int, config: Config) -> Site:
 
 
 @lru_cache(maxsize=8)
-def site_of_folder(folder: Path, key: str, config: Config) -> Site:
-    """Return the site whose data is in a folder."""
+def site_of_folder(folder: Path, key: str, config: Config, site_cells: tuple[tuple[str, str], ...] = ()) -> Site:
+    """Return the site whose data is in a folder; ``site_cells`` are what the node config gives for all images."""
     with garbage_collection_paused():
-        return Site(site_folder(folder, key, config), config)
+        return Site(site_folder(folder, key, config, dict(site_cells)), config)

@@ -8,7 +8,8 @@ The manifest is a CSV or Parquet file with the columns
 * one column for each task, whose cells contain a class, a number, boxes, or the path of a file (see ``mtfed config``).
   An empty cell means that the image has no label for the task.
 
-Other columns are kept, but not used.
+The columns ``modality``, ``body-part`` and ``dimensions`` describe an image; where a cell is empty, or there is no such
+column, what the site file (:mod:`.site_file`) gives for all images applies. Other columns are kept, but not used.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ..tasks.task import Task
 from .formats import file_of, files_of
 from .manifest_table import MANIFEST, ManifestTable, read_manifest_table
 from .root import Root
+from .site_file import SITE_FILE, find_site_file, write_site_file
 
 if TYPE_CHECKING:
     from .feature_shift import Scanners
@@ -61,6 +63,7 @@ class SiteData:
     rows: tuple[Row, ...]
     pool: tuple[Row, ...] = ()
     scanners: Scanners | None = None  # how the images are made to differ from those of other simulated sites
+    site_cells: Mapping[str, str] = field(default_factory=dict)  # cells of all rows in columns that the manifest lacks
 
     def part(self, split: str) -> SiteData:
         """Return the rows of one split."""
@@ -83,21 +86,33 @@ class SiteData:
         raise MtfedError(f"Cannot read {what} {name} of site {self.key}: {reason}.")
 
 
-def read_site(path: Path, key: str, tasks: list[str]) -> SiteData:
-    """Read a site's manifest; raise :class:`MtfedError` that names file, line and column of the first fault."""
+def read_site(path: Path, key: str, tasks: list[str], site_cells: Mapping[str, str] = NO_CELLS) -> SiteData:
+    """Read a site's manifest and what its site file gives for all images.
+
+    Args:
+        path: the site's folder or zip.
+        key: the site's name.
+        tasks: the columns that contain labels.
+        site_cells: the modality, body part and dimensions of all images; they precede those of the site file.
+
+    Raises:
+        MtfedError: naming file, line and column of the first fault.
+    """
     root = Root(path)
     table = read_manifest_table(root)
-    rows = tuple(_rows(table, tasks))
+    cells = {name: cell for name, cell in (find_site_file(root).cells | dict(site_cells)).items() if name not in tasks}
+    rows = tuple(_rows(table, tasks, cells))
     check_patients(rows, str(table.path))
-    return SiteData(key, root, rows, rows)
+    return SiteData(key, root, rows, rows, None, {name: cells[name] for name in cells if name not in table.columns})
 
 
-def _rows(table: ManifestTable, tasks: list[str]) -> Iterator[Row]:
-    """Yield the rows of a manifest."""
+def _rows(table: ManifestTable, tasks: list[str], site_cells: Mapping[str, str]) -> Iterator[Row]:
+    """Yield the rows of a manifest; empty cells are filled with those of the site."""
     index = {name: i for i, name in enumerate(table.columns)}
     image, patient, split = index["image"], index["patient"], index.get("split")
     labelled = [(task, index[task]) for task in tasks if task in index]
     other = [(name, i) for name, i in index.items() if name and name not in {*COLUMNS, *tasks}]
+    shared: dict[tuple[str, ...], Mapping[str, str]] = {}  # rows with equal cells share them: there may be many rows
     for number, cells in enumerate(table.rows):
         name = cells[split].lower() if split is not None else ""
         if name not in SPLITS:
@@ -106,7 +121,10 @@ def _rows(table: ManifestTable, tasks: list[str]) -> Iterator[Row]:
             problem = "image and patient must not be empty; patients keep training and test apart"
             raise MtfedError(f"{table.where(number)}: {problem}.")
         labels = {task: cells[i] for task, i in labelled if cells[i]}
-        others = {name: cells[i] for name, i in other if cells[i]} if other else NO_CELLS
+        key = tuple(cells[i] for _, i in other)
+        if (others := shared.get(key)) is None:
+            own = {name: cell for (name, _), cell in zip(other, key, strict=True) if cell}
+            others = shared[key] = own | {name: cell for name, cell in site_cells.items() if name not in own}
         yield Row(cells[image], cells[patient], SPLITS[name], labels, number, others)
 
 
@@ -155,11 +173,18 @@ def location(row: Row) -> str:
 
 
 def write_site(data: SiteData, folder: Path, tasks: Mapping[str, Task]) -> None:
-    """Write a site as a folder of its own: manifest with all its columns, images, and files of labels."""
+    """Write a site as a folder of its own: manifest with all its columns, images, files of labels, and site file.
+
+    There is a site file only if the site has one that describes its images in place of the manifest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     labelled = sorted({task for row in data.rows for task in row.labels})
-    others = list(dict.fromkeys(name for row in data.rows for name in row.others))
+    others = [
+        name for name in dict.fromkeys(name for row in data.rows for name in row.others) if name not in data.site_cells
+    ]
     in_files = [task for task in labelled if tasks[task].spec.in_files]
+    if data.site_cells:
+        write_site_file(folder / SITE_FILE, data.site_cells)
     written: set[str] = set()
     with open(folder / MANIFEST, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

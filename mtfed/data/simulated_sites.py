@@ -7,7 +7,7 @@ or a folder whose subfolders have manifests (one per site, and ``test`` for the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -16,7 +16,7 @@ from pathlib import Path
 from ..config import Config
 from ..errors import MtfedError
 from .feature_shift import Scanner, site_shift
-from .manifest import Row, SiteData, read_site, write_site
+from .manifest import NO_CELLS, Row, SiteData, read_site, write_site
 from .manifest_table import MANIFEST_NAMES, has_manifest
 from .partition import Division, Options, hold_out, partition
 from .partition import default_sites as default_sites_of_set
@@ -42,13 +42,13 @@ def simulated_site(config: Config, index: int, sites: int) -> SiteData:
     return replace(data, scanners=site_shift(config, data.key))
 
 
-def site_folder(folder: Path, key: str, config: Config) -> SiteData:
-    """Return the data of a real site's own folder."""
+def site_folder(folder: Path, key: str, config: Config, site_cells: Mapping[str, str] = NO_CELLS) -> SiteData:
+    """Return the data of a real site's own folder; ``site_cells`` are as for :func:`.manifest.read_site`."""
     if config.pooled:
         raise MtfedError(
             f"Config key pooled: site {key} is not simulated, and its images cannot leave it; set pooled = false."
         )
-    return _site_folder(folder, key, config)
+    return _site_folder(folder, key, config, site_cells)
 
 
 def division(config: Config, sites: int) -> Division | None:
@@ -127,7 +127,7 @@ def _pooled_site(config: Config) -> SiteData:
             if scanner:
                 scanners[number] = scanner
     if whole:
-        return SiteData(POOLED, whole.root, tuple(rows), whole.pool, scanners or None)
+        return SiteData(POOLED, whole.root, tuple(rows), whole.pool, scanners or None, whole.site_cells)
     return SiteData(POOLED, Root(Path(config.data)), tuple(rows), tuple(rows), scanners or None)
 
 
@@ -141,8 +141,8 @@ def _simulated_site(config: Config, index: int, sites: int) -> SiteData:
     return _site_folder(folders[index], folders[index].name, config)
 
 
-def _site_folder(folder: Path, key: str, config: Config) -> SiteData:
-    return with_validation(read_site(folder, key, list(config.tasks)), config)
+def _site_folder(folder: Path, key: str, config: Config, site_cells: Mapping[str, str] = NO_CELLS) -> SiteData:
+    return with_validation(read_site(folder, key, list(config.tasks), site_cells), config)
 
 
 def _whole_set(config: Config) -> SiteData | None:

@@ -18,7 +18,13 @@ def test_the_client_uses_the_site_file_and_the_node_config_overrides_it(tmp_path
     (tmp_path / "manifest.csv").write_text("image,patient,pneumonia\na.png,1,normal\n")
     (tmp_path / "site.toml").write_text("key = 'st-mary'\nmodality = 'CT'\nshare-class-counts = true\n")
     config = read_config(TASKS | SMALL)
-    for given, key, shares in (({}, "st-mary", True), ({"site": "other", "share-class-counts": False}, "other", False)):
+    override = {"site": "other", "share-class-counts": False, "modality": "MR", "body-part": "brain"}
+    for given, key, shares, others in (
+        ({}, "st-mary", True, {"modality": "CT"}),
+        (override, "other", False, {"modality": "MR", "body-part": "brain"}),
+    ):
         context = Context(1, 1, {"data-path": str(tmp_path)} | given, RecordDict(), {})
-        assert open_site(context, config).key == key
-        assert context.node_config["share-class-counts"] is shares and context.node_config["modality"] == "CT"
+        site = open_site(context, config)
+        assert site.key == key and [row.others for row in site.data.rows] == [others]
+        assert context.node_config["share-class-counts"] is shares
+        assert context.node_config["modality"] == others["modality"]

@@ -125,6 +125,29 @@ def test_slices_and_folders_are_images(tmp_path: Path) -> None:
             read_site(write(tmp_path / "two", f"image,patient\nv.nii#1,1\n{second},2\n"), "s", TASK_NAMES)
 
 
+def test_the_site_file_fills_empty_cells_that_describe_an_image(tmp_path: Path) -> None:
+    text = "image,patient,modality,note\na.png,1,MR,x\nb.png,2,,\nc.png,3,,\n"
+    files = dict.fromkeys(("a.png", "b.png", "c.png"), png())
+    site = "modality = 'CT'\nbody-part = 'brain'\ndimensions = 3\n"
+    folder = write(tmp_path / "site", text, {**files, "site.toml": site.encode()})
+    with zipfile.ZipFile(tmp_path / "site.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    expected = [{"modality": "MR", "note": "x"}, {"modality": "CT"}, {"modality": "CT"}]
+    for path in (folder, tmp_path / "site.zip"):
+        data = read_site(path, "s", TASK_NAMES)
+        assert [row.others for row in data.rows] == [e | {"body-part": "brain", "dimensions": "3"} for e in expected]
+        assert data.rows[1].others is data.rows[2].others  # there may be many rows
+    own = read_site(folder, "s", [*TASK_NAMES, "body-part"], {"modality": "PET"})
+    assert [row.others["modality"] for row in own.rows] == ["MR", "PET", "PET"]
+    assert "body-part" not in own.rows[0].others  # it is a task
+
+    write_site(data, tmp_path / "copy", CONFIG.tasks)
+    copied = read_site(tmp_path / "copy", "s", TASK_NAMES)
+    assert [row.others for row in copied.rows] == [row.others for row in data.rows]
+    assert (tmp_path / "copy" / "manifest.csv").read_text().startswith("image,patient,split,modality,note\n")
+
+
 def test_only_files_named_by_labels_are_copied(tmp_path: Path) -> None:
     text = "image,patient,split,pneumonia,lungs\na.png,1,train,n/a,m.png\nb.png,2,val,0,\n"
     folder = write(tmp_path / "site", text, {"a.png": png(), "b.png": png(), "m.png": png(value=1)})

@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from ...errors import MtfedError
 from ...tasks.specs import KIND_SPECS
 from ..manifest_table import MANIFEST
+from ..site_file import SITE_FILE
 from .dataset import DataSet, Sample, layout_error
 from .meter import OnProgress, ignore_progress
 from .templates import render_app_file, render_site_file
 
-SITE_FILE = "site.toml"
 LABELS = "labels"  # folder within a set's folder for labels that had to be converted
 EXPERIMENT = "experiment"  # folder within a set's folder for a Flower app that trains on it
 COMMON_COLUMNS = ("image", "patient", "split", "site", "modality")  # columns of every manifest written here

@@ -11,11 +11,12 @@ from typing import Any
 from ...config import Config, read_config
 from ...cores import usable_cores
 from ...data.manifest_table import has_manifest
+from ...data.root import Root
+from ...data.site_file import SITE_FILE, SiteFile, find_site_file, read_site_file
 from ...errors import MtfedError
 from ...federation.app_folder import find_app
 from ...progress import print_table
 from ...report.html import count
-from ..site_file import SITE_FILE, SiteFile, read_site_file
 from .findings import CHECKS, SEVERITIES, Finding, run_checks
 from .page import render_page
 from .survey import Survey, survey_site
@@ -57,8 +58,7 @@ def _find_site(site: Path) -> tuple[Path, SiteFile]:
         raise MtfedError(
             f"Expected a site folder with a manifest, found none in {site}; `mtfed site init {site}` drafts one."
         )
-    path = site / SITE_FILE
-    return site, read_site_file(path) if path.is_file() else SiteFile()
+    return site, find_site_file(Root(site))
 
 
 def _read_config(folder: Path, site_file: SiteFile, app: str | None) -> Config:

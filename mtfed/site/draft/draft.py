@@ -24,7 +24,7 @@ PLACEHOLDER_IDS = frozenset({"", "anonymous", "anon", "anonymized", "anonymised"
 MODALITIES = {
     "CR": "X-ray", "DX": "X-ray", "CT": "CT", "MR": "MR", "US": "ultrasound", "MG": "mammography", "PT": "PET",
     "NM": "nuclear medicine", "OP": "fundus photography", "OPT": "OCT", "XC": "photography", "RF": "fluoroscopy",
-    "SM": "microscopy", "ES": "endoscopy",
+    "SM": "slide microscopy", "ES": "endoscopy",
 }  # fmt: skip
 
 
@@ -39,6 +39,7 @@ class Draft:
     splits: dict[str, str]  # image -> split
     columns: list[Candidate]  # tasks and other columns; their names are unique
     modality: str  # modality in words, "" if it is unknown or the images differ
+    body_part: str  # as in DICOM headers, "" if it is unknown or the images differ
     understood: list[tuple[str, str]] = field(default_factory=list)  # topic, and how it was understood
     decide: list[str] = field(default_factory=list)  # questions that a person must decide
 
@@ -69,9 +70,10 @@ def draft(folder: Path, dimensions: int | None = None) -> Draft:
         files = len(scan.others) + len(scan.masks)
         raise MtfedError(f"Expected images in {folder}, found none among its {count(files, 'file')}.")
     hints = read_names(images)
-    modalities = {MODALITIES.get(header.modality, "") for header in scan.headers.values()}
-    modality = modalities.pop() if len(modalities) == 1 else ""
-    drafted = Draft(folder, scan, images, {}, dict(hints.splits), [], modality)
+    headers = scan.headers.values()
+    modality = _common({MODALITIES.get(header.modality, "") for header in headers})
+    body_part = _common({header.body_part for header in headers})
+    drafted = Draft(folder, scan, images, {}, dict(hints.splits), [], modality, body_part)
     formats = scan.formats.most_common()
     suffixes = ", ".join(f"{amount:,} {suffix.lstrip('.') or 'without suffix'}" for suffix, amount in formats)
     noun = "volumes" if scan.dimensions == 3 else "pictures"
@@ -90,6 +92,11 @@ def draft(folder: Path, dimensions: int | None = None) -> Draft:
         left_out = f"{count(len(scan.others), 'other file')}: {_abbreviate(scan.others, 3)}"
         drafted.understood.append(("left out", left_out))
     return drafted
+
+
+def _common(values: set[str]) -> str:
+    """Return the only value, or "" if there are several or none."""
+    return min(values) if len(values) == 1 else ""
 
 
 def _class_column(folders: dict[str, str], level: int) -> Candidate:

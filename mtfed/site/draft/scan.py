@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ...data.formats import format_of, is_volume_file, suffix_of
 from ...data.manifest_table import MANIFEST
-from ..site_file import SITE_FILE
+from ...data.site_file import SITE_FILE
 from .names import is_mask
 
 OWN_FILES = frozenset({MANIFEST, "manifest.parquet", SITE_FILE, "check.html"})  # written by mtfed
@@ -27,6 +27,7 @@ class DicomHeader:
     patient: str
     series: str
     modality: str
+    body_part: str = ""
     frames: int = 1
     has_position: bool = False  # whether the file gives its position in the patient
 
@@ -136,12 +137,14 @@ def _read_header(path: Path) -> DicomHeader:
     """Return the header of a DICOM file; an empty one if it cannot be read, because the check reports such files."""
     from ...data.formats.dicom import read_header
 
-    keywords = ["PatientID", "SeriesInstanceUID", "Modality", "ImagePositionPatient", "NumberOfFrames"]
+    keywords = [
+        "PatientID", "SeriesInstanceUID", "Modality", "BodyPartExamined", "ImagePositionPatient", "NumberOfFrames"
+    ]  # fmt: skip
     try:
         with open(path, "rb") as file:
             header = read_header(file, keywords)
         values = (str(header.get(keyword) or "").strip() for keyword in keywords)
-        patient, series, modality, position, frames = values
-        return DicomHeader(patient, series, modality, int(frames or 1), bool(position))
+        patient, series, modality, body_part, position, frames = values
+        return DicomHeader(patient, series, modality, body_part.lower(), int(frames or 1), bool(position))
     except Exception:  # a broken file can raise any error
         return DicomHeader("", "", "")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ...data.manifest import COLUMNS
 from ...data.manifest_table import MANIFEST, PARQUET
+from ...data.site_file import SITE_FILE
 from ...errors import MtfedError
-from ..site_file import SITE_FILE
 from .columns import Candidate
 from .draft import Draft
 
@@ -51,11 +51,13 @@ def manifest_text(draft: Draft) -> str:
 def site_text(draft: Draft) -> str:
     """Return the site file, with comments on what was guessed."""
     key = re.sub(r"[^A-Za-z0-9_.-]+", "-", draft.folder.resolve().name).strip("-.") or "site"
-    modality = f"modality = {json.dumps(draft.modality)}" if draft.modality else '# modality = "chest X-ray"'
+    modality = f"modality = {json.dumps(draft.modality)}" if draft.modality else '# modality = "X-ray"'
+    body_part = f"body-part = {json.dumps(draft.body_part)}" if draft.body_part else '# body-part = "chest"'
     lines = [
         "# Drafted by `mtfed site init`. The values below are guesses: please check every line.",
         f"key = {json.dumps(key)}  # this site's name in the federation",
-        f"{modality}  # sent to the server, to show which site has which images",
+        f"{modality}  # of all images without a cell in a column modality; sent to the server, to show who has what",
+        f"{body_part}  # the same for the part of the body",
         "share-class-counts = false  # whether the server may know how many images of each class this site has",
         "share-tracebacks = false  # whether the server may see complete error messages, which may contain file names",
         f"dimensions = {draft.scan.dimensions}  # 2: pictures, 3: volumes",

@@ -13,8 +13,8 @@ from mtfed.cli import main
 from mtfed.data.sets import all_sets, find_set, register_set
 from mtfed.data.sets.medmnist import SUBSETS
 from mtfed.data.sets.templates import render_site_file
+from mtfed.data.site_file import read_site_file
 from mtfed.errors import MtfedError
-from mtfed.site.site_file import read_site_file
 from mtfed.tasks.specs import KIND_SPECS
 from mtfed.tasks.task import Task
 

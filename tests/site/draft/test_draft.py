@@ -14,11 +14,11 @@ from pydicom.uid import generate_uid
 from helpers.slices import dicom
 from mtfed.cli import main
 from mtfed.data.simulated_sites import site_folder
+from mtfed.data.site_file import read_site_file
 from mtfed.errors import MtfedError
 from mtfed.site.draft import Draft, draft
 from mtfed.site.draft.scan import scan_folder
 from mtfed.site.draft.write import manifest_text, site_text
-from mtfed.site.site_file import read_site_file
 
 
 def picture(path: Path, seed: int = 0, side: int = 16) -> Path:
@@ -91,10 +91,10 @@ def test_dicom_series_are_volumes_or_single_images(tmp_path: Path) -> None:
     for patient in ("a", "b"):
         series = generate_uid()
         for k in range(5):
-            dicom(tmp_path / patient / f"{k}", series, 2.0 * k, PatientID=f"id-{patient}")
+            dicom(tmp_path / patient / f"{k}", series, 2.0 * k, PatientID=f"id-{patient}", BodyPartExamined="CHEST")
     dicom(tmp_path / "a" / "plan.dcm", Modality="RTSTRUCT")
     drafted = draft(tmp_path)
-    assert drafted.scan.dimensions == 3 and drafted.modality == "CT"
+    assert drafted.scan.dimensions == 3 and (drafted.modality, drafted.body_part) == ("CT", "chest")
     assert [(row["image"], row["patient"]) for row in manifest_rows(drafted)] == [("a", "id-a"), ("b", "id-b")]
     assert drafted.scan.others == ["a/plan.dcm"]
     flat = draft(tmp_path, 2)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mtfed.data.site_file import read_site_file
 from mtfed.errors import MtfedError
-from mtfed.site.site_file import read_site_file
 
 
 @pytest.mark.parametrize(
