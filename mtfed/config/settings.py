@@ -77,10 +77,10 @@ class Config(BaseModel):
         "Local training",
     )  # fmt: skip
     mix: Mix = _setting(
-        "none", "brainfuse interpolates between two images, cascade adds up to four; labels are mixed likewise"
+        "none", "brainfuse interpolates between two images, cascade averages up to four; their labels count likewise"
     )
     sampling: float = _setting(
-        1.0, "exponent of a task's number of images in how often they are seen; 1: all equally often, 0: all tasks",
+        1.0, "1: every image once in a pass; less: images of rare tasks more often; 0: all tasks equally often",
         ge=0, le=1,
     )  # fmt: skip
     local_epochs: int = _setting(1, "passes over a site's training images per round", ge=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import numpy as np
+import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
@@ -14,6 +15,7 @@ from mtfed.config import read_config
 from mtfed.learning.curvature import curvature
 from mtfed.learning.device import derive_seed
 from mtfed.learning.parts import numpy_parts
+from mtfed.learning.train import TrainingResult
 from mtfed.models.build import build_model
 from mtfed.strategies import wire
 from mtfed.strategies.precision import read_precision
@@ -50,6 +52,19 @@ def test_training_does_not_depend_on_curvature(small: dict) -> None:
         metrics = {key: value for key, value in with_curvature[at]["metrics"].items() if key != "curvature-seconds"}
         assert {**metrics, "seconds": 0} == {**plain[at]["metrics"], "seconds": 0}
     assert trained(plain[0, 1]) != trained(plain[0, 2]) != trained(plain[1, 2])
+
+
+def test_a_round_is_a_part_of_the_run(small: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = []
+
+    def train(*args: Any, span: tuple[float, float], **settings: Any) -> TrainingResult:
+        spans.append(span)
+        return TrainingResult()
+
+    monkeypatch.setattr(clients, "train", train)
+    for number in (1, 2, 4):
+        reply(small | {"rounds": 4}, 0, number, None)
+    assert spans == [(0, 0.25), (0.25, 0.5), (0.75, 1)]
 
 
 def test_the_reply_contains_the_curvature_of_the_trained_model(small: dict) -> None:
