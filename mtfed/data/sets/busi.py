@@ -41,7 +41,7 @@ def _image_number(path: Path) -> int:
 
 SETS = (DataSet(
     name="busi", title="Breast Ultrasound Images (BUSI)",
-    images=780, dimensions=2, channels=1, modality="breast ultrasound",
+    images=780, dimensions=2, channels=1, modality="breast ultrasound", body_part="breast",
     licence="not stated",
     terms="Public for research; its owners state no licence. The article that describes it is CC BY 4.0.",
     home="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",

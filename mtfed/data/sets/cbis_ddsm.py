@@ -83,7 +83,7 @@ def _outline(image: Path, names: list[str], roots: list[Path], folder: Path) -> 
 
 SETS = (DataSet(
     name="cbis-ddsm", title="CBIS-DDSM: Curated Breast Imaging Subset of DDSM",
-    images=3103, dimensions=2, channels=1, modality="mammogram",
+    images=3103, dimensions=2, channels=1, modality="mammogram", body_part="breast",
     licence="CC BY 3.0", terms="May be used, sold and redistributed; its authors must be named.",
     home="https://www.cancerimagingarchive.net/collection/cbis-ddsm/",
     citation="Lee RS, Gimenez F, Hoogi A, Miyake KK, Gorovoy M, Rubin DL. A curated mammography data set for use in "

@@ -21,6 +21,7 @@ examples:
   mtfed data list                      all data sets: tasks, licence, and how to get each
   mtfed data show busi                 details of one data set, and the folder layout that is expected
   mtfed data get pneumoniamnist        download, verify, and prepare in data/pneumoniamnist
+  mtfed data get pathmnist --size 64   the same for a larger version, in data/pathmnist-64
   mtfed data get inbreast --folder /scans/inbreast
                                        prepare files that you have placed there by hand
   mtfed simulate data/pneumoniamnist/experiment
@@ -62,6 +63,10 @@ def _add_get(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "set must be obtained by hand, this command shows which files to place where; run it again after that.",
     )
     add.add_argument("name", metavar="NAME", help="a data set (see: mtfed data list)")
+    add.add_argument(
+        "--size", type=int, metavar="PIXELS",
+        help="pixels per side, of a set in several sizes (see: mtfed data show NAME); it goes to data/NAME-PIXELS",
+    )  # fmt: skip
     add.add_argument("--folder", type=Path, metavar="DIR", help="folder of the set (default: data/NAME)")
     add.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: the set's folder)")
     add.add_argument("--yes", action="store_true", help="accept the licence without being asked")
@@ -85,10 +90,14 @@ def _get(arguments: argparse.Namespace) -> int:
     from .prepare import prepare
 
     dataset = find_set(arguments.name)
-    folder: Path = arguments.folder or Path("data") / dataset.name
+    name, options = dataset.name, ""
+    if arguments.size is not None:
+        dataset = dataset.version(arguments.size)
+        name, options = f"{name}-{arguments.size}", f" --size {arguments.size}"
+    folder: Path = arguments.folder or Path("data") / name
     print(f"{dataset.title}\n{_wrapped('licence', f'{dataset.licence}. {dataset.terms}')}")
     if files_to_download(dataset, folder) and not arguments.yes and not _is_licence_accepted(folder):
-        raise MtfedError(f"Nothing was downloaded; `mtfed data get {dataset.name} --yes` accepts the licence.")
+        raise MtfedError(f"Nothing was downloaded; `mtfed data get {dataset.name}{options} --yes` accepts the licence.")
     fetch(dataset, folder, Meter)
     with Meter("prepare", "images") as on_progress:
         prepared = prepare(dataset, folder, on_progress, arguments.out)
@@ -106,9 +115,11 @@ def _is_licence_accepted(folder: Path) -> bool:
 def describe(dataset: DataSet, folder: Path) -> str:
     """Return the details of a data set as text, with the layout expected in a folder."""
     form = f"{'images' if dataset.dimensions == 2 else 'volumes'}, {'grey' if dataset.channels == 1 else 'RGB'}"
+    sizes = ", ".join(map(str, dataset.versions))
     lines = [
         f"{dataset.name}: {dataset.title}",
-        _wrapped("images", f"{dataset.images} {form}, {dataset.modality}"),
+        _wrapped("images", f"{dataset.images} {form}, {dataset.modality}, {dataset.body_part}"),
+        *([_wrapped("sizes", f"{sizes} pixels per side, by --size; the first by default")] if sizes else []),
         _wrapped("licence", f"{dataset.licence}. {dataset.terms}"),
         _wrapped("home", dataset.home),
         _wrapped("cite", dataset.citation),

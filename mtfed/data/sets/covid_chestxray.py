@@ -60,7 +60,8 @@ def _age(text: str) -> str:
 
 SETS = (DataSet(
     name="covid-chestxray", title="COVID-19 image data collection",
-    images=866, dimensions=2, channels=1, modality="chest X-ray",  # X-rays in its last table, including lateral views
+    images=866,  # X-rays in its last table, including lateral views
+    dimensions=2, channels=1, modality="chest X-ray", body_part="chest",
     licence="per image",
     terms="Each image has its own licence, in the column license of metadata.csv (CC BY, CC BY-NC-SA, Apache 2.0, or "
     "none stated); check it before you redistribute an image. The severity scores are CC BY-SA.",

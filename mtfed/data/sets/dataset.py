@@ -42,6 +42,7 @@ class Sample:
     split: str = ""  # train, val or test, if the set's owners define it
     site: str = ""  # hospital or scanner, if known
     modality: str = ""  # empty: that of the set
+    body_part: str = ""  # empty: that of the set
     extra: Mapping[str, str] = field(default_factory=dict)  # columns that are not tasks, such as laterality and view
 
 
@@ -59,7 +60,8 @@ class DataSet:
     images: int
     dimensions: int  # 2: images, 3: volumes
     channels: int  # 1: grey, 3: RGB
-    modality: str
+    modality: str  # in words that mtfed.data.vocabulary knows
+    body_part: str
     licence: str  # its short name, such as "CC BY 4.0"
     terms: str  # sentences: which use, sale and redistribution the licence allows, as far as known
     home: str
@@ -72,6 +74,9 @@ class DataSet:
     access: str = ""  # sentences: how to get the files by hand, if a program may not download them
     settings: Mapping[str, Setting] = field(default_factory=dict)  # further settings of the app
     note: str = ""  # sentences: what to know before trusting results, and how the set is treated here
+    # If the owners provide the images in several sizes: by pixels per side, the set with the files of that size. The
+    # first is the one to download by default. Without that, ``required`` of this set is met by the files of any size.
+    versions: Mapping[int, DataSet] = field(default_factory=dict)
 
     @property
     def is_downloadable(self) -> bool:
@@ -81,6 +86,25 @@ class DataSet:
     def layout_tree(self, folder: Path) -> str:
         """Return the expected layout as a tree below a folder."""
         return f"{folder}/\n" + "\n".join(f"  {line}" for line in self.layout.strip("\n").splitlines())
+
+    def version(self, size: int) -> DataSet:
+        """Return the set with images of a size.
+
+        Raises:
+            MtfedError: its owners do not provide this size.
+        """
+        if size in self.versions:
+            return self.versions[size]
+        sizes = ", ".join(map(str, self.versions))
+        raise MtfedError(
+            f"{self.title} has no version with {size} pixels per side; "
+            + (f"choose one of {sizes}." if sizes else "its images have one size, leave out --size.")
+        )
+
+    def version_in(self, folder: Path) -> DataSet:
+        """Return the largest version whose files are in a folder; the set itself if it has no versions."""
+        complete = [version for version in self.versions.values() if not version.missing(folder)]
+        return complete[-1] if complete else self
 
     def missing(self, folder: Path) -> list[str]:
         """Return a message for each required pattern that matches nothing in a folder."""

@@ -33,6 +33,7 @@ class Subset:
     title: str
     images: int  # with masks
     modality: str
+    body_part: str
     classes: tuple[str, ...]  # classes of a mask's values 0, 1, ...
     md5: str  # MD5 digest of the archive
     channels: tuple[str, ...] = ()  # names of the channels, if there are several
@@ -95,27 +96,27 @@ def _safe_path(name: str) -> PurePosixPath:
 
 
 SUBSETS = (
-    Subset("Task01_BrainTumour", "gliomas", 484, "brain MRI",
+    Subset("Task01_BrainTumour", "gliomas", 484, "brain MRI", "brain",
            ("background", "edema", "non-enhancing tumour", "enhancing tumour"),
            "240a19d752f0d9e9101544901065d872", ("FLAIR", "T1w", "T1gd", "T2w"), "FLAIR"),
-    Subset("Task02_Heart", "left atrium", 20, "cardiac MRI",
+    Subset("Task02_Heart", "left atrium", 20, "cardiac MRI", "heart",
            ("background", "left atrium"), "06ee59366e1e5124267b774dbd654057"),
-    Subset("Task03_Liver", "liver and tumours", 131, "abdominal CT",
+    Subset("Task03_Liver", "liver and tumours", 131, "abdominal CT", "abdomen",
            ("background", "liver", "tumour"), "a90ec6c4aa7f6a3d087205e23d4e6397"),
-    Subset("Task04_Hippocampus", "hippocampus", 260, "brain MRI",
+    Subset("Task04_Hippocampus", "hippocampus", 260, "brain MRI", "brain",
            ("background", "anterior", "posterior"), "9d24dba78a72977dbd1d2e110310f31b"),
-    Subset("Task05_Prostate", "prostate zones", 32, "prostate MRI",
+    Subset("Task05_Prostate", "prostate zones", 32, "prostate MRI", "prostate",
            ("background", "peripheral zone", "transition zone"),
            "35138f08b1efaef89d7424d2bcc928db", ("T2", "ADC"), "T2"),
-    Subset("Task06_Lung", "lung cancer", 63, "chest CT",
+    Subset("Task06_Lung", "lung cancer", 63, "chest CT", "chest",
            ("background", "cancer"), "8afd997733c7fc0432f71255ba4e52dc"),
-    Subset("Task07_Pancreas", "pancreas and tumours", 281, "abdominal CT",
+    Subset("Task07_Pancreas", "pancreas and tumours", 281, "abdominal CT", "abdomen",
            ("background", "pancreas", "tumour"), "4f7080cfca169fa8066d17ce6eb061e4"),
-    Subset("Task08_HepaticVessel", "vessels and tumours of the liver", 303, "abdominal CT",
+    Subset("Task08_HepaticVessel", "vessels and tumours of the liver", 303, "abdominal CT", "abdomen",
            ("background", "vessel", "tumour"), "641d79e80ec66453921d997fbf12a29c"),
-    Subset("Task09_Spleen", "spleen", 41, "abdominal CT",
+    Subset("Task09_Spleen", "spleen", 41, "abdominal CT", "abdomen",
            ("background", "spleen"), "410d4a301da4e5b2f6f86ec3ddba524e"),
-    Subset("Task10_Colon", "colon cancer", 126, "abdominal CT",
+    Subset("Task10_Colon", "colon cancer", 126, "abdominal CT", "abdomen",
            ("background", "cancer"), "bad7a188931dc2f6acf72b08eb6202d0"),
 )  # fmt: skip
 
@@ -123,6 +124,7 @@ SETS = tuple(
     DataSet(
         name=f"msd-{subset.task}", title=f"Medical Segmentation Decathlon, {subset.folder}: {subset.title}",
         images=subset.images, dimensions=3, channels=1, modality=f"{subset.modality} {subset.channel}".strip(),
+        body_part=subset.body_part,
         licence="CC BY-SA 4.0",
         terms="Free for any use with attribution; derived works must be distributed under the same licence.",
         home="http://medicaldecathlon.com", citation=CITATION,

@@ -25,7 +25,7 @@ def read(folder: Path, labels: Path) -> Iterator[Sample]:
 
 SETS = (DataSet(
     name="drive", title="DRIVE: Digital Retinal Images for Vessel Extraction",
-    images=40, dimensions=2, channels=3, modality="fundus photograph",
+    images=40, dimensions=2, channels=3, modality="fundus photograph", body_part="retina",
     licence="research and education",
     terms="Free of charge for research and education; copying, redistribution and unauthorised commercial use are "
     "forbidden. Available from its owners only.",

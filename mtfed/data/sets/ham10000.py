@@ -69,7 +69,8 @@ def _archive(name: str, number: int, md5: str = "") -> RemoteFile:
 
 SETS = (DataSet(
     name="ham10000", title="HAM10000 with lesion masks",
-    images=11526, dimensions=2, channels=3, modality="dermatoscopy",  # 10015, and 1511 in the test set
+    images=11526,  # 10015, and 1511 in the test set
+    dimensions=2, channels=3, modality="dermatoscopy", body_part="skin",
     licence="CC BY-NC 4.0", terms="Not for commercial use; name the authors.",
     home="https://doi.org/10.7910/DVN/DBW86T",
     citation="Tschandl P, Rosendahl C, Kittler H. The HAM10000 dataset, a large collection of multi-source "

@@ -89,7 +89,7 @@ def _box(points: list[tuple[float, float]]) -> str:
 
 SETS = (DataSet(
     name="inbreast", title="INbreast",
-    images=410, dimensions=2, channels=1, modality="mammogram",
+    images=410, dimensions=2, channels=1, modality="mammogram", body_part="breast",
     licence="by agreement", terms="For research, by agreement with its owners; may not be redistributed.",
     home="https://doi.org/10.1016/j.acra.2011.09.014",
     citation="Moreira IC, Amaral I, Domingues I, Cardoso A, Cardoso MJ, Cardoso JS. INbreast: toward a full-field "

@@ -106,7 +106,7 @@ def _files(year: int, archives: tuple[str, ...], tables: tuple[str, ...] = ()) -
 
 SETS = (DataSet(
     name="isic2017", title="ISIC 2017",
-    images=2750, dimensions=2, channels=3, modality="dermatoscopy",  # 2000, 150 and 600
+    images=2750, dimensions=2, channels=3, modality="dermatoscopy", body_part="skin",  # 2000, 150 and 600
     licence="CC0 1.0",
     terms="According to other sources, not to its owners. The terms on its home page apply; read them before use.",
     home="https://challenge.isic-archive.com/data/#2017",
@@ -140,7 +140,7 @@ ISIC-2017_Test_v2_...                   the same (600 images)""",
     "is not read.",
 ), DataSet(
     name="isic2018", title="ISIC 2018, tasks 1 and 2: outlines and attributes",
-    images=3694, dimensions=2, channels=3, modality="dermatoscopy",  # 2594, 100 and 1000
+    images=3694, dimensions=2, channels=3, modality="dermatoscopy", body_part="skin",  # 2594, 100 and 1000
     licence="CC BY-NC 4.0",
     terms="Not for commercial use; name the authors, and cite HAM10000 too. According to other sources; the terms on "
     "its home page apply.",
@@ -166,7 +166,7 @@ ISIC2018_..._Test_...                    the same (1000 images)""",
     note="Patients are not identified, so every image counts as a separate patient.",
 ), DataSet(
     name="isic2018-diagnosis", title="ISIC 2018, task 3: diagnoses",
-    images=11720, dimensions=2, channels=3, modality="dermatoscopy",  # 10015, 193 and 1512
+    images=11720, dimensions=2, channels=3, modality="dermatoscopy", body_part="skin",  # 10015, 193 and 1512
     licence="CC BY-NC 4.0",
     terms="Not for commercial use; name the authors. The training images are those of HAM10000; cite that too.",
     home="https://challenge.isic-archive.com/data/#2018",

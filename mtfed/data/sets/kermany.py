@@ -49,7 +49,7 @@ def _samples(folder: Path) -> Iterator[Sample]:
 
 SETS = (DataSet(
     name="kermany", title="Kermany chest X-rays",
-    images=5856, dimensions=2, channels=1, modality="chest X-ray",
+    images=5856, dimensions=2, channels=1, modality="chest X-ray", body_part="chest",
     licence="CC BY 4.0", terms="May be used, sold and redistributed; its authors must be named.",
     home="https://data.mendeley.com/datasets/rscbjbr9sj/2",
     citation="Kermany DS et al. Identifying medical diagnoses and treatable diseases by image-based deep learning. "

@@ -66,7 +66,7 @@ def _boxes(lines: list[re.Match[str]], path: Path) -> str:
 
 SETS = (DataSet(
     name="mias", title="mini-MIAS database of mammograms",
-    images=322, dimensions=2, channels=1, modality="mammogram",
+    images=322, dimensions=2, channels=1, modality="mammogram", body_part="breast",
     licence="MIAS licence",
     terms="For research only; may not be sold, rented or leased. The licence is in the archive.",
     home="http://peipa.essex.ac.uk/info/mias.html",

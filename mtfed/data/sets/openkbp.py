@@ -84,7 +84,7 @@ def _patient_number(path: Path) -> int:
 
 SETS = (DataSet(
     name="openkbp", title="OpenKBP",
-    images=340, dimensions=3, channels=1, modality="planning CT",  # 200, 40 and 100
+    images=340, dimensions=3, channels=1, modality="planning CT", body_part="head and neck",  # 200, 40 and 100
     licence="MIT",
     terms="The repository is under the MIT licence; the patients' scans are from The Cancer Imaging Archive.",
     home=HOME,

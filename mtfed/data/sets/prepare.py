@@ -14,13 +14,14 @@ from ...errors import MtfedError
 from ...tasks.specs import KIND_SPECS
 from ..manifest_table import MANIFEST
 from ..site_file import SITE_FILE
+from ..vocabulary import BODY_PART, MODALITY
 from .dataset import DataSet, Sample, layout_error
 from .meter import OnProgress, ignore_progress
 from .templates import render_app_file, render_site_file
 
 LABELS = "labels"  # folder within a set's folder for labels that had to be converted
 EXPERIMENT = "experiment"  # folder within a set's folder for a Flower app that trains on it
-COMMON_COLUMNS = ("image", "patient", "split", "site", "modality")  # columns of every manifest written here
+COMMON_COLUMNS = ("image", "patient", "split", "site", MODALITY, BODY_PART)  # columns of every manifest written here
 SPLITS = ("train", "val", "test", "")
 
 
@@ -52,7 +53,7 @@ def prepare(
     if missing := dataset.missing(folder):
         raise layout_error(dataset, folder, missing)
     try:
-        return _prepare(dataset, folder, out or folder, on_progress)
+        return _prepare(dataset.version_in(folder), folder, out or folder, on_progress)
     except OSError as error:
         path = error.filename or out or folder
         raise MtfedError(f"Cannot prepare {path}: {error.strerror or error}; fix that and try again.") from None
@@ -128,7 +129,8 @@ def _check_patients(dataset: DataSet, samples: list[Sample]) -> None:
 
 def _manifest_row(sample: Sample, dataset: DataSet) -> dict[str, str]:
     cells = {"image": sample.image, "patient": sample.patient, "split": sample.split, "site": sample.site}
-    return cells | {"modality": sample.modality or dataset.modality} | dict(sample.labels) | dict(sample.extra)
+    cells |= {MODALITY: sample.modality or dataset.modality, BODY_PART: sample.body_part or dataset.body_part}
+    return cells | dict(sample.labels) | dict(sample.extra)
 
 
 def _write(path: Path, text: str) -> None:

@@ -91,7 +91,7 @@ def _single_file(patient: Path, name: str) -> str:
 
 SETS = (DataSet(
     name="prostate-ct", title="Planning CT of the prostate (your own data)",
-    images=0, dimensions=3, channels=1, modality="planning CT",
+    images=0, dimensions=3, channels=1, modality="planning CT", body_part="prostate",
     licence="your own",
     terms="Depends on your data. The set of the CTAN paper, for which this layout was made, is not public.",
     home="https://arxiv.org/abs/2309.03837",

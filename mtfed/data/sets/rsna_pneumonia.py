@@ -46,7 +46,7 @@ def _patients(path: Path) -> dict[str, str]:
 
 SETS = (DataSet(
     name="rsna-pneumonia", title="RSNA Pneumonia Detection Challenge (2018)",
-    images=26684, dimensions=2, channels=1, modality="chest X-ray",
+    images=26684, dimensions=2, channels=1, modality="chest X-ray", body_part="chest",
     licence="RSNA terms of use",
     terms="May be used for research, teaching and commercial purposes with the attribution that RSNA asks for; read "
     "the terms on its page, and Kaggle's rules if you get it there.",

@@ -22,7 +22,7 @@ def read(folder: Path, labels: Path) -> Iterator[Sample]:
 
 SETS = (DataSet(
     name="stoic", title="STOIC2021, public training set",
-    images=2000, dimensions=3, channels=1, modality="chest CT",
+    images=2000, dimensions=3, channels=1, modality="chest CT", body_part="chest",
     licence="CC BY-NC 4.0", terms="Not for commercial use; name the authors.",
     home="https://registry.opendata.aws/stoic2021-training/",
     citation="Revel MP, Boussouar S, de Margerie-Mellon C, et al. Study of Thoracic CT in COVID-19: The STOIC Project. "

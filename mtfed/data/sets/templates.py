@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..vocabulary import BODY_PART, MODALITY
 from .dataset import DataSet, Setting
 
 VOLUME_SETTINGS: dict[str, Setting] = {"encoder": "swin3d_mini", "image-size": 32, "decoder-width": 16, "batch-size": 4}
@@ -32,8 +33,11 @@ clientapp = "mtfed.clients.app:app"
 
 def render_site_file(dataset: DataSet) -> str:
     """Return the text of a set's site file."""
-    settings: dict[str, Setting] = {"key": dataset.name, "modality": dataset.modality, "dimensions": dataset.dimensions}
-    settings |= {"share-class-counts": False, "share-tracebacks": False}
+    settings: dict[str, Setting] = {
+        "key": dataset.name,
+        MODALITY: dataset.modality, BODY_PART: dataset.body_part, "dimensions": dataset.dimensions,
+        "share-class-counts": False, "share-tracebacks": False,
+    }  # fmt: skip
     return _toml(settings) + "".join(f"\n[task.{name}]\n{_toml(task)}" for name, task in dataset.tasks.items())
 
 

@@ -53,7 +53,7 @@ def _boxes(row: dict[str, str], path: Path) -> list[str]:
 
 SETS = (DataSet(
     name="vindr-mammo", title="VinDr-Mammo",
-    images=20000, dimensions=2, channels=1, modality="mammogram",
+    images=20000, dimensions=2, channels=1, modality="mammogram", body_part="breast",
     licence="PhysioNet restricted",
     terms="For research, under PhysioNet's data use agreement, which each user signs; may not be redistributed.",
     home="https://physionet.org/content/vindr-mammo/1.0.0/",

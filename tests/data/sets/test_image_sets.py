@@ -45,7 +45,7 @@ def test_medmnist_keeps_its_splits_and_pixels(folder: Path) -> None:
         np.testing.assert_array_equal(np.asarray(Image.open(folder / "images/test/000003.png")), file["test_images"][3])
     with open(folder / "manifest.csv", newline="") as table:
         assert Counter(row["split"] for row in csv.DictReader(table)) == {"train": 6, "val": 3, "test": 4}
-    assert rows["000005.png"]["findings"] == "nodule"
+    assert rows["000005.png"]["chest"] == "nodule"
 
 
 def test_medmnist_reads_the_largest_version(tmp_path: Path) -> None:
@@ -55,7 +55,14 @@ def test_medmnist_reads_the_largest_version(tmp_path: Path) -> None:
         np.savez(tmp_path / f"breastmnist{'' if size == 28 else f'_{size}'}.npz", **arrays, **labels)
     prepare(find_set("breastmnist"), tmp_path)
     assert Image.open(tmp_path / "images/val/000001.png").size == (64, 64)
-    assert rows_by_image(tmp_path)["000000.png"]["malignancy"] == "malignant"
+    row = rows_by_image(tmp_path)["000000.png"]
+    assert (row["breast"], row["modality"], row["body-part"]) == ("malignant", "breast ultrasound", "breast")
+    for size, side in ((28, 32), (64, 64)):
+        prepare(find_set("breastmnist").version(size), tmp_path)
+        assert Image.open(tmp_path / "images/val/000001.png").size == (size, size)
+        assert f"image-size = {side}\n" in (tmp_path / "experiment/pyproject.toml").read_text()
+    with pytest.raises(MtfedError, match="does not contain BreastMNIST, 128 pixels"):
+        prepare(find_set("breastmnist").version(128), tmp_path)
 
 
 @pytest.mark.parametrize(

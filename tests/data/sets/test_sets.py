@@ -14,6 +14,7 @@ from mtfed.data.sets import all_sets, find_set, register_set
 from mtfed.data.sets.medmnist import SUBSETS
 from mtfed.data.sets.templates import render_site_file
 from mtfed.data.site_file import read_site_file
+from mtfed.data.vocabulary import words_of
 from mtfed.errors import MtfedError
 from mtfed.tasks.specs import KIND_SPECS
 from mtfed.tasks.task import Task
@@ -23,16 +24,21 @@ def test_every_set_is_described_completely(tmp_path: Path) -> None:
     sets = all_sets()
     path = tmp_path / "site.toml"
     assert list(sets)[:18] == list(SUBSETS)
+    sets |= {f"{name}-{size}": version for name in SUBSETS for size, version in sets[name].versions.items()}
     for name, dataset in sets.items():
         assert re.fullmatch(r"[a-z0-9-]+", name)
-        texts = [dataset.title, dataset.licence, dataset.terms, dataset.citation, dataset.layout, dataset.modality]
+        texts = [dataset.title, dataset.licence, dataset.terms, dataset.citation, dataset.layout]
         assert all(texts) and dataset.home.startswith(("https://", "http://")) and dataset.required, name
         assert dataset.is_downloadable or dataset.access, f"{name}: it does not say how to get it"
         for task, declared in dataset.tasks.items():
             assert Task(name=task, **declared).kind in KIND_SPECS
         path.write_text(render_site_file(dataset), encoding="utf-8")
         site = read_site_file(path)
-        assert (site.key, site.dimensions) == (name, dataset.dimensions)
+        assert (site.key, site.dimensions) == (dataset.name, dataset.dimensions)
+        assert site.cells["body-part"] == dataset.body_part
+        cells = {"modality": dataset.modality}
+        words = words_of(cells | {"body-part": dataset.body_part})
+        assert not words[0].startswith("other-") and not words[1].startswith("other-"), name
         assert site.tasks.keys() == dataset.tasks.keys()
         for file in dataset.files:
             assert not file.md5 or re.fullmatch("[0-9a-f]{32}", file.md5)
@@ -78,6 +84,28 @@ def test_files_placed_by_hand_are_prepared(capsys: pytest.CaptureFixture[str], t
     output = capsys.readouterr().out
     assert "6 images of 3 patients (train 4, test 2)" in output and "PhysioNet" in output
     assert f"mtfed simulate '{folder}/experiment'" in output
+
+
+def test_the_tasks_of_medmnist_differ_so_that_its_sets_can_be_in_one_run() -> None:
+    tasks = [task for name in SUBSETS for task in find_set(name).tasks]
+    assert len(set(tasks)) == len(tasks) == 18
+
+
+def test_a_version_is_downloaded_by_its_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    files = {size: version.files[0] for size, version in find_set("pathmnist").versions.items()}
+    assert list(files) == [28, 64, 128, 224] and list(find_set("nodulemnist3d").versions) == [28, 64]
+    assert files[28] == find_set("pathmnist").files[0] and len({file.md5 for file in files.values()}) == 4
+    assert files[64].url == "https://zenodo.org/records/10519652/files/pathmnist_64.npz?download=1"
+    for command, message in (
+        (["pathmnist", "--size", "64"], "`mtfed data get pathmnist --size 64 --yes` accepts the licence"),
+        (["pathmnist", "--size", "96"], "PathMNIST has no version with 96 pixels .* choose one of 28, 64, 128, 224"),
+        (["nodulemnist3d", "--size", "128"], "choose one of 28, 64"),
+        (["busi", "--size", "64"], "its images have one size, leave out --size"),
+    ):
+        assert main(["data", "get", *command, "--folder", str(tmp_path / "set")]) == 2
+        assert re.search(message, capsys.readouterr().err)
+    main(["data", "show", "pathmnist"])
+    assert "28, 64, 128, 224 pixels per side" in capsys.readouterr().out
 
 
 def test_nothing_is_downloaded_without_a_yes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
