@@ -188,6 +188,16 @@ class Config(BaseModel):
         return _window_ends(self.window)
 
     @cached_property
+    def labelled_tasks(self) -> dict[str, Task]:
+        """Return the tasks that need labels, by name."""
+        return {name: task for name, task in self.tasks.items() if not task.spec.every_image}
+
+    @cached_property
+    def pretext_tasks(self) -> dict[str, Task]:
+        """Return the tasks that need no labels and are trained on every image, by name."""
+        return {name: task for name, task in self.tasks.items() if task.spec.every_image}
+
+    @cached_property
     def key(self) -> str:
         """Return a string that is the same for equal configs only, as a key of caches."""
         return self.model_dump_json()

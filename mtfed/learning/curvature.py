@@ -19,6 +19,7 @@ from ..tasks.kind import kind_of
 from .balancing import BALANCING, History
 from .device import seed_device, to_device
 from .parts import train_only
+from .pretext import add_pretext
 
 MICRO_BATCH = 8  # samples in a backward pass; a smaller batch gives less noise and takes more time
 
@@ -87,7 +88,7 @@ def _squared_gradients(
     declared, device = config.tasks[task], next(model.parameters()).device
     sums: dict[str, Tensor] = {}
     for batch in shard.batches(min(MICRO_BATCH, -(-config.batch_size // config.accumulate)), rows, [task]):
-        batch = to_device(batch, device)
+        batch = add_pretext(to_device(batch, device), config.tasks)
         labels = batch.labels[task]
         outputs = model(batch.images, {task: labels.rows})[task]
         z = kind_of(declared).curvature_factor(outputs.detach(), labels.values, declared)

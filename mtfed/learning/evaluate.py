@@ -10,6 +10,7 @@ from ..models.system import MultiTaskModel
 from .acceleration import autocast, half_precision
 from .device import to_device
 from .metrics import TaskMetrics
+from .pretext import add_pretext, same_copies
 
 
 @torch.inference_mode()
@@ -20,12 +21,13 @@ def evaluate(model: MultiTaskModel, shard: Shard, tasks: list[str], config: Conf
     dtype = half_precision(config.autocast, device)
     metrics = {task: TaskMetrics(config.tasks[task]) for task in tasks if shard.count(task)}
     batches = shard.batches(max(4 * config.batch_size // config.accumulate, 1), tasks=list(metrics)) if metrics else ()
-    for batch in batches:
-        if not batch.labels:
-            continue
-        batch = to_device(batch, device)
-        with autocast(dtype, device):
-            outputs = model(batch.images, {task: labels.rows for task, labels in batch.labels.items()})
-        for task, output in outputs.items():
-            metrics[task].update(output.float(), batch.labels[task].values)
+    with same_copies(config.tasks, device):
+        for batch in batches:
+            if not batch.labels:
+                continue
+            batch = add_pretext(to_device(batch, device), config.tasks)
+            with autocast(dtype, device):
+                outputs = model(batch.images, {task: labels.rows for task, labels in batch.labels.items()})
+            for task, output in outputs.items():
+                metrics[task].update(output.float(), batch.labels[task].values)
     return metrics

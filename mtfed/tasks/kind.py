@@ -99,6 +99,11 @@ def mean_metric(terms: Callable[[Task, Tensor, Tensor], Tensor]) -> AdditiveMetr
     return AdditiveMetric(lambda task: {"total": (), "count": ()}, update, lambda total, count: total / count)
 
 
+def read_no_label(cell: str, task: Task, source: LabelSource) -> np.ndarray:
+    """Return the label of an image for a kind that needs none, (1,) uint8."""
+    return np.zeros(1, np.uint8)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """How tasks of a kind are read, trained, measured and shown.
@@ -128,6 +133,10 @@ class Kind:
     # Outputs and values (M, ...) -> random z of the outputs' shape, where E[z z^T] is the curvature in the outputs of
     # an image's loss whose terms have a mean weight of 1.
     curvature_factor: Callable[[Tensor, Tensor, Task], Tensor]
+    # For a kind that needs no labels (``KindSpec.every_image``): images (M, C, *S), normalised -> changed copies of them
+    # (N, C, *S), such as two of each, and what is predicted of these copies, their values (N, ...). Everything random
+    # comes from torch's default generators.
+    pretext: Callable[[Tensor, Task], tuple[Tensor, Tensor]] | None = None
     # For a map: the values (P,) of its planes at their first pixel -> what they hold beyond the edge of the image.
     outside: Callable[[Tensor], Tensor] = torch.zeros_like
 

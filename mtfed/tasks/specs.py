@@ -38,6 +38,7 @@ class KindSpec:
     every_image: bool = False  # a pretext task: every image has a label, which is made from the image itself
     output_channels: int = 0  # channels of a plain decoder; 0: one for each class
     unit: str = ""  # unit of errors
+    every_image: bool = False  # needs no label: every image is trained on, and the manifest has no column
     gallery: str = ""  # drawing of the report's examples (mtfed.report.galleries); empty: the one named after the kind
 
 
@@ -78,7 +79,7 @@ METRIC_SPECS = {
     "froc": MetricSpec("FROC", "share of the true boxes that are found, mean over 1/4 to 8 false alarms per image"),
     "r2": MetricSpec(
         "R²",
-        "share of the variance between images that the predictions explain; 1 is perfect, 0 is as good as always "
+        "share of the variance of the true values that the predictions explain; 1 is perfect, 0 is as good as always "
         "predicting the mean, and below 0 is worse",
     ),
     "dose-score": MetricSpec(
@@ -93,7 +94,14 @@ METRIC_SPECS = {
         higher_is_better=False,
         in_units=True,
     ),
+    "retrieval": MetricSpec(
+        "Retrieval",
+        "share of images whose second view is more similar to the first than the second views of all other images in "
+        "the batch; 1 is perfect, and guessing finds one in as many as a batch has images",
+    ),
 }
+
+NO_CELL = "nothing, because the kind needs no labels: it is trained on every image"
 
 KIND_SPECS = {
     "classification": KindSpec(
@@ -165,6 +173,30 @@ KIND_SPECS = {
         geometry="map",
         output_channels=1,
         unit="Gy",
+    ),
+    "reconstruction": KindSpec(
+        NO_CELL,
+        losses=("l1", "mse"),
+        metrics=("r2",),
+        decoders=("patches",),
+        min_classes=0,
+        every_image=True,
+    ),
+    "orientation": KindSpec(
+        NO_CELL,
+        losses=("cross-entropy",),
+        metrics=("accuracy",),
+        decoders=("linear",),
+        min_classes=0,
+        every_image=True,
+    ),
+    "views": KindSpec(
+        NO_CELL,
+        losses=("vicreg", "nt-xent", "simsiam"),
+        metrics=("retrieval",),
+        decoders=("projector",),
+        min_classes=0,
+        every_image=True,
     ),
 }
 

@@ -50,8 +50,9 @@ class Task(BaseModel):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     kind: str
-    # Names of the classes, of the quantities of a regression, or of the structures whose dose-volume histograms count.
-    classes: Annotated[tuple[str, ...], BeforeValidator(_split)]
+    # Names of the classes, of the quantities of a regression, or of the structures whose dose-volume histograms count;
+    # none if the kind needs no labels.
+    classes: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     loss: str = ""  # a sum of terms, as in "dice + 0.5*cross-entropy"; empty: the default of the kind
     metrics: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()  # the first one decides; empty: those of the kind
     decoder: str = ""  # empty: the default of the kind

@@ -13,6 +13,7 @@ from torch import nn
 from ...strategies.axes import Axis
 from ..decoders.detection import CentreDecoder
 from ..decoders.heads import ClassificationDecoder, OrdinalDecoder, RegressionDecoder
+from ..decoders.pretext import OrientationDecoder, PatchDecoder, ProjectionDecoder
 from ..decoders.pyramid import MLPDecoder, UNetDecoder
 from ..system import MultiTaskModel
 from .builder import AxisGraphBuilder, Label, describe, describes, join
@@ -60,6 +61,19 @@ def label_centre_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps
     label_chain(builder, f"{path}.boxes", module.boxes, fused, None)
 
 
+def label_patch_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps: Maps, pooled: Label) -> None:
+    """Label the norm and the convolution on the last feature map."""
+    label_chain(builder, f"{path}.head", module.head, maps[-1], None)
+
+
+def label_projection_decoder(builder: AxisGraphBuilder, path: str, module: Any, maps: Maps, pooled: Label) -> None:
+    """Label a norm, the projector and the predictor; projections are outputs, and are not permuted."""
+    builder.label_vectors(f"{path}.norm", pooled)
+    label_chain(builder, f"{path}.projector", module.projector, pooled, None)
+    if module.predictor is not None:
+        label_chain(builder, f"{path}.predictor", module.predictor, None, None)
+
+
 def label_trunk(builder: AxisGraphBuilder, path: str, module: Any, maps: Maps) -> str:
     """Label a decoder's trunk and return the label of its fused output.
 
@@ -87,6 +101,9 @@ DECODER_LABELS: dict[type[nn.Module], Callable[[AxisGraphBuilder, str, Any, Maps
     MLPDecoder: label_mlp_decoder,
     UNetDecoder: label_unet_decoder,
     CentreDecoder: label_centre_decoder,
+    PatchDecoder: label_patch_decoder,
+    OrientationDecoder: label_pooled_decoder,
+    ProjectionDecoder: label_projection_decoder,
 }
 
 

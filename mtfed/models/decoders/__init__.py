@@ -10,6 +10,7 @@ from ...errors import MtfedError, unknown
 from ...tasks.specs import KIND_SPECS
 from .detection import CentreDecoder
 from .heads import ClassificationDecoder, OrdinalDecoder, RegressionDecoder
+from .pretext import OrientationDecoder, PatchDecoder, ProjectionDecoder
 from .pyramid import MLPDecoder, UNetDecoder
 
 # A decoder is called with a task, the encoder, and its width; it turns Features into outputs (B, ...).
@@ -24,6 +25,9 @@ DECODERS: dict[str, dict[str, type[nn.Module]]] = {
     "multi-label-segmentation": dict(MAP_DECODERS),
     "detection": {"centre": CentreDecoder},
     "dose": dict(MAP_DECODERS),
+    "reconstruction": {"patches": PatchDecoder},
+    "orientation": {"linear": OrientationDecoder},
+    "views": {"projector": ProjectionDecoder},
 }
 
 
