@@ -31,8 +31,8 @@ def add_pretext(batch: Batch, tasks: Mapping[str, Task]) -> Batch:
     for name, labels in batch.labels.items():
         if name not in pretext:
             used[labels.rows] = True
-    position = used.cumsum(0) - 1
-    images, count, labels_of = [batch.images[used]], int(used.sum()), {}
+    position, sources = used.cumsum(0) - 1, [used.nonzero().squeeze(1)]  # sources: the image of each new image
+    images, labels_of = [batch.images[sources[0]]], {}
     for name, labels in batch.labels.items():
         if name not in pretext:
             labels_of[name] = Labels(position[labels.rows], labels.values)
@@ -40,10 +40,12 @@ def add_pretext(batch: Batch, tasks: Mapping[str, Task]) -> Batch:
         make = kind_of(pretext[name]).pretext
         assert make is not None
         copies, values = make(batch.images[labels.rows], pretext[name])
-        labels_of[name] = Labels(torch.arange(count, count + len(copies), device=copies.device), values)
+        start = sum(map(len, images))
+        labels_of[name] = Labels(torch.arange(start, start + len(copies), device=copies.device), values)
         images.append(copies)
-        count += len(copies)
-    return Batch(torch.cat(images), labels_of)
+        sources.append(labels.rows.repeat_interleave(len(copies) // len(labels.rows)))
+    words = None if batch.words is None else batch.words[torch.cat(sources)]
+    return Batch(torch.cat(images), labels_of, words)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from .device import seed_device
 from .losses import BatchLosses
 from .mixing import mix
 from .parts import train_only
+from .pretext import add_pretext
 from .sampling import orders
 
 Anchors = Iterable[tuple[Tensor, Tensor, float]]  # weight, anchor and mu
@@ -94,6 +95,7 @@ def train(
         losses = BatchLosses(model, config, device, result.steps)
         for step, batch in enumerate(_batches(shard, tasks, config, result.steps)):
             batch = augment(batch, config.tasks, config.augment)
+            batch = add_pretext(batch, config.tasks)
             batch = mix(batch, config.tasks, config.mix, span[0] + (span[1] - span[0]) * step / result.steps)
             optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / (warmup + 1))
             optimizer.zero_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.shard import Shard
+from ..learning.pretext import add_pretext, same_copies
 from ..models.system import MultiTaskModel
 from ..tasks.kind import kind_of
 from ..tasks.task import Task
@@ -35,25 +36,41 @@ def save_examples(run: Run, model: MultiTaskModel, test: Shard, config: Config) 
 
 @torch.inference_mode()
 def examples(model: MultiTaskModel, test: Shard, task: Task, config: Config) -> dict[str, np.ndarray]:
-    """Return images, labels and what is shown of predictions, of some test images with a label of a task."""
+    """Return images, labels and what is shown of predictions, of some test images with a label of a task.
+
+    The images of a pretext task are the copies that it makes of some test images.
+    """
     model.eval()
     device, kind = next(model.parameters()).device, kind_of(task)
     values = test.labels[task.name].values
     index = choose(contents(values, task), COUNT[config.dimensions])
     rows, values = test.labels[task.name].rows[index], values[index]
-    shown = []
-    for batch in test.batches(config.batch_size, rows, [task.name]):
-        labelled = {task.name: batch.labels[task.name].rows.to(device)}
-        outputs = model(batch.images.to(device), labelled)[task.name]
-        shown.append(kind.show(outputs.float().cpu(), task))
-    arrays = {"images": test.take(rows).numpy(), "labels": kind.show_values(values, task).numpy()}
-    arrays["shown"] = np.concatenate(shown)
+    images, shown = test.take(rows).numpy(), []
+    with same_copies(config.tasks, device):
+        for batch in test.batches(len(rows) if kind.pretext else config.batch_size, rows, [task.name]):
+            if kind.pretext:
+                batch = add_pretext(batch, config.tasks)
+                values, images = batch.labels[task.name].values[: len(rows)], as_pixels(batch.images)[: len(rows)]
+            labelled = {task.name: batch.labels[task.name].rows.to(device)}
+            outputs = model(batch.images.to(device), labelled)[task.name]
+            shown.append(kind.show(outputs.float().cpu(), task)[: len(rows)])
+    arrays = {"images": images, "labels": kind.show_values(values, task).numpy(), "shown": np.concatenate(shown)}
     if config.dimensions == 2:
         return arrays
     slices = best_slices(values, task, config.image_size // 2)
     cut = {"map": cut_maps, "boxes": cut_boxes}.get(task.spec.geometry, lambda array, slices: array)
+    if kind.pretext:
+        cut = cut_images
     cuts = {"images": cut_maps, "labels": cut, "shown": cut}
     return {part: cuts[part](array, slices) for part, array in arrays.items()} | {"slices": slices}
+
+
+def as_pixels(images: Tensor) -> np.ndarray:
+    """Return normalised images (M, C, *S) as uint8, each from its darkest to its brightest value."""
+    low, high = images.flatten(1).aminmax(dim=1)
+    shape = (-1, *[1] * (images.ndim - 1))
+    shares = (images - low.view(shape)) / (high - low).view(shape).clamp_min(1e-6)
+    return (255 * shares).round().byte().numpy()
 
 
 def contents(values: Tensor, task: Task) -> Tensor:
@@ -112,6 +129,11 @@ def cut_maps(array: np.ndarray, slices: np.ndarray) -> np.ndarray:
     """Return the slices (M, ..., S, S) of maps (M, ..., S, S, S)."""
     index = slices.reshape(-1, *(1,) * (array.ndim - 1))
     return np.take_along_axis(array, index, axis=-3).squeeze(-3)
+
+
+def cut_images(array: np.ndarray, slices: np.ndarray) -> np.ndarray:
+    """Return the slices of an array if it holds volumes, and the array itself if it holds a number for each volume."""
+    return cut_maps(array, slices) if array.ndim > 3 else array
 
 
 def cut_boxes(array: np.ndarray, slices: np.ndarray) -> np.ndarray:

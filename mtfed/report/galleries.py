@@ -13,7 +13,7 @@ from ..errors import MtfedError
 from ..tasks.task import Task
 from .html import Html, count, join, number, tag, task_title
 from .metric_format import format_value
-from .overlays import CERTAIN, boxes, dose, dose_legend, segmentation, structures, structures_legend
+from .overlays import CERTAIN, boxes, dose, dose_legend, reconstruction, segmentation, structures, structures_legend
 from .pictures import PREDICTED, TRUE, key, picture, ruler
 from .records import RunContents, mean
 
@@ -194,6 +194,12 @@ GALLERIES = {
             f"dose score {format_value(_finite_mean(scores), task, 'dose-score')} Gy over these {len(scores)}"
         ),
         dose_legend,
+        "wide",
+    ),
+    "reconstruction": Gallery(
+        reconstruction,
+        lambda task, shares: f"R² {number(_finite_mean(shares))} over these {len(shares)}",
+        _note("The image, what the model sees of it, and the masked patches as the model fills them."),
         "wide",
     ),
 }

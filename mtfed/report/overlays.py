@@ -107,6 +107,23 @@ def dose_legend(task: Task) -> list[Html]:
     return [colour_bar(low, high, "Gy"), tag("li", "left: true dose"), tag("li", "right: predicted dose")]
 
 
+def reconstruction(task: Task, image: np.ndarray, true: np.ndarray, shown: np.ndarray) -> tuple[Html, Html, float]:
+    """Draw an image, its unmasked part, and its reconstruction, side by side.
+
+    ``true`` (C + 1, H, W) is the image and its mask, ``shown`` (C, H, W) the prediction; both are normalised.
+    """
+    whole, mask, predicted = true[:-1].astype(np.float32), true[-1:] > 0, shown.astype(np.float32)
+    low, width = whole.min(), max(whole.max() - whole.min(), 1e-6)
+    drawn = [whole, np.where(mask, 0, whole), np.where(mask, predicted, whole)]
+    pixels = [np.round(np.clip((values - low) / width, 0, 1) * 255).astype(np.uint8) for values in drawn]
+    masked = np.broadcast_to(mask, whole.shape)
+    spread = np.square(whole[masked] - whole[masked].mean()).sum() if masked.any() else 0
+    share = float(1 - np.square(predicted - whole)[masked].sum() / spread) if spread > 0 else float("nan")
+    figure = f"R² {number(share)}"
+    alt = f"Test image, the same with masked patches, and its reconstruction, {figure}"
+    return pictures(pixels, alt), escape(figure), share
+
+
 def dice(predicted: np.ndarray, true: np.ndarray, classes: int) -> float:
     """Return an image's Dice, mean over the structures; an absent structure counts 1 if it is not predicted."""
     overlaps = []

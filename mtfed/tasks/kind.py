@@ -133,9 +133,9 @@ class Kind:
     # Outputs and values (M, ...) -> random z of the outputs' shape, where E[z z^T] is the curvature in the outputs of
     # an image's loss whose terms have a mean weight of 1.
     curvature_factor: Callable[[Tensor, Tensor, Task], Tensor]
-    # For a kind that needs no labels (``KindSpec.every_image``): images (M, C, *S), normalised -> changed copies of them
-    # (N, C, *S), such as two of each, and what is predicted of these copies, their values (N, ...). Everything random
-    # comes from torch's default generators.
+    # For a kind that needs no labels (``KindSpec.every_image``): normalised images (M, C, *S) -> changed copies of them
+    # (k M, C, *S), k of each image one after the other, and what is predicted of the copies, their values (k M, ...).
+    # Everything random comes from torch's default generators.
     pretext: Callable[[Tensor, Task], tuple[Tensor, Tensor]] | None = None
     # For a map: the values (P,) of its planes at their first pixel -> what they hold beyond the edge of the image.
     outside: Callable[[Tensor], Tensor] = torch.zeros_like

@@ -70,7 +70,7 @@ def r2(pixels: Tensor, total: Tensor, squares: Tensor, residual: Tensor) -> Tens
 
 
 def _curvature_factor(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
-    """Return the curvature factor of a normal error of unit variance, for both losses (our design, as in regression)."""
+    """Return the curvature factor of a normal error of unit variance for both losses; our design, as in regression."""
     mask = values[:, -1:].expand_as(outputs)
     count = mask.flatten(1).sum(1).view(-1, *[1] * (outputs.ndim - 1))
     return random_signs(outputs) * mask / count.sqrt()
@@ -82,5 +82,6 @@ KIND = Kind(
     losses={"l1": masked_loss(F.l1_loss), "mse": masked_loss(F.mse_loss)},
     metrics={"r2": AdditiveMetric(lambda task: dict.fromkeys(MOMENTS, ()), moments, r2)},
     curvature_factor=_curvature_factor,
-    show=lambda outputs, task: outputs.numpy(),
+    show=lambda outputs, task: outputs.half().numpy(),
+    show_values=lambda values, task: values.half(),
 )

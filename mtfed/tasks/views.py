@@ -67,9 +67,14 @@ def _uniform(low: float, high: float, shape: tuple[int, ...]) -> Tensor:
 
 
 def pairs(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows (2 P, ...) of the first and of the second views, (P, ...) each, in the order of the images."""
-    first, second = rows[values.argsort(stable=True)].unflatten(0, (-1, 2)).unbind(1)
-    return first, second
+    """Return the rows of the first and of the second views, (P, ...) each, in the order of the images.
+
+    A view without the other one is left out. There is one at most, at the end of a part of a batch that is computed in
+    parts.
+    """
+    numbers, order = values.sort(stable=True)
+    first = (numbers[1:] == numbers[:-1]).nonzero().squeeze(1)
+    return rows[order[first]], rows[order[first + 1]]
 
 
 def vicreg(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) -> Tensor:
@@ -78,14 +83,15 @@ def vicreg(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) 
     The paper's weights are 25, 25 and 1; here their sum is divided by 25, so that the loss is about 1 at the start.
     """
     views = pairs(outputs[:, :DIMENSIONS], values)
-    loss = F.mse_loss(*views)
-    if len(views[0]) < 2:
+    count = len(views[0])
+    loss = (views[0] - views[1]).square().sum() / max(views[0].numel(), 1)
+    if count < 2:
         return loss
     for view in views:
         deviation = (view.var(0) + VARIANCE_EPSILON).sqrt()
         loss = loss + VARIANCE_WEIGHT * F.relu(1 - deviation).mean() / 2
         centred = view - view.mean(0)
-        covariance = centred.T @ centred / (len(view) - 1)
+        covariance = centred.T @ centred / (count - 1)
         off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
         loss = loss + COVARIANCE_WEIGHT * off_diagonal / view.shape[1]
     return loss
@@ -98,7 +104,7 @@ def nt_xent(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor)
     itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
     similarity = (views @ views.T / TEMPERATURE).masked_fill(itself, -torch.inf)
     other = torch.arange(len(views), device=views.device).roll(len(first))
-    return F.cross_entropy(similarity, other)
+    return F.cross_entropy(similarity, other, reduction="sum") / max(len(views), 1)
 
 
 def simsiam(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) -> Tensor:
@@ -107,10 +113,9 @@ def simsiam(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor)
     The paper's loss is the negative cosine. The constant keeps the loss above 0, which balancing rules need.
     """
     first, second = pairs(outputs, values)
-    cosines = [
-        F.cosine_similarity(a[:, DIMENSIONS:], b[:, :DIMENSIONS].detach()) for a, b in ((first, second), (second, first))
-    ]
-    return 1 - torch.cat(cosines).mean()
+    prediction, projection = (torch.cat(rows) for rows in ((first, second), (second, first)))
+    cosines = F.cosine_similarity(prediction[:, DIMENSIONS:], projection[:, :DIMENSIONS].detach())
+    return (1 - cosines).sum() / max(len(cosines), 1)
 
 
 def retrieved(task: Task, outputs: Tensor, values: Tensor) -> Tensor:

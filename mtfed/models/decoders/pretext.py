@@ -16,9 +16,10 @@ PREDICTOR_HIDDEN = 64  # and of SimSiam's predictor, which is narrow in the midd
 
 
 class PatchDecoder(nn.Module):
-    """Images (B, C, *S) from the last feature map: a 1x1 convolution and a pixel shuffle, as in SimMIM (Xie et al., 2022).
+    """Images (B, C, *S) from the last feature map, by a 1x1 convolution and a pixel shuffle.
 
-    The norm stands for that at the end of SimMIM's encoders, which a feature map has not passed.
+    This is the head of SimMIM (Xie et al., CVPR 2022), which suits plain and hierarchical encoders. The norm stands for
+    that at the end of SimMIM's encoders, which a feature map has not passed.
     """
 
     def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
