@@ -95,7 +95,7 @@ def train(
         losses = BatchLosses(model, config, device, result.steps)
         for step, batch in enumerate(_batches(shard, tasks, config, result.steps)):
             batch = augment(batch, config.tasks, config.augment)
-            batch = add_pretext(batch, config.tasks)
+            batch = add_pretext(batch, config.tasks)  # before images are mixed: its copies are of single images
             batch = mix(batch, config.tasks, config.mix, span[0] + (span[1] - span[0]) * step / result.steps)
             optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / (warmup + 1))
             optimizer.zero_grad()

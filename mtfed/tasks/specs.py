@@ -35,7 +35,6 @@ class KindSpec:
     by_class: bool = False  # an image has exactly one class, so patients can be dealt evenly by class
     in_files: bool = False  # a cell is the path of a file
     geometry: Literal["", "map", "boxes"] = ""  # form of a label that has to move with the image
-    every_image: bool = False  # a pretext task: every image has a label, which is made from the image itself
     output_channels: int = 0  # channels of a plain decoder; 0: one for each class
     unit: str = ""  # unit of errors
     every_image: bool = False  # needs no label: every image is trained on, and the manifest has no column

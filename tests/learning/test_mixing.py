@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -17,9 +16,9 @@ from mtfed.learning import mixing
 from mtfed.learning import train as training
 from mtfed.learning.losses import labels_loss, split_batch, task_loss
 from mtfed.learning.mixing import images_in_sum, mix
+from mtfed.learning.pretext import add_pretext
 from mtfed.learning.train import TrainingResult, train
 from mtfed.models.build import build_model
-from mtfed.tasks.specs import KIND_SPECS
 from mtfed.tasks.task import Task
 
 torch.set_num_threads(1)
@@ -30,7 +29,7 @@ GRADE = Task(name="grade", kind="classification", classes=("low", "middle", "hig
 AGE = Task(name="age", kind="regression", classes=("age",), range=(0, 1), loss="mse")
 BLOB = Task(name="blob", kind="segmentation", classes=("background", "blob"), loss="cross-entropy")
 BOXES = Task(name="boxes", kind="detection", classes=("cell",))
-TASKS = {task.name: task for task in (GRADE, AGE, BLOB, BOXES)}
+TASKS = {task.name: task for task in (GRADE, AGE, BLOB, BOXES, Task(name="turned", kind="orientation"))}
 ROWS = {"grade": range(9), "age": range(6, 12), "blob": [12, 13], "boxes": [14]}  # the last image has no label
 
 
@@ -95,11 +94,15 @@ def test_images_of_another_modality_or_body_part_are_not_mixed(mode: Mix) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_images_of_a_pretext_task_are_not_mixed(mode: Mix, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KIND_SPECS, "regression", replace(KIND_SPECS["regression"], every_image=True))
-    result, weights = mixed(mode, batch())
-    assert torch.equal(weights[6:12], torch.eye(IMAGES)[6:12]) and not result.labels["age"].mixture
-    assert result.labels["grade"].mixture and (weights[:6] > 0).sum() > 6
+def test_copies_for_pretext_tasks_are_not_mixed(mode: Mix) -> None:
+    given = batch()
+    given.labels["turned"] = Labels(torch.arange(IMAGES), torch.zeros(IMAGES, dtype=torch.long))
+    given = add_pretext(given, TASKS)
+    result, _ = mixed(mode, given)
+    copies = given.labels["turned"].rows
+    assert len(copies) >= IMAGES and torch.equal(result.images[copies], given.images[copies])
+    assert result.labels["turned"] is given.labels["turned"]
+    assert result.labels["grade"].mixture and not torch.equal(result.images[:6], given.images[:6])
 
 
 def test_none_is_the_batch_itself_and_draws_nothing() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -14,7 +13,6 @@ from mtfed.data.shard import Labels, Shard
 from mtfed.learning.sampling import orders, split_by_key
 from mtfed.learning.train import train
 from mtfed.models.build import build_model
-from mtfed.tasks.specs import KIND_SPECS
 
 torch.set_num_threads(1)
 
@@ -54,12 +52,14 @@ def test_small_groups_are_seen_more_often(sampling: float, shares: tuple[float, 
         assert max(group) - min(group) <= 1  # each group is a cycle of its own
 
 
-def test_pretext_tasks_do_not_make_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KIND_SPECS, "segmentation", replace(KIND_SPECS["segmentation"], every_image=True))
-    seen = counts(0, 100)
-    assert sum(seen[:82]) == pytest.approx(sum(seen[82:]), rel=0.1)
-    order = next(orders(shard(), ["lungs"], two_tasks.config(sampling=0)))
-    assert sorted(order.tolist()) == list(range(81, 91))
+def test_images_without_labels_are_a_group_of_pretext_tasks() -> None:
+    data, config = shard(), two_tasks.config(sampling=0, **{"task.turned.kind": "orientation"})
+    data.labels["turned"] = Labels(torch.arange(100), torch.zeros(100, dtype=torch.long))
+    torch.manual_seed(0)
+    order = torch.cat([*islice(orders(data, ["pneumonia", "turned"], config), 100)])
+    assert (order >= 82).sum() == pytest.approx(5000, rel=0.05)
+    alone = next(orders(data, ["turned"], config))
+    assert sorted(alone.tolist()) == list(range(100))
 
 
 def test_rows_are_split_by_key() -> None:
