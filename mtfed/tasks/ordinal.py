@@ -9,6 +9,7 @@ from torch import Tensor
 from .classification import class_counts, class_index, class_shown, read_class
 from .curvature_factors import sigmoid_factor
 from .kind import AdditiveMetric, Kind, LossSettings, mean_metric
+from .roc import auc_metric
 from .task import Task
 
 
@@ -19,7 +20,11 @@ def coral(task: Task, settings: LossSettings, logits: Tensor, values: Tensor) ->
 
 
 def predicted_class(logits: Tensor) -> Tensor:
-    """Return the class (M,): the number of thresholds that are exceeded with a probability over one half."""
+    """Return the class (M,): the number of thresholds that are exceeded with a probability over one half.
+
+    This is the median of the class probabilities. MedMNIST's accuracy of ordered classes judges the most probable
+    class instead, which can be another one if there are more than two.
+    """
     return (logits > 0).sum(1)
 
 
@@ -28,6 +33,11 @@ def class_probabilities(logits: Tensor) -> Tensor:
     above = F.pad(F.pad(logits.sigmoid(), (1, 0), value=1.0), (0, 1))
     between = (above[:, :-1] - above[:, 1:]).clamp(min=0)
     return between / between.sum(1, keepdim=True)
+
+
+def scores_and_truth(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return class probabilities (M, K) and the true class as 1 among 0."""
+    return class_probabilities(logits), class_shown(values, task)
 
 
 def confusion(task: Task, logits: Tensor, values: Tensor) -> tuple[Tensor]:
@@ -54,6 +64,7 @@ KIND = Kind(
         "kappa": AdditiveMetric(lambda task: {"confusion": (len(task.classes),) * 2}, confusion, quadratic_kappa),
         "mae": mean_metric(lambda task, logits, values: (predicted_class(logits) - values).abs()),
         "accuracy": mean_metric(lambda task, logits, values: predicted_class(logits) == values),
+        "auc": auc_metric(lambda task: len(task.classes), scores_and_truth),
     },
     curvature_factor=lambda logits, values, task: sigmoid_factor(logits),
     show=lambda logits, task: class_probabilities(logits).numpy(),

@@ -44,8 +44,13 @@ def auc_metric(
 def mean_area(true_positives: Tensor, false_positives: Tensor) -> Tensor:
     """Return the mean area under the ROC curve over the classes with positives and negatives; NaN if there is none.
 
-    MedMNIST's AUC of several labels (Yang et al., Scientific Data 10:41, 2023). Counts (K, T) are those of scores at or
-    above rising thresholds, the first of which is 0.
+    This is MedMNIST's AUC (Yang et al., Scientific Data 10:41, 2023; evaluator.py of its package) of classes, ordered
+    classes and several labels, with two differences: scores between two neighbouring thresholds count as equal, and
+    MedMNIST's AUC is undefined if any class lacks positives or negatives.
+
+    Args:
+        true_positives: (K, T), the positives with scores at or above rising thresholds, the first of which is 0.
+        false_positives: (K, T), the same for negatives.
     """
     sensitivity = true_positives / true_positives[:, :1]
     false_rate = false_positives / false_positives[:, :1]

@@ -120,7 +120,7 @@ KIND_SPECS = {
     "ordinal": KindSpec(
         "a class, by name or index; the classes are declared in their order",
         losses=("coral",),
-        metrics=("kappa", "mae", "accuracy"),
+        metrics=("kappa", "mae", "accuracy", "auc"),
         decoders=("coral",),
         min_classes=2,
         by_class=True,

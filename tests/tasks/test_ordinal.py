@@ -25,8 +25,16 @@ from helpers.kinds import (
     NUMBERED,
     sigmoid,
 )
-from helpers.references import compute, declare, multiclass_accuracy, multiclass_cohen_kappa, torchmetrics
-from mtfed.tasks.ordinal import predicted_class
+from helpers.references import (
+    compute,
+    declare,
+    multiclass_accuracy,
+    multiclass_auroc,
+    multiclass_cohen_kappa,
+    torchmetrics,
+)
+from mtfed.tasks.ordinal import class_probabilities, predicted_class
+from mtfed.tasks.roc import THRESHOLDS
 from mtfed.tasks.task import Task
 
 CELLS = [
@@ -90,10 +98,18 @@ def slow_kappa(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
     return 1 - observed / expected
 
 
+def slow_auc(outputs: np.ndarray, values: np.ndarray, task: Task) -> float:
+    scores = class_probabilities(torch.from_numpy(outputs))
+    bins = np.searchsorted(THRESHOLDS.numpy(), scores.numpy(), side="right")  # scores within a bin are ties
+    pairs = [bins[values == k, k][:, None] - bins[values != k, k] for k in range(len(task.classes))]
+    return float(np.mean([np.mean((pair > 0) + 0.5 * (pair == 0)) for pair in pairs]))
+
+
 METRICS: dict[str, Reference] = {
     "kappa": slow_kappa,
     "mae": lambda outputs, values, task: float(np.mean(abs((outputs > 0).sum(1) - values))),
     "accuracy": lambda outputs, values, task: float(np.mean((outputs > 0).sum(1) == values)),
+    "auc": slow_auc,
 }
 
 
@@ -123,5 +139,8 @@ def test_metrics_agree_with_torchmetrics(classes: int) -> None:
         "accuracy": pytest.approx(
             float(multiclass_accuracy(predicted, values, classes, average="micro")),
             abs=1e-6,
+        ),
+        "auc": pytest.approx(
+            float(multiclass_auroc(class_probabilities(logits), values, classes, thresholds=THRESHOLDS)), abs=1e-6
         ),
     }
