@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from .base import TaskStrategy
 from .limits import Weighting, check_settings
@@ -177,7 +177,7 @@ class Alone(TaskStrategy):
         return {}
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Any) -> ArrayRecord:
-        own = self.site_arrays.get(site.key, {})
+        own: Mapping[str, Array] = self.site_arrays.get(site.key, {})
         return super().arrays_for(site, record_of({key: own.get(key, array) for key, array in arrays.items()}), tasks)
 
     def trained_models(self, arrays: ArrayRecord) -> dict[str, ArrayRecord]:
