@@ -94,9 +94,7 @@ def train(
         result = TrainingResult(steps=count_steps(shard, tasks, config))
         losses = BatchLosses(model, config, device, result.steps)
         for step, batch in enumerate(_batches(shard, tasks, config, result.steps)):
-            batch = augment(batch, config.tasks, config.augment)
-            batch = add_pretext(batch, config.tasks)  # before images are mixed: its copies are of single images
-            batch = mix(batch, config.tasks, config.mix, span[0] + (span[1] - span[0]) * step / result.steps)
+            batch = _change_images(batch, config, span[0] + (span[1] - span[0]) * step / result.steps)
             optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / (warmup + 1))
             optimizer.zero_grad()
             if isinstance(rule, ByGradient) and shared and len(batch.labels) > 1:
@@ -132,6 +130,13 @@ def _batches(shard: Shard, tasks: list[str], config: Config, count: int) -> Iter
     """Return ``count`` shuffled batches, in passes over the labelled images."""
     passes = (shard.batches(config.batch_size, order, tasks) for order in orders(shard, tasks, config))
     return islice(chain.from_iterable(passes), count)
+
+
+def _change_images(batch: Batch, config: Config, progress: float) -> Batch:
+    """Return a batch as it is trained on when a share of the run is over. Pretext tasks use images before mixing."""
+    batch = augment(batch, config.tasks, config.augment)
+    batch = add_pretext(batch, config.tasks)
+    return mix(batch, config.tasks, config.mix, progress)
 
 
 def _update(optimizer: AdamW, scaler: torch.amp.GradScaler, clip_norm: float, anchors: Anchors) -> None:
