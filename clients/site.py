@@ -39,11 +39,11 @@ class Site:
         train = self.data.part("train")
         return [task for task in self.config.tasks if train.count(task)]
 
-    def inputs(self, tasks: Collection[str] = ()) -> set[str]:
-        """Return the kinds of the site's images, or only of those that it trains the given tasks on."""
-        rows = self.data.rows
-        if tasks:
-            rows = tuple(row for row in rows if row.split == "train" and not row.labels.keys().isdisjoint(tasks))
+    def inputs(self, trained: Collection[str] | None = None) -> set[str]:
+        """Return the kinds of the site's labelled images, or only of those that it trains the given tasks on."""
+        rows = [row for row in self.data.rows if row.labels]
+        if trained is not None:
+            rows = [row for row in rows if row.split == "train" and not row.labels.keys().isdisjoint(trained)]
         return image_kinds(rows, self.config)
 
 

@@ -50,7 +50,7 @@ if MODEL not in MODEL_SPECS:
 def federation(path: Path) -> dict[str, RunConfigValue]:
     """Write three sites with one modality each, and test images of both tasks; return their config.
 
-    The validation images of site c are X-rays.
+    The validation images of site c are X-rays, and an image of it that has no label is of PET.
     """
     for seed, (name, (task, modality)) in enumerate(SITES.items()):
         folder = write_site(path / "data" / name, [task], 8, seed=seed)
@@ -60,6 +60,7 @@ def federation(path: Path) -> dict[str, RunConfigValue]:
     with open(manifest, newline="", encoding="utf-8") as file:
         table = [[*row, "X-ray" if row[2] == "val" else ""] for row in csv.reader(file)]
     table[0][-1] = "modality"
+    table.append(["unlabelled.png", "p9", "train", "", "PET"])  # never read
     with open(manifest, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(table)
     return {
