@@ -122,6 +122,7 @@ BODY_PARTS: dict[str, tuple[str, ...]] = {
     "skeleton": ("skeletal", "musculoskeletal", "bone", "bone scan"),
     "whole-body": ("wholebody", "total body", "chest abdomen pelvis", "chestabdpelvis", "chestabdomen", "torso"),
 }  # fmt: skip
+TABLES = {MODALITY: MODALITIES, BODY_PART: BODY_PARTS}
 
 
 def words_of(others: Mapping[str, str]) -> tuple[str, str]:
@@ -137,6 +138,11 @@ def words_of(others: Mapping[str, str]) -> tuple[str, str]:
     return _words(others.get(MODALITY, ""), others.get(BODY_PART, ""))
 
 
+def has_word(text: str, column: str) -> bool:
+    """Return whether a cell of the column ``modality`` or ``body-part`` contains a word of its table."""
+    return bool(_find(text, TABLES[column]))
+
+
 @cache
 def _words(modality: str, body_part: str) -> tuple[str, str]:
     if body_part:
@@ -147,7 +153,7 @@ def _words(modality: str, body_part: str) -> tuple[str, str]:
 @cache
 def _word(text: str, column: str) -> str:
     """Return the word for a cell of a column, and log a text that contains none."""
-    table = MODALITIES if column == MODALITY else BODY_PARTS
+    table = TABLES[column]
     if word := _find(text, table):
         return word
     other = next(iter(table))

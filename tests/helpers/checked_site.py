@@ -57,12 +57,12 @@ def make_site(parent: Path, spoil: Spoil | None = None) -> Path:
         patient, split = f"p{i // 2}" if i < 8 else f"p{i}", "val" if i > 8 else "train"
         boxes = "2,3,10,12,spot" if i % 2 else "5,5,8,8,scar; 20,20,9,9,spot"
         table[f"{i}.png"] = [patient, split, ("no", "yes")[i % 2], f"{i}_m.png", boxes, "61"]
+    (folder / "site.toml").write_text(SITE, encoding="utf-8")
     if spoil:
         spoil(folder, table)
     rows = [HEAD, *([image.split("|")[0], *cells] for image, cells in table.items())]
     lines = [",".join(f'"{cell}"' for cell in row) for row in rows]
     (folder / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
-    (folder / "site.toml").write_text(SITE, encoding="utf-8")
     return folder
 
 

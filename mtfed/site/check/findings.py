@@ -169,6 +169,12 @@ WARNINGS: dict[str, CheckRow] = {
         "Check that all use the same unit (Hounsfield units, or 0 to 255), and that they belong to this data set.",
         image_checks.intensity_outliers,
     ),
+    "word-unknown": (
+        "Modalities or body parts in unknown words",
+        "Models that use them take such images for those of any other unknown kind. Correct the cells, or the keys of "
+        "site.toml, or have a row added to mtfed/data/vocabulary.py.",
+        image_checks.without_words,
+    ),
     "mixed-kinds": (
         "Images with different types of values",
         "Export all images in the same way. If some have 8 bits and others Hounsfield units, or some are in colour and "

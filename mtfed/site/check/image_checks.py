@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ...data.vocabulary import TABLES, has_word
 from ...report.html import count
 from .examine import ExaminedImage
 from .occurrence import Occurrence, abbreviate, shorten
@@ -50,6 +51,15 @@ def too_many_unreadable(survey: Survey) -> list[Occurrence]:
         for split, total in labelled.items()
         if skipped[split] > limit * total
     ]
+
+
+def without_words(survey: Survey) -> Iterator[Occurrence]:
+    """Yield the texts of the columns modality and body-part that contain no word of the vocabulary."""
+    for column in TABLES:
+        texts = Counter(text for row in survey.rows if (text := row.others.get(column, "")))
+        for text, images in texts.items():
+            if not has_word(text, column):
+                yield Occurrence(f"{column} {text!r}", count(images, "image"))
 
 
 def blank(survey: Survey) -> Iterator[Occurrence]:

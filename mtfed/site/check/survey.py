@@ -14,6 +14,7 @@ from ...data.manifest import SPLITS, Row, SiteData
 from ...data.manifest_table import ManifestTable, read_manifest_table
 from ...data.partition import hold_out
 from ...data.root import Root
+from ...data.site_file import find_site_file
 from ...errors import MtfedError
 from ...progress import counted
 from ...tasks.kind import kind_of
@@ -76,6 +77,7 @@ def read_rows(path: Path, key: str, config: Config) -> tuple[SiteData, ManifestT
     bad_lines: list[Occurrence] = []
     rows: list[Row] = []
     table = read_manifest_table(root)
+    site_cells = find_site_file(root).cells
     for place, values in zip(table.lines, table.rows, strict=True):
         cells = dict(zip(table.columns, values, strict=True))
         split, image, patient = cells.get("split", "").lower(), cells["image"], cells["patient"]
@@ -85,7 +87,8 @@ def read_rows(path: Path, key: str, config: Config) -> tuple[SiteData, ManifestT
             bad_lines.append(Occurrence(place, f"the column {'image' if not image else 'patient'} is empty"))
         else:
             labels = {task: cells[task] for task in config.tasks if cells.get(task)}
-            others = {name: cell for name, cell in cells.items() if cell and name not in config.tasks}
+            described = site_cells | {name: cell for name, cell in cells.items() if cell}
+            others = {name: cell for name, cell in described.items() if name not in config.tasks}
             others = {name: cell for name, cell in others.items() if name not in ("image", "patient", "split", "")}
             rows.append(Row(image, patient, SPLITS[split], labels, len(rows), others))
     return SiteData(key, root, tuple(rows), tuple(rows)), table, bad_lines

@@ -56,6 +56,11 @@ def spaced(folder: Path, table: Table) -> None:
         table[f"{i}.dcm"] = [f"d{i}", "train", "yes", "", "", ""]
 
 
+def thermal(folder: Path, table: Table) -> None:
+    site = (folder / "site.toml").read_text()
+    (folder / "site.toml").write_text(f"modality = 'thermogram'\nbody-part = 'chest'\n{site}")
+
+
 def sliced(folder: Path, table: Table) -> None:
     np.save(folder / "v.npy", np.stack([drawn(50), drawn(51)]))
     table["v.npy#0"], table["v.npy#1"] = MISSING, ["r", *MISSING[1:]]
@@ -97,6 +102,7 @@ FAULTS: dict[str, tuple[str, str, str, Spoil]] = {
     "other units": ("mixed-kinds", "warning", "more than 8 bits, negative values", units),
     "far larger": ("size-outlier", "warning", "3.png", content("3.png", lambda: drawn(3).repeat(6, 0).repeat(6, 1))),
     "millimetres": ("spacing-outlier", "warning", "3.dcm", spaced),
+    "an unknown modality": ("word-unknown", "warning", "modality 'thermogram'", thermal),
     "some spacing": ("some-spacing", "note", "0.png", spaced),
     "a rare class": ("few-patients", "warning", "ill: yes", column(2, lambda n, _: "yes" if n == "3.png" else "no")),
     "no validation": ("no-validation", "warning", "age", column(5, lambda name, split: "" if split == "val" else "7")),
