@@ -69,3 +69,14 @@ def test_a_pooled_federation_is_one_simulated_site(tmp_path: Path) -> None:
     folder = write(tmp_path / "site", "image,patient,pneumonia\na.png,1,0\n", {"a.png": png()})
     with pytest.raises(MtfedError, match="Config key pooled: site h is not simulated, and its images cannot leave it"):
         site_folder(folder, "h", POOLED)
+
+
+def test_pooled_images_keep_what_their_site_file_says(tmp_path: Path) -> None:
+    for name, modality in (("a", "CT"), ("b", "MR")):
+        files = {"a.png": png(), "site.toml": f"modality = '{modality}'".encode()}
+        write(tmp_path / "sites" / name, "image,patient,pneumonia\na.png,1,0\n", files)
+    tasks = {"pneumonia": CONFIG.tasks["pneumonia"]}
+    config = CONFIG.model_copy(update={"data": str(tmp_path / "sites"), "pooled": True, "tasks": tasks})
+    assert [row.others for row in simulated_site(config, 0, 1).rows] == [{"modality": "CT"}, {"modality": "MR"}]
+    whole = config.model_copy(update={"data": str(tmp_path / "sites" / "b")})
+    assert [row.others for row in simulated_site(whole, 0, 1).rows] == [{"modality": "MR"}]
