@@ -72,11 +72,12 @@ def test_a_pooled_federation_is_one_simulated_site(tmp_path: Path) -> None:
 
 
 def test_pooled_images_keep_what_their_site_file_says(tmp_path: Path) -> None:
+    manifest = "image,patient,pneumonia\n" + "".join(f"{i}.png,{i},{i % 2}\n" for i in range(32))
     for name, modality in (("a", "CT"), ("b", "MR")):
-        files = {"a.png": png(), "site.toml": f"modality = '{modality}'".encode()}
-        write(tmp_path / "sites" / name, "image,patient,pneumonia\na.png,1,0\n", files)
+        write(tmp_path / "sites" / name, manifest, {"site.toml": f"modality = '{modality}'".encode()})
     tasks = {"pneumonia": CONFIG.tasks["pneumonia"]}
-    config = CONFIG.model_copy(update={"data": str(tmp_path / "sites"), "pooled": True, "tasks": tasks})
-    assert [row.others for row in simulated_site(config, 0, 1).rows] == [{"modality": "CT"}, {"modality": "MR"}]
-    whole = config.model_copy(update={"data": str(tmp_path / "sites" / "b")})
-    assert [row.others for row in simulated_site(whole, 0, 1).rows] == [{"modality": "MR"}]
+    config = POOLED.model_copy(update={"data": str(tmp_path / "sites"), "tasks": tasks})
+    modalities = [row.others for row in simulated_site(config, 0, 1).rows]
+    assert modalities == [{"modality": "CT"}] * 32 + [{"modality": "MR"}] * 32
+    divided = config.model_copy(update={"data": str(tmp_path / "sites" / "b")})
+    assert all(row.others == {"modality": "MR"} for row in simulated_site(divided, 0, 1).rows)
