@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from mtfed.config import Config
-from mtfed.data.shard import load_shard, standardise
+from mtfed.data.loading import load_shard
+from mtfed.data.shard import standardise
 from mtfed.data.simulated_sites import simulated_site
 from mtfed.learning.train import AdamW
 from mtfed.models.build import build_model

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtfed.config import Config
-from mtfed.data.shard import Shard, load_shard
+from mtfed.data.loading import load_shard
+from mtfed.data.shard import Shard
 from mtfed.data.simulated_sites import simulated_site
 from mtfed.learning.metrics import TaskMetrics
 from mtfed.tasks.dose import STEPS

@@ -93,7 +93,7 @@ def write_manifest(folder: Path, names: list[str]) -> None:
 
 def imported(config: Config, folder: Path) -> dict[str, float]:
     """Return the microseconds per image that the first import takes, of the clock and of the processor."""
-    from mtfed.data.shard import load_shard
+    from mtfed.data.loading import load_shard
     from mtfed.data.simulated_sites import site_folder
 
     data = site_folder(folder, "site", config)
@@ -128,7 +128,8 @@ def warm(config: Config, folder: Path) -> dict[str, float]:
 
 def steps(config: Config, folder: Path) -> float:
     """Return the steps per second from the cache relative to those from memory."""
-    from mtfed.data.shard import Labels, Shard, load_shard
+    from mtfed.data.loading import load_shard
+    from mtfed.data.shard import Labels, Shard
     from mtfed.data.simulated_sites import site_folder
     from mtfed.learning.train import train
     from mtfed.models.build import build_model

@@ -10,9 +10,10 @@ from flwr.app import Context
 
 from mtfed.config import Config
 from mtfed.data.image_kinds import image_kinds
+from mtfed.data.loading import load_shard
 from mtfed.data.manifest import SiteData
 from mtfed.data.root import Root
-from mtfed.data.shard import Shard, load_shard
+from mtfed.data.shard import Shard
 from mtfed.data.simulated_sites import simulated_site, site_folder
 from mtfed.data.site_file import IMAGE_KEYS, find_site_file
 from mtfed.errors import MtfedError

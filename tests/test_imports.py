@@ -13,7 +13,7 @@ import json, sys
 import mtfed.clients.app
 from mtfed.config import read_config
 from mtfed.data.simulated_sites import simulated_site
-from mtfed.data.shard import load_shard
+from mtfed.data.loading import load_shard
 from mtfed.learning.evaluate import evaluate
 from mtfed.learning.train import train
 from mtfed.models.build import build_model

@@ -4,7 +4,9 @@ Keys are in kebab case, and every error names its key. The server and the sites 
 a single site, such as its folder, are in its node config.
 """
 
+from .form import Form
 from .run_config import KEYS, RunConfigValue, defaults, first_error, flatten, read_config
 from .settings import Augment, Config, Mix
 
-__all__ = ["KEYS", "Augment", "Config", "Mix", "RunConfigValue", "defaults", "first_error", "flatten", "read_config"]
+__all__ = ["KEYS", "Augment", "Config", "Form", "Mix", "RunConfigValue", "defaults", "first_error", "flatten"]
+__all__ += ["read_config"]

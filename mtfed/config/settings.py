@@ -6,14 +6,15 @@ The limits and choices of a strategy's settings are those of :mod:`mtfed.strateg
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ..strategies.axes import Gauge
 from ..strategies.limits import LIMITS, OnFailure, PrecisionKind, Start, Weighting
 from ..tasks.task import Task
+from .form import Form
 from .partitions import is_flower, read_partition
 
 Weight = Annotated[float, Field(gt=0)]
@@ -47,8 +48,9 @@ class Config(BaseModel):
     data: str = _setting(
         "sample", '"sample" (the built-in chest X-rays), a folder of site folders, or one set to be divided', "Data"
     )
-    dimensions: Literal[2, 3] = _setting(2, "2 for images, 3 for volumes")
+    dimensions: Literal[2, 3] = _setting(2, "2 for images, 3 for volumes; a task may declare others (medformer)")
     image_size: int = _setting(64, "side in pixels of the square or cube that images are resized to", ge=8, le=4096)
+    volume_size: int = _setting(0, "side of the cube that volumes are resized to; 0: image-size", ge=0, le=512)
     channels: Literal[1, 3] = _setting(1, "1 for grey, 3 for RGB")
     proportions: Literal["millimetres", "pixels"] = _setting("millimetres", "unit in which resizing keeps proportions")
     window: str = _setting(
@@ -182,6 +184,35 @@ class Config(BaseModel):
             raise ValueError("expected 'common' with pretrained weights, because sites that start apart ignore them")
         return value
 
+    @model_validator(mode="after")
+    def _complete_tasks(self) -> Config:
+        """Fill in the dimensionality of tasks that do not declare one."""
+        missing = {
+            name: task.model_copy(update={"dimensions": self.dimensions})
+            for name, task in self.tasks.items()
+            if not task.dimensions
+        }
+        if missing:
+            self.__dict__["tasks"] = {name: missing.get(name, task) for name, task in self.tasks.items()}
+        return self
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Return the form of images, of volumes, or of both, whatever the tasks need."""
+        sizes = {2: self.image_size, 3: self.volume_size or self.image_size}
+        # Volumes are grey: beside colour images, they have one channel.
+        channels = {dimensions: 1 for dimensions in sizes} | {2: self.channels, self.dimensions: self.channels}
+        needed = sorted({task.dimensions for task in self.tasks.values()})
+        return tuple(Form(dimensions, sizes[dimensions], channels[dimensions]) for dimensions in needed)
+
+    def form_of(self, task: str) -> Form:
+        """Return the form of the images of a task."""
+        return next(form for form in self.forms if form.dimensions == self.tasks[task].dimensions)
+
+    def with_form(self, form: Form) -> Config:
+        """Return the config of the tasks whose images have this form, with the form as its settings."""
+        return self if (form,) == self.forms and form.size == self.image_size else _with_form(self, form)
+
     @property
     def window_ends(self) -> tuple[float, float] | None:
         """Return the lower and the upper end of the window, or None if each image sets its own."""
@@ -204,6 +235,16 @@ class Config(BaseModel):
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+@lru_cache(maxsize=16)
+def _with_form(config: Config, form: Form) -> Config:
+    tasks = {name: task for name, task in config.tasks.items() if task.dimensions == form.dimensions}
+    values = {"tasks": tasks, "dimensions": form.dimensions, "image_size": form.size, "channels": form.channels}
+    # A copy is not validated again: settings may name tasks of other forms.
+    copy = config.model_copy(update=values | {"volume_size": 0})
+    copy.__dict__.pop("key", None)
+    return copy
 
 
 def _window_ends(window: str) -> tuple[float, float] | None:

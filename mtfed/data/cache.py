@@ -86,14 +86,14 @@ def cache_folder(root: Root) -> Path | None:
 
 
 def _open_pool(folder: Path, data: SiteData, config: Config) -> tuple[Store, Tensor]:
-    """Return the store of a pool's labelled rows, and the position of every row of the pool in it, or -1.
+    """Return the store of a pool's rows with labels of the config's tasks, and each row's position in it, or -1.
 
     A process looks at the files of a pool only once.
     """
     key, settings = str(folder), settings_digest(config)
     if (key, settings) in _open and _open[key, settings][0] is data.pool:
         return _open[key, settings][1:]
-    rows = [row for row in data.pool if row.labels]
+    rows = [row for row in data.pool if any(task in config.tasks for task in row.labels)]
     with garbage_collection_paused():  # a manifest makes many objects, none of them garbage
         sources = row_sources(data, rows, config)
     target = folder / f"{settings}-{digest(chr(10).join(sources)).hex()}"

@@ -10,8 +10,9 @@ from .vocabulary import words_of
 
 
 def image_kinds(rows: Iterable[Row], config: Config) -> set[str]:
-    """Return the kinds of the images of some rows: ``2d`` or ``3d``, and the words of their modality and body part.
+    """Return the kinds of the images of some labelled rows: ``2d`` or ``3d``, and the words of modality and body part.
 
     They are the names of the input parts that these images pass through (:func:`mtfed.strategies.wire.input_part`).
     """
-    return {name for row in rows for name in (f"{config.dimensions}d", *words_of(row.others))}
+    dimensions = {name: f"{task.dimensions}d" for name, task in config.tasks.items()}
+    return {name for row in rows for name in (dimensions[next(iter(row.labels))], *words_of(row.others))}

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from ..config import Config
-from ..errors import MtfedError
-from .cache import open_store
-from .decoding import channel_sums
-from .feature_shift import shift
-from .manifest import Row, SiteData, check_patients
-from .store import SITE, Store
-
-CHUNK = 16  # images that are shifted at a time
-log = logging.getLogger("mtfed.data")
 
 
 class Labels:
@@ -46,6 +34,10 @@ class Labels:
     def values(self) -> Tensor:
         """Return the values of all labels; a copy if they are a part of a store's."""
         return self._values if self._index is None else self._values.index_select(0, self._index)
+
+    def moved(self, start: int) -> Labels:
+        """Return these labels of images that come after ``start`` others."""
+        return Labels(self.rows + start, self._values, self._index)
 
     def changed(self, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Labels:
         """Return labels of other rows, with a change of all values, those of the mixture included."""
@@ -80,13 +72,14 @@ class Normalisation:
 
 
 class Shard:
-    """The images of one split of a site, and their labels for each task.
+    """The images of one split of a site, all of one form, and their labels for each task.
 
     Args:
         images: (N, C, S, S) or (N, C, S, S, S) uint8, of the shard, or of more images, as in a store.
         labels: labels by task.
         rows: (M,) which of the images are the shard's; by default all of them, in order.
         normalisation: normalisation of all images; by default, each image is normalised by itself.
+        words: (M, 2) indices of the modality and the body part of each image, if known.
     """
 
     def __init__(
@@ -95,9 +88,11 @@ class Shard:
         labels: dict[str, Labels],
         rows: Tensor | None = None,
         normalisation: Normalisation | None = None,
+        words: Tensor | None = None,
     ) -> None:
         self.labels = labels
         self.normalisation = normalisation
+        self.words = words
         self._images = images
         self._rows = rows
 
@@ -139,7 +134,8 @@ class Shard:
                 if len(rows):
                     values = self.labels[task].take(of_batch[rows])
                     labels[task] = Labels(rows, values if values.is_floating_point() else values.long())
-            yield Batch(standardise(self.take(index), self.normalisation), labels)
+            words = None if self.words is None else self.words[index]
+            yield Batch(standardise(self.take(index), self.normalisation), labels, words)
 
     def _label_positions(self, task: str) -> Tensor:
         """Return (N,) the index of each image's label among the task's labels, -1 if it has none."""
@@ -158,109 +154,50 @@ def standardise(images: Tensor, normalisation: Normalisation | None = None) -> T
     return (images - mean) / deviation.clamp_min(1.0)
 
 
-def load_shard(data: SiteData, config: Config, split: str | None = None) -> Shard:
-    """Return the labelled images of one split of a site.
+class MixedShard(Shard):
+    """Shards of several forms as one: the rows of the first, then those of the next; each batch has images of one form.
 
-    This is the only way from a manifest to batches, and therefore the place that keeps splits apart: no patient is in
-    two of them, and images are normalised with images of their own split only; a site's validation images with its
-    training images.
-
-    Args:
-        data: all rows of the site, or the rows of one split.
-        config: the run's config.
-        split: the split to load; by default the one that all rows belong to.
-
-    Raises:
-        MtfedError: if a patient is in two splits, if ``split`` is missing, or if more images than ``max-unreadable``
-            cannot be read.
+    Every task belongs to one of the shards.
     """
-    split_of = {row.patient: row.split for row in data.rows}
-    if any(split_of[row.patient] != row.split for row in data.rows):
-        check_patients(data.rows, f"Site {data.key}")  # raises an error that names the patient
-    splits = sorted({row.split for row in data.rows})
-    if split is None and len(splits) > 1:
-        raise MtfedError(f"Expected one split of site {data.key}, got {' and '.join(splits)}; choose one.")
-    split = split or next(iter(splits), "train")
-    rows = labelled_rows(data, split)
-    by_site = config.normalise == "site"
-    train_rows = labelled_rows(data, "train") if by_site and split == "val" and rows else []
-    if by_site and split == "val" and rows and not train_rows:
-        raise MtfedError(
-            f"Config key normalise: site {data.key} has no training image that its validation images can be normalised "
-            'by; use "image".'
-        )
-    store, positions = open_store(data, config, [*rows, *train_rows])
-    train_positions, train_rows = _readable(positions[len(rows) :], train_rows, store, data, config)
-    positions, rows = _readable(positions[: len(rows)], rows, store, data, config)
-    labels = _labels(positions, rows, store, config)
-    pixels = config.image_size**config.dimensions
-    if data.scanners is None:
-        sums = store.sums[train_positions if train_rows else positions]
-        normalisation = Normalisation.of(sums, pixels) if by_site and rows else None
-        return Shard(store.images, labels, positions, normalisation)
-    images = _shift_images(positions, rows, store, data)
-    train_images = _shift_images(train_positions, train_rows, store, data) if train_rows else images
-    normalisation = None
-    if by_site and rows:
-        normalisation = Normalisation.of(torch.stack([channel_sums(image) for image in train_images]), pixels)
-    return Shard(images, labels, normalisation=normalisation)
 
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = tuple(shards)
+        self.starts = [sum(map(len, shards[:i])) for i in range(len(shards))]
+        self.labels = {
+            task: labels.moved(start)
+            for start, shard in zip(self.starts, shards, strict=True)
+            for task, labels in shard.labels.items()
+        }
 
-def labelled_rows(data: SiteData, split: str) -> list[Row]:
-    """Return the rows of a split that have a label; refuse rows that differ from those in the site's pool."""
-    rows = [row for row in data.rows if row.labels and row.split == split]
-    for row in rows if data.pool else ():
-        of_pool = data.pool[row.number] if row.number < len(data.pool) else None
-        if of_pool is None or of_pool.image != row.image or not row.labels.items() <= of_pool.labels.items():
-            raise ValueError(f"Expected row {row.number} of the pool of site {data.key} to be {row}, it is {of_pool}.")
-    return rows
+    @classmethod
+    def of(cls, shards: Sequence[Shard]) -> Shard:
+        """Return shards as one; a single shard is returned as it is."""
+        return cls(shards) if len(shards) > 1 else shards[0] if shards else Shard.empty()
 
+    def __len__(self) -> int:
+        return sum(map(len, self.shards))
 
-def _readable(
-    positions: Tensor, rows: list[Row], store: Store, data: SiteData, config: Config
-) -> tuple[Tensor, list[Row]]:
-    """Return the rows that could be read and their positions; refuse if too many could not, or all rows of a task."""
-    faults = {i: store.faults[position] for i, position in enumerate(positions.tolist()) if position in store.faults}
-    reasons = {i: fault.replace(SITE, data.key) for i, fault in faults.items()}
-    if len(reasons) > config.max_unreadable * len(rows):
-        raise MtfedError(
-            f"Cannot read {len(reasons)} of {len(rows)} {rows[0].split} images of site {data.key}, and config key "
-            f"max-unreadable allows a share of {config.max_unreadable:g}; `mtfed site check` lists them, the first is: "
-            f"{next(iter(reasons.values()))}"
-        )
-    readable = [i for i in range(len(rows)) if i not in reasons]
-    for task in sorted({task for i in reasons for task in rows[i].labels}):
-        if not any(task in rows[i].labels for i in readable):
-            first = next(reason for i, reason in reasons.items() if task in rows[i].labels)
-            raise MtfedError(
-                f"Cannot use any {rows[0].split} image of site {data.key} that is labelled for task {task}, the first "
-                f"for this reason: {first}"
-            )
-    for i, reason in reasons.items():
-        if (position := int(positions[i])) not in store.logged:
-            store.logged.add(position)
-            log.warning("Left out %s of site %s: %s", rows[i].image, data.key, reason)
-    return positions[readable], [rows[i] for i in readable]
+    @property
+    def images(self) -> Tensor:
+        raise TypeError("Images of several forms are not one tensor; take those of one task.")
 
+    def take(self, index: Tensor) -> Tensor:
+        """Return a copy of some images as uint8; they have to be of one form."""
+        (i,) = self._shard_of(index).unique().tolist() or [0]
+        return self.shards[i].take(index - self.starts[i])
 
-def _shift_images(positions: Tensor, rows: list[Row], store: Store, data: SiteData) -> Tensor:
-    """Return the images of rows as the scanner of the simulated site takes them, in memory."""
-    assert data.scanners is not None
-    images = torch.empty((len(rows), *store.images.shape[1:]), dtype=torch.uint8)
-    numbers = torch.tensor([row.number for row in rows])
-    for chunk in torch.arange(len(rows)).split(CHUNK):
-        images[chunk] = shift(store.images[positions[chunk]], numbers[chunk], data.scanners)
-    return images
+    def batches(self, size: int, order: Tensor | None = None, tasks: list[str] | None = None) -> Iterator[Batch]:
+        """Yield all images in an order, with labels. A batch comes where the last of its images stands in the order."""
+        order = torch.arange(len(self)) if order is None else order
+        of_shard = self._shard_of(order)
+        turns: list[tuple[int, int]] = []  # place in the order, and shard, of each batch
+        streams = []
+        for i, (start, shard) in enumerate(zip(self.starts, self.shards, strict=True)):
+            places = (of_shard == i).nonzero().squeeze(1)
+            turns += [(int(chunk[-1]), i) for chunk in places.split(size) if len(chunk)]
+            streams.append(shard.batches(size, order[places] - start, tasks))
+        for _, i in sorted(turns):
+            yield next(streams[i])
 
-
-def _labels(positions: Tensor, rows: list[Row], store: Store, config: Config) -> dict[str, Labels]:
-    """Return the labels of rows at these positions of a store, in the order of the config's tasks."""
-    labels = {}
-    for name in config.tasks:
-        labelled = torch.tensor([i for i, row in enumerate(rows) if name in row.labels], dtype=torch.long)
-        if len(labelled):
-            stored = store.labels[name]
-            index = stored.positions[positions[labelled]].long()
-            ragged = stored.lengths is not None
-            labels[name] = Labels(labelled, stored.take(index)) if ragged else Labels(labelled, stored.values, index)
-    return labels
+    def _shard_of(self, index: Tensor) -> Tensor:
+        return torch.searchsorted(torch.tensor(self.starts), index, right=True) - 1

@@ -8,7 +8,8 @@ from dataclasses import replace
 from flwr.app import ArrayRecord
 
 from ..config import Config
-from ..data.shard import Shard, load_shard
+from ..data.loading import load_shard
+from ..data.shard import Shard
 from ..data.simulated_sites import test_data
 from ..learning.evaluate import evaluate
 from ..learning.metrics import TaskMetrics, pool

@@ -16,7 +16,7 @@ from ..config import Config
 from ..errors import MtfedError
 
 log = logging.getLogger("mtfed")
-Forward = Callable[[Tensor, dict[str, Tensor]], dict[str, Tensor]]
+Forward = Callable[[Tensor, dict[str, Tensor], Tensor | None], dict[str, Tensor]]
 
 MIN_COMPILED_PASSES = 5000  # forward passes of a training that make up for minutes of compiling (our estimate)
 MAX_GRAPHS = 64  # graphs of a compiled model: sites differ in their tasks, and batches in their labelled tasks
@@ -60,7 +60,7 @@ def set_memory_format(model: nn.Module, config: Config) -> None:
     """
     device = next(model.parameters()).device
     if device.type == "cuda" and half_precision(config.autocast, device) is not None:
-        model.to(memory_format=MEMORY_FORMATS[config.dimensions])  # type: ignore[call-overload]  # torch does not type it
+        model.to(memory_format=MEMORY_FORMATS[config.forms[0].dimensions])  # type: ignore[call-overload]  # torch does not type it
 
 
 def training_forward(model: nn.Module, config: Config, device: torch.device, passes: int) -> Forward:
@@ -74,7 +74,9 @@ def training_forward(model: nn.Module, config: Config, device: torch.device, pas
     return partial(_call_compiled, model) if is_compiled else model
 
 
-def _call_compiled(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+def _call_compiled(
+    model: nn.Module, images: Tensor, rows: dict[str, Tensor], words: Tensor | None = None
+) -> dict[str, Tensor]:
     """Call a model through the compiler, or plainly after the compiler has failed once.
 
     The first call tries to compile the forward and the backward pass. Later calls may compile again for other tasks or
@@ -89,23 +91,23 @@ def _call_compiled(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) ->
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
         _compiled_forwards[model_class] = torch.compile(model_class.forward, dynamic=True)
     if model not in _can_compile:
-        _can_compile[model] = _try_to_compile(model, images, rows)
+        _can_compile[model] = _try_to_compile(model, images, rows, words)
     if _can_compile[model]:
         try:
-            return _compiled_forwards[model_class](model, images, rows)
+            return _compiled_forwards[model_class](model, images, rows, words)
         except Exception as error:  # an error of the model itself is raised again below
             _log_failure(error)
             _can_compile[model] = False
     forward: Callable[..., dict[str, Tensor]] = model_class.forward
-    return forward(model, images, rows)
+    return forward(model, images, rows, words)
 
 
-def _try_to_compile(model: nn.Module, images: Tensor, rows: dict[str, Tensor]) -> bool:
+def _try_to_compile(model: nn.Module, images: Tensor, rows: dict[str, Tensor], words: Tensor | None) -> bool:
     """Return whether a model's forward and backward pass compile. The model and the random state do not change."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
-            outputs = _compiled_forwards[type(model)](model, images, rows)
+            outputs = _compiled_forwards[type(model)](model, images, rows, words)
             torch.stack([output.float().mean() for output in outputs.values()]).sum().backward()
         return True
     except Exception as error:  # the compiler raises many types

@@ -38,7 +38,7 @@ def augment_affinely(batch: Batch, tasks: dict[str, Task], mirror: bool) -> Batc
         elif geometry == "boxes":
             values = _move_boxes(values, scale[own.rows], shift[own.rows], batch.images.shape[-1])
         labels[name] = Labels(own.rows, values)
-    return Batch(images, labels)
+    return Batch(images, labels, batch.words)
 
 
 def _sampling_grid(scale: Tensor, shift: Tensor, size: torch.Size) -> Tensor:

@@ -90,7 +90,7 @@ def _squared_gradients(
     for batch in shard.batches(min(MICRO_BATCH, -(-config.batch_size // config.accumulate)), rows, [task]):
         batch = add_pretext(to_device(batch, device), config.tasks)
         labels = batch.labels[task]
-        outputs = model(batch.images, {task: labels.rows})[task]
+        outputs = model(batch.images, {task: labels.rows}, batch.words)[task]
         z = kind_of(declared).curvature_factor(outputs.detach(), labels.values, declared)
         gradients = torch.autograd.grad(outputs, list(parameters.values()), z, allow_unused=True)
         for name, gradient in zip(parameters, gradients, strict=True):

@@ -48,4 +48,4 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         return batch
     move = methodcaller("to", device)
     labels = {task: own.changed(move(own.rows), move) for task, own in batch.labels.items()}
-    return Batch(batch.images.to(device), labels)
+    return Batch(move(batch.images), labels, None if batch.words is None else move(batch.words))

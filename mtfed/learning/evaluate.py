@@ -27,7 +27,7 @@ def evaluate(model: MultiTaskModel, shard: Shard, tasks: list[str], config: Conf
                 continue
             batch = add_pretext(to_device(batch, device), config.tasks)
             with autocast(dtype, device):
-                outputs = model(batch.images, {task: labels.rows for task, labels in batch.labels.items()})
+                outputs = model(batch.images, {task: own.rows for task, own in batch.labels.items()}, batch.words)
             for task, output in outputs.items():
                 metrics[task].update(output.float(), batch.labels[task].values)
     return metrics

@@ -72,7 +72,8 @@ class BatchLosses:
         for piece in split_batch(batch, self.pieces):
             piece = to_device(piece, self.device)
             with autocast(self.dtype, self.device):
-                outputs = self.forward(piece.images, {task: labels.rows for task, labels in piece.labels.items()})
+                rows = {task: labels.rows for task, labels in piece.labels.items()}
+                outputs = self.forward(piece.images, rows, piece.words)
             if self.dtype is not None:
                 outputs = {task: output.float() for task, output in outputs.items()}
             losses = {
@@ -96,4 +97,5 @@ def split_batch(batch: Batch, pieces: int) -> Iterator[Batch]:
             inside = (whole.rows >= start) & (whole.rows < start + size)
             if inside.any():
                 labels[task] = whole.changed(whole.rows[inside] - start, itemgetter(inside))
-        yield Batch(batch.images[start : start + size], labels)
+        piece = slice(start, start + size)
+        yield Batch(batch.images[piece], labels, None if batch.words is None else batch.words[piece])

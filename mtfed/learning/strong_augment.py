@@ -78,7 +78,7 @@ def augment_strongly(batch: Batch, tasks: dict[str, Task]) -> Batch:
     for name, own in batch.labels.items():
         if geometry[name] == "boxes":
             labels[name] = Labels(own.rows, move_boxes(own.values, affines[own.rows], side))
-    return Batch(images, labels)
+    return Batch(images, labels, batch.words)
 
 
 def move_boxes(values: Tensor, affines: Tensor, side: int) -> Tensor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from importlib import import_module
 
 import torch
 
-from ..config import Config
+from ..config import Config, Form
 from ..errors import MtfedError, unknown
 from ..tasks.task import Task
-from .encoders import Encoder
+from .encoders import EncoderSettings
 from .sharing import Sharing
 from .specs import INITIAL_BALANCE, MODEL_SPECS
 from .system import MultiTaskModel
@@ -30,10 +29,8 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
         return assemble(
             config.model,
             config.tasks,
+            config.forms,
             encoder=config.encoder,
-            image_size=config.image_size,
-            channels=config.channels,
-            dimensions=config.dimensions,
             weights=config.weights if pretrained else "",
             decoder_width=config.decoder_width,
             balance=INITIAL_BALANCE[config.balancing],
@@ -49,11 +46,9 @@ def scheme_of(name: str) -> type[Sharing]:
 def assemble(
     name: str,
     tasks: dict[str, Task],
+    forms: tuple[Form, ...],
     *,
     encoder: str,
-    image_size: int,
-    channels: int = 1,
-    dimensions: int = 2,
     weights: str = "",
     decoder_width: int = 48,
     balance: float = INITIAL_BALANCE["uncertainty"],
@@ -63,10 +58,8 @@ def assemble(
     Args:
         name: a key of :data:`.specs.MODEL_SPECS`.
         tasks: tasks by name.
+        forms: forms of the images that the tasks need, for whose size position embeddings are made.
         encoder: the name of a timm model, or in three dimensions a key of :data:`.volumes.VOLUMES`.
-        image_size: side of the square or cube that position embeddings are made for, in pixels.
-        channels: 1 or 3.
-        dimensions: 2 or 3.
         weights: weights of the encoder, see :mod:`.pretrained`.
         decoder_width: channels of the decoders that output maps.
         balance: initial value of each task's learned number.
@@ -80,8 +73,8 @@ def assemble(
     for task in tasks:
         if any(hasattr(container, task) for container in _CONTAINERS):
             raise MtfedError(f"Config key task.{task}: PyTorch uses this name itself; choose another.")
-    make_encoder = partial(Encoder, encoder, image_size, channels, dimensions, weights)
-    sharing = scheme_of(name).build(make_encoder, list(tasks), **spec.options)
+    settings = EncoderSettings(encoder, forms, weights)
+    sharing = scheme_of(name).build(settings, tasks, **spec.options)
     model = MultiTaskModel(tasks, sharing, decoder_width, balance)
     if spec.requires_transformer and not sharing.encoder.is_transformer:
         raise MtfedError(

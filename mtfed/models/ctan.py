@@ -47,6 +47,7 @@ from torch import Tensor, nn
 
 from ..errors import MtfedError
 from ..strategies.wire import CROSS
+from .attention import CrossAttention
 from .decoders.layers import CONVOLUTIONS
 from .encoders import Encoder, Features
 from .sharing import Sharing, max_pool_to, select_rows
@@ -89,7 +90,7 @@ class CrossTaskAttention(Sharing):
         single = len(self.tasks) == 1
         self.cross: Any = nn.ModuleDict({t: Stream(encoder, in_encoder, at_bottleneck, single) for t in self.tasks})
 
-    def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
+    def forward(self, image: Tensor, rows: Mapping[str, Tensor], words: Tensor | None = None) -> dict[str, Features]:
         stages = self.encoder.stages(image)
         positions = rows  # positions among the images that streams are computed for
         if rows and all(len(index) < len(image) for index in rows.values()):
@@ -218,24 +219,6 @@ class BottleneckAttention(nn.Module):
         tokens = tokens + self.attention(tokens, context)
         tokens = tokens + self.mlp(self.mlp_norm(tokens))
         return 2 * torch.sigmoid(self.out(self.out_norm(tokens)))
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention from tokens to a context (Vaswani et al., NeurIPS 2017)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.num_heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        q, k, v = (
-            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, P, D / heads)
-            for x in (self.q(tokens), *self.kv(context).chunk(2, dim=-1))
-        )
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 def zero_initialised(layer: Layer) -> Layer:

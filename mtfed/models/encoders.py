@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config import Form
 from ..errors import MtfedError, unknown
 from . import backbones  # noqa: F401  (registers them with timm)
 from .families import FAMILY_NAMES, Family, StageMaps, family_of, is_transformer, run_stages
@@ -33,6 +34,40 @@ class Features:
     def rows(self, index: Tensor) -> Features:
         """Return the features of some samples of the batch."""
         return Features(self.image[index], [level[index] for level in self.maps], self.pooled[index])
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """What a sharing scheme needs to know to build its encoders."""
+
+    name: str  # a timm model, or in three dimensions a key of :data:`.volumes.VOLUMES`
+    forms: tuple[Form, ...]  # forms of the images that tasks need
+    weights: str = ""  # pretrained weights, see :func:`.pretrained.load_weights`
+
+    def build(self) -> Encoder:
+        """Return a new encoder.
+
+        Raises:
+            MtfedError: if images have several forms, or the encoder does not fit (see :class:`Encoder`).
+        """
+        if len(self.forms) > 1:
+            raise MtfedError(
+                "Config key model: expected tasks of one dimensionality, got tasks of images and of volumes; set "
+                "model = 'medformer', or divide the tasks between two runs."
+            )
+        (form,) = self.forms
+        return Encoder(self.name, form.size, form.channels, form.dimensions, self.weights)
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """The form of features, which decoders are built for."""
+
+    dims: int  # 2 or 3
+    image_channels: int  # channels of the image
+    channels: list[int]  # channels of each map
+    strides: list[int]  # stride of each map
+    dim: int  # width of the pooled features
 
 
 class Encoder(nn.Module):
@@ -69,6 +104,7 @@ class Encoder(nn.Module):
         self.dim = int(self.body.head_hidden_size)  # width of the pooled features
         self.image_channels = channels  # channels of the input
         self.dims = dimensions
+        self.info = FeatureInfo(dimensions, channels, self.channels, self.strides, self.dim)
         self.is_transformer = is_transformer(self.body)
         if weights:
             load_weights(self.body, name, weights, settings)

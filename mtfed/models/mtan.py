@@ -67,7 +67,7 @@ class TaskAttention(Sharing):
             self.attention[task] = nn.ModuleList(make_mask(*c, dims) for c in zip(inputs, channels, strict=True))
         self.bottlenecks = nn.ModuleList(Bottleneck(c, out, dims) for c, out in pairwise(channels))
 
-    def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
+    def forward(self, image: Tensor, rows: Mapping[str, Tensor], words: Tensor | None = None) -> dict[str, Features]:
         stages = self.encoder.stages(image)
         features = {}
         for task, index in rows.items():

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..strategies.wire import DECODER
-from .encoders import Encoder, Features
+from ..tasks.task import Task
+from .encoders import Encoder, EncoderSettings, FeatureInfo, Features
 
 
 class Sharing(nn.Module):
@@ -25,32 +26,38 @@ class Sharing(nn.Module):
     # Module with named entries -> the kind of part that an entry belongs to: decoder or cross, if it has an entry for
     # each task; input, if it has one for each kind of images (a name of :func:`mtfed.data.image_kinds.image_kinds`).
     owners: ClassVar[Mapping[str, str]] = {}
+    _encoder: tuple[Encoder, ...] = ()  # in a tuple, so that PyTorch registers its weights under one name only
 
     def __init__(self, encoder: Encoder, tasks: Iterable[str]) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
-        self._encoder = (encoder,)  # in a tuple, so that PyTorch registers its weights under one name only
+        self._encoder = (encoder,)
         for name, module in encoder.named_children():
             self.add_module(name, module)
 
     @classmethod
-    def build(cls, make_encoder: Callable[[], Encoder], tasks: list[str], **options: Any) -> Sharing:
+    def build(cls, settings: EncoderSettings, tasks: Mapping[str, Task], **options: Any) -> Sharing:
         """Return the scheme over as many new encoders as it needs; ``options`` are those of its constructor."""
-        return cls(make_encoder(), tasks, **options)
+        return cls(settings.build(), list(tasks), **options)
 
     @property
     def encoder(self) -> Encoder:
         """Return an encoder whose channels, strides and sizes are those of every task's features."""
         return self._encoder[0]
 
+    def info(self, task: str) -> FeatureInfo:
+        """Return the form of the features of a task."""
+        return self.encoder.info
+
     @abstractmethod
-    def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
+    def forward(self, image: Tensor, rows: Mapping[str, Tensor], words: Tensor | None = None) -> dict[str, Features]:
         """Return the features of each task in ``rows``.
 
         Args:
             image: (B, C, *S), normalised.
             rows: task -> (M,) indices of the images that the task is computed for, ascending and unique. A task that
                 is missing costs nothing, unless other tasks attend to it.
+            words: (B, 2) indices of each image's modality and body part (:mod:`mtfed.data.vocabulary`), if known.
         """
 
     def part(self, name: str) -> str:
@@ -67,14 +74,15 @@ class Sharing(nn.Module):
         return f"{self.owners[module]}.{rest.partition('.')[0]}"
 
     def train(self, mode: bool = True) -> Sharing:
-        self.encoder.training = mode  # it is not a child module, but its forward runs
+        for encoder in self._encoder:
+            encoder.training = mode  # it is not a child module, but its forward runs
         return super().train(mode)
 
 
 class HardSharing(Sharing):
     """One encoder for all tasks (Caruana, 1997)."""
 
-    def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
+    def forward(self, image: Tensor, rows: Mapping[str, Tensor], words: Tensor | None = None) -> dict[str, Features]:
         features = self.encoder(image)
         return {t: features if len(index) == len(image) else features.rows(index) for t, index in rows.items()}
 
@@ -90,14 +98,14 @@ class SeparateEncoders(Sharing):
         self.own = nn.ModuleDict({task: make_encoder() for task in self.tasks})
 
     @classmethod
-    def build(cls, make_encoder: Callable[[], Encoder], tasks: list[str], **options: Any) -> Sharing:
-        return cls(make_encoder, tasks, **options)
+    def build(cls, settings: EncoderSettings, tasks: Mapping[str, Task], **options: Any) -> Sharing:
+        return cls(settings.build, list(tasks), **options)
 
     @property
     def encoder(self) -> Encoder:
         return cast(Encoder, self.own[self.tasks[0]])
 
-    def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
+    def forward(self, image: Tensor, rows: Mapping[str, Tensor], words: Tensor | None = None) -> dict[str, Features]:
         return {task: self.own[task](select_rows(image, index)) for task, index in rows.items()}
 
 

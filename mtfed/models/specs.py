@@ -34,6 +34,10 @@ MODEL_SPECS: dict[str, ModelSpec] = {
         "Single-task", "an encoder and a decoder for each task, nothing shared",
         "mtfed.models.sharing:SeparateEncoders",
     ),
+    "medformer": ModelSpec(
+        "Medformer", "images and volumes of any modality in one transformer, through latents (Simionescu, 2025)",
+        "mtfed.models.medformer:Medformer",
+    ),
     "mtan": ModelSpec(
         "MTAN", "shared encoder, a mask on its features for each task (Liu, Johns, Davison, 2019)",
         "mtfed.models.mtan:TaskAttention",

@@ -34,12 +34,15 @@ class MultiTaskModel(nn.Module):
         self.encoder: Any = sharing
         self.decoders = nn.ModuleDict()
         for name, task in tasks.items():
-            self.decoders[name] = DECODERS[task.kind][task.decoder](task, sharing.encoder, decoder_width)
+            self.decoders[name] = DECODERS[task.kind][task.decoder](task, sharing.info(name), decoder_width)
         self.balance = nn.ParameterDict({name: nn.Parameter(torch.tensor(balance)) for name in tasks})
 
-    def forward(self, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return each task's outputs for its rows of the batch; a task without rows costs nothing."""
-        features = self.encoder(images, rows)
+    def forward(self, images: Tensor, rows: dict[str, Tensor], words: Tensor | None = None) -> dict[str, Tensor]:
+        """Return each task's outputs for its rows of the batch; a task without rows costs nothing.
+
+        For the arguments see :meth:`.sharing.Sharing.forward`.
+        """
+        features = self.encoder(images, rows, words)
         return {task: self.decoders[task](features[task]) for task in rows}
 
     def parts(self) -> dict[str, dict[str, Tensor]]:

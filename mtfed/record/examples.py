@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.shard import Shard
+from ..learning.device import to_device
 from ..learning.pretext import add_pretext, same_copies
 from ..models.system import MultiTaskModel
 from ..tasks.kind import kind_of
@@ -43,7 +44,7 @@ def examples(model: MultiTaskModel, test: Shard, task: Task, config: Config) -> 
     model.eval()
     device, kind = next(model.parameters()).device, kind_of(task)
     values = test.labels[task.name].values
-    index = choose(contents(values, task), COUNT[config.dimensions])
+    index = choose(contents(values, task), COUNT[task.dimensions])
     rows, values = test.labels[task.name].rows[index], values[index]
     images, shown = test.take(rows).numpy(), []
     with same_copies(config.tasks, device):
@@ -51,13 +52,13 @@ def examples(model: MultiTaskModel, test: Shard, task: Task, config: Config) -> 
             if kind.pretext:
                 batch = add_pretext(batch, config.tasks)
                 values, images = batch.labels[task.name].values[: len(rows)], as_pixels(batch.images)[: len(rows)]
-            labelled = {task.name: batch.labels[task.name].rows.to(device)}
-            outputs = model(batch.images.to(device), labelled)[task.name]
+            batch = to_device(batch, device)
+            outputs = model(batch.images, {task.name: batch.labels[task.name].rows}, batch.words)[task.name]
             shown.append(kind.show(outputs.float().cpu(), task)[: len(rows)])
     arrays = {"images": images, "labels": kind.show_values(values, task).numpy(), "shown": np.concatenate(shown)}
-    if config.dimensions == 2:
+    if task.dimensions == 2:
         return arrays
-    slices = best_slices(values, task, config.image_size // 2)
+    slices = best_slices(values, task, config.form_of(task.name).size // 2)
     cut = {"map": cut_maps, "boxes": cut_boxes}.get(task.spec.geometry, lambda array, slices: array)
     if kind.pretext:
         cut = cut_images

@@ -106,7 +106,7 @@ def _examples(groups: Sequence[Group], chosen: Group) -> Html:
         return escape("")
     first, *others = shown
     note = f"{first}. Images are chosen so that every class appears, however rare, and never by result."
-    if chosen.runs[0].config.dimensions == 3:
+    if any(form.dimensions == 3 for form in chosen.runs[0].config.forms):
         note += " For a volume, the slice with most of the label is shown, and the figures are for that slice."
     folded = (fold(f"The same images, {label}", shown[label]) for label in others)
     return join([tag("p", note, class_="note"), shown[first], *folded])

@@ -38,7 +38,7 @@ def examples(run: RunContents) -> Html:
     """Return the recorded test images of every task of a run, or nothing if there are none."""
     arrays = read_examples(run.folder / "examples.npz") if run.finished else {}
     tasks = [task for name, task in run.config.tasks.items() if f"{name}.shown" in arrays]
-    return join(_gallery(task, arrays, run.config.image_size) for task in tasks)
+    return join(_gallery(task, arrays, run.config.form_of(task.name).size) for task in tasks)
 
 
 def read_examples(path: Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -57,6 +57,7 @@ class Task(BaseModel):
     metrics: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()  # the first one decides; empty: those of the kind
     decoder: str = ""  # empty: the default of the kind
     range: Annotated[tuple[float, ...], BeforeValidator(_split)] = ()  # lowest and highest value, if the kind has them
+    dimensions: Literal[0, 2, 3] = 0  # 2 for images, 3 for volumes; 0: those of the run
 
     @field_validator("kind")
     @classmethod

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers.manifests import CONFIG, TASK_NAMES, png, write
+from mtfed.data.loading import load_shard
 from mtfed.data.manifest import Row, read_site, write_site
-from mtfed.data.shard import load_shard
 from mtfed.errors import MtfedError
 
 

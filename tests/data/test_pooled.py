@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from helpers.manifests import CONFIG, png, write
+from mtfed.data.loading import load_shard
 from mtfed.data.manifest import check_patients
-from mtfed.data.shard import load_shard
 from mtfed.data.simulated_sites import default_sites, export_sample, simulated_site, site_folder
 from mtfed.data.simulated_sites import test_data as server_test_data
 from mtfed.errors import MtfedError

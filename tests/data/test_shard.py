@@ -17,8 +17,9 @@ from helpers.manifests import CONFIG, TASK_NAMES, write
 from mtfed.config import Config, read_config
 from mtfed.data import decoding
 from mtfed.data.feature_shift import site_shift
+from mtfed.data.loading import load_shard
 from mtfed.data.manifest import read_site
-from mtfed.data.shard import Labels, Normalisation, Shard, load_shard, standardise
+from mtfed.data.shard import Labels, Normalisation, Shard, standardise
 from mtfed.data.simulated_sites import simulated_site, site_folder
 from mtfed.errors import MtfedError
 

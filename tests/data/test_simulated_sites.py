@@ -14,10 +14,10 @@ from helpers import ROOT, SMALL
 from helpers.divided_sets import GRADE, KEYS, check_division, set_rows, to_divide, write_set
 from helpers.manifests import CONFIG, parquet, write
 from mtfed.config import read_config
+from mtfed.data.loading import load_shard
 from mtfed.data.manifest import Row, read_site
 from mtfed.data.partition import Options, partition
 from mtfed.data.partition import default_sites as sites_of_set
-from mtfed.data.shard import load_shard
 from mtfed.data.simulated_sites import default_sites, division, export_sample, simulated_site, site_folder
 from mtfed.data.simulated_sites import test_data as server_test_data
 from mtfed.errors import MtfedError

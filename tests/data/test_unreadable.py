@@ -12,7 +12,7 @@ from helpers.cached_site import GRADED, break_files, counting, graded, opened, r
 from helpers.hospitals import keys, write_site
 from mtfed.config import read_config
 from mtfed.data import cache, decoding
-from mtfed.data.shard import load_shard
+from mtfed.data.loading import load_shard
 from mtfed.data.simulated_sites import site_folder
 from mtfed.errors import MtfedError
 

@@ -138,7 +138,7 @@ def test_weights_that_cannot_be_read_are_reported_before_ray_starts(tmp_path: Pa
     ],
 )
 def test_an_impossible_label_is_refused(task: str, cell: str, message: str, tmp_path: Path) -> None:
-    from mtfed.data.shard import load_shard
+    from mtfed.data.loading import load_shard
     from mtfed.data.simulated_sites import site_folder
 
     folder = write_site(tmp_path / "a", [task], 4)

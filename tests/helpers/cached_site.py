@@ -12,8 +12,9 @@ from PIL import Image
 from helpers.hospitals import keys
 from mtfed.config import Config, read_config
 from mtfed.data import cache, decoding
+from mtfed.data.loading import load_shard
 from mtfed.data.manifest import Row, SiteData
-from mtfed.data.shard import Shard, load_shard
+from mtfed.data.shard import Shard
 from mtfed.data.simulated_sites import site_folder
 from mtfed.data.store import Decoded
 

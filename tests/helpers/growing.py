@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtfed.config import Form
 from mtfed.models.build import assemble
 
 from .planted import TASKS, Network
@@ -32,7 +33,7 @@ def perceptron(*widths: int) -> nn.Module:
 
 def multitask() -> nn.Module:
     torch.manual_seed(0)
-    return assemble("mtmedformer", TASKS, encoder="vit_nano_patch8", image_size=32, channels=1, decoder_width=8)
+    return assemble("mtmedformer", TASKS, (Form(2, 32),), encoder="vit_nano_patch8", decoder_width=8)
 
 
 def samples() -> tuple[Tensor, dict[str, Tensor]]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from helpers import colour_layouts, image_layouts, volume_layouts
 from helpers.drawings import SIDE
 from mtfed.config import Config, read_config
+from mtfed.data.loading import load_shard
 from mtfed.data.manifest import SiteData, read_site
 from mtfed.data.sets import find_set
 from mtfed.data.sets.prepare import prepare
-from mtfed.data.shard import Shard, load_shard
+from mtfed.data.shard import Shard
 from mtfed.federation.app_folder import read_app
 
 # Functions that lay a set out in a folder, by the set's name.

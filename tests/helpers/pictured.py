@@ -149,7 +149,7 @@ class KnowingModel(torch.nn.Module):
         self.outputs = outputs  # task -> rows (M,), outputs (M, ...)
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
-    def forward(self, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, rows: dict[str, Tensor], words: Tensor | None = None) -> dict[str, Tensor]:
         """Return the outputs of the images' tasks."""
         numbers = torch.cdist(images.flatten(1), self.known).argmin(1)
         predicted = {}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mtfed.config import Form
 from mtfed.models.build import assemble
 from mtfed.models.symmetry import derive_axes
 from mtfed.strategies.axes import Axis, AxisGraph
@@ -26,7 +27,7 @@ TASKS = {
 @cache
 def multitask() -> tuple[AxisGraph, Network]:
     torch.manual_seed(0)
-    model = assemble("mtmedformer", TASKS, encoder="vit_mini_patch8", image_size=32, channels=1, decoder_width=16)
+    model = assemble("mtmedformer", TASKS, (Form(2, 32),), encoder="vit_mini_patch8", decoder_width=16)
     network = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
     return derive_axes(model), shaken(network, 1.0, RNG(0))
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtfed.config import Form
 from mtfed.models.build import assemble
 from mtfed.models.timm_library import timm
 
@@ -26,7 +27,7 @@ def gated(model: nn.Module) -> nn.Module:
 
 
 def mtmedformer(encoder: str, size: int) -> nn.Module:
-    return assemble("mtmedformer", TASKS, encoder=encoder, image_size=size, channels=1, decoder_width=8)
+    return assemble("mtmedformer", TASKS, (Form(2, size),), encoder=encoder, decoder_width=8)
 
 
 def convolutions(groups: int = 4) -> nn.Module:

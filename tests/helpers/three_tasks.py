@@ -49,7 +49,7 @@ class Tiny(nn.Module):
             if weight.ndim > 1:
                 nn.init.normal_(weight, std=0.8)
 
-    def forward(self, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, rows: dict[str, Tensor], words: Tensor | None = None) -> dict[str, Tensor]:
         features = self.encoder["shared"](images.to(self.balance["lungs"].dtype)).tanh()
         features = features + self.encoder["streams"]["lungs"](features)
         own = {task: features[index] for task, index in rows.items()}

@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord
 from torch import Tensor
 
 from helpers.three_tasks import config
+from mtfed.config import Form
 from mtfed.learning.balancing import (
     BALANCING,
     DynamicWeights,
@@ -115,7 +116,7 @@ def test_initial_balance() -> None:
     for balancing, value in INITIAL_BALANCE.items():
         model = build_model(config(balancing=balancing))
         assert {float(s.detach()) for s in model.balance.values()} == {value}
-    bare = assemble("hard-sharing", config().tasks, encoder="resnet_nano", image_size=32)
+    bare = assemble("hard-sharing", config().tasks, (Form(2, 32),), encoder="resnet_nano")
     assert {float(s.detach()) for s in bare.balance.values()} == {INITIAL_BALANCE[config().balancing]}
 
 

@@ -45,7 +45,7 @@ class Tiny(nn.Module):
                 nn.init.normal_(weight, std=0.8)
         self.encoder["unused"].bias.requires_grad_(False)
 
-    def forward(self, images: Tensor, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, rows: dict[str, Tensor], words: Tensor | None = None) -> dict[str, Tensor]:
         features = self.encoder["used"](images.double()).tanh()
         own = {task: features[index] for task, index in rows.items()}
         outputs = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from helpers import three_tasks
 from helpers.three_tasks import HISTORY, ROWS, tiny
 from helpers.two_tasks import config, random_shard
-from mtfed.data.shard import load_shard
+from mtfed.data.loading import load_shard
 from mtfed.data.simulated_sites import simulated_site
 from mtfed.learning.balancing import (
     BALANCING,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers.two_tasks import config
+from mtfed.config import Form
 from mtfed.errors import MtfedError
 from mtfed.learning.parts import load_parts, numpy_parts
 from mtfed.models.build import assemble, build_model
@@ -71,4 +72,4 @@ def test_parts_are_the_whole_model_and_share_its_memory() -> None:
 def test_names_that_pytorch_uses_are_refused(task: str) -> None:
     message = f"Config key task.{task}: PyTorch uses this name itself; choose another"
     with pytest.raises(MtfedError, match=message):
-        assemble("hard-sharing", {task: config().tasks["pneumonia"]}, encoder="resnet_nano", image_size=32)
+        assemble("hard-sharing", {task: config().tasks["pneumonia"]}, (Form(2, 32),), encoder="resnet_nano")

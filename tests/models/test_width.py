@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from helpers.growing import CHAIN, multitask, numbers, perceptron, samples
 from helpers.planted import RNG, TASKS, Network
+from mtfed.config import Form
 from mtfed.errors import MtfedError
 from mtfed.models.build import assemble
 from mtfed.models.symmetry import check_symmetry, derive_axes
@@ -98,7 +99,7 @@ WIDENED = {
     ),
     "multi-task": (multitask, samples),
     "multi-task on pvt": (
-        lambda: assemble("mtmedformer", TASKS, encoder="pvt_v2_b0", image_size=32, channels=1, decoder_width=8), samples
+        lambda: assemble("mtmedformer", TASKS, (Form(2, 32),), encoder="pvt_v2_b0", decoder_width=8), samples
     ),
     "swin": (
         lambda: timm.models.SwinTransformer(

@@ -90,7 +90,7 @@ def test_the_first_metric_of_a_task_decides() -> None:
     assert set(TaskMetrics(named).metrics) == {"accuracy", "mae"}
     assert task("ordinal").metrics == task("ordinal").spec.metrics
     config = read_config({f"task.it.{key}": value for key, value in flatten_task(named).items()})
-    assert config.tasks["it"] == named and read_config(flatten(config)) == config
+    assert config.tasks["it"] == named.model_copy(update={"dimensions": 2}) and read_config(flatten(config)) == config
 
 
 def flatten_task(given: Task) -> dict[str, str]:

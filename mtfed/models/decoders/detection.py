@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...tasks.task import Task
-from ..encoders import Encoder, Features
+from ..encoders import FeatureInfo, Features
 from .layers import CONVOLUTIONS, block, projections, steps_up, trunk
 
 PRIOR = 0.1  # probability of a centre at every cell of an untrained map (Zhou et al., 2019)
@@ -24,13 +24,13 @@ class CentreDecoder(nn.Module):
     cells.
     """
 
-    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+    def __init__(self, task: Task, info: FeatureInfo, width: int) -> None:
         super().__init__()
-        dims, convolution = encoder.dims, CONVOLUTIONS[encoder.dims]
-        self.levels = projections(encoder, width)
-        self.up = steps_up(encoder, width, stride=4)
+        dims, convolution = info.dims, CONVOLUTIONS[info.dims]
+        self.levels = projections(info, width)
+        self.up = steps_up(info, width, stride=4)
         self.detail = nn.Sequential(
-            block(encoder.image_channels, width, stride=2, dims=dims), block(width, width, stride=2, dims=dims)
+            block(info.image_channels, width, stride=2, dims=dims), block(width, width, stride=2, dims=dims)
         )
         self.fuse = block(width, width, dims=dims)
         self.centres = nn.Sequential(block(width, width, dims=dims), convolution(width, len(task.classes), 1))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..encoders import Encoder, Features
+from ..encoders import FeatureInfo, Features
 
 CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 INTERPOLATIONS = {2: "bilinear", 3: "trilinear"}
@@ -43,29 +43,29 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode=INTERPOLATIONS[x.ndim - 2])
 
 
-def projections(encoder: Encoder, width: int) -> nn.ModuleList:
+def projections(info: FeatureInfo, width: int) -> nn.ModuleList:
     """Return the projections of each feature map to the decoder's width.
 
     The norm here and in all blocks is GroupNorm with one group: it needs no running statistics, which would differ
     between sites with different scanners.
     """
     return nn.ModuleList(
-        nn.Sequential(nn.GroupNorm(1, channels), CONVOLUTIONS[encoder.dims](channels, width, 1))
-        for channels in encoder.channels
+        nn.Sequential(nn.GroupNorm(1, channels), CONVOLUTIONS[info.dims](channels, width, 1))
+        for channels in info.channels
     )
 
 
-def steps_up(encoder: Encoder, width: int, stride: int) -> nn.ModuleList:
+def steps_up(info: FeatureInfo, width: int, stride: int) -> nn.ModuleList:
     """Return a block for each doubling of the resolution, from the finest stride of the maps to ``stride``."""
-    steps = max(min(encoder.strides).bit_length() - stride.bit_length(), 0)
-    return nn.ModuleList(block(width, width, dims=encoder.dims) for _ in range(steps))
+    steps = max(min(info.strides).bit_length() - stride.bit_length(), 0)
+    return nn.ModuleList(block(width, width, dims=info.dims) for _ in range(steps))
 
 
 def trunk(features: Features, levels: nn.ModuleList, up: nn.ModuleList, detail: nn.Module, fuse: nn.Module) -> Tensor:
     """Return one map (B, width, *s) from all maps and the image; it has the size of ``detail(image)``.
 
     Args:
-        features: features of an encoder.
+        features: features of an info.
         levels: :func:`projections` of its maps.
         up: :func:`steps_up`; a result of another size than ``detail(image)`` is resized.
         detail: computes features of the image, of the decoder's width and stride.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...tasks.task import Task
-from ..encoders import Encoder, Features
+from ..encoders import FeatureInfo, Features
 from .layers import CONVOLUTIONS, block, projections, resize, steps_up, trunk
 
 STRIDES = (4, 8, 16, 32)  # strides of the U-Net's levels
@@ -18,12 +18,12 @@ class MLPDecoder(nn.Module):
     Our design: a :func:`~.layers.trunk` to stride 2, where a convolution of the image is added, and a 1x1 convolution.
     """
 
-    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+    def __init__(self, task: Task, info: FeatureInfo, width: int) -> None:
         super().__init__()
-        dims = encoder.dims
-        self.levels = projections(encoder, width)
-        self.detail = block(encoder.image_channels, width, stride=2, dims=dims)
-        self.up = steps_up(encoder, width, stride=2)
+        dims = info.dims
+        self.levels = projections(info, width)
+        self.detail = block(info.image_channels, width, stride=2, dims=dims)
+        self.up = steps_up(info, width, stride=2)
         self.fuse = block(width, width, dims=dims)
         self.head = CONVOLUTIONS[dims](width, task.output_channels, 1)
 
@@ -40,11 +40,11 @@ class UNetDecoder(nn.Module):
     last two skips, at strides 2 and 1, are convolutions of the image, half and a quarter as wide.
     """
 
-    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+    def __init__(self, task: Task, info: FeatureInfo, width: int) -> None:
         super().__init__()
-        dims, half, quarter = encoder.dims, max(width // 2, 1), max(width // 4, 1)
-        self.levels = projections(encoder, width)
-        self.stem = nn.ModuleList([block(encoder.image_channels, quarter, dims=dims)])
+        dims, half, quarter = info.dims, max(width // 2, 1), max(width // 4, 1)
+        self.levels = projections(info, width)
+        self.stem = nn.ModuleList([block(info.image_channels, quarter, dims=dims)])
         self.stem.append(block(quarter, half, stride=2, dims=dims))
         joints = [(width, width, width)] * 3 + [(width, half, half), (half, quarter, quarter)]
         self.up = nn.ModuleList(

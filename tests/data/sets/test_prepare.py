@@ -25,7 +25,9 @@ def test_the_official_form_trains(name: str, tmp_path: Path) -> None:
     # The files written are read back correctly.
     site = tomllib.loads((tmp_path / name / "site.toml").read_text())
     assert site["key"] == name and site["task"].keys() == config.tasks.keys()
-    assert all(Task(name=task, **declared) == config.tasks[task] for task, declared in site["task"].items())
+    dimensions = config.dimensions
+    declared = {task: Task(name=task, dimensions=dimensions, **table) for task, table in site["task"].items()}
+    assert declared == config.tasks
     assert config.data == str(tmp_path / name) and config.dimensions == find_set(name).dimensions
     assert not list((tmp_path / name).rglob("*.part"))
 

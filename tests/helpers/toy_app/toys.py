@@ -12,7 +12,7 @@ from mtfed.clients.app import app as client  # noqa: F401  (the app's component)
 from mtfed.data.formats import Format, Picture, register_format
 from mtfed.data.formats.source_file import SourceFile
 from mtfed.models.decoders import register_decoder
-from mtfed.models.encoders import Encoder, Features
+from mtfed.models.encoders import Encoder, FeatureInfo, Features
 from mtfed.models.sharing import HardSharing
 from mtfed.models.specs import ModelSpec, register_model
 from mtfed.server import app as server  # noqa: F401  (the app's component)
@@ -23,9 +23,9 @@ from mtfed.tasks import Kind, KindSpec, MetricSpec, Task, mean_metric, register_
 class ScoreDecoder(nn.Module):
     """A score (B, 1) from the pooled features."""
 
-    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+    def __init__(self, task: Task, info: FeatureInfo, width: int) -> None:
         super().__init__()
-        self.head = nn.Linear(encoder.dim, 1)
+        self.head = nn.Linear(info.dim, 1)
 
     def forward(self, features: Features) -> Tensor:
         return self.head(features.pooled)
@@ -38,8 +38,8 @@ class ScaledSharing(HardSharing):
         super().__init__(encoder, tasks)
         self.factor = nn.Parameter(torch.ones(()))
 
-    def forward(self, image: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Features]:
-        return super().forward(image * self.factor, rows)
+    def forward(self, image: Tensor, rows: Mapping[str, Tensor], words: Tensor | None = None) -> dict[str, Features]:
+        return super().forward(image * self.factor, rows, words)
 
 
 class HalfStep(TaskFedAvg):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.decoders import ENCODERS, PAIRS, declare
+from mtfed.config import Form
 from mtfed.models.build import assemble
 from mtfed.models.decoders import DECODERS
 from mtfed.models.encoders import Encoder
@@ -27,7 +28,7 @@ def every_task() -> dict[str, Task]:
 def model(name: str) -> MultiTaskModel:
     torch.manual_seed(0)
     dimensions, size = ENCODERS[name]
-    return assemble("hard-sharing", every_task(), encoder=name, image_size=size, dimensions=dimensions, decoder_width=8)
+    return assemble("hard-sharing", every_task(), (Form(dimensions, size),), encoder=name, decoder_width=8)
 
 
 def inputs(name: str) -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.sharing import ENCODERS, SCHEMES, build, image, rows
+from mtfed.config import Form
 from mtfed.models.axes.builder import AxisGraphBuilder, describes
 from mtfed.models.axes.sharing import label_sharing
 from mtfed.models.build import assemble
@@ -101,7 +102,7 @@ def whole(name: str, encoder: str, tasks: dict[str, Task]) -> tuple[MultiTaskMod
     """Return a model in float64 with noise on all tensors, and its axes."""
     torch.manual_seed(0)
     side, dims = ENCODERS[encoder]
-    made = assemble(name, tasks, encoder=encoder, image_size=side, dimensions=dims, decoder_width=8)
+    made = assemble(name, tasks, (Form(dims, side),), encoder=encoder, decoder_width=8)
     with torch.no_grad():
         for tensor in made.state_dict().values():
             if tensor.is_floating_point():

@@ -76,7 +76,7 @@ def test_a_whole_folder_is_drafted_and_can_be_trained_on(tmp_path: Path, capsys:
     assert row["boxes"] == "2,3,4,5" and by_image["train/NORMAL/0.png"]["boxes"] == "none"
     assert row["lungs"] == "train/PNEUMONIA/1_lungs_mask.png" and "Doe" not in str(by_image)
     from mtfed.config import Config
-    from mtfed.data.shard import load_shard
+    from mtfed.data.loading import load_shard
 
     config = Config.model_validate({"tasks": site.tasks, "image-size": 16})
     assert load_shard(site_folder(folder, "s", config), config, "train").count("lungs") > 0

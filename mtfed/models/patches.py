@@ -1,0 +1,70 @@
+"""Medformer's embedding of the patches of images and volumes of any size."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Form
+from ..errors import MtfedError
+from .decoders.layers import CONVOLUTIONS, block
+from .encoders import FeatureInfo
+
+STEM_STRIDE = 4
+FREQUENCIES = 6  # periods of position features along an axis: 2, 1, 1/2, ... of the image's side
+
+
+class PatchEmbedding(nn.Module):
+    """Embed patches as tokens: (B, C, *S) to a stem (B, D/2, *S/4) and tokens (B, D, *S/P).
+
+    Two strided convolutions come before the embedding, because a transformer trains better on their output (Xiao et
+    al., Early convolutions help transformers see better, NeurIPS 2021), and because masks need outlines. Positions are
+    sines and cosines of the coordinates, in sides of the image, so that the embedding serves every size.
+
+    Raises:
+        MtfedError: if the size of patches is not a multiple of 4, or does not divide the image's side.
+    """
+
+    def __init__(self, form: Form, patch: int, width: int) -> None:
+        super().__init__()
+        if patch % STEM_STRIDE:
+            raise MtfedError(
+                f"Config key encoder: medformer expects patches of 4, 8, 12, 16 or more pixels, got {patch}; choose an "
+                "encoder with such patches."
+            )
+        self.patch, dims = patch, form.dimensions
+        self.check(form.shape[1:])
+        quarter, half = max(width // 4, 1), max(width // 2, 1)
+        self.stem = nn.Sequential(
+            block(form.channels, quarter, stride=2, dims=dims), block(quarter, half, stride=2, dims=dims)
+        )
+        side = patch // STEM_STRIDE
+        self.tokens = CONVOLUTIONS[dims](half, width, side, stride=side)
+        self.positions = nn.Linear(dims * (2 * FREQUENCIES + 1), width, bias=False)
+        self.info = FeatureInfo(dims, form.channels, [half, *[width] * 3], [STEM_STRIDE, *[patch] * 3], width)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        self.check(image.shape[2:])
+        stem = self.stem(image)
+        tokens = self.tokens(stem)
+        positions = self.positions(position_features(tokens.shape[2:]).to(tokens))
+        return stem, tokens + positions.movedim(-1, 0)
+
+    def check(self, size: tuple[int, ...]) -> None:
+        """Refuse a size that patches do not divide."""
+        if any(side % self.patch for side in size):
+            sides, setting = "x".join(map(str, size)), "image-size" if len(size) == 2 else "volume-size or image-size"
+            raise MtfedError(
+                f"Config key {setting}: medformer expects a multiple of its patches' side of {self.patch} pixels, got "
+                f"{sides}; choose another size, or an encoder with other patches."
+            )
+
+
+def position_features(size: tuple[int, ...]) -> Tensor:
+    """Return features (*s, F) of the position of each cell of a grid, along each axis between -1 and 1."""
+    axes = torch.meshgrid(*((torch.arange(side) + 0.5) * (2 / side) - 1 for side in size), indexing="ij")
+    coordinates = torch.stack(axes, -1)  # (*s, dims)
+    angles = coordinates[..., None] * (math.pi * 2.0 ** torch.arange(FREQUENCIES))
+    return torch.cat([coordinates, angles.sin().flatten(-2), angles.cos().flatten(-2)], -1)
