@@ -35,6 +35,9 @@ def outputs_of(task: Task) -> tuple[Tensor, Tensor]:
         "detection": ((2, k + 4, 8, 8), torch.tensor([[[8.0, 8, 8, 8, 1]], [[8.0, 8, 8, 8, -1]]])),
         "regression": ((2, k), torch.tensor([[1.0, 2, 3], [4, 5, float("nan")]])),
         "dose": (plane, torch.ones(2, 3, 8, 8).long()),
+        "reconstruction": (plane, torch.ones(2, 2, 8, 8)),
+        "orientation": ((2, 8), torch.tensor([0, 5])),
+        "views": ((2, 128), torch.tensor([0, 0])),
     }
     shape, values = drawn[task.kind]
     return torch.zeros(shape), values

@@ -60,6 +60,7 @@ def test_the_axes_of_all_decoders_are_symmetries(name: str) -> None:
     labelled = {name for name, (_, labels) in graph.tensors.items() if any(labels)}
     unlabelled = {name for name in made.state_dict() if name.startswith("decoders.")} - labelled
     heads = ("head.bias", "head.weight", "norm.weight", "norm.bias", "thresholds", "centres.1.bias", "boxes.1.bias")
+    heads += ("head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias", "projector.2.bias")
     maps = tuple(f"levels.{i}.0.{kind}" for i in range(4) for kind in ("weight", "bias"))  # these maps are not permuted
     assert all(path.endswith(heads + (maps if name == "pvt_v2_b0" else ())) for path in unlabelled)
 

@@ -38,7 +38,8 @@ def expected_shape(kind: str, dimensions: int, size: int) -> tuple[int, ...]:
     return {
         "classification": (3,), "multi-label": (3,), "ordinal": (2,), "regression": (3,), "dose": (1, *whole),
         "segmentation": (3, *whole), "multi-label-segmentation": (3, *whole),
-        "detection": (3 + 2 * dimensions, *(size // 4,) * dimensions),
+        "detection": (3 + 2 * dimensions, *(size // 4,) * dimensions), "reconstruction": (1, *whole),
+        "orientation": ({2: 8, 3: 48}[dimensions],), "views": (128,),
     }[kind]  # fmt: skip
 
 
