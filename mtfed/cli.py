@@ -195,13 +195,14 @@ def _partition(arguments: argparse.Namespace) -> int:
     config = read_config(override(find_app(arguments.app).run_config, arguments.config))
     sites = arguments.num_supernodes or default_sites(config)
     of_sites, test = holdings(config, sites)
-    print(table(of_sites, test, config.tasks))
+    shown = config.labelled_tasks or config.tasks
+    print(table(of_sites, test, shown))
     if not config.pooled and (divided := division(config, sites)) and (count := len(divided.left_out)):
         print(f"Left out: {count} patient{'s' * (count > 1)} without a label of any task that their sites may hold.")
     if arguments.out:
         from .federation.holdings_chart import draw
 
-        draw(of_sites, config.tasks, arguments.out)
+        draw(of_sites, shown, arguments.out)
         print(arguments.out)
     return 0
 

@@ -64,6 +64,12 @@ class Config(BaseModel):
     partition_column: str = _setting("site", 'column of the manifest that the scheme "column" divides by', min_length=1)
     partition_options: str = _setting("", 'arguments of "flwr:NAME", such as "alpha=0.5, partition_by=site"')
     partition_seed: int = _setting(0, "seed of the partition; apart from seed, so that seeds can be compared", ge=0)
+    label_share: float = _setting(
+        1.0, "share of a simulated site's training patients that keep their labels; the images stay", gt=0, le=1
+    )
+    unlabelled: float = _setting(
+        0.0, "share of the simulated sites whose labels are withheld; never all of a task", ge=0, lt=1
+    )
     feature_shift: float = _setting(0.0, "scanner-like differences between simulated sites; 0: none", ge=0, le=1)
     pooled: bool = _setting(False, "put all images at one site, as an upper bound for federations")
 
@@ -218,12 +224,12 @@ class Config(BaseModel):
         """Return the lower and the upper end of the window, or None if each image sets its own."""
         return _window_ends(self.window)
 
-    @cached_property
+    @property
     def labelled_tasks(self) -> dict[str, Task]:
         """Return the tasks that need labels, by name."""
         return {name: task for name, task in self.tasks.items() if not task.spec.every_image}
 
-    @cached_property
+    @property
     def pretext_tasks(self) -> dict[str, Task]:
         """Return the tasks that need no labels and are trained on every image, by name."""
         return {name: task for name, task in self.tasks.items() if task.spec.every_image}

@@ -29,6 +29,7 @@ from torch import Tensor
 from ..config import Config
 from ..startup import garbage_collection_paused
 from .decoding import decode_row, decode_store, write_store
+from .every_image import decoded_rows, without_pretext
 from .fingerprint import digest, settings_digest
 from .manifest import Row, SiteData
 from .root import Root
@@ -66,7 +67,7 @@ def open_store(data: SiteData, config: Config, rows: Sequence[Row]) -> tuple[Sto
                     error.strerror or error,
                     VARIABLE,
                 )
-    return decode_store(data, rows, config), torch.arange(len(rows))
+    return decode_store(data, without_pretext(rows, config), config), torch.arange(len(rows))
 
 
 def cache_folder(root: Root) -> Path | None:
@@ -86,20 +87,22 @@ def cache_folder(root: Root) -> Path | None:
 
 
 def _open_pool(folder: Path, data: SiteData, config: Config) -> tuple[Store, Tensor]:
-    """Return the store of a pool's rows with labels of the config's tasks, and each row's position in it, or -1.
+    """Return the store of a pool's rows that the config's tasks need, and each row's position in it, or -1.
 
     A process looks at the files of a pool only once.
     """
-    key, settings = str(folder), settings_digest(config)
+    key, settings = str(folder), settings_digest(config) + ("-every" if config.pretext_tasks else "")
     if (key, settings) in _open and _open[key, settings][0] is data.pool:
         return _open[key, settings][1:]
-    rows = [row for row in data.pool if any(task in config.tasks for task in row.labels)]
+    rows = decoded_rows(data, config)
     with garbage_collection_paused():  # a manifest makes many objects, none of them garbage
         sources = row_sources(data, rows, config)
-    target = folder / f"{settings}-{digest(chr(10).join(sources)).hex()}"
+    # With unlabelled images, stores have a name of their own, so that runs with and without them do not replace them.
+    prefix = settings_digest(config) + ("every" if any(not row.labels for row in rows) else "")
+    target = folder / f"{prefix}-{digest(chr(10).join(sources)).hex()}"
     store = Store.read(target)
     if store is None or _has_recovered(store, data, rows, config):
-        store = _make(target, settings, data, rows, sources, config)
+        store = _make(target, prefix, data, rows, sources, config)
     with suppress(OSError):
         os.utime(target)
     positions = torch.full((len(data.pool),), -1)

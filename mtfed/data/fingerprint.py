@@ -28,9 +28,9 @@ READERS = ("root.py", "source.py", "letterbox.py", "decoding.py", "store.py", "f
 @lru_cache(maxsize=64)
 def settings_digest(config: Config) -> str:
     """Return a digest of everything that decoding depends on except the files and cells of a manifest."""
-    tasks = [(task.name, task.kind, task.classes, task.range) for task in config.tasks.values()]
+    tasks = [(task.name, task.kind, task.classes, task.range) for task in config.labelled_tasks.values()]
     image = (config.image_size, config.dimensions, config.channels, config.window, config.proportions)
-    kinds = {task.kind: label_code(kind_of(task)) for task in config.tasks.values()}
+    kinds = {task.kind: label_code(kind_of(task)) for task in config.labelled_tasks.values()}
     return digest(repr((package_versions(), image_code(), sorted(kinds.items()), image, tasks))).hex()[:16]
 
 

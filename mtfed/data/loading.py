@@ -11,6 +11,7 @@ from ..config import Config
 from ..errors import MtfedError
 from .cache import open_store
 from .decoding import channel_sums
+from .every_image import EVERY_IMAGE
 from .feature_shift import shift
 from .manifest import Row, SiteData, check_patients
 from .shard import Labels, MixedShard, Normalisation, Shard
@@ -101,11 +102,15 @@ def _load_form(data: SiteData, config: Config, rows: list[Row], train_rows: list
 
 
 def labelled_rows(data: SiteData, split: str) -> list[Row]:
-    """Return the rows of a split that have a label; refuse rows that differ from those in the site's pool."""
+    """Return the rows of a split that have a label; refuse rows that differ from those in the site's pool.
+
+    Labels of tasks that are trained on every image are not in the pool.
+    """
     rows = [row for row in data.rows if row.labels and row.split == split]
     for row in rows if data.pool else ():
         of_pool = data.pool[row.number] if row.number < len(data.pool) else None
-        if of_pool is None or of_pool.image != row.image or not row.labels.items() <= of_pool.labels.items():
+        labels = {task: cell for task, cell in row.labels.items() if cell != EVERY_IMAGE}
+        if of_pool is None or of_pool.image != row.image or not labels.items() <= of_pool.labels.items():
             raise ValueError(f"Expected row {row.number} of the pool of site {data.key} to be {row}, it is {of_pool}.")
     return rows
 
@@ -152,7 +157,9 @@ def _labels(positions: Tensor, rows: list[Row], store: Store, config: Config) ->
     labels = {}
     for name in config.tasks:
         labelled = torch.tensor([i for i, row in enumerate(rows) if name in row.labels], dtype=torch.long)
-        if len(labelled):
+        if len(labelled) and config.tasks[name].spec.every_image:
+            labels[name] = Labels(labelled, torch.zeros(len(labelled), dtype=torch.uint8))
+        elif len(labelled):
             stored = store.labels[name]
             index = stored.positions[positions[labelled]].long()
             ragged = stored.lengths is not None

@@ -64,6 +64,7 @@ class SiteData:
     pool: tuple[Row, ...] = ()
     scanners: Scanners | None = None  # how the images are made to differ from those of other simulated sites
     site_cells: Mapping[str, str] = field(default_factory=dict)  # cells of all rows in columns that the manifest lacks
+    dimensions: int = 2  # of images without a label, unless their own cell names others
 
     def part(self, split: str) -> SiteData:
         """Return the rows of one split."""
@@ -178,7 +179,7 @@ def write_site(data: SiteData, folder: Path, tasks: Mapping[str, Task]) -> None:
     There is a site file only if the site has one that describes its images in place of the manifest.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    labelled = sorted({task for row in data.rows for task in row.labels})
+    labelled = sorted({task for row in data.rows for task in row.labels if not tasks[task].spec.every_image})
     others = [
         name for name in dict.fromkeys(name for row in data.rows for name in row.others) if name not in data.site_cells
     ]

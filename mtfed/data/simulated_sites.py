@@ -15,10 +15,11 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import MtfedError
+from .every_image import label_every_image
 from .feature_shift import Scanner, site_shift
 from .manifest import NO_CELLS, Row, SiteData, read_site, write_site
 from .manifest_table import MANIFEST_NAMES, has_manifest
-from .partition import Division, Options, hold_out, partition
+from .partition import Division, Options, hold_out, partition, sites_without_labels, withhold_labels
 from .partition import default_sites as default_sites_of_set
 from .root import Root
 
@@ -37,9 +38,9 @@ def simulated_site(config: Config, index: int, sites: int) -> SiteData:
     if config.pooled:
         if sites != 1:
             raise MtfedError(f"Config key pooled: a pooled federation is one site, got {sites}; omit --num-supernodes.")
-        return _pooled_site(config)
+        return label_every_image(_pooled_site(config), config)
     data = _simulated_site(config, index, sites)
-    return replace(data, scanners=site_shift(config, data.key))
+    return label_every_image(replace(data, scanners=site_shift(config, data.key)), config)
 
 
 def site_folder(folder: Path, key: str, config: Config, site_cells: Mapping[str, str] = NO_CELLS) -> SiteData:
@@ -48,7 +49,7 @@ def site_folder(folder: Path, key: str, config: Config, site_cells: Mapping[str,
         raise MtfedError(
             f"Config key pooled: site {key} is not simulated, and its images cannot leave it; set pooled = false."
         )
-    return _site_folder(folder, key, config, site_cells)
+    return label_every_image(_site_folder(folder, key, config, site_cells), config)
 
 
 def division(config: Config, sites: int) -> Division | None:
@@ -60,9 +61,11 @@ def test_data(config: Config) -> SiteData | None:
     """Return the server's test images, which no site trains on; ``None`` if the data has none."""
     if whole := _whole_set(config):
         test = whole.part("test")
-        return test if test.rows else None
+        return label_every_image(test, config) if test.rows else None
     folder = Path(config.data) / TEST_FOLDER
-    return read_site(folder, TEST_FOLDER, list(config.tasks)) if has_manifest(folder) else None
+    if not has_manifest(folder):
+        return None
+    return label_every_image(read_site(folder, TEST_FOLDER, list(config.labelled_tasks)), config)
 
 
 def export_sample(config: Config, sites: int, target: Path) -> Iterator[tuple[Path, int]]:
@@ -104,7 +107,7 @@ def sample_path() -> Path:
 def _default_data_sites(config: Config) -> int:
     if set_path(config.data) is None:
         return len(_site_folders(config.data))
-    return default_sites_of_set(_rows_to_divide(config), config.tasks, _options(config))
+    return default_sites_of_set(_rows_to_divide(config), config.labelled_tasks, _options(config))
 
 
 def _pooled_site(config: Config) -> SiteData:
@@ -132,6 +135,27 @@ def _pooled_site(config: Config) -> SiteData:
 
 
 def _simulated_site(config: Config, index: int, sites: int) -> SiteData:
+    """Return the data of a simulated site, without the labels that the config withholds."""
+    data = _whole_site(config, index, sites)
+    if index in unlabelled_sites(config, sites):
+        return replace(data, rows=tuple(row if row.split == "test" else replace(row, labels={}) for row in data.rows))
+    if config.label_share == 1:
+        return data
+    seed = f"{config.partition_seed}/labels/{data.key}"
+    return replace(data, rows=withhold_labels(data.rows, config.tasks, config.label_share, seed))
+
+
+@lru_cache(maxsize=4)
+def unlabelled_sites(config: Config, sites: int) -> frozenset[int]:
+    """Return the indices of the simulated sites whose labels are withheld."""
+    if not config.unlabelled:
+        return frozenset()
+    parts = [_whole_site(config, index, sites).part("train") for index in range(sites)]
+    tasks = [frozenset(task for row in part.rows for task in row.labels) for part in parts]
+    return sites_without_labels(tasks, config.unlabelled, config.partition_seed)
+
+
+def _whole_site(config: Config, index: int, sites: int) -> SiteData:
     if whole := _whole_set(config):
         divided = _divide(config, sites)
         return with_validation(replace(whole, key=divided.names[index], rows=divided.parts[index]), config)
@@ -142,12 +166,12 @@ def _simulated_site(config: Config, index: int, sites: int) -> SiteData:
 
 
 def _site_folder(folder: Path, key: str, config: Config, site_cells: Mapping[str, str] = NO_CELLS) -> SiteData:
-    return with_validation(read_site(folder, key, list(config.tasks), site_cells), config)
+    return with_validation(read_site(folder, key, list(config.labelled_tasks), site_cells), config)
 
 
 def _whole_set(config: Config) -> SiteData | None:
     path = set_path(config.data)
-    return _read_set(path, tuple(config.tasks)) if path else None
+    return _read_set(path, tuple(config.labelled_tasks)) if path else None
 
 
 @lru_cache(maxsize=4)
@@ -157,7 +181,7 @@ def _read_set(path: Path, tasks: tuple[str, ...]) -> SiteData:
 
 @lru_cache(maxsize=4)
 def _divide(config: Config, sites: int) -> Division:
-    return partition(_rows_to_divide(config), config.tasks, sites, _options(config))
+    return partition(_rows_to_divide(config), config.labelled_tasks, sites, _options(config))
 
 
 def _rows_to_divide(config: Config) -> tuple[Row, ...]:
@@ -166,8 +190,8 @@ def _rows_to_divide(config: Config) -> tuple[Row, ...]:
 
 
 def _options(config: Config) -> Options:
-    column, seed = config.partition_column, config.partition_seed
-    return Options(config.partition, config.partition_alpha, column, seed, config.partition_options)
+    column, seed, flower = config.partition_column, config.partition_seed, config.partition_options
+    return Options(config.partition, config.partition_alpha, column, seed, flower, bool(config.pretext_tasks))
 
 
 @lru_cache(maxsize=4)

@@ -66,6 +66,8 @@ class Federation:
 
     def __init__(self, grid: Grid, config: Config) -> None:
         self.grid, self.config = grid, config
+        # The tasks that choose the best round and stop the training; if there are any with labels, these.
+        self.deciding = config.labelled_tasks or config.tasks
         model = build_model(config, pretrained=True)
         self.strategy = make_strategy(config, model)
         task_losses(config)  # imports what losses need: resident workers are forked from this process
@@ -89,7 +91,7 @@ class Federation:
         with Progress(config.name, config.strategy, first_round, config.rounds) as progress:
             for server_round in range(first_round, config.rounds + 1):
                 tasks = state.early_stopping.active(list(config.tasks))
-                if not tasks:
+                if not any(task in self.deciding for task in tasks):
                     stopped = f"no improvement in {config.patience} evaluations"
                     break
                 self._round(state, server_round, tasks, progress)
@@ -117,8 +119,8 @@ class Federation:
         best = False
         if self._is_due(server_round, config.evaluate_every):
             self._validate(state, round_record, progress)
-            judged = [(config.tasks[name], values) for name, values in round_record.validation.items()]
-            scores = {task.name: task.score(values[task.metric]) for task, values in judged}
+            judged = [(task, round_record.validation.get(name)) for name, task in self.deciding.items()]
+            scores = {task.name: task.score(values[task.metric]) for task, values in judged if values}
             best = state.early_stopping.update(server_round, scores)
         if self._is_due(server_round, config.test_every) and self._has_one_model(state.arrays):
             round_record.test = {task: metrics.compute() for task, metrics in self.test.metrics(state.arrays).items()}

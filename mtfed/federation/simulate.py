@@ -50,7 +50,7 @@ def check_simulation(config: Config, sites: int | None) -> int:
 
     Tasks that no site can validate are printed, and the number of patients without a site.
     """
-    from ..data.simulated_sites import default_sites, division, simulated_site
+    from ..data.simulated_sites import default_sites, division, simulated_site, unlabelled_sites
 
     sites = sites or default_sites(config)
     if config.min_sites > sites:
@@ -63,6 +63,9 @@ def check_simulation(config: Config, sites: int | None) -> int:
                 f"No site holds task {task!r} to train it on; the {sites} sites hold "
                 f"{', '.join(tasks) or 'no task of the config'}; label it in a manifest.csv, or remove the task."
             )
+    if not config.pooled and (hidden := [data[index].key for index in sorted(unlabelled_sites(config, sites))]):
+        use = "train only the tasks that need none" if config.pretext_tasks else "train nothing"
+        print(f"{len(hidden)} of {sites} sites have no labels and {use}: {', '.join(hidden)}.", flush=True)
     if unseen := [task for task in config.tasks if not any(site.part("val").count(task) for site in data)]:
         print(f"No site has validation images of {', '.join(unseen)}, so no round is chosen by it.", flush=True)
     if not config.pooled and (divided := division(config, sites)) and (count := len(divided.left_out)):

@@ -97,7 +97,10 @@ def test_task_weights_read_back(text: str, weights: dict[str, float]) -> None:
             {"task.lungs.loss": "hinge"},
             "task.lungs.loss: unknown loss term of a segmentation task 'hinge'; expected one of: cross-entropy, di",
         ),
-        ({"task.other.kind": "segmentation"}, "Config key task.other.classes: classes of a segmentation task must be 2"),
+        (
+            {"task.other.kind": "segmentation"},
+            "Config key task.other.classes: classes of a segmentation task must be 2",
+        ),
     ],
 )
 def test_an_error_names_the_wrong_key(wrong: dict, sentence: str) -> None:

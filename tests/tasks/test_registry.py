@@ -51,7 +51,9 @@ def registered() -> Iterator[None]:
 
 
 def test_a_kind_is_not_known_before_it_is_registered() -> None:
-    with pytest.raises(MtfedError, match=r"Config key task\.cells\.kind: expected 'classification', .* or 'views', got"):
+    with pytest.raises(
+        MtfedError, match=r"Config key task\.cells\.kind: expected 'classification', .* or 'views', got"
+    ):
         read_config(KEYS)
 
 

@@ -7,8 +7,9 @@ functions are in :data:`.schemes.SCHEMES`, their descriptions in :data:`mtfed.co
 from __future__ import annotations
 
 from .allocation import MIN_PATIENTS, Division, Options
+from .few_labels import sites_without_labels, withhold_labels
 from .patients import hold_out, stratum_of
 from .schemes import default_sites, partition, tasks_in_turn
 
 __all__ = ["MIN_PATIENTS", "Division", "Options", "default_sites", "hold_out"]
-__all__ += ["partition", "stratum_of", "tasks_in_turn"]
+__all__ += ["partition", "sites_without_labels", "stratum_of", "tasks_in_turn", "withhold_labels"]

@@ -28,11 +28,15 @@ class Options:
     column: str = "site"
     seed: int = 0
     flower: str = ""  # arguments of a partitioner of flwr-datasets
+    unlabelled: bool = False  # whether sites also get patients without a label of their tasks
 
 
 @dataclass(frozen=True)
 class Division:
-    """The sites' names and rows, and the patients that no site gets because no site has any of their tasks."""
+    """The sites' names and rows, and the patients that no site gets because no site has any of their tasks.
+
+    Sites get these patients, too, without their labels, if there are tasks that need none (``Options.unlabelled``).
+    """
 
     names: tuple[str, ...]
     parts: tuple[tuple[Row, ...], ...]
@@ -88,22 +92,27 @@ class Allocation:
         self.site_groups = allocate_sites(sizes, self.sites)
 
     def _group_sizes(self) -> dict[GroupKey, int]:
-        """Return the number of training patients in each group."""
+        """Return the number of training patients with a label in each group."""
         sizes = dict.fromkeys(self.groups.values(), 0)
+        divided = self.divided_patients()
         for name, group in self.groups.items():
-            sizes[group] += self.patients[name].split == "train"
+            sizes[group] += name in divided and self.patients[name].split == "train"
         return sizes
+
+    def divided_patients(self) -> dict[str, Patient]:
+        """Return the patients that decide how the set is divided: those with a label, or all if none has one."""
+        return {name: patient for name, patient in self.patients.items() if patient.tasks} or self.patients
 
     def assign(self, site_of: Mapping[str, int]) -> None:
         """Fix the site of every patient. No site gets a patient without an entry."""
         self.site_groups = [(f"site {site + 1}",) for site in range(self.sites)]
         self.groups = {name: self.site_groups[site_of[name]] if name in site_of else () for name in self.patients}
 
-    def training_patients(self, task: str) -> dict[GroupKey, list[str]]:
-        """Return the patients that a task can be trained on, by group."""
+    def training_patients(self, task: str | None) -> dict[GroupKey, list[str]]:
+        """Return the patients that a task, or a task that needs no labels (None), can be trained on, by group."""
         patients: dict[GroupKey, list[str]] = defaultdict(list)
         for name, patient in self.patients.items():
-            if task in patient.tasks and patient.split == "train":
+            if (task is None or task in patient.tasks) and patient.split == "train":
                 patients[self.groups[name]].append(name)
         return patients
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -20,16 +20,20 @@ def divide(allocation: Allocation, *, by_group: bool = False) -> Division:
     candidates = allocation.candidates()
     drawn = allocation.draw(candidates)
     fill_sites(allocation, drawn, candidates)
+    unlabelled = allocation.options.unlabelled
+    if unlabelled:
+        deal_unlabelled(allocation, drawn)
     parts = tuple(
         tuple(
             replace(row, labels=labels)
             for patient in part
             for row in allocation.patients[patient].rows
-            if (labels := {task: label for task, label in row.labels.items() if task in tasks})
+            if (labels := {task: label for task, label in row.labels.items() if task in tasks}) or unlabelled
         )
         for part, tasks in zip(drawn, allocation.site_tasks, strict=True)
     )
-    left_out = tuple(name for name, sites in candidates.items() if not sites)
+    dealt = {name for part in drawn for name in part}
+    left_out = tuple(name for name in candidates if name not in dealt)
     names = site_names(allocation.site_groups if by_group else [()] * allocation.sites)
     return Division(tuple(names), parts, left_out)
 
@@ -78,7 +82,7 @@ def limit_tasks(allocation: Allocation, scheme: str) -> None:
                 "ask for fewer sites."
             )
     for group, tasks in zip(allocation.site_groups, allocation.site_tasks, strict=True):
-        if not tasks:
+        if not tasks and not allocation.options.unlabelled:
             largest = max(len(allocation.training_patients(task).get(group, ())) for task in allocation.tasks)
             sites = allocation.site_groups.count(group)
             raise MtfedError(
@@ -129,6 +133,46 @@ def fill_sites(allocation: Allocation, drawn: list[list[str]], candidates: Mappi
                     f"site {site + 1} of {allocation.sites}, and {MIN_PATIENTS} are needed; ask for fewer sites, or "
                     "divide by something else."
                 )
+
+
+def deal_unlabelled(allocation: Allocation, drawn: list[list[str]]) -> None:
+    """Give sites the remaining patients, who have no label that their sites may hold: those of a group to its sites.
+
+    They are drawn last, so that labels are divided as they would be without these patients. A site without any task
+    gets at least :data:`.allocation.MIN_PATIENTS` training patients.
+    """
+    dealt = {name for part in drawn for name in part}
+    members: dict[GroupKey, tuple[int, ...]] = defaultdict(tuple)
+    for site, group in enumerate(allocation.site_groups):
+        members[group] += (site,)
+    everywhere = tuple(range(allocation.sites))
+    candidates: dict[str, tuple[int, ...]] = dict.fromkeys(allocation.patients, ())
+    for name, group in allocation.groups.items():
+        if name not in dealt:
+            candidates[name] = members.get(group, everywhere)
+    for part, names in zip(drawn, allocation.draw(candidates), strict=True):
+        part += names
+    training = {name for name, patient in allocation.patients.items() if patient.split == "train"}
+    counts = [len(training.intersection(part)) for part in drawn]
+    for site in (site for site, tasks in enumerate(allocation.site_tasks) if not tasks):
+        while counts[site] < MIN_PATIENTS:
+            spare = [
+                (-counts[donor], donor, name)
+                for donor, part in enumerate(drawn)
+                for name in part
+                if donor != site and counts[donor] > MIN_PATIENTS and name in training and site in candidates[name]
+            ]
+            if not spare:
+                raise MtfedError(
+                    f"There are not enough patients: {counts[site]} {'is' if counts[site] == 1 else 'are'} left for "
+                    f"site {site + 1} of {allocation.sites}, and {MIN_PATIENTS} are needed; ask for fewer sites, or "
+                    "divide by something else."
+                )
+            _, donor, name = min(spare)
+            drawn[donor].remove(name)
+            drawn[site].append(name)
+            counts[donor] -= 1
+            counts[site] += 1
 
 
 def _move(

@@ -145,7 +145,7 @@ def _dataset(allocation: Allocation) -> datasets.Dataset:
     """Return the patients as a table with one row each."""
     import datasets
 
-    patients = allocation.patients
+    patients = allocation.divided_patients()
 
     def cell(name: str, column: str) -> str:
         return next((row.others[column] for row in patients[name].rows if row.others.get(column)), "")

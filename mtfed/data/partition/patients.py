@@ -18,17 +18,17 @@ class Patient:
     """One patient of a set."""
 
     name: str
-    rows: tuple[Row, ...]  # those with a label
+    rows: tuple[Row, ...]  # those with a label, or all
     split: str
     stratum: Stratum
     tasks: frozenset[str]  # tasks with a label
 
 
-def patients_of(rows: Iterable[Row], tasks: dict[str, Task]) -> dict[str, Patient]:
-    """Return all patients with a label by name, sorted by name."""
+def patients_of(rows: Iterable[Row], tasks: dict[str, Task], *, unlabelled: bool = False) -> dict[str, Patient]:
+    """Return all patients with a label by name, sorted by name; if ``unlabelled``, also the others."""
     by_patient: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.labels:
+        if row.labels or unlabelled:
             by_patient[row.patient].append(row)
     patients = {}
     for name in sorted(by_patient):
@@ -66,11 +66,11 @@ def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: st
             single += patients
         else:
             count = min(max(round(share * len(patients)), 1), len(patients) - 1)
-            held_out.update(_shuffled(patients, seed)[:count])
+            held_out.update(shuffled(patients, seed)[:count])
     for patient in held_out:
         training.subtract({task for row in by_patient[patient] for task in row.labels})
     count = round(share * len(single))
-    for patient in _shuffled(single, seed):
+    for patient in shuffled(single, seed):
         labelled = {task for row in by_patient[patient] for task in row.labels}
         if count and all(training[task] > 1 for task in labelled):
             held_out.add(patient)
@@ -79,7 +79,7 @@ def hold_out(rows: Sequence[Row], tasks: dict[str, Task], share: float, seed: st
     return tuple(replace(row, split="val") if row.patient in held_out and row.split == "train" else row for row in rows)
 
 
-def _shuffled(patients: Sequence[str], seed: str) -> list[str]:
+def shuffled(patients: Sequence[str], seed: str) -> list[str]:
     """Return patients in a random order in which the rank of each depends on its own name only.
 
     A site that gains patients, even between rounds of a run, therefore does not train on those that it has validated

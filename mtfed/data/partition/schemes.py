@@ -79,8 +79,8 @@ SCHEMES: dict[str, Callable[[Allocation], None]] = {
 
 def tasks_in_turn(tasks: Sequence[str], sites: int) -> list[tuple[str, ...]]:
     """Return the tasks of each site: one task each, then all tasks at one site, and again from the first."""
-    if sites == 1:
-        return [tuple(tasks)]
+    if sites == 1 or not tasks:
+        return [tuple(tasks)] * sites
     cycle = [(task,) for task in tasks] + ([tuple(tasks)] if len(tasks) > 1 else [])
     return [cycle[i % len(cycle)] for i in range(sites)]
 
@@ -141,7 +141,8 @@ def default_sites(rows: Sequence[Row], tasks: dict[str, Task], options: Options)
     groups = set(allocation.groups.values())
     if "column" not in names:
         return max(len(groups), DEFAULT_SITES)
-    by_task = [allocation.training_patients(task) for task in tasks]
+    names_of_tasks: list[str | None] = [*tasks, *([None] if options.unlabelled else [])]
+    by_task = [allocation.training_patients(task) for task in names_of_tasks]
     small = {group for group in groups if all(len(patients[group]) < MIN_PATIENTS for patients in by_task)}
     # Groups with too few patients share a site, or if they are too few together, join the smallest of the others.
     shared = any(sum(len(patients[group]) for group in small) >= MIN_PATIENTS for patients in by_task)
@@ -149,4 +150,5 @@ def default_sites(rows: Sequence[Row], tasks: dict[str, Task], options: Options)
 
 
 def _allocation(rows: Sequence[Row], tasks: dict[str, Task], sites: int, options: Options) -> Allocation:
-    return Allocation(patients_of(rows, tasks), tasks, sites, options, np.random.default_rng([options.seed, sites]))
+    patients = patients_of(rows, tasks, unlabelled=options.unlabelled)
+    return Allocation(patients, tasks, sites, options, np.random.default_rng([options.seed, sites]))

@@ -46,7 +46,7 @@ def empty_masks(survey: Survey) -> Iterator[Occurrence]:
 def no_labels(survey: Survey) -> Iterator[Occurrence]:
     """Yield the tasks for which the site has no labels at all."""
     columns = survey.table.columns
-    for name in survey.config.tasks:
+    for name in survey.config.labelled_tasks:
         if not any(name in row.labels for row in survey.rows):
             matches = get_close_matches(name, columns, n=1, cutoff=0.6)
             hint = f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,57 @@
+"""Labels for kinds of task that need none: every image of a site has the label :data:`EVERY_IMAGE` for their tasks.
+
+These labels are added after a site is read and divided. They are never part of a manifest, of a store of decoded
+images, or of the decision which site holds which task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..config import Config
+from .manifest import Row, SiteData
+
+EVERY_IMAGE = "*"
+
+
+def label_every_image(data: SiteData, config: Config) -> SiteData:
+    """Return a site's data in which every image has a label for the tasks of its dimensionality that need none."""
+    pretext = config.pretext_tasks.values()
+    if not pretext:
+        return data
+    every = {n: {task.name: EVERY_IMAGE for task in pretext if task.dimensions == n} for n in (2, 3)}
+    of_task = {name: task.dimensions for name, task in config.tasks.items()}
+    rows = (replace(row, labels=row.labels | every[_dimensions(row, of_task, config.dimensions)]) for row in data.rows)
+    return replace(data, rows=tuple(rows), dimensions=config.dimensions)
+
+
+def _dimensions(row: Row, of_task: dict[str, int], default: int) -> int:
+    """Return the dimensions of a row's image: those of its tasks, or those that its cell or the run names."""
+    cell = row.others.get("dimensions", "")
+    return next((of_task[task] for task in row.labels), int(cell) if cell in ("2", "3") else default)
+
+
+def without_pretext(rows: Iterable[Row], config: Config) -> list[Row]:
+    """Return rows with the labels of their manifest only."""
+    pretext = config.pretext_tasks.keys()
+    if not pretext:
+        return list(rows)
+    return [
+        replace(row, labels={task: cell for task, cell in row.labels.items() if task not in pretext}) for row in rows
+    ]
+
+
+def decoded_rows(data: SiteData, config: Config) -> list[Row]:
+    """Return the rows of a site's pool to decode: those with a label of the config's tasks, which are of one form.
+
+    If some of its tasks need no label, images without a label belong to them.
+    """
+    of_task = {name: task.dimensions for name, task in config.tasks.items()}
+    every = bool(config.pretext_tasks)
+    return [
+        row
+        for row in data.pool
+        if any(task in of_task for task in row.labels)
+        or (every and not row.labels and _dimensions(row, of_task, data.dimensions) == config.dimensions)
+    ]
