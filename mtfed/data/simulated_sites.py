@@ -1,12 +1,14 @@
-"""The data of a simulated federation: one set that is divided, or a folder of site folders.
+"""The data of a simulated federation: one set that is divided, or folders of sites.
 
 The config's ``data`` is ``sample`` (the set inside the package), a folder or zip with a manifest of its own (one set),
-or a folder whose subfolders have manifests (one per site, and ``test`` for the server). Rows of a set's split
-``test`` are the server's test images, and all others are divided among the sites.
+a folder whose subfolders have manifests (one per site, and ``test`` for the server), or several site folders with
+commas between them. Rows of the split ``test`` are the server's test images, unless there is a folder ``test``; all
+others are divided among the sites, or belong to the site of the folder.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -38,7 +40,7 @@ def simulated_site(config: Config, index: int, sites: int) -> SiteData:
     if config.pooled:
         if sites != 1:
             raise MtfedError(f"Config key pooled: a pooled federation is one site, got {sites}; omit --num-supernodes.")
-        return label_every_image(_pooled_site(config), config)
+        return label_every_image(_all_sites(config), config)
     data = _simulated_site(config, index, sites)
     return label_every_image(replace(data, scanners=site_shift(config, data.key)), config)
 
@@ -61,11 +63,13 @@ def test_data(config: Config) -> SiteData | None:
     """Return the server's test images, which no site trains on; ``None`` if the data has none."""
     if whole := _whole_set(config):
         test = whole.part("test")
-        return label_every_image(test, config) if test.rows else None
-    folder = Path(config.data) / TEST_FOLDER
-    if not has_manifest(folder):
+    elif has_manifest(folder := Path(config.data) / TEST_FOLDER):
+        test = read_site(folder, TEST_FOLDER, list(config.labelled_tasks))
+    elif _find_site_folders(config.data):
+        test = replace(_all_sites(config), key=TEST_FOLDER, scanners=None).part("test")
+    else:  # the server of real hospitals has none of their folders
         return None
-    return label_every_image(read_site(folder, TEST_FOLDER, list(config.labelled_tasks)), config)
+    return label_every_image(test, config) if test.rows else None
 
 
 def export_sample(config: Config, sites: int, target: Path) -> Iterator[tuple[Path, int]]:
@@ -110,7 +114,8 @@ def _default_data_sites(config: Config) -> int:
     return default_sites_of_set(_rows_to_divide(config), config.labelled_tasks, _options(config))
 
 
-def _pooled_site(config: Config) -> SiteData:
+@lru_cache(maxsize=4)
+def _all_sites(config: Config) -> SiteData:
     """Return the rows of all sites that the data makes by default, each in the split that it has at its site.
 
     Two hospitals may use the same patient numbers and file names, so patients, and files of site folders, are prefixed
@@ -119,9 +124,10 @@ def _pooled_site(config: Config) -> SiteData:
     rows: list[Row] = []
     scanners: dict[int, Scanner] = {}
     whole, count = _whole_set(config), _default_data_sites(config)
+    root = whole.root if whole else Root(_common_folder(config.data))
     in_files = {name for name, task in config.tasks.items() if task.spec.in_files}
     for data in (_simulated_site(config, index, count) for index in range(count)):
-        prefix = "" if whole else f"{data.root.path.name}/"
+        prefix = "" if whole else f"{data.root.path.resolve().relative_to(root.path).as_posix()}/"
         scanner = site_shift(config, data.key)
         for row in data.rows:
             labels = {task: prefix + cell if task in in_files else cell for task, cell in row.labels.items()}
@@ -129,9 +135,8 @@ def _pooled_site(config: Config) -> SiteData:
             rows.append(replace(row, image=prefix + row.image, patient=patient, labels=labels, number=number))
             if scanner:
                 scanners[number] = scanner
-    if whole:
-        return SiteData(POOLED, whole.root, tuple(rows), whole.pool, scanners or None, whole.site_cells)
-    return SiteData(POOLED, Root(Path(config.data)), tuple(rows), tuple(rows), scanners or None)
+    pool, cells = (whole.pool, whole.site_cells) if whole else (tuple(rows), NO_CELLS)
+    return SiteData(POOLED, root, tuple(rows), pool, scanners or None, cells)
 
 
 def _simulated_site(config: Config, index: int, sites: int) -> SiteData:
@@ -196,8 +201,7 @@ def _options(config: Config) -> Options:
 
 @lru_cache(maxsize=4)
 def _site_folders(data: str) -> list[Path]:
-    paths = sorted(Path(data).glob("*")) if Path(data).is_dir() else []
-    folders = [path for path in paths if path.is_dir() and path.name != TEST_FOLDER and has_manifest(path)]
+    folders = _find_site_folders(data)
     if not folders:
         raise MtfedError(
             f"Config key data: expected 'sample' or a folder of site folders (each with a {MANIFEST_NAMES}), or a "
@@ -205,4 +209,25 @@ def _site_folders(data: str) -> list[Path]:
             "experiments/README.md, explains how its data are made, and `mtfed data list` lists the sets that can be "
             "prepared by name."
         )
+    names = [folder.name for folder in folders]
+    for folder in folders:
+        if not has_manifest(folder):
+            problem = f"expected folders with a {MANIFEST_NAMES}, {folder} has none"
+            raise MtfedError(f"Config key data: {problem}; prepare it, or leave it out.")
+        if names.count(folder.name) > 1:
+            raise MtfedError(f"Config key data: two site folders are called {folder.name}; rename one of them.")
     return folders
+
+
+def _find_site_folders(data: str) -> list[Path]:
+    """Return the folders that ``data`` lists, or the site folders in the folder that it names."""
+    if "," in data and not Path(data).exists():
+        return [Path(name.strip()) for name in data.split(",") if name.strip()]
+    paths = sorted(Path(data).glob("*")) if Path(data).is_dir() else []
+    return [path for path in paths if path.is_dir() and path.name != TEST_FOLDER and has_manifest(path)]
+
+
+def _common_folder(data: str) -> Path:
+    """Return the folder that contains all site folders."""
+    parents = {str(folder.resolve().parent) for folder in _site_folders(data)}
+    return Path(os.path.commonpath(sorted(parents)))

@@ -7,11 +7,13 @@ from typing import Any
 
 from ...strategies.axes import Axis
 from ..ctan import BottleneckAttention, CrossTaskAttention, StageAttention
+from ..medformer import Medformer
 from ..mtan import TaskAttention
 from ..sharing import HardSharing, SeparateEncoders, Sharing
 from .builder import AxisGraphBuilder, Label, describe, join
 from .chains import label_chain
 from .encoders import FeatureLabels, label_body
+from .medformer import CROSS, label_medformer
 from .transformers import label_attention
 
 
@@ -106,8 +108,7 @@ def _label_bottleneck(
     builder.label_map(f"{path}.embed", module.embed, level, tokens)
     for name in ("norm", "mlp_norm", "out_norm"):
         builder.label_vectors(f"{path}.{name}", tokens)
-    maps = ("q", None), ("kv", 0), ("kv", 1)
-    label_attention(builder, f"{path}.attention", module.attention, tokens, maps)
+    label_attention(builder, f"{path}.attention", module.attention, tokens, CROSS)
     label_chain(builder, f"{path}.mlp", module.mlp, tokens, tokens)
     builder.label_map(f"{path}.out", module.out, tokens, level)
 
@@ -117,4 +118,5 @@ SCHEME_LABELS: dict[type[Sharing], Callable[[AxisGraphBuilder, str, Any], dict[s
     SeparateEncoders: label_separate_encoders,
     TaskAttention: label_task_attention,
     CrossTaskAttention: label_cross_task_attention,
+    Medformer: label_medformer,
 }
