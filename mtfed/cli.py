@@ -23,6 +23,7 @@ examples:
   mtfed simulate pneumonia --num-supernodes 4 -c rounds=5 -c strategy=fedprox
   mtfed simulate pneumonia --strategies fedavg fedprox alone --seeds 0 1 2
   mtfed simulate --resume runs/pneumonia-20260101-120000
+  mtfed pretrain pneumonia                       train its model without labels, and print how to use the weights
   mtfed report runs/pneumonia-*                  one page that compares several runs
   mtfed site init /data/xray                     draft a hospital's manifest and site file
   mtfed site check /data/xray                    read every image and label once, and list what is wrong
@@ -30,6 +31,15 @@ examples:
   mtfed data partition pneumonia --out sites.png which simulated hospital holds which data
   mtfed export sites                             the sample as folders, in the form a hospital would use
   mtfed config                                   every config key with its default and its meaning
+"""
+
+
+PRETRAIN_EXAMPLES = """\
+examples:
+  mtfed pretrain pneumonia -c rounds=20          prints the path of the weights
+  mtfed simulate pneumonia -c label-share=0.1 -c weights=runs/pneumonia-pretrain-.../checkpoints/best.safetensors
+  mtfed pretrain pneumonia --num-supernodes 8    as a federation: no image leaves its site
+  mtfed pretrain pneumonia --tasks "reconstruction + 0.5*views" -c task.views.loss=nt-xent
 """
 
 
@@ -77,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_simulate(commands)
+    _add_pretrain(commands)
     _add_report(commands)
     _add_export(commands)
     add_site_commands(commands)
@@ -92,6 +103,32 @@ def _add_simulate(commands: Subparsers) -> None:
         description="Run an app folder with simulated hospitals. Its run folder has metrics, weights and a report.",
     )
     add_app(command)
+    _add_run_options(command)
+    add = command.add_argument
+    about_strategies = "run these strategies from the same initial weights, and write one page that compares them"
+    add("--strategies", nargs="+", metavar="NAME", help=about_strategies)
+    add("--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare the runs")
+    add("--resume", type=Path, metavar="RUN", help="continue a run folder after its last finished round")
+    command.set_defaults(command=_simulate)
+
+
+def _add_pretrain(commands: Subparsers) -> None:
+    command = commands.add_parser(
+        "pretrain",
+        help="train an app's model on its images without labels",
+        description="Train the model of an app on all its training images, without labels: with tasks that need none "
+        "in place of its own. The images are on one machine, or at the sites of a federation (--num-supernodes).",
+        epilog=PRETRAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_app(command)
+    _add_run_options(command)
+    about_tasks = "sum of the tasks, with weights (default: all three); `mtfed config` describes them"
+    command.add_argument("--tasks", metavar="SUM", help=about_tasks)
+    command.set_defaults(command=_pretrain)
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     about_engines = "worker processes on this machine, or Flower's Ray engine (default: local)"
     add("--engine", choices=("local", "ray"), default="local", help=about_engines)
@@ -99,11 +136,6 @@ def _add_simulate(commands: Subparsers) -> None:
     add("--workers", type=positive_int, metavar="N", help=about_workers)
     add("--seed", type=int, help="the same as -c seed=N")
     add("--out", type=Path, help="folder in which the run folder is created (default: runs)")
-    about_strategies = "run these strategies from the same initial weights, and write one page that compares them"
-    add("--strategies", nargs="+", metavar="NAME", help=about_strategies)
-    add("--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare the runs")
-    add("--resume", type=Path, metavar="RUN", help="continue a run folder after its last finished round")
-    command.set_defaults(command=_simulate)
 
 
 def _add_report(commands: Subparsers) -> None:
@@ -164,6 +196,17 @@ def _simulate(arguments: argparse.Namespace) -> int:
     strategies = arguments.strategies or [run_config.get("strategy", "fedavg")]
     variants = [run_config | {"strategy": strategy, "seed": seed} for seed in seeds for strategy in strategies]
     return compare(app, variants, sites, arguments.engine, arguments.workers)
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    os.environ["OMP_NUM_THREADS"] = "1"  # as for simulate
+    from .federation.app_folder import find_app
+    from .federation.pretrain import DEFAULT_TASKS, pretrain
+
+    given = {"seed": arguments.seed, "out": arguments.out and arguments.out.resolve()}
+    pairs = [*arguments.config, *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    tasks, sites = arguments.tasks or DEFAULT_TASKS, arguments.num_supernodes
+    return pretrain(find_app(arguments.app), pairs, tasks, sites, arguments.engine, arguments.workers)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -85,14 +85,18 @@ def compare(app: AppFolder, variants: list[RunConfig], sites: int | None, engine
     for variant in variants:  # check all variants first, so that a typo in the last one wastes no run
         make_strategy(read_config(variant))
     config = read_config(variants[0])
-    out = Path(config.out).expanduser().resolve()
-    before = set(out.glob(f"{config.name}-*/config.json"))
+    before = run_folders(config)
     for variant in variants:
         if code := simulate(app, variant, sites, engine, workers):
             return code
-    created = sorted(path.parent for path in set(out.glob(f"{config.name}-*/config.json")) - before)
+    created = sorted(run_folders(config) - before)
     expected = [comparable(read_config(variant)) for variant in variants]
     # Other runs may have been started at the same time.
     runs = [folder for folder in created if comparable(Run.open(folder).config()) in expected]
-    print(f"comparison: {write_report(runs, out / f'{runs[0].name}-comparison.html')}")
+    print(f"comparison: {write_report(runs, runs[0].parent / f'{runs[0].name}-comparison.html')}")
     return 0
+
+
+def run_folders(config: Config) -> set[Path]:
+    """Return the folders of all runs that have the name and the output folder of a config."""
+    return {path.parent for path in Path(config.out).expanduser().resolve().glob(f"{config.name}-*/config.json")}

@@ -13,7 +13,7 @@ from .heads import ClassificationDecoder, OrdinalDecoder, RegressionDecoder
 from .pretext import OrientationDecoder, PatchDecoder, ProjectionDecoder
 from .pyramid import MLPDecoder, UNetDecoder
 
-# A decoder is called with a task, the encoder, and its width; it turns Features into outputs (B, ...).
+# A decoder is called with a task, the form of its features, and its width; it turns Features into outputs (B, ...).
 MAP_DECODERS: dict[str, type[nn.Module]] = {"mlp": MLPDecoder, "unet": UNetDecoder}
 # By kind of task, then by the name that a task declares.
 DECODERS: dict[str, dict[str, type[nn.Module]]] = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...tasks.orientation import symmetries
 from ...tasks.task import Task
 from ...tasks.views import DIMENSIONS
-from ..encoders import Encoder, Features
+from ..encoders import FeatureInfo, Features
 from .layers import CONVOLUTIONS, resize
 
 HIDDEN = 256  # width between the two layers of a projector
@@ -22,12 +22,12 @@ class PatchDecoder(nn.Module):
     that at the end of SimMIM's encoders, which a feature map has not passed.
     """
 
-    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+    def __init__(self, task: Task, info: FeatureInfo, width: int) -> None:
         super().__init__()
-        self.stride, self.channels = encoder.strides[-1], encoder.image_channels
-        outputs = self.channels * self.stride**encoder.dims
-        last = encoder.channels[-1]
-        self.head = nn.Sequential(nn.GroupNorm(1, last), CONVOLUTIONS[encoder.dims](last, outputs, 1))
+        self.stride, self.channels = info.strides[-1], info.image_channels
+        outputs = self.channels * self.stride**info.dims
+        last = info.channels[-1]
+        self.head = nn.Sequential(nn.GroupNorm(1, last), CONVOLUTIONS[info.dims](last, outputs, 1))
 
     def forward(self, features: Features) -> Tensor:
         return resize(shuffle(self.head(features.maps[-1]), self.stride), features.image.shape[2:])
@@ -45,10 +45,10 @@ def shuffle(x: Tensor, stride: int) -> Tensor:
 class OrientationDecoder(nn.Module):
     """Logits (B, K) of the symmetries of the square (K = 8) or the cube (K = 48), from the pooled features."""
 
-    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+    def __init__(self, task: Task, info: FeatureInfo, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(encoder.dim)
-        self.head = nn.Linear(encoder.dim, len(symmetries(encoder.dims)))
+        self.norm = nn.LayerNorm(info.dim)
+        self.head = nn.Linear(info.dim, len(symmetries(info.dims)))
 
     def forward(self, features: Features) -> Tensor:
         return self.head(self.norm(features.pooled))
@@ -57,10 +57,10 @@ class OrientationDecoder(nn.Module):
 class ProjectionDecoder(nn.Module):
     """Projections (B, D) of the pooled features; with the loss ``simsiam`` also predictions from them, (B, 2 D)."""
 
-    def __init__(self, task: Task, encoder: Encoder, width: int) -> None:
+    def __init__(self, task: Task, info: FeatureInfo, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(encoder.dim)
-        self.projector = mlp(encoder.dim, HIDDEN)
+        self.norm = nn.LayerNorm(info.dim)
+        self.projector = mlp(info.dim, HIDDEN)
         predicts = any(term == "simsiam" for _, term in task.terms)
         self.predictor = mlp(DIMENSIONS, PREDICTOR_HIDDEN) if predicts else None
 

@@ -1,0 +1,87 @@
+"""Train an app's model without labels, so that a run with labels can start from its weights."""
+
+from __future__ import annotations
+
+from ..config import read_config
+from ..errors import MtfedError, unknown
+from ..tasks.specs import KIND_SPECS
+from ..tasks.task import TERM
+from .app_folder import AppFolder, override
+from .simulate import RunConfig, run_folders, simulate
+
+DEFAULT_TASKS = "reconstruction + orientation + views"
+
+
+def pretrain(app: AppFolder, pairs: list[str], tasks: str, sites: int | None, engine: str, workers: int | None) -> int:
+    """Run an app with tasks that need no labels in place of its own, and print how to use the weights.
+
+    Args:
+        app: the app, whose data and model are used.
+        pairs: config overrides, ``key=value``; keys of tasks are those of the new tasks.
+        tasks: a sum of kinds that need no labels, such as "reconstruction + 0.5*views".
+        sites: number of sites of a federation; None: all images on one machine.
+        engine: see :func:`.simulate.simulate`.
+        workers: see :func:`.simulate.simulate`.
+
+    Returns:
+        The exit code.
+    """
+    own = [pair for pair in pairs if not pair.strip().startswith("task.")]
+    run_config = pretext_config(override(app.run_config, own), tasks, federated=sites is not None)
+    run_config = override(run_config, [pair for pair in pairs if pair not in own])
+    config = read_config(run_config)
+    before = run_folders(config)
+    if code := simulate(app, run_config, sites, engine, workers):
+        return code
+    for folder in sorted(run_folders(config) - before)[-1:]:
+        weights = folder / "checkpoints" / "best.safetensors"
+        print(f"weights: {weights}\nto use them: mtfed simulate {app.path.name} -c weights={weights}")
+    return 0
+
+
+def pretext_config(run_config: RunConfig, tasks: str, *, federated: bool) -> RunConfig:
+    """Return a run config with tasks that need no labels in place of its own tasks, one set for each dimensionality.
+
+    A weight becomes the weight of the task's loss, and the losses are added up.
+
+    Raises:
+        MtfedError: if ``tasks`` is not a sum of such kinds.
+    """
+    terms = read_terms(tasks)
+    dimensionalities = sorted({task.dimensions for task in read_config(run_config).tasks.values()})
+    changed = {key: value for key, value in run_config.items() if not key.startswith("task.")}
+    changed |= {"name": f"{run_config.get('name', 'run')}-pretrain", "balancing": "equal"}
+    # What depends on the tasks or their labels.
+    changed |= {"weighting": "samples", "task-weights": "", "label-share": 1.0, "unlabelled": 0.0, "resume": ""}
+    changed["pooled"] = not federated
+    if not federated:
+        changed["min-sites"] = 1
+    for dimensions in dimensionalities:
+        for kind, weight in terms.items():
+            name = kind if dimensions == dimensionalities[0] else f"{kind}-{dimensions}d"
+            loss = KIND_SPECS[kind].default_loss or KIND_SPECS[kind].losses[0]
+            changed |= {f"task.{name}.kind": kind, f"task.{name}.dimensions": dimensions}
+            changed[f"task.{name}.loss"] = loss if weight == 1 else f"{_decimal(weight)}*{loss}"
+    return changed
+
+
+def read_terms(tasks: str) -> dict[str, float]:
+    """Return the kinds of a sum such as "reconstruction + 0.5*views" with their weights."""
+    kinds = [kind for kind, spec in KIND_SPECS.items() if spec.every_image]
+    terms: dict[str, float] = {}
+    for word in tasks.split("+"):
+        match = TERM.fullmatch(word.strip())
+        weight = float(match[1] or 1) if match else 0.0
+        if match is None or not weight or match[2] in terms:
+            raise MtfedError(
+                f"Expected --tasks to be a sum of different kinds with weights above 0, such as '{kinds[0]} + "
+                f"0.5*{kinds[-1]}', got {tasks!r}."
+            )
+        if match[2] not in kinds:
+            raise unknown("kind of task without labels", match[2], kinds)
+        terms[match[2]] = weight
+    return terms
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.10f}".rstrip("0").rstrip(".")

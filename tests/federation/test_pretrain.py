@@ -1,0 +1,72 @@
+"""Pretraining without labels: the tasks of its run, its record, and a run with labels that starts from its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from helpers import mtfed, only_run, pairs
+from mtfed.config import read_config
+from mtfed.errors import MtfedError
+from mtfed.federation.app_folder import find_app
+from mtfed.federation.pretrain import DEFAULT_TASKS, pretext_config, read_terms
+
+APP = find_app("pneumonia")
+
+
+def test_the_tasks_of_an_app_are_replaced() -> None:
+    given: dict[str, Any] = APP.run_config | {"weighting": "tasks", "task-weights": "lungs=2", "min-sites": 3}
+    config = read_config(pretext_config(given, DEFAULT_TASKS, federated=False))
+    assert {name: task.loss for name, task in config.tasks.items()} == {
+        "orientation": "cross-entropy", "reconstruction": "l1", "views": "vicreg",
+    }  # fmt: skip
+    assert config.pooled and config.balancing == "equal" and config.name == "pneumonia-pretrain"
+    assert config.encoder == read_config(given).encoder
+    federated = read_config(pretext_config(given, "0.25*views+2*orientation", federated=True))
+    assert {name: task.loss for name, task in federated.tasks.items()} == {
+        "orientation": "2*cross-entropy", "views": "0.25*vicreg",
+    }  # fmt: skip
+    assert not federated.pooled and federated.min_sites == 3
+
+
+def test_each_dimensionality_has_its_tasks() -> None:
+    volumes = {"task.heart.kind": "classification", "task.heart.classes": "a, b", "task.heart.dimensions": 3}
+    mixed = read_config(pretext_config(APP.run_config | volumes, "reconstruction + views", federated=False))
+    assert {name: task.dimensions for name, task in mixed.tasks.items()} == {
+        "reconstruction": 2, "reconstruction-3d": 3, "views": 2, "views-3d": 3,
+    }  # fmt: skip
+    alone = {key: value for key, value in APP.run_config.items() if not key.startswith("task.")} | volumes
+    only = read_config(pretext_config(alone, "views", federated=False))
+    assert {name: task.dimensions for name, task in only.tasks.items()} == {"views": 3}
+
+
+@pytest.mark.parametrize("tasks", ["", "views +", "0*views", "views + views", "2 views", "classification", "view"])
+def test_a_wrong_sum_is_refused(tasks: str) -> None:
+    with pytest.raises(MtfedError, match=r"Expected --tasks to be a sum|Unknown kind of task without labels"):
+        read_terms(tasks)
+
+
+@pytest.mark.parametrize("sites", [0, 3])
+def test_a_run_starts_from_the_weights(small: dict, sites: int, tmp_path: Path) -> None:
+    options = ["--num-supernodes", sites] if sites else []
+    out = str(tmp_path / "pretrained")
+    given = {key: value for key, value in small.items() if not key.startswith("task.")} | {"rounds": 1, "out": out}
+    changes = pairs(given | {"task.views.loss": "simsiam"})
+    result = mtfed("pretrain", *options, "--tasks", "reconstruction + views", *changes)
+    assert result.returncode == 0, result.stderr
+    run = only_run(out)
+    weights = run.folder / "checkpoints" / "best.safetensors"
+    assert f"-c weights={weights}" in result.stdout
+    assert len(run.read_json("sites.json")) == (sites or 1)
+    assert run.config().tasks["views"].loss == "simsiam"
+    assert set(run.read_json("summary.json")["tasks"]) == {"reconstruction", "views"}
+    tuned = small | {"rounds": 1, "learning-rate": 1e-12, "weight-decay": 0, "weights": str(weights)}
+    result = mtfed("simulate", "--num-supernodes", 3, *pairs(tuned | {"label-share": 0.3}))
+    assert result.returncode == 0, result.stderr
+    folders = (run.folder, only_run(small["out"]).folder)
+    before, after = (load_file(folder / "checkpoints" / "best.safetensors") for folder in folders)
+    body = [name for name in before if name.startswith("encoder.body.")]
+    assert body and all(abs(before[name] - after[name]).max() < 1e-6 for name in body)
