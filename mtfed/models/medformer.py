@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -35,7 +36,7 @@ from ..tasks.task import Task
 from .attention import CrossAttentionBlock
 from .encoders import Encoder, EncoderSettings, FeatureInfo, Features
 from .patches import PatchEmbedding
-from .pretrained import load_weights
+from .pretrained import is_of_scheme, load_parts
 from .sharing import Sharing, select_rows
 from .timm_library import timm
 from .volumes import VOLUMES
@@ -80,19 +81,23 @@ class Medformer(Sharing):
     def build(cls, settings: EncoderSettings, tasks: Mapping[str, Task], **options: Any) -> Sharing:
         """Return the scheme, with the Main Body and the size of patches of a plain transformer.
 
+        Weights of another Medformer give all that is shared, and what is learned about the images and tasks that both
+        have. Those of a plain transformer give the Main Body its layers.
+
         Raises:
             MtfedError: if the encoder is not a plain transformer, patches do not fit, or the weights file does not.
         """
-        dimensions = 3 if settings.name in VOLUMES else 2
-        body = Encoder(settings.name, settings.forms[0].size, 1, dimensions).body
+        dimensions, weights = 3 if settings.name in VOLUMES else 2, settings.weights
+        continued = weights not in ("", "timm") and is_of_scheme(Path(weights).expanduser(), "latents")
+        body = Encoder(settings.name, settings.forms[0].size, 1, dimensions, "" if continued else weights).body
         if not isinstance(body, timm.models.VisionTransformer):
             raise MtfedError(
                 f"Config key encoder: medformer takes its layers and the size of patches from a plain ViT, which "
                 f"{settings.name} is not; choose one, such as vit_mini_patch8."
             )
         scheme = cls(body, settings, tasks, **options)
-        if settings.weights:
-            load_weights(scheme, settings.name, settings.weights, None)
+        if continued:
+            load_parts(scheme, scheme.part, settings.name, Path(weights).expanduser())
         return scheme
 
     def info(self, task: str) -> FeatureInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,7 @@ MAX_MISSING = 0.1  # share of a body's tensors that may be missing in a file or 
 PICKLED = (".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys under which files store a state dict
 _PREFIXES = ("", "body.", "encoder.body.", "encoder.", "backbone.")  # prefixes of a body's tensors in files
+_SCHEME = "encoder."  # prefix of a sharing scheme's tensors in mtfed's files
 _TASK_BODY = re.compile(r"(?:encoder\.)?own\.([^.]+)\.body\.")  # prefix of each task's own body in mtfed's files
 
 
@@ -64,6 +66,43 @@ def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, A
     if missing:
         log.warning("Weights file %s has %s; first missing: %s.", path, filled, missing[0])
     body.load_state_dict(fitting, strict=False)
+
+
+def load_parts(scheme: nn.Module, part_of: Callable[[str], str], name: str, path: Path) -> None:
+    """Load what a run of the same sharing scheme learned: the shared part, and each other part that both have.
+
+    Other parts of the scheme keep their initial values and are named in the log; other parts of the file are ignored.
+    So a model that was trained on images can go on with volumes, or with other tasks.
+
+    Args:
+        scheme: the sharing scheme.
+        part_of: returns the part that a tensor of the scheme belongs to (:meth:`.sharing.Sharing.part`).
+        name: name of the encoder, for errors.
+        path: a checkpoint of a run.
+
+    Raises:
+        MtfedError: if the file cannot be read, or one of these tensors is missing, unknown, or of another shape.
+    """
+    own = scheme.state_dict()
+    tensors = {key.removeprefix(_SCHEME): value for key, value in read(path).items() if key.startswith(_SCHEME)}
+    tensors = {key: _of_channels(value, own[key].shape) if key in own else value for key, value in tensors.items()}
+    common = {part_of(key) for key in tensors} & {part_of(key) for key in own} | {"encoder"}
+    for key in dict.fromkeys([*own, *tensors]):
+        shapes = [tuple(values[key].shape) if key in values else None for values in (own, tensors)]
+        if part_of(key) in common and shapes[0] != shapes[1]:
+            expected = f"{key} of the shape {shapes[0]}" if shapes[0] else f"no tensor {key}"
+            raise MtfedError(
+                f"Weights file {path} does not fit encoder {name!r}: expected {expected}, got {shapes[1] or 'none'}; "
+                "set encoder to that of the run that wrote the file."
+            )
+    if missing := list(dict.fromkeys(part_of(key) for key in own if part_of(key) not in common)):
+        log.warning("Weights file %s lacks %s; they start with initial values.", path, ", ".join(missing))
+    scheme.load_state_dict({key: value for key, value in tensors.items() if part_of(key) in common}, strict=False)
+
+
+def is_of_scheme(path: Path, key: str) -> bool:
+    """Return whether a weights file is a checkpoint of a run whose sharing scheme has a tensor ``key``."""
+    return _SCHEME + key in read(path)
 
 
 def _published(name: str, settings: dict[str, Any] | None) -> nn.Module:

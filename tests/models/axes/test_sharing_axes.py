@@ -132,9 +132,13 @@ def changes_of(model: MultiTaskModel, graph: AxisGraph, encoder: str, task: str)
 
 WANTED = [(name, "vit_nano_patch8") for name in MODEL_SPECS]
 
-WANTED += [(name, "resnet_nano") for name in MODEL_SPECS if not MODEL_SPECS[name].requires_transformer]
+PLAIN = {"medformer"}  # models whose encoder is a plain transformer
 
-WANTED += [("ctan", "pvt_mini"), ("ctan", "resnet3d_mini"), ("mtan", "pvt_mini")]
+WANTED += [
+    (name, "resnet_nano") for name in MODEL_SPECS if not MODEL_SPECS[name].requires_transformer and name not in PLAIN
+]
+
+WANTED += [("ctan", "pvt_mini"), ("ctan", "resnet3d_mini"), ("mtan", "pvt_mini"), ("medformer", "vit3d_mini_patch8")]
 
 
 @pytest.mark.parametrize("task", ["lungs", "kind"])
