@@ -190,3 +190,33 @@ def test_labels_are_withheld_in_folders_and_pools_of_them(tmp_path: Path) -> Non
     pooled = simulated_site(config(tmp_path, unlabelled=0.4, label_share=0.5, pooled=True), 0, 1)
     assert pooled.count("side") == sum(counts) and pooled.count("views") == len(pooled.rows)
     load_shard(pooled, config(tmp_path, unlabelled=0.4, label_share=0.5, pooled=True), "train")
+
+
+def test_images_and_volumes_have_tasks_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    lines = ["image,patient,split,side,heart,dimensions"]
+    for i, cells in enumerate(["left,,", "right,,", ",,2", ",,", ",a,", ",b,", ",,3"]):
+        name = f"{i}.npy" if i > 3 else f"{i}.png"
+        if i > 3:
+            np.save(folder / name, np.random.default_rng(i).integers(0, 255, (16, 16, 16), dtype=np.uint8))
+        else:
+            Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16), dtype=np.uint8)).save(folder / name)
+        lines.append(f"{name},p{i},train,{cells}")
+    Image.new("L", (16, 16)).save(folder / "v.png")
+    lines.append("v.png,p9,val,left,,")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    keys = {"task.heart.kind": "classification", "task.heart.classes": "a, b", "task.heart.dimensions": 3}
+    keys |= {"task.views-3d.kind": "views", "task.views-3d.dimensions": 3, "task.views.kind": "views"}
+    settings = read_config(LABELLED | keys | {"image-size": 16, "volume-size": 8, "model": "medformer"})
+    data = site_folder(folder, "site", settings)
+    assert [set(row.labels) for row in data.part("train").rows] == [
+        *[{"side", "views"}] * 2, {"views"}, {"views"}, *[{"heart", "views-3d"}] * 2, {"views-3d"},
+    ]  # fmt: skip
+    shard = load_shard(data, settings, "train")
+    assert {task: shard.count(task) for task in settings.tasks if shard.count(task)} == {
+        "side": 2, "views": 4, "heart": 2, "views-3d": 3,
+    }  # fmt: skip
+    shapes = [(tuple(batch.images.shape[1:]), set(batch.labels)) for batch in shard.batches(2)]
+    assert all(("views-3d" in tasks) == (len(shape) == 4) for shape, tasks in shapes)
+    assert {shape for shape, _ in shapes} == {(1, 16, 16), (1, 8, 8, 8)}
