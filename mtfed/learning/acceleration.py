@@ -21,7 +21,7 @@ Forward = Callable[[Tensor, dict[str, Tensor], Tensor | None], dict[str, Tensor]
 MIN_COMPILED_PASSES = 5000  # forward passes of a training that make up for minutes of compiling (our estimate)
 MAX_GRAPHS = 64  # graphs of a compiled model: sites differ in their tasks, and batches in their labelled tasks
 INITIAL_LOSS_SCALE = 1024.0  # for each round in float16; every halving from a larger scale would cost a step
-MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
+MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the rank of a tensor
 _compiled_forwards: dict[type[nn.Module], Callable[..., dict[str, Tensor]]] = {}
 _can_compile: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -60,7 +60,12 @@ def set_memory_format(model: nn.Module, config: Config) -> None:
     """
     device = next(model.parameters()).device
     if device.type == "cuda" and half_precision(config.autocast, device) is not None:
-        model.to(memory_format=MEMORY_FORMATS[config.forms[0].dimensions])  # type: ignore[call-overload]  # torch does not type it
+        channels_last(model)
+
+
+def channels_last(model: nn.Module) -> None:
+    """Store a model's convolutions with channels last, those of images and those of volumes."""
+    model._apply(lambda x: x.to(memory_format=MEMORY_FORMATS[x.ndim]) if x.ndim in MEMORY_FORMATS else x)
 
 
 def training_forward(model: nn.Module, config: Config, device: torch.device, passes: int) -> Forward:

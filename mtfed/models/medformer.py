@@ -21,7 +21,7 @@ site with other images neither receives nor changes it. The latent of a task bel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -117,7 +117,8 @@ class Medformer(Sharing):
         if words is None:
             words = torch.zeros(len(tokens), 2, dtype=torch.long, device=tokens.device)
         kind = self.dimensionality[f"{dimensions}d"]
-        kind = kind + _look_up(self.modality, words[:, 0]) + _look_up(self.body_part, words[:, 1])  # (B, D)
+        for vectors, table, index in ((self.modality, MODALITIES, 0), (self.body_part, BODY_PARTS, 1)):
+            kind = kind + _look_up(vectors, tuple(table), words[:, index])  # (B, D)
         latents = self.reader(self.latents + kind[:, None], tokens.flatten(2).mT)
         for block in self.blocks:
             latents = block(latents)
@@ -178,8 +179,7 @@ def _vectors(names: Iterable[str], width: int) -> nn.ParameterDict:
     return nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in names})
 
 
-def _look_up(vectors: nn.ParameterDict, index: Tensor) -> Tensor:
-    """Return the vector (B, D) of each index (B,)."""
+def _look_up(vectors: nn.ParameterDict, names: Sequence[str], index: Tensor) -> Tensor:
+    """Return the vector (B, D) of the name at each index (B,). PyTorch sorts the names of vectors."""
     used, places = index.unique(return_inverse=True)
-    names = list(vectors)
     return torch.stack([vectors[names[i]] for i in used.tolist()])[places]

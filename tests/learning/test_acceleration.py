@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_channels_last_changes_no_result(balancing: str) -> None:
     for last in (False, True):
         model = build_model(config(balancing=balancing))
         if last:
-            cast(Any, model).to(memory_format=acceleration.MEMORY_FORMATS[2])
+            acceleration.channels_last(model)
             assert any(not t.is_contiguous() for part in model.parts().values() for t in part.values())
         g = torch.Generator().manual_seed(0)
         data = Shard(
@@ -50,7 +50,7 @@ def test_channels_last_changes_no_result(balancing: str) -> None:
         )
         train(model, data, ["lungs", "side"], config(balancing=balancing, local_steps=2), seed=0, learning_rate=1e-3)
         weights.append(numpy_parts(model))
-        copy = cast(Any, build_model(config(seed=1))).to(memory_format=acceleration.MEMORY_FORMATS[2])
+        acceleration.channels_last(copy := build_model(config(seed=1)))
         load_parts(copy, weights[-1])
         assert all(
             torch.equal(a, b) for a, b in zip(model.state_dict().values(), copy.state_dict().values(), strict=True)
