@@ -200,13 +200,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 def _pretrain(arguments: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # as for simulate
-    from .federation.app_folder import find_app
     from .federation.pretrain import DEFAULT_TASKS, pretrain
 
     given = {"seed": arguments.seed, "out": arguments.out and arguments.out.resolve()}
     pairs = [*arguments.config, *(f"{key}={value}" for key, value in given.items() if value is not None)]
     tasks, sites = arguments.tasks or DEFAULT_TASKS, arguments.num_supernodes
-    return pretrain(find_app(arguments.app), pairs, tasks, sites, arguments.engine, arguments.workers)
+    return pretrain(arguments.app, pairs, tasks, sites, arguments.engine, arguments.workers)
 
 
 def _report(arguments: argparse.Namespace) -> int:

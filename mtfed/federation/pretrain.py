@@ -6,17 +6,17 @@ from ..config import read_config
 from ..errors import MtfedError, unknown
 from ..tasks.specs import KIND_SPECS
 from ..tasks.task import TERM
-from .app_folder import AppFolder, override
+from .app_folder import find_app, override
 from .simulate import RunConfig, run_folders, simulate
 
 DEFAULT_TASKS = "reconstruction + orientation + views"
 
 
-def pretrain(app: AppFolder, pairs: list[str], tasks: str, sites: int | None, engine: str, workers: int | None) -> int:
+def pretrain(name: str, pairs: list[str], tasks: str, sites: int | None, engine: str, workers: int | None) -> int:
     """Run an app with tasks that need no labels in place of its own, and print how to use the weights.
 
     Args:
-        app: the app, whose data and model are used.
+        name: name or path of the app, whose data and model are used.
         pairs: config overrides, ``key=value``; keys of tasks are those of the new tasks.
         tasks: a sum of kinds that need no labels, such as "reconstruction + 0.5*views".
         sites: number of sites of a federation; None: all images on one machine.
@@ -26,6 +26,7 @@ def pretrain(app: AppFolder, pairs: list[str], tasks: str, sites: int | None, en
     Returns:
         The exit code.
     """
+    app = find_app(name)
     own = [pair for pair in pairs if not pair.strip().startswith("task.")]
     run_config = pretext_config(override(app.run_config, own), tasks, federated=sites is not None)
     run_config = override(run_config, [pair for pair in pairs if pair not in own])
@@ -35,7 +36,7 @@ def pretrain(app: AppFolder, pairs: list[str], tasks: str, sites: int | None, en
         return code
     for folder in sorted(run_folders(config) - before)[-1:]:
         weights = folder / "checkpoints" / "best.safetensors"
-        print(f"weights: {weights}\nto use them: mtfed simulate {app.path.name} -c weights={weights}")
+        print(f"weights: {weights}\nto use them: mtfed simulate {name} -c weights={weights}")
     return 0
 
 

@@ -25,9 +25,10 @@ def evaluate(model: MultiTaskModel, shard: Shard, tasks: list[str], config: Conf
         for batch in batches:
             if not batch.labels:
                 continue
+            images = {task: len(own.rows) for task, own in batch.labels.items()}  # of which there may be several copies
             batch = add_pretext(to_device(batch, device), config.tasks)
             with autocast(dtype, device):
                 outputs = model(batch.images, {task: own.rows for task, own in batch.labels.items()}, batch.words)
             for task, output in outputs.items():
-                metrics[task].update(output.float(), batch.labels[task].values)
+                metrics[task].update(output.float(), batch.labels[task].values, images[task])
     return metrics

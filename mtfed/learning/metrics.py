@@ -29,8 +29,8 @@ class TaskMetrics:
         }
         self.count = 0
 
-    def update(self, outputs: Tensor, values: Tensor) -> None:
-        """Add the outputs of a decoder (M, ...) and the labels (M, ...) of a batch.
+    def update(self, outputs: Tensor, values: Tensor, images: int | None = None) -> None:
+        """Add the outputs of a decoder (M, ...) and the labels (M, ...) of a batch, of M images or ``images``.
 
         Raises:
             MtfedError: if an output is not finite. NaN compares as false, and would be judged as the lowest class or
@@ -46,7 +46,7 @@ class TaskMetrics:
             increments = metric.update(self.task, outputs, values)
             for state, increment in zip(self.states[name].values(), increments, strict=True):
                 state += increment
-        self.count += len(values)
+        self.count += len(values) if images is None else images
 
     def sums(self) -> dict[str, float | list[float]]:
         """Return all sums for a ``MetricRecord``: ``TASK.METRIC.STATE`` -> numbers.

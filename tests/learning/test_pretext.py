@@ -98,6 +98,7 @@ def test_evaluation_is_the_same_every_time() -> None:
         state = torch.get_rng_state()
         metrics = evaluate(model, shard(), list(settings.tasks), settings)
         results.append({task: metric.compute() for task, metric in metrics.items()})
+        assert {task: metric.count for task, metric in metrics.items()} == {"side": 3} | dict.fromkeys(PRETEXT, 6)
         assert torch.equal(torch.get_rng_state(), state)  # training draws what it would draw without an evaluation
     np.testing.assert_equal(*results)
 
