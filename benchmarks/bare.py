@@ -18,7 +18,7 @@ from mtfed.config import Config
 from mtfed.data.loading import load_shard
 from mtfed.data.shard import standardise
 from mtfed.data.simulated_sites import simulated_site
-from mtfed.learning.train import AdamW
+from mtfed.learning.optimizer import AdamW
 from mtfed.models.build import build_model
 
 

@@ -156,6 +156,7 @@ def train_round(message: Message, context: Context, config: Config, site: Site) 
         proximal_mu=float(settings.get("proximal-mu", 0.0)), pull=pull, history=read_history(settings),
         warmup=config.warmup if server_round == 1 else 0,
         span=((server_round - 1) / config.rounds, server_round / config.rounds),
+        backforward=server_round <= config.backforward_rounds,
     )  # fmt: skip
     counts = {f"num-examples.{task}": shard.count(task) for task in tasks}
     losses = {f"loss-sum.{task}": value for task, value in result.loss_sums.items()}

@@ -101,6 +101,9 @@ class Config(BaseModel):
     warmup: int = _setting(0, "steps of a site's first round over which the learning rate rises from 0", ge=0)
     clip_norm: float = _setting(0.0, "largest norm of a step's gradient; 0: no limit", ge=0)
     weight_decay: float = _setting(0.01, "weight decay of AdamW at the sites", ge=0)
+    backforward_rounds: int = _setting(
+        0, "first rounds in which layers are updated one after another, each from its new input; 0: never", ge=0
+    )
 
     strategy: str = _setting("fedavg", "one of the strategies below", "Strategy")
     weighting: Weighting = _setting("samples", "weight of a site in the encoder's average")
@@ -181,6 +184,25 @@ class Config(BaseModel):
     def _check_partition_options(cls, value: str, info: ValidationInfo) -> str:
         if value and "partition" in info.data and not is_flower(read_partition(info.data["partition"])):
             raise ValueError("expected partition = 'flwr:NAME' with it, because no other scheme reads options")
+        return value
+
+    @field_validator("backforward_rounds")
+    @classmethod
+    def _check_backforward(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("accumulate", 1) > 1:
+            raise ValueError("expected accumulate = 1 with it, because its second pass needs the whole batch")
+        if value and info.data.get("balancing") in ("gradnorm", "pcgrad"):
+            raise ValueError(
+                f"expected balancing = uncertainty, equal or dwa with it, because {info.data['balancing']} needs all "
+                "gradients of a task at once"
+            )
+        return value
+
+    @field_validator("autocast")
+    @classmethod
+    def _check_autocast(cls, value: str, info: ValidationInfo) -> str:
+        if value == "float16" and info.data.get("backforward_rounds"):
+            raise ValueError("expected auto, bfloat16 or none with backforward-rounds, whose gradients are not scaled")
         return value
 
     @field_validator("start")

@@ -61,24 +61,24 @@ def backward_by_task(
                     has_gradient[i] = True
             for weight, gradient in zip(own[task], gradients[len(shared) :], strict=True):
                 if gradient is not None:
-                    _add_gradient(weight, gradient)
+                    add_gradient(weight, gradient)
     gram = (rows @ rows.T).cpu().double()
     mean_losses = torch.stack([means[task] for task in tasks]).cpu().double()
     in_shared, in_own, slope = rule.combine(tasks, mean_losses, gram)
     combined = (in_shared.to(rows) @ rows).split(sizes)
     for weight, gradient, is_used in zip(shared, combined, has_gradient, strict=True):
         if is_used:  # with a gradient of 0, the optimiser would still decay a weight that no task used
-            _add_gradient(weight, gradient.view(weight.shape))
+            add_gradient(weight, gradient.view(weight.shape))
     for i, task in enumerate(tasks):
         for weight in own[task]:
             if weight.grad is not None:
                 weight.grad.mul_(float(in_own[i]))
         if slope is not None:
-            _add_gradient(rule.balance[task], slope[i].to(rows))
+            add_gradient(rule.balance[task], slope[i].to(rows))
     return means
 
 
-def _add_gradient(weight: Tensor, gradient: Tensor) -> None:
+def add_gradient(weight: Tensor, gradient: Tensor) -> None:
     """Add to a weight's gradient, which must have the weight's memory layout."""
     if weight.grad is None:
         weight.grad = torch.empty_like(weight).copy_(gradient)

@@ -55,17 +55,22 @@ def labels_loss(loss: Loss, outputs: Tensor, labels: Labels) -> Tensor:
 
 
 class BatchLosses:
-    """Compute a model's losses on batches; the number of batches, ``steps``, decides whether compiling pays off."""
+    """Compute a model's losses on batches.
 
-    def __init__(self, model: MultiTaskModel, config: Config, device: torch.device, steps: int) -> None:
+    The number of batches, ``steps``, decides whether compiling pays off; ``is_plain`` forbids it.
+    """
+
+    def __init__(
+        self, model: MultiTaskModel, config: Config, device: torch.device, steps: int, is_plain: bool = False
+    ) -> None:
         self.pieces = config.accumulate
         self.device = device
         self.dtype = half_precision(config.autocast, device)
         self.scaler = make_scaler(self.dtype, device)
         self.loss_of_task = task_losses(config)
         # A compiled backward pass computes all gradients at once, which does not suit a backward pass for each task.
-        plain = BALANCING[config.balancing].by_gradient
-        self.forward = model if plain else training_forward(model, config, device, steps * self.pieces)
+        is_plain = is_plain or BALANCING[config.balancing].by_gradient
+        self.forward = model if is_plain else training_forward(model, config, device, steps * self.pieces)
 
     def __call__(self, batch: Batch) -> Iterator[PieceLosses]:
         """Yield for each piece the tasks' mean losses, in single precision, and their shares of the batch's labels."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,28 +15,16 @@ from ..data.shard import Batch, Shard
 from ..models.system import MultiTaskModel
 from ..strategies.wire import decoder_part
 from .augment import augment
+from .backforward import Backforward
 from .backward import backward, backward_by_task
-from .balancing import BALANCING, ByGradient, History
+from .balancing import BALANCING, ByGradient, Equal, History
 from .device import seed_device
 from .losses import BatchLosses
 from .mixing import mix
+from .optimizer import AdamW, Anchors, add_proximal_gradients
 from .parts import train_only
 from .pretext import add_pretext
 from .sampling import orders
-
-Anchors = Iterable[tuple[Tensor, Tensor, float]]  # weight, anchor and mu
-
-
-class AdamW(torch.optim.AdamW):
-    """PyTorch's AdamW without the decorators that load torch's compiler, which takes about a second.
-
-    They keep the compiler out of these methods, or break its graphs around ``step``. Here only a model's forward pass
-    is ever compiled (:mod:`.acceleration`), so the plain methods do the same.
-    """
-
-    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 @dataclass
@@ -63,6 +50,7 @@ def train(
     history: History | None = None,
     warmup: int = 0,
     span: tuple[float, float] = (0.0, 1.0),
+    backforward: bool = False,
 ) -> TrainingResult:
     """Train the encoder and the parts of the given tasks in place on a shard's labels.
 
@@ -77,6 +65,7 @@ def train(
         history: the tasks' losses in earlier rounds, for balancing rules that use them.
         warmup: number of first steps over which the learning rate rises.
         span: the part of the whole run that this training is: the shares of the run at its start and at its end.
+        backforward: take the steps of :mod:`.backforward`, never compiled, instead of ordinary ones.
     """
     device = next(model.parameters()).device
     seed_device(seed, device)
@@ -86,22 +75,16 @@ def train(
     sums: dict[str, Tensor] = {}
     with train_only(model, tasks):
         weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        shared, own = _by_owner(model, weights, tasks)
         mus = {name: proximal_mu + (pull or {}).get(name, 0.0) for name in weights}
         anchors = [(weight, weight.detach().clone(), mus[name]) for name, weight in weights.items() if mus[name]]
-        optimizer = AdamW(weights.values(), lr=learning_rate, weight_decay=config.weight_decay, fused=True)
+        steps = Backforward(model, config, anchors) if backforward else OrdinarySteps(model, tasks, config, anchors)
         rule = BALANCING[config.balancing](model.balance, history)
         result = TrainingResult(steps=count_steps(shard, tasks, config))
-        losses = BatchLosses(model, config, device, result.steps)
+        losses = BatchLosses(model, config, device, result.steps, is_plain=backforward)
         for step, batch in enumerate(_batches(shard, tasks, config, result.steps)):
             batch = _change_images(batch, config, span[0] + (span[1] - span[0]) * step / result.steps)
-            optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / (warmup + 1))
-            optimizer.zero_grad()
-            if isinstance(rule, ByGradient) and shared and len(batch.labels) > 1:
-                means = backward_by_task(rule, list(batch.labels), losses(batch), shared, own, losses.scaler.scale)
-            else:
-                means = backward(rule, losses(batch), losses.scaler.scale)
-            _update(optimizer, losses.scaler, config.clip_norm, anchors)
+            rate = learning_rate * min(1.0, (step + 1) / (warmup + 1))
+            means = steps.step(rule, losses, batch, rate)
             for task, mean in means.items():
                 count = len(batch.labels[task].rows)
                 sums[task] = sums.get(task, 0.0) + mean * count
@@ -117,15 +100,6 @@ def count_steps(shard: Shard, tasks: list[str], config: Config) -> int:
     return config.local_steps or max(epochs, config.min_steps)
 
 
-def _by_owner(
-    model: MultiTaskModel, weights: Mapping[str, Tensor], tasks: Iterable[str]
-) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
-    """Return the weights that several tasks may share, and by task those of its decoder."""
-    own = {task: [weights[name] for name in model.parts()[decoder_part(task)] if name in weights] for task in tasks}
-    owned = {id(weight) for task_weights in own.values() for weight in task_weights}
-    return [weight for weight in weights.values() if id(weight) not in owned], own
-
-
 def _batches(shard: Shard, tasks: list[str], config: Config, count: int) -> Iterator[Batch]:
     """Return ``count`` shuffled batches, in passes over the labelled images."""
     passes = (shard.batches(config.batch_size, order, tasks) for order in orders(shard, tasks, config))
@@ -139,18 +113,41 @@ def _change_images(batch: Batch, config: Config, progress: float) -> Batch:
     return mix(batch, config.tasks, config.mix, progress)
 
 
-def _update(optimizer: AdamW, scaler: torch.amp.GradScaler, clip_norm: float, anchors: Anchors) -> None:
-    """Take an optimizer step from the scaled gradients: unscale and clip them, then add the proximal terms."""
-    scaler.unscale_(optimizer)
-    if clip_norm:
-        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip_norm)
-    add_proximal_gradients(anchors)
-    scaler.step(optimizer)
-    scaler.update()
+class OrdinarySteps:
+    """Steps that update all weights at once, from the gradient of a batch in several pieces."""
+
+    def __init__(self, model: MultiTaskModel, tasks: list[str], config: Config, anchors: Anchors) -> None:
+        weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.clip_norm, self.anchors = config.clip_norm, anchors
+        self.shared, self.own = _by_owner(model, weights, tasks)
+        self.optimizer = AdamW(weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+    def step(self, rule: Equal, losses: BatchLosses, batch: Batch, learning_rate: float) -> dict[str, Tensor]:
+        """Update the weights from a batch; return the tasks' mean losses before the update."""
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        scale = losses.scaler.scale
+        if isinstance(rule, ByGradient) and self.shared and len(batch.labels) > 1:
+            means = backward_by_task(rule, list(batch.labels), losses(batch), self.shared, self.own, scale)
+        else:
+            means = backward(rule, losses(batch), scale)
+        self._update(losses.scaler)
+        return means
+
+    def _update(self, scaler: torch.amp.GradScaler) -> None:
+        """Take an optimizer step from the scaled gradients: unscale and clip them, then add the proximal terms."""
+        scaler.unscale_(self.optimizer)
+        if self.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.clip_norm)
+        add_proximal_gradients(self.anchors)
+        scaler.step(self.optimizer)
+        scaler.update()
 
 
-def add_proximal_gradients(anchors: Anchors) -> None:
-    """Add the gradient of ``mu / 2 * ||w - anchor||^2`` to each weight that has a gradient."""
-    for weight, anchor, mu in anchors:
-        if weight.grad is not None:
-            weight.grad.add_(weight.detach() - anchor, alpha=mu)
+def _by_owner(
+    model: MultiTaskModel, weights: Mapping[str, Tensor], tasks: Iterable[str]
+) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
+    """Return the weights that several tasks may share, and by task those of its decoder."""
+    own = {task: [weights[name] for name in model.parts()[decoder_part(task)] if name in weights] for task in tasks}
+    owned = {id(weight) for task_weights in own.values() for weight in task_weights}
+    return [weight for weight in weights.values() if id(weight) not in owned], own

@@ -7,7 +7,7 @@ import sys
 
 STEPS = """
 import sys, torch
-from mtfed.learning.train import AdamW
+from mtfed.learning.optimizer import AdamW
 
 def train(kind, fused):
     torch.manual_seed(0)

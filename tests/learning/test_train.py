@@ -18,7 +18,8 @@ from mtfed.data.simulated_sites import simulated_site
 from mtfed.learning.balancing import (
     BALANCING,
 )
-from mtfed.learning.train import add_proximal_gradients, train
+from mtfed.learning.optimizer import add_proximal_gradients
+from mtfed.learning.train import train
 from mtfed.models.build import build_model
 
 torch.set_num_threads(1)
