@@ -67,6 +67,20 @@ def test_a_round_is_a_part_of_the_run(small: dict, monkeypatch: pytest.MonkeyPat
     assert spans == [(0, 0.25), (0.25, 0.5), (0.75, 1)]
 
 
+def test_only_the_first_rounds_are_backforward(small: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+
+    def train(*args: Any, backforward: bool, **settings: Any) -> TrainingResult:
+        chosen.append(backforward)
+        return TrainingResult()
+
+    monkeypatch.setattr(clients, "train", train)
+    for count in (0, 2):
+        for number in (1, 2, 3):
+            reply(small | {"rounds": 4, "backforward-rounds": count}, 0, number, None)
+    assert chosen == [False, False, False, True, True, False]
+
+
 def test_the_reply_contains_the_curvature_of_the_trained_model(small: dict) -> None:
     content = reply(small, 0, 1, "fisher")
     arrays, precision = content["arrays"], content["precision"]
