@@ -6,7 +6,7 @@ images, or of the decision which site holds which task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..config import Config
@@ -26,7 +26,7 @@ def label_every_image(data: SiteData, config: Config) -> SiteData:
     return replace(data, rows=tuple(rows), dimensions=config.dimensions)
 
 
-def _dimensions(row: Row, of_task: dict[str, int], default: int) -> int:
+def _dimensions(row: Row, of_task: Mapping[str, int], default: int) -> int:
     """Return the dimensions of a row's image: those of its tasks, or those that its cell or the run names."""
     cell = row.others.get("dimensions", "")
     return next((of_task[task] for task in row.labels), int(cell) if cell in ("2", "3") else default)

@@ -34,12 +34,7 @@ def card(task: Task, groups: Sequence[Group]) -> Html:
     caption = [metric_title(task.metric), direction(task.metric), chosen.label]
     return tag(
         "section",
-        tag(
-            "h2",
-            task_title(task.name),
-            " ",
-            tag("small", ": ".join(filter(None, (task.kind, ", ".join(task.classes))))),
-        ),
+        tag("h2", task_title(task.name), " ", tag("small", f"{task.kind}: {', '.join(task.classes)}".rstrip(": "))),
         tag("p", figure, " ", tag("small", ", ".join(filter(None, caption))), class_="figure"),
         _table(task, chosen, groups),
         class_="card",

@@ -36,7 +36,9 @@ def random_mask(count: int, size: tuple[int, ...]) -> Tensor:
     mask = torch.zeros(count, patches).scatter_(1, chosen, 1.0).view(count, 1, *grid)
     for axis in range(2, mask.ndim):
         mask = mask.repeat_interleave(patch, axis)
-    return mask[(..., *(slice(side) for side in size))]
+    for axis, side in enumerate(size, start=2):
+        mask = mask.narrow(axis, 0, side)
+    return mask
 
 
 def mask_patches(images: Tensor, task: Task) -> tuple[Tensor, Tensor]:
