@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ..config import Config
 from .manifest import Row, SiteData
+from .site_file import DIMENSIONS
 
 EVERY_IMAGE = "*"
 
@@ -28,8 +29,25 @@ def label_every_image(data: SiteData, config: Config) -> SiteData:
 
 def _dimensions(row: Row, of_task: Mapping[str, int], default: int) -> int:
     """Return the dimensions of a row's image: those of its tasks, or those that its cell or the run names."""
-    cell = row.others.get("dimensions", "")
-    return next((of_task[task] for task in row.labels), int(cell) if cell in ("2", "3") else default)
+    return next((of_task[task] for task in row.labels), int(row.others.get(DIMENSIONS, default)))
+
+
+def keep_dimensions(rows: Iterable[Row], withheld: Iterable[Row], config: Config) -> tuple[Row, ...]:
+    """Return rows whose labels are withheld, with a cell for the dimensions that are known from their labels only.
+
+    Args:
+        rows: the rows with all their labels.
+        withheld: the same rows without some labels.
+        config: the run's config.
+    """
+    of_task, default = {name: task.dimensions for name, task in config.tasks.items()}, config.dimensions
+    kept = []
+    for row, own in zip(rows, withheld, strict=True):
+        dimensions = _dimensions(row, of_task, default)
+        if dimensions != _dimensions(own, of_task, default):
+            own = replace(own, others={**own.others, DIMENSIONS: str(dimensions)})
+        kept.append(own)
+    return tuple(kept)
 
 
 def without_pretext(rows: Iterable[Row], config: Config) -> list[Row]:

@@ -28,7 +28,7 @@ from ..tasks.task import Task
 from .formats import file_of, files_of
 from .manifest_table import MANIFEST, ManifestTable, read_manifest_table
 from .root import Root
-from .site_file import SITE_FILE, find_site_file, write_site_file
+from .site_file import DIMENSIONS, SITE_FILE, find_site_file, write_site_file
 
 if TYPE_CHECKING:
     from .feature_shift import Scanners
@@ -125,6 +125,10 @@ def _rows(table: ManifestTable, tasks: list[str], site_cells: Mapping[str, str])
         key = tuple(cells[i] for _, i in other)
         if (others := shared.get(key)) is None:
             own = {name: cell for (name, _), cell in zip(other, key, strict=True) if cell}
+            if (dimensions := own.get(DIMENSIONS, "2")) not in ("2", "3"):
+                raise MtfedError(
+                    f"{table.where(number)}: dimensions should be 2 (an image) or 3 (a volume), it is {dimensions!r}."
+                )
             others = shared[key] = own | {name: cell for name, cell in site_cells.items() if name not in own}
         yield Row(cells[image], cells[patient], SPLITS[name], labels, number, others)
 

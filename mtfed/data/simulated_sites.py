@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import MtfedError
-from .every_image import label_every_image
+from .every_image import keep_dimensions, label_every_image
 from .feature_shift import Scanner, site_shift
 from .manifest import NO_CELLS, Row, SiteData, read_site, write_site
 from .manifest_table import MANIFEST_NAMES, has_manifest
@@ -143,11 +143,13 @@ def _simulated_site(config: Config, index: int, sites: int) -> SiteData:
     """Return the data of a simulated site, without the labels that the config withholds."""
     data = _whole_site(config, index, sites)
     if index in unlabelled_sites(config, sites):
-        return replace(data, rows=tuple(row if row.split == "test" else replace(row, labels={}) for row in data.rows))
-    if config.label_share == 1:
+        rows = tuple(row if row.split == "test" else replace(row, labels={}) for row in data.rows)
+    elif config.label_share == 1:
         return data
-    seed = f"{config.partition_seed}/labels/{data.key}"
-    return replace(data, rows=withhold_labels(data.rows, config.tasks, config.label_share, seed))
+    else:
+        seed = f"{config.partition_seed}/labels/{data.key}"
+        rows = withhold_labels(data.rows, config.tasks, config.label_share, seed)
+    return replace(data, rows=keep_dimensions(data.rows, rows, config))
 
 
 @lru_cache(maxsize=4)

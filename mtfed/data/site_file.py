@@ -36,17 +36,18 @@ from .root import Root
 from .vocabulary import BODY_PART, MODALITY
 
 SITE_FILE = "site.toml"
+DIMENSIONS = "dimensions"  # column of a manifest, and key of a site file and of a node config
 KEYS: dict[str, type] = {
     "key": str,
     MODALITY: str,
     BODY_PART: str,
     "share-class-counts": bool,
     "share-tracebacks": bool,
-    "dimensions": int,
+    DIMENSIONS: int,
     "task": dict,
 }
 DEFAULTS = (MODALITY, BODY_PART, "share-class-counts", "share-tracebacks")  # a node config can override these
-IMAGE_KEYS = (MODALITY, BODY_PART, "dimensions")  # what every image is, unless its cell in the manifest differs
+IMAGE_KEYS = (MODALITY, BODY_PART, DIMENSIONS)  # what every image is, unless its cell in the manifest differs
 _TYPE_NAMES = {str: "a text in quotes", bool: "true or false", int: "a whole number", dict: "a table"}
 
 
@@ -109,7 +110,7 @@ def _parse(text: bytes, path: Path) -> SiteFile:
             raise MtfedError(f"{path}: expected {key} to be {_TYPE_NAMES[KEYS[key]]}, got {value!r}.")
     if content.get("key") == "":
         raise MtfedError(f"{path}: expected key to be the site's name in the federation, got an empty text.")
-    if (dimensions := content.get("dimensions", 2)) not in (2, 3):
+    if (dimensions := content.get(DIMENSIONS, 2)) not in (2, 3):
         raise MtfedError(f"{path}: expected dimensions to be 2 (pictures) or 3 (volumes), got {dimensions}.")
     tasks = {name: _read_task(path, name, table) for name, table in content.get("task", {}).items()}
     settings = {key: content[key] for key in DEFAULTS if content.get(key, "") != ""}
