@@ -52,6 +52,7 @@ def describe_kinds() -> str:
         "task.NAME.decoder    empty: the first decoder of the kind",
         "task.NAME.range      lowest and highest value of a regression or a dose, such as '0, 80'; all quantities of a",
         "                     regression share it, and therefore one unit",
+        "task.NAME.dimensions 2 for images, 3 for volumes; 0: the run's; a run of both needs the model medformer",
     ]
     for name, kind in KIND_SPECS.items():
         default = f" (default {kind.default_loss})" if kind.default_loss else ""

@@ -154,7 +154,7 @@ def test_a_task_can_stop_by_itself(small: dict) -> None:
             ["simulate", "-c", "task.heart.kind=segmentation", "-c", "task.heart.classes=no,yes"],
             "No site holds task 'heart'",
         ),
-        (["simulate", "-c", "data=/nowhere"], "Config key data: expected 'sample' or a folder of site folders"),
+        (["simulate", "-c", "data=/nowhere"], "Config key data: expected 'sample', a folder of site folders"),
         (["simulate", "--resume", "."], "Expected a run folder (with config.json)"),
         (["simulate", "--strategies", "fedavg", "fedagv"], "Unknown strategy 'fedagv'"),
         (["simulate", "-c", "device=mps"], "Config key device: 'mps' asks for a GPU, this machine has none"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from helpers import TASKS
 from mtfed.config import flatten, read_config
+from mtfed.config.run_config import TASK_FIELDS
 from mtfed.config_help import describe_keys, describe_models
 from mtfed.models.specs import MODEL_SPECS
 
@@ -11,6 +12,7 @@ from mtfed.models.specs import MODEL_SPECS
 def test_every_key_is_described() -> None:
     text = describe_keys()
     assert all(key in text for key in flatten(read_config(TASKS)) if not key.startswith("task."))
+    assert all(f"task.NAME.{field} " in text for field in TASK_FIELDS)
 
 
 def test_every_model_is_described() -> None:

@@ -46,12 +46,12 @@ class Config(BaseModel):
     seed: int = _setting(0, "seed of the initial weights, the batches and the choice of sites", ge=0, lt=2**63)
 
     data: str = _setting(
-        "sample", '"sample" (the built-in chest X-rays), a folder of site folders, or one set to be divided', "Data"
+        "sample", '"sample" (chest X-rays), a set to be divided, a folder of site folders, or several: "A, B"', "Data"
     )
-    dimensions: Literal[2, 3] = _setting(2, "2 for images, 3 for volumes; a task may declare others (medformer)")
+    dimensions: Literal[2, 3] = _setting(2, "2 for images, 3 for volumes; task.NAME.dimensions may differ (medformer)")
     image_size: int = _setting(64, "side in pixels of the square or cube that images are resized to", ge=8, le=4096)
     volume_size: int = _setting(0, "side of the cube that volumes are resized to; 0: image-size", ge=0, le=512)
-    channels: Literal[1, 3] = _setting(1, "1 for grey, 3 for RGB")
+    channels: Literal[1, 3] = _setting(1, "1 for grey, 3 for RGB; with dimensions = 2, volumes are grey")
     proportions: Literal["millimetres", "pixels"] = _setting("millimetres", "unit in which resizing keeps proportions")
     window: str = _setting(
         "", 'level and width of images of more than 8 bits, such as "40, 400"; empty: those of the file, or its range'
@@ -74,8 +74,12 @@ class Config(BaseModel):
     pooled: bool = _setting(False, "put all images at one site, as an upper bound for federations")
 
     model: str = _setting("mtmedformer", "one of the models below", "Model")
-    encoder: str = _setting("vit_mini_patch8", "any timm encoder by name; for volumes, one of mtfed's own")
-    weights: str = _setting("", 'pretrained weights of the encoder: a file, or "timm" for those of timm; empty: none')
+    encoder: str = _setting(
+        "vit_mini_patch8", "any timm encoder by name; for volumes, one of mtfed's own; medformer: a ViT"
+    )
+    weights: str = _setting(
+        "", "pretrained weights of the encoder: a file, such as a run's checkpoint, or \"timm\" for timm's; empty: none"
+    )
     decoder_width: int = _setting(48, "channels of decoders that predict maps", ge=4)
     balancing: Balancing = _setting("uncertainty", "how the losses of tasks are balanced")
     focal_gamma: float = _setting(2.0, 'focusing parameter of the loss term "focal"; detection has its own', ge=0)

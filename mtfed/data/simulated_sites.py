@@ -206,10 +206,10 @@ def _site_folders(data: str) -> list[Path]:
     folders = _find_site_folders(data)
     if not folders:
         raise MtfedError(
-            f"Config key data: expected 'sample' or a folder of site folders (each with a {MANIFEST_NAMES}), or a "
-            f"folder or zip with one of its own, a set to divide; got {data!r}; an experiment's README, or "
-            "experiments/README.md, explains how its data are made, and `mtfed data list` lists the sets that can be "
-            "prepared by name."
+            f"Config key data: expected 'sample', a folder of site folders (each with a {MANIFEST_NAMES}), several "
+            "site folders with commas, or a folder or zip with a manifest of its own, a set to divide; got "
+            f"{data!r}; an experiment's README, or experiments/README.md, explains how its data are made, and "
+            "`mtfed data list` lists the sets that can be prepared by name."
         )
     names = [folder.name for folder in folders]
     for folder in folders:

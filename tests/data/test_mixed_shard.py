@@ -234,7 +234,7 @@ BAD_LISTS = [
     ("here, there/d", "Config key data: expected folders with a manifest.csv .*here has none"),
     ("here/a, there/a", "Config key data: two site folders are called a; rename one of them"),
     ("here/a, here/a", "Config key data: two site folders are called a"),
-    (",", "Config key data: expected 'sample' or a folder of site folders"),
+    (",", "Config key data: expected 'sample', a folder of site folders .*, several site folders with commas, or"),
 ]
 
 

@@ -71,9 +71,9 @@ def test_public_hospitals() -> None:
 NO_DATA: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda path: None,
-        r"expected 'sample' or a folder of site folders \(each with a manifest.csv or manifest.parquet",
+        r"expected 'sample', a folder of site folders \(each with a manifest.csv or manifest.parquet",
     ),
-    (lambda path: path.mkdir(), "or a folder or zip with one of its own, a set to divide; got "),
+    (lambda path: path.mkdir(), "or a folder or zip with a manifest of its own, a set to divide; got "),
     (lambda path: path.write_text("no zip"), "expected 'sample'"),
 ]
 
