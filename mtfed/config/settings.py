@@ -231,15 +231,17 @@ class Config(BaseModel):
     @property
     def forms(self) -> tuple[Form, ...]:
         """Return the form of images, of volumes, or of both, whatever the tasks need."""
-        sizes = {2: self.image_size, 3: self.volume_size or self.image_size}
+        return tuple(map(self.form, sorted({task.dimensions for task in self.tasks.values()})))
+
+    def form(self, dimensions: int) -> Form:
+        """Return the form of images (2) or of volumes (3)."""
         # Volumes are grey: beside colour images, they have one channel.
-        channels = {dimensions: 1 for dimensions in sizes} | {2: self.channels, self.dimensions: self.channels}
-        needed = sorted({task.dimensions for task in self.tasks.values()})
-        return tuple(Form(dimensions, sizes[dimensions], channels[dimensions]) for dimensions in needed)
+        channels = self.channels if dimensions in (2, self.dimensions) else 1
+        return Form(dimensions, (self.volume_size or self.image_size) if dimensions == 3 else self.image_size, channels)
 
     def form_of(self, task: str) -> Form:
         """Return the form of the images of a task."""
-        return next(form for form in self.forms if form.dimensions == self.tasks[task].dimensions)
+        return self.form(self.tasks[task].dimensions)
 
     def with_form(self, form: Form) -> Config:
         """Return the config of the tasks whose images have this form, with the form as its settings."""

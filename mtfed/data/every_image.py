@@ -6,7 +6,7 @@ images, or of the decision which site holds which task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ..config import Config
@@ -22,14 +22,15 @@ def label_every_image(data: SiteData, config: Config) -> SiteData:
     if not pretext:
         return data
     every = {n: {task.name: EVERY_IMAGE for task in pretext if task.dimensions == n} for n in (2, 3)}
-    of_task = {name: task.dimensions for name, task in config.tasks.items()}
-    rows = (replace(row, labels=row.labels | every[_dimensions(row, of_task, config.dimensions)]) for row in data.rows)
+    rows = (replace(row, labels=row.labels | every[image_dimensions(row, config)]) for row in data.rows)
     return replace(data, rows=tuple(rows), dimensions=config.dimensions)
 
 
-def _dimensions(row: Row, of_task: Mapping[str, int], default: int) -> int:
+def image_dimensions(row: Row, config: Config) -> int:
     """Return the dimensions of a row's image: those of its tasks, or those that its cell or the run names."""
-    return next((of_task[task] for task in row.labels), int(row.others.get(DIMENSIONS, default)))
+    for task in row.labels:
+        return config.tasks[task].dimensions
+    return int(row.others.get(DIMENSIONS, config.dimensions))
 
 
 def keep_dimensions(rows: Iterable[Row], withheld: Iterable[Row], config: Config) -> tuple[Row, ...]:
@@ -40,11 +41,10 @@ def keep_dimensions(rows: Iterable[Row], withheld: Iterable[Row], config: Config
         withheld: the same rows without some labels.
         config: the run's config.
     """
-    of_task, default = {name: task.dimensions for name, task in config.tasks.items()}, config.dimensions
     kept = []
     for row, own in zip(rows, withheld, strict=True):
-        dimensions = _dimensions(row, of_task, default)
-        if dimensions != _dimensions(own, of_task, default):
+        dimensions = image_dimensions(row, config)
+        if dimensions != image_dimensions(own, config):
             own = replace(own, others={**own.others, DIMENSIONS: str(dimensions)})
         kept.append(own)
     return tuple(kept)
@@ -65,11 +65,10 @@ def decoded_rows(data: SiteData, config: Config) -> list[Row]:
 
     If some of its tasks need no label, images without a label belong to them.
     """
-    of_task = {name: task.dimensions for name, task in config.tasks.items()}
     every = bool(config.pretext_tasks)
     return [
         row
         for row in data.pool
-        if any(task in of_task for task in row.labels)
-        or (every and not row.labels and _dimensions(row, of_task, data.dimensions) == config.dimensions)
+        if any(task in config.tasks for task in row.labels)
+        or (every and not row.labels and int(row.others.get(DIMENSIONS, data.dimensions)) == config.dimensions)
     ]

@@ -70,9 +70,8 @@ def _read_config(folder: Path, site_file: SiteFile, app: str | None) -> Config:
             f"Expected tasks whose labels can be checked, found none; add tables [task.NAME] to {folder / SITE_FILE}, "
             "or name an experiment with --app."
         )
-    dimensions = site_file.dimensions
-    settings = {"tasks": site_file.tasks, "dimensions": dimensions, "image-size": IMAGE_SIZE[dimensions]}
-    return Config.model_validate(settings)
+    sizes = {"image-size": IMAGE_SIZE[2], "volume-size": IMAGE_SIZE[3]}
+    return Config.model_validate({"tasks": site_file.tasks, "dimensions": site_file.dimensions} | sizes)
 
 
 def _write(path: Path, content: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ...data.every_image import image_dimensions
 from ...report.html import Html, chip, escape, join, number, table, tag, task_title
 from ...tasks.task import Task
 from .drawing import draw_image, palette
@@ -13,6 +14,7 @@ from .survey import Survey
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 SAMPLES = 16  # images on the page
+AXES = {2: "rows × columns", 3: "slices × rows × columns"}
 COMMON_SIZES = 4  # image sizes that are listed
 
 
@@ -62,7 +64,8 @@ def image_statistics(survey: Survey) -> Html:
     spacings = [min(image.spacing) for image in images if image.spacing]
     common = ", ".join(f"{' × '.join(map(str, shape))} ({n:,})" for shape, n in sizes.most_common(COMMON_SIZES))
     others = f" and {len(sizes) - COMMON_SIZES:,} other sizes" if len(sizes) > COMMON_SIZES else ""
-    axes = "slices × rows × columns" if survey.config.dimensions == 3 else "rows × columns"
+    dimensions = {image_dimensions(survey.rows[image.number], survey.config) for image in images}
+    axes = " or ".join(AXES[number] for number in sorted(dimensions))
     lines = [
         tag("p", f"Sizes, {axes}: {common}{others}."),
         tag("p", "Values: " + ", ".join(f"{name} ({n:,})" for name, n in value_types.most_common()) + "."),

@@ -7,6 +7,7 @@ from itertools import cycle
 
 import numpy as np
 
+from ...data.every_image import image_dimensions
 from ...data.source import Source
 from ...errors import MtfedError
 from ...report.html import Html, escape, tag
@@ -15,7 +16,7 @@ from ...tasks.kind import kind_of
 from ...tasks.task import Task
 from .survey import Survey
 
-SIDE = {2: 192, 3: 96}  # pixels of a picture on the page, by the model's dimensions
+SIDE = {2: 192, 3: 96}  # pixels of a picture on the page, by the image's dimensions
 MASK_OPACITY = 0.28  # inside a mask; its edge is opaque
 
 
@@ -23,9 +24,8 @@ def draw_image(survey: Survey, number: int) -> Html:
     """Return a row's image, or a slice of its volume, with its masks and boxes; empty if it cannot be read again."""
     row, config = survey.rows[number], survey.config
     examined = survey.examined[number]
-    source = Source(
-        survey.data, row.image, SIDE[config.dimensions], config.dimensions, config.window_ends, config.proportions
-    )
+    dimensions = image_dimensions(row, config)
+    source = Source(survey.data, row.image, SIDE[dimensions], dimensions, config.window_ends, config.proportions)
     try:
         image = source.pixels(3 if "colour" in examined.value_type else 1)
         marks = _marks(survey, number, source)
@@ -34,7 +34,7 @@ def draw_image(survey: Survey, number: int) -> Html:
     masks = {name: values for name, values in marks.items() if kind_of(config.tasks[name]).masks}
     boxes = {name: values for name, values in marks.items() if name not in masks}
     level = _shown_slice(image, masks)
-    if config.dimensions == 3:
+    if dimensions == 3:
         image = image[:, level]
         masks = {name: values[:, level] for name, values in masks.items()}
     colours = palette(config.tasks)
@@ -42,7 +42,7 @@ def draw_image(survey: Survey, number: int) -> Html:
         for mask, colour in zip(structures, colours[name].values(), strict=True):
             image = tint(image, mask, colour)
     rectangles = [
-        _box(box, list(colours[name].values()), level, config.dimensions)
+        _box(box, list(colours[name].values()), level, dimensions)
         for name, values in boxes.items() for box in values
     ]  # fmt: skip
     side = image.shape[-1]

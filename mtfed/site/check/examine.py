@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ...config import Config
+from ...data.every_image import image_dimensions
 from ...data.formats import files_of, format_of
 from ...data.manifest import Row, SiteData, location
 from ...errors import MtfedError
@@ -55,9 +56,8 @@ def examine(data: SiteData, config: Config, tagged_rows: Container[int], number:
         number: the row's number.
     """
     row, image = data.rows[number], ExaminedImage(number)
-    source = RecordingSource(
-        data, row.image, config.image_size, config.dimensions, config.window_ends, config.proportions
-    )
+    form = config.form(image_dimensions(row, config))
+    source = RecordingSource(data, row.image, form.size, form.dimensions, config.window_ends, config.proportions)
     try:
         _measure(source, image)
     except MtfedError as error:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from importlib.resources import files
 
+from ...data.every_image import image_dimensions
 from ...report.html import Html, count, escape, fold, join, page, table, tag
 from .contents import SPLITS, class_counts, image_samples, image_statistics
 from .drawing import draw_image
@@ -62,12 +63,13 @@ def _headline(survey: Survey, findings: list[Finding]) -> Html:
 def _cards(survey: Survey, findings: list[Finding]) -> Html:
     """Return the numbers of images, patients, tasks and errors."""
     severities = Counter(finding.check.severity for finding in findings)
+    dimensions = {image_dimensions(row, survey.config) for row in survey.rows}
     patients: dict[str, set[str]] = {split: set() for split in SPLITS}
     for row, split in zip(survey.rows, survey.split, strict=True):
         patients[split].add(row.patient)
     patient_counts = {split: len(names) for split, names in patients.items()}
     cards = [
-        (len(survey.rows), "image" if survey.config.dimensions == 2 else "volume", _by_split(Counter(survey.split))),
+        (len(survey.rows), "volume" if dimensions == {3} else "image", _by_split(Counter(survey.split))),
         (len(survey.patients), "patient", _by_split(patient_counts)),
         (len(survey.config.tasks), "task", ", ".join(survey.config.tasks)),
         (severities["error"], "error", ", ".join(count(severities[name], name) for name in ("warning", "note"))),

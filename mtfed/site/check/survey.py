@@ -14,7 +14,7 @@ from ...data.manifest import SPLITS, Row, SiteData
 from ...data.manifest_table import ManifestTable, read_manifest_table
 from ...data.partition import hold_out
 from ...data.root import Root
-from ...data.site_file import find_site_file
+from ...data.site_file import DIMENSIONS, find_site_file
 from ...errors import MtfedError
 from ...progress import counted
 from ...tasks.kind import kind_of
@@ -85,6 +85,10 @@ def read_rows(path: Path, key: str, config: Config) -> tuple[SiteData, ManifestT
             bad_lines.append(Occurrence(place, f"expected train, val or test in the column split, got {split!r}"))
         elif not image or not patient:
             bad_lines.append(Occurrence(place, f"the column {'image' if not image else 'patient'} is empty"))
+        elif (cell := cells.get(DIMENSIONS) or "2") not in ("2", "3") and DIMENSIONS not in config.tasks:
+            bad_lines.append(Occurrence(place, f"expected 2 or 3 in the column dimensions, got {cell!r}"))
+        elif len({task.dimensions for name, task in config.tasks.items() if cells.get(name)}) > 1:
+            bad_lines.append(Occurrence(place, "it has labels of tasks on images and of tasks on volumes"))
         else:
             labels = {task: cells[task] for task in config.tasks if cells.get(task)}
             described = site_cells | {name: cell for name, cell in cells.items() if cell}
@@ -104,11 +108,15 @@ def survey_site(path: Path, key: str, config: Config, jobs: int) -> Survey:
     for number, outcome in counted(outcomes, len(data.rows), f"reading {key}"):
         results[number] = _killed(data, number, outcome) if isinstance(outcome, WorkerDied) else outcome
     survey = Survey(data, config, table, bad_lines, [results[number] for number in sorted(results)])
-    comparable = [image for image in survey.readable if image.thumbnail is not None and image.low < image.high]
-    survey.duplicates = find_duplicates(
-        {image.number: image.thumbnail for image in comparable if image.thumbnail is not None},
-        {image.number: image.digest for image in comparable},
-    )
+    comparable = [image for image in survey.readable if image.low < image.high]
+    for dimensions in (2, 3):
+        thumbnails = {
+            image.number: image.thumbnail for image in comparable
+            if image.thumbnail is not None and image.thumbnail.ndim == dimensions
+        }  # fmt: skip
+        digests = {image.number: image.digest for image in comparable if image.number in thumbnails}
+        survey.duplicates += find_duplicates(thumbnails, digests)
+    survey.duplicates.sort()
     survey.unlisted = _unlisted(survey)
     return survey
 
