@@ -86,7 +86,7 @@ def _print_findings(survey: Survey, findings: list[Finding], seconds: float) -> 
     """Print what the site contains and what is wrong, briefly."""
     splits = ("train", "val", "test")
     rows = []
-    for name, task in survey.config.tasks.items():
+    for name, task in survey.config.labelled_tasks.items():
         counts = survey.count(name)
         rows.append([name, task.kind, *(str(counts[split]) for split in splits)])
     images, patients = count(len(survey.rows), "image"), count(len(survey.patients), "patient")
