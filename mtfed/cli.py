@@ -108,6 +108,7 @@ def _add_simulate(commands: Subparsers) -> None:
     about_strategies = "run these strategies from the same initial weights, and write one page that compares them"
     add("--strategies", nargs="+", metavar="NAME", help=about_strategies)
     add("--seeds", nargs="+", type=int, metavar="N", help="run with each of these seeds, and compare the runs")
+    add("--tasks", nargs="+", metavar="NAME", help="train only these of the app's tasks")
     add("--resume", type=Path, metavar="RUN", help="continue a run folder after its last finished round")
     command.set_defaults(command=_simulate)
 
@@ -172,7 +173,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     # The cost of a federation must not depend on how many threads a library would start in each worker; the config's
     # torch-threads sets the number for a site's training.
     os.environ["OMP_NUM_THREADS"] = "1"
-    from .federation.app_folder import find_app, override
+    from .federation.app_folder import find_app, only_tasks, override
     from .federation.simulate import compare, simulate
 
     app, sites = find_app(arguments.app), arguments.num_supernodes
@@ -187,6 +188,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
     options = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in options.items()}
     run_config = override(run_config, arguments.config)
     run_config |= {key: value for key, value in options.items() if value is not None}
+    if arguments.tasks:
+        run_config = only_tasks(run_config, arguments.tasks)
     if not (arguments.strategies or arguments.seeds):
         return simulate(app, run_config, sites, arguments.engine, arguments.workers)
     if arguments.resume:

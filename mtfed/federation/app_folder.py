@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,15 @@ def override(run_config: dict[str, RunConfigValue], pairs: list[str]) -> dict[st
         is_text = key in KEYS and Config.model_fields[KEYS[key]].annotation is str
         changed[key] = text.strip() if is_text and not isinstance(value, str) else value
     return changed
+
+
+def only_tasks(run_config: dict[str, RunConfigValue], names: Sequence[str]) -> dict[str, RunConfigValue]:
+    """Return the config with only some of its tasks; raise :class:`MtfedError` if it does not have one of them."""
+    declared = {key.split(".")[1] for key in run_config if key.startswith("task.")}
+    for name in names:
+        if name not in declared:
+            raise unknown("task of the app", name, declared)
+    return {key: v for key, v in run_config.items() if not key.startswith("task.") or key.split(".")[1] in names}
 
 
 def _value(text: str) -> RunConfigValue:

@@ -6,7 +6,7 @@ import pytest
 
 from mtfed.config import KEYS, read_config
 from mtfed.errors import MtfedError
-from mtfed.federation.app_folder import find_app, override
+from mtfed.federation.app_folder import find_app, only_tasks, override
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,12 @@ def test_the_default_app_is_valid() -> None:
     assert list(config.tasks) == ["lungs", "pneumonia"]  # sorted by name, on every engine
     with pytest.raises(MtfedError, match="did you mean 'pneumonia'"):
         find_app("pnuemonia")
+
+
+def test_some_of_the_tasks() -> None:
+    run_config = find_app("pneumonia").run_config
+    kept = only_tasks(run_config, ["lungs"])
+    assert {key for key in kept if key.startswith("task.")} == {"task.lungs.kind", "task.lungs.classes"}
+    assert read_config(kept).tasks.keys() == {"lungs"} and kept["rounds"] == run_config["rounds"]
+    with pytest.raises(MtfedError, match="Unknown task of the app 'lung'; did you mean 'lungs'"):
+        only_tasks(run_config, ["lung"])
