@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mtfed.config import RunConfigValue, read_config
-from mtfed.federation.app_folder import find_app
+from mtfed.config import Config, RunConfigValue, read_config
+from mtfed.federation.app_folder import find_app, only_tasks
+from mtfed.federation.pretrain import pretext_config
 from mtfed.record.run import Run
 
 HOME = Path(__file__).parents[1] / "experiments"
@@ -19,7 +20,13 @@ Figures = dict[str, Any]
 
 
 def run_of(
-    experiment: str, name: str, settings: Mapping[str, RunConfigValue], seed: int, runs: Path, collect: bool = False
+    experiment: str,
+    name: str,
+    settings: Mapping[str, RunConfigValue],
+    seed: int,
+    runs: Path,
+    collect: bool = False,
+    tasks: Sequence[str] = (),
 ) -> Run | None:
     """Return the finished run of an experiment with these settings.
 
@@ -30,24 +37,49 @@ def run_of(
         seed: the run's seed.
         runs: folder of the run folders.
         collect: return None instead of starting a run that does not exist.
+        tasks: the experiment's tasks to train; by default all.
     """
-    settings = {**settings, "name": name}
-    expected = read_config(
-        find_app(experiment).run_config | settings | {"seed": seed, "out": str(runs), "share-tracebacks": True}
-    )
-    for path in sorted(runs.glob(f"{name}-2*/summary.json")):
+    app = find_app(experiment).run_config
+    own = only_tasks(app, tasks) if tasks else app
+    expected = read_config(_of_run({**own, **settings, "name": name}, seed, runs))
+    command = ["simulate", str(HOME / experiment), *(["--tasks", *tasks] if tasks else [])]
+    return _run(command, {**settings, "name": name}, expected, collect)
+
+
+def pretrained_run(
+    experiment: str, name: str, settings: Mapping[str, RunConfigValue], seed: int, runs: Path, tasks: str
+) -> Run:
+    """Return the finished run that pre-trains an experiment's model on a sum of tasks without labels.
+
+    For the other arguments see :func:`run_of`; the folder's name begins with NAME-pretrain.
+    """
+    own = pretext_config({**find_app(experiment).run_config, **settings, "name": name}, tasks, federated=False)
+    expected = read_config(_of_run(own, seed, runs))
+    run = _run(["pretrain", str(HOME / experiment), "--tasks", tasks], {**settings, "name": name}, expected, False)
+    assert run is not None
+    return run
+
+
+def _of_run(run_config: Figures, seed: int, runs: Path) -> Figures:
+    return run_config | {"seed": seed, "out": str(runs), "share-tracebacks": True}
+
+
+def _run(command: Sequence[str], settings: Mapping[str, RunConfigValue], expected: Config, collect: bool) -> Run | None:
+    """Return the finished run with the expected config; start it by a command of mtfed if it does not exist."""
+    runs = Path(expected.out)
+    for path in sorted(runs.glob(f"{expected.name}-2*/summary.json")):
         if (run := Run.open(path.parent)).config() == expected:
             return run
     if collect:
         return None
-    command = [sys.executable, "-m", "mtfed.cli", "simulate", str(HOME / experiment), "--workers", "1"]
-    command += ["--out", str(runs), "--seed", str(seed)]
+    arguments = [sys.executable, "-m", "mtfed.cli", *command, "--workers", "1"]
+    arguments += ["--out", str(runs), "--seed", str(expected.seed)]
     for key, value in settings.items():
-        command += ["-c", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
-    process = subprocess.run(command, capture_output=True, text=True)
+        arguments += ["-c", f"{key}={str(value).lower() if isinstance(value, bool) else value}"]
+    process = subprocess.run(arguments, capture_output=True, text=True)
     if process.returncode:
-        sys.exit(f"{name} failed:\n{process.stdout[-2000:]}{process.stderr[-2000:]}")
-    return Run.open(max(runs.glob(f"{name}-2*/summary.json")).parent)
+        sys.exit(f"{expected.name} failed:\n{process.stdout[-2000:]}{process.stderr[-2000:]}")
+    return Run.open(max(runs.glob(f"{expected.name}-2*/summary.json")).parent)
 
 
 def run_parser(description: str | None, source: str) -> argparse.ArgumentParser:
