@@ -168,6 +168,8 @@ class MixedShard(Shard):
             for start, shard in zip(self.starts, shards, strict=True)
             for task, labels in shard.labels.items()
         }
+        words = [shard.words for shard in shards if shard.words is not None]
+        self.words = torch.cat(words) if len(words) == len(shards) else None
 
     @classmethod
     def of(cls, shards: Sequence[Shard]) -> Shard:

@@ -15,17 +15,15 @@ def orders(shard: Shard, tasks: list[str], config: Config) -> Iterator[Tensor]:
     """Yield without end, for each pass, the images (N,) to train on, where N images have a label of the tasks.
 
     With ``sampling = 1``, a pass is a permutation of these images. Otherwise each image of a pass is drawn from a
-    group, which are all images with labels of the same tasks, with a probability that is proportional to the group's
-    size to the power of ``sampling``. Each group is a shuffled cycle of its own, so its images are seen equally often.
-    Pretext tasks, which have a label of every image, do not count: images with no other label are a group.
+    group, with a probability that is proportional to the group's size to the power of ``sampling``. A group is all
+    images of a dimensionality, a modality and a body part with labels of the same tasks; pretext tasks, which have a
+    label of every image, do not count. Each group is a shuffled cycle of its own, so its images are seen equally often.
     """
     rows = shard.labelled(tasks)
     if config.sampling == 1:
         while True:
             yield rows[torch.randperm(len(rows))]
-    supervised = [task for task in tasks if not config.tasks[task].spec.every_image]
-    is_labelled = [torch.isin(rows, shard.labelled([task])) for task in supervised]
-    groups = split_by_key(rows, torch.stack(is_labelled, dim=1).long()) if supervised else [rows]
+    groups = split_by_key(rows, torch.stack(_keys(shard, rows, tasks, config), dim=1))
     weights = torch.tensor([float(len(group)) for group in groups]) ** config.sampling
     cycles = [_Cycle(group) for group in groups]
     while True:
@@ -35,6 +33,16 @@ def orders(shard: Shard, tasks: list[str], config: Config) -> Iterator[Tensor]:
             places = chosen == number
             order[places] = cycle.take(int(places.sum()))
         yield order
+
+
+def _keys(shard: Shard, rows: Tensor, tasks: list[str], config: Config) -> list[Tensor]:
+    """Return what distinguishes the groups of rows (N,), as numbers (N,): labels, dimensionality, and words."""
+    distinguishing = [task for task in tasks if not config.tasks[task].spec.every_image]
+    if len(config.forms) > 1:  # an image has the pretext tasks of its own dimensionality
+        distinguishing = tasks
+    keys = [torch.isin(rows, shard.labelled([task])).long() for task in distinguishing]
+    words = torch.zeros_like(rows)[:, None] if shard.words is None else shard.words[rows]
+    return [*keys, *words.unbind(1)]
 
 
 def split_by_key(rows: Tensor, keys: Tensor) -> list[Tensor]:

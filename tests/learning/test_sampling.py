@@ -36,6 +36,20 @@ def counts(sampling: float, passes: int) -> list[int]:
     return [seen[image] for image in range(100)]
 
 
+def test_a_modality_is_a_group_of_its_own() -> None:
+    words = torch.zeros(91, 2, dtype=torch.long)
+    words[81:, 0] = 1
+    rare = Shard(
+        torch.zeros(91, 1, 2, 2, dtype=torch.uint8),
+        {"pneumonia": Labels(torch.arange(91), torch.zeros(91).long())},
+        words=words,
+    )
+    torch.manual_seed(0)
+    config = two_tasks.config(sampling=0)
+    drawn = torch.cat([*islice(orders(rare, ["pneumonia"], config), 20)])
+    assert abs(float((drawn >= 81).float().mean()) - 0.5) < 0.05
+
+
 def test_by_default_every_image_is_seen_once_in_a_pass() -> None:
     assert counts(1, 3) == [3] * 91 + [0] * 9
 
