@@ -191,7 +191,7 @@ KIND_SPECS = {
     ),
     "views": KindSpec(
         NO_CELL,
-        losses=("vicreg", "nt-xent", "simsiam"),
+        losses=("nt-xent", "vicreg", "simsiam"),
         metrics=("retrieval",),
         decoders=("projector",),
         min_classes=0,
