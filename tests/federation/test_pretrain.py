@@ -21,13 +21,13 @@ def test_the_tasks_of_an_app_are_replaced() -> None:
     given: dict[str, Any] = APP.run_config | {"weighting": "tasks", "task-weights": "lungs=2", "min-sites": 3}
     config = read_config(pretext_config(given, DEFAULT_TASKS, federated=False))
     assert {name: task.loss for name, task in config.tasks.items()} == {
-        "orientation": "cross-entropy", "reconstruction": "l1", "views": "vicreg",
+        "orientation": "cross-entropy", "reconstruction": "l1", "views": "nt-xent",
     }  # fmt: skip
     assert config.pooled and config.balancing == "equal" and config.name == "pneumonia-pretrain"
     assert config.encoder == read_config(given).encoder
     federated = read_config(pretext_config(given, "0.25*views+2*orientation", federated=True))
     assert {name: task.loss for name, task in federated.tasks.items()} == {
-        "orientation": "2*cross-entropy", "views": "0.25*vicreg",
+        "orientation": "2*cross-entropy", "views": "0.25*nt-xent",
     }  # fmt: skip
     assert not federated.pooled and federated.min_sites == 3
 
