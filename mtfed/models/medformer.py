@@ -108,8 +108,8 @@ class Medformer(Sharing):
         memory = self.read(tokens, image.ndim - 2, words)
         features: dict[str, Features] = {}
         for task, index in rows.items():
-            own = (select_rows(x, index) for x in (image, stem, tokens, memory))
-            features[task] = TaskFeatures(*own, self.task_latents[task], self.write)
+            own = [select_rows(x, index) for x in (image, stem, tokens, memory)]
+            features[task] = TaskFeatures(own[0], own[1], own[2], own[3], self.task_latents[task], self.write)
         return features
 
     def read(self, tokens: Tensor, dimensions: int, words: Tensor | None = None) -> Tensor:

@@ -253,19 +253,18 @@ def trained(**settings: object) -> dict[str, Tensor]:
 
 
 def test_accumulation_gives_the_same_weights() -> None:
-    """Decoders have batch norms, whose statistics depend on the pieces; they are fixed here."""
-    whole, pieces = trained(), trained(accumulate=2)
-    shared = [name for name in whole if name.startswith(("encoder.blocks", "encoder.latents"))]
-    for name in shared:
-        torch.testing.assert_close(pieces[name], whole[name], atol=5e-3, rtol=0)
-    assert any(not x.equal(medformer().state_dict()[name]) for name, x in whole.items())
+    whole, pieces, initial = trained(), trained(accumulate=2), medformer().state_dict()
+    for name in whole:  # the biases of keys change nothing: their gradients are rounding errors
+        if not name.endswith("kv.bias"):
+            torch.testing.assert_close(pieces[name], whole[name], atol=2e-4, rtol=0, msg=name)
+    assert max(float((x - initial[name]).abs().max()) for name, x in whole.items()) > 2e-3
 
 
 def test_compiled_batches_have_their_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda forward, dynamic: forward)
     monkeypatch.setattr(acceleration, "_compiled_forwards", {})
     plain, compiled = trained(), trained(compile="on")
-    assert all(compiled[name].equal(x) or "running" in name or "num_batches" in name for name, x in plain.items())
+    assert all(compiled[name].equal(x) for name, x in plain.items())
     assert not plain["encoder.modality.ct"].equal(medformer().state_dict()["encoder.modality.ct"])
 
 
