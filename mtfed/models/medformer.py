@@ -73,7 +73,7 @@ class Medformer(Sharing):
         self.modality, self.body_part = _vectors(MODALITIES, width), _vectors(BODY_PARTS, width)
         self.latents = nn.Parameter(torch.randn(LATENTS, width))
         self.reader = CrossAttentionBlock(width, heads)
-        self.blocks, self.norm = body.blocks, body.norm
+        self.blocks = body.blocks  # the writer normalises what comes out of them
         self.writer = nn.ModuleList(CrossAttentionBlock(width, heads, OUTPUT_MLP_RATIO) for _ in range(OUTPUT_LAYERS))
         self.task_latents = nn.ParameterDict({task: nn.Parameter(torch.randn(width)) for task in self.tasks})
 
@@ -122,7 +122,7 @@ class Medformer(Sharing):
         latents = self.reader(self.latents + kind[:, None], tokens.flatten(2).mT)
         for block in self.blocks:
             latents = block(latents)
-        return self.norm(latents)
+        return latents
 
     def write(self, queries: Tensor, memory: Tensor) -> list[Tensor]:
         """Return queries (B, Q, D) after each layer of the Output Adaptformer."""

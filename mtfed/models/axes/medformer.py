@@ -38,7 +38,6 @@ def label_medformer(builder: AxisGraphBuilder, path: str, scheme: Medformer) -> 
             builder.label_vectors(f"{block_path}.{name}", residual)
         label_attention(builder, f"{block_path}.attn", block.attn, residual)
         label_mlp(builder, f"{block_path}.mlp", block.mlp, residual)
-    builder.label_vectors(join(path, "norm"), residual)
     for index, layer in enumerate(scheme.writer):
         _label_cross_attention(builder, join(path, f"writer.{index}"), layer, residual)
     if not all(name in builder.tensors for name in builder.shapes if name.startswith(path + ".")):
