@@ -25,6 +25,7 @@ DIMENSIONS = 128  # D, length of a projection
 CROP = (0.5, 1.0)  # side of a crop, as a share of the image's
 CONTRAST = 0.4  # more or less, as a share of the deviation
 BRIGHTNESS = 0.4  # more or less, in deviations
+TINT = 0.4  # contrast and brightness of each channel of a colour image, in the same units
 MAX_NOISE = 0.1  # largest deviation of noise, in deviations of the image
 BLUR_SHARE = 0.5  # share of views that are blurred
 
@@ -52,8 +53,16 @@ def crop(images: Tensor) -> Tensor:
 
 
 def change_appearance(images: Tensor) -> Tensor:
-    """Return images with random contrast, brightness, blur (towards the mean of 3 pixels along each axis) and noise."""
+    """Return images with random contrast, brightness, blur (towards the mean of 3 pixels along each axis) and noise.
+
+    Colour images also get another tint. Otherwise the model recognises views by their colours alone.
+    """
     shape = (len(images), *[1] * (images.ndim - 1))
+    if images.shape[1] > 1:
+        tint = TINT * (images - images[:, :1]).flatten(1).any(1).view(shape)  # 0 for a grey image in several channels
+        channels = (*images.shape[:2], *shape[2:])
+        images = images * (1 + tint * _uniform(-1, 1, channels).to(images))
+        images = images + tint * _uniform(-1, 1, channels).to(images)
     images = images * _uniform(1 - CONTRAST, 1 + CONTRAST, shape).to(images)
     images = images + _uniform(-BRIGHTNESS, BRIGHTNESS, shape).to(images)
     blur = (_uniform(0, 1, shape) * (torch.rand(shape) < BLUR_SHARE)).to(images)
