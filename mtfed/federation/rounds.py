@@ -211,7 +211,8 @@ def check_tasks(config: Config, sites: Sequence[SiteCard]) -> None:
 
 def describe_site(site: SiteCard) -> dict[str, object]:
     """Return a site's entry in the record; its kinds of images are included if the model has input parts."""
-    card = {"key": site.key, "tasks": sorted(site.tasks or ()), "counts": site.counts, "about": site.about}
+    card: dict[str, object] = {"key": site.key, "tasks": sorted(site.tasks or ()), "counts": site.counts}
+    card["about"] = site.about
     return card if site.inputs is None else card | {"inputs": sorted(site.inputs)}
 
 

@@ -70,12 +70,15 @@ def _warnings(groups: Sequence[Group]) -> list[str]:
 
 def _notes(groups: Sequence[Group]) -> list[str]:
     tasks = all_tasks(groups).values()
-    splits = {split_of(task, groups) for task in tasks}
+    by_split = {
+        split: [task.name for task in tasks if split_of(task, groups) == split] for split in ("validation", "test")
+    }
     repeated = [len(group.runs) > 1 for group in groups]
     notes = []
-    if "validation" in splits:
-        notes.append("There are no test images, so the figures are for the hospitals' validation images.")
-    if "test" in splits:
+    if untested := by_split["validation"]:
+        of_tasks = f" of {', '.join(untested)}" if by_split["test"] else ""
+        notes.append(f"There are no test images{of_tasks}, so the figures are for the hospitals' validation images.")
+    if by_split["test"]:
         notes.append("Figures are for test images that no hospital trained on and that decided nothing.")
     if any(lower_is_better(metric) for task in tasks for metric in task.metrics):
         notes.append("Higher is better, except for metrics marked ↓; the best value is bold.")
