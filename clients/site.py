@@ -64,7 +64,7 @@ def open_site(context: Context, config: Config) -> Site:
         site_file = find_site_file(Root(folder))
         for key, value in site_file.settings.items():
             node.setdefault(key, value)
-        if (dimensions := str(node.get(DIMENSIONS) or "2")) not in ("2", "3"):
+        if (dimensions := str(node.get(DIMENSIONS, ""))) not in ("", "2", "3"):
             raise MtfedError(f"Node config key dimensions: expected 2 (images) or 3 (volumes), got {dimensions!r}.")
         site_cells = tuple((key, str(node[key])) for key in IMAGE_KEYS if node.get(key, "") != "")
         return site_of_folder(folder, str(node.get("site", site_file.key or folder.resolve().name)), config, site_cells)

@@ -46,8 +46,8 @@ class TaskFedAvg(TaskStrategy):
 
     The encoder is averaged over all sites, what belongs to task *t* (:func:`.wire.task_of`) over the sites that have
     *t*, and an input part (:func:`.wire.input_of`) over the sites that have such images; a part that no site trained
-    stays as it was. Sums run in float64 in the order of site keys, so the
-    result does not depend on the order of arrival.
+    stays as it was. Sums run in float64 in the order of site keys, so the result does not depend on the order of
+    arrival.
 
     A site's metrics report its samples: ``num-examples``, and ``num-examples.TASK`` for each task. If it reports none
     by task, all its parts count by ``num-examples``.

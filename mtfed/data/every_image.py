@@ -27,27 +27,27 @@ def label_every_image(data: SiteData, config: Config) -> SiteData:
 
 
 def image_dimensions(row: Row, config: Config) -> int:
-    """Return the dimensions of a row's image: those of its tasks, or those that its cell or the run names."""
+    """Return the dimensions of a row's image, 2 or 3: those of its tasks, or else of its cell, or else of the run."""
     for task in row.labels:
         return config.tasks[task].dimensions
     return int(row.others.get(DIMENSIONS, config.dimensions))
 
 
 def keep_dimensions(rows: Iterable[Row], withheld: Iterable[Row], config: Config) -> tuple[Row, ...]:
-    """Return rows whose labels are withheld, with a cell for the dimensions that are known from their labels only.
+    """Return rows without some of their labels, with a cell for dimensions that only the missing labels determine.
 
     Args:
         rows: the rows with all their labels.
         withheld: the same rows without some labels.
         config: the run's config.
     """
-    kept = []
+    completed = []
     for row, own in zip(rows, withheld, strict=True):
         dimensions = image_dimensions(row, config)
         if dimensions != image_dimensions(own, config):
             own = replace(own, others={**own.others, DIMENSIONS: str(dimensions)})
-        kept.append(own)
-    return tuple(kept)
+        completed.append(own)
+    return tuple(completed)
 
 
 def without_pretext(rows: Iterable[Row], config: Config) -> list[Row]:

@@ -127,7 +127,8 @@ def _rows(table: ManifestTable, tasks: list[str], site_cells: Mapping[str, str])
             own = {name: cell for (name, _), cell in zip(other, key, strict=True) if cell}
             if (dimensions := own.get(DIMENSIONS, "2")) not in ("2", "3"):
                 raise MtfedError(
-                    f"{table.where(number)}: dimensions should be 2 (an image) or 3 (a volume), it is {dimensions!r}."
+                    f"{table.where(number)}: dimensions should be 2 (an image) or 3 (a volume), it is {dimensions!r}; "
+                    "correct it, or rename the column if it describes something else."
                 )
             others = shared[key] = own | {name: cell for name, cell in site_cells.items() if name not in own}
         yield Row(cells[image], cells[patient], SPLITS[name], labels, number, others)

@@ -121,6 +121,10 @@ class Shard:
         """Return which images have a label for any of the tasks."""
         return torch.cat([self.labels[task].rows for task in tasks]).unique()
 
+    def count_batches(self, size: int, order: Tensor) -> int:
+        """Return how many batches :meth:`batches` yields for an order."""
+        return -(-len(order) // size)
+
     def batches(self, size: int, order: Tensor | None = None, tasks: list[str] | None = None) -> Iterator[Batch]:
         """Yield all images in an order (by default the shard's), with the labels of some tasks (by default all)."""
         order = torch.arange(len(self)) if order is None else order
@@ -188,8 +192,11 @@ class MixedShard(Shard):
         (i,) = self._shard_of(index).unique().tolist() or [0]
         return self.shards[i].take(index - self.starts[i])
 
+    def count_batches(self, size: int, order: Tensor) -> int:
+        return sum(-(-count // size) for count in self._shard_of(order).bincount().tolist())
+
     def batches(self, size: int, order: Tensor | None = None, tasks: list[str] | None = None) -> Iterator[Batch]:
-        """Yield all images in an order, with labels. A batch comes where the last of its images stands in the order."""
+        """Yield all images in an order, with labels; a batch comes as soon as the order has reached its last image."""
         order = torch.arange(len(self)) if order is None else order
         of_shard = self._shard_of(order)
         turns: list[tuple[int, int]] = []  # place in the order, and shard, of each batch

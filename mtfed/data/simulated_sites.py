@@ -65,7 +65,7 @@ def test_data(config: Config) -> SiteData | None:
         test = whole.part("test")
     elif has_manifest(folder := Path(config.data) / TEST_FOLDER):
         test = read_site(folder, TEST_FOLDER, list(config.labelled_tasks))
-    elif _find_site_folders(config.data):
+    elif any(map(has_manifest, _find_site_folders(config.data))):
         test = replace(_all_sites(config), key=TEST_FOLDER, scanners=None).part("test")
     else:  # the server of real hospitals has none of their folders
         return None
@@ -165,7 +165,10 @@ def unlabelled_sites(config: Config, sites: int) -> frozenset[int]:
 def _whole_site(config: Config, index: int, sites: int) -> SiteData:
     if whole := _whole_set(config):
         divided = _divide(config, sites)
-        return with_validation(replace(whole, key=divided.names[index], rows=divided.parts[index]), config)
+        rows = divided.parts[index]
+        if len(config.forms) > 1:  # the site may have images, but not the labels that tell their dimensions
+            rows = keep_dimensions([whole.rows[row.number] for row in rows], rows, config)
+        return with_validation(replace(whole, key=divided.names[index], rows=rows), config)
     folders = _site_folders(config.data)
     if sites > len(folders):
         raise MtfedError(f"Expected at most {len(folders)} sites, one for each folder in {config.data}, got {sites}.")

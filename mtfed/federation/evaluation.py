@@ -17,7 +17,6 @@ from ..learning.parts import load_parts, numpy_parts
 from ..models.system import MultiTaskModel
 from ..record.summary import mean_figures
 from ..strategies import wire
-from ..strategies.wire import input_of
 from ..tasks.task import Task
 
 MetricValues = dict[str, dict[str, float]]  # task -> metric -> value
@@ -35,9 +34,10 @@ class ServerTest:
 
     def __init__(self, config: Config, model: MultiTaskModel) -> None:
         self.config, self.model = config, model
-        parts = numpy_parts(model).items()
         self._initial_inputs = {
-            part: {name: value.copy() for name, value in tensors.items()} for part, tensors in parts if input_of(part)
+            part: {name: value.copy() for name, value in tensors.items()}
+            for part, tensors in numpy_parts(model).items()
+            if wire.input_of(part)
         }
         data = test_data(config)
         if data is not None:  # all of it is for testing, whatever its manifest calls the splits

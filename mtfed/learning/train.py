@@ -96,8 +96,8 @@ def train(
 
 def count_steps(shard: Shard, tasks: list[str], config: Config) -> int:
     """Return the number of steps: whole epochs but at least ``min_steps``, or ``local_steps`` if that is set."""
-    epochs = -(-len(shard.labelled(tasks)) // config.batch_size) * config.local_epochs
-    return config.local_steps or max(epochs, config.min_steps)
+    epoch = shard.count_batches(config.batch_size, shard.labelled(tasks))
+    return config.local_steps or max(epoch * config.local_epochs, config.min_steps)
 
 
 def _batches(shard: Shard, tasks: list[str], config: Config, count: int) -> Iterator[Batch]:

@@ -78,8 +78,7 @@ def _uniform(low: float, high: float, shape: tuple[int, ...]) -> Tensor:
 def pairs(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of the first and of the second views, (P, ...) each, in the order of the images.
 
-    A view without the other one is left out. There is one at most, at the end of a part of a batch that is computed in
-    parts.
+    A view without the other one is left out. There may be one at each end of a piece, if a batch is computed in pieces.
     """
     numbers, order = values.sort(stable=True)
     first = (numbers[1:] == numbers[:-1]).nonzero().squeeze(1)

@@ -56,6 +56,7 @@ def test_batches_have_one_form_and_the_rows_of_the_separate_shards(order: list[i
         for task, labels in batch.labels.items():
             assert labels.rows.equal(alone.labels[task].rows) and labels.values.equal(alone.labels[task].values)
         seen.append((own + mixed.starts[i]).tolist())
+    assert len(seen) == mixed.count_batches(size, torch.tensor(expected))
     for i in (0, 1):  # the rows of a form in order, in full batches except the last
         own_batches = [rows for rows in seen if (rows[0] >= 5) == i]
         own_rows = torch.tensor([row for row in expected if (row >= 5) == i])
@@ -157,10 +158,10 @@ def node(folder: Path, **settings: Any) -> Context:
 
 def test_a_site_or_node_of_other_dimensions_is_refused(tmp_path: Path) -> None:
     folder = write_mixed(tmp_path / "both")
-    with pytest.raises(
-        MtfedError, match=r"Node config key dimensions: expected 2 \(images\) or 3 \(volumes\), got '4'"
-    ):
-        open_site(node(folder, dimensions=4), config())
+    for dimensions in (4, 0):
+        message = rf"Node config key dimensions: expected 2 \(images\) or 3 \(volumes\), got '{dimensions}'"
+        with pytest.raises(MtfedError, match=message):
+            open_site(node(folder, dimensions=dimensions), config())
     assert open_site(node(folder, dimensions=3), config()).data.rows
     (folder / "site.toml").write_text("dimensions = 4\n")
     with pytest.raises(
@@ -210,6 +211,23 @@ def test_volumes_whose_labels_are_withheld_stay_volumes(
         for index, site in enumerate(data):
             exported = simulated_site(again, index, count)
             assert [set(row.labels) for row in exported.rows] == [set(row.labels) for row in site.rows]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_patient_with_an_image_and_a_volume_is_divided(pooled: bool, tmp_path: Path) -> None:
+    """A site without the task of the volume has the volume without its label, which determined its dimensions."""
+    rows = [row | {"patient": row["patient"].split("-")[1]} for row in rows_of(write_mixed(tmp_path / "set", 24))]
+    rewrite(tmp_path / "set", [row | {"dimensions": ""} for row in rows if row["grade"] or row["outline"]])
+    own = config(tmp_path / "set", partition="tasks", pooled=pooled, **PRETEXT)
+    data = [simulated_site(own, index, 1 if pooled else 2) for index in range(1 if pooled else 2)]
+    rows_of_sites = [row for site in data for row in site.rows]
+    assert any("deep" in row.image and row.labels.keys() == {"turn"} for row in rows_of_sites)
+    assert all(("turn" in row.labels) == ("deep" in row.image) for row in rows_of_sites)
+    assert sum(load_shard(site, own, "train").count("turn") for site in data)
+
+
+def test_the_server_of_real_hospitals_needs_none_of_the_listed_folders(tmp_path: Path) -> None:
+    assert server_test_data(config(f"{tmp_path}/a, {tmp_path}/b")) is None
 
 
 def test_data_may_list_site_folders(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def trunk(features: Features, levels: nn.ModuleList, up: nn.ModuleList, detail: 
     """Return one map (B, width, *s) from all maps and the image; it has the size of ``detail(image)``.
 
     Args:
-        features: features of an info.
+        features: features of an encoder or a sharing scheme.
         levels: :func:`projections` of its maps.
         up: :func:`steps_up`; a result of another size than ``detail(image)`` is resized.
         detail: computes features of the image, of the decoder's width and stride.
