@@ -39,7 +39,7 @@ examples:
   mtfed pretrain pneumonia -c rounds=20          prints the path of the weights
   mtfed simulate pneumonia -c label-share=0.1 -c weights=runs/pneumonia-pretrain-.../checkpoints/best.safetensors
   mtfed pretrain pneumonia --num-supernodes 8    as a federation: no image leaves its site
-  mtfed pretrain pneumonia --tasks "reconstruction + 0.5*views" -c task.views.loss=nt-xent
+  mtfed pretrain pneumonia --tasks "reconstruction + 0.5*views" -c task.views.loss=vicreg
 """
 
 

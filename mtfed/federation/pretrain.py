@@ -1,9 +1,15 @@
-"""Train an app's model without labels, so that a run with labels can start from its weights."""
+"""Train an app's model without labels, so that a run with labels can start from its weights.
+
+Labels have no influence on the division of a set among sites and on the choice of validation patients here. If a set's
+manifest does not name its splits, the training images may therefore include validation images of a later run with
+labels. Test images are never trained on.
+"""
 
 from __future__ import annotations
 
 from ..config import read_config
 from ..errors import MtfedError, unknown
+from ..strategies import STRATEGIES
 from ..tasks.specs import KIND_SPECS
 from ..tasks.task import TERM
 from .app_folder import find_app, override
@@ -17,7 +23,8 @@ def pretrain(name: str, pairs: list[str], tasks: str, sites: int | None, engine:
 
     Args:
         name: name or path of the app, whose data and model are used.
-        pairs: config overrides, ``key=value``; keys of tasks are those of the new tasks.
+        pairs: config overrides, ``key=value``; keys of tasks are those of the new tasks. They precede what
+            :func:`pretext_config` sets, except the name, which it extends.
         tasks: a sum of kinds that need no labels, such as "reconstruction + 0.5*views".
         sites: number of sites of a federation; None: all images on one machine.
         engine: see :func:`.simulate.simulate`.
@@ -25,12 +32,20 @@ def pretrain(name: str, pairs: list[str], tasks: str, sites: int | None, engine:
 
     Returns:
         The exit code.
+
+    Raises:
+        MtfedError: if ``tasks`` is wrong, or the strategy gives no common weights.
     """
     app = find_app(name)
     own = [pair for pair in pairs if not pair.strip().startswith("task.")]
     run_config = pretext_config(override(app.run_config, own), tasks, federated=sites is not None)
-    run_config = override(run_config, [pair for pair in pairs if pair not in own])
+    run_config = override(run_config, [pair for pair in pairs if pair.partition("=")[0].strip() != "name"])
     config = read_config(run_config)
+    if config.strategy in STRATEGIES and not STRATEGIES[config.strategy].is_federated:
+        raise MtfedError(
+            f"Config key strategy: expected one that trains common weights, from which a run can start, got "
+            f"{config.strategy}; use fedavg, or omit --num-supernodes and the strategy."
+        )
     before = run_folders(config)
     if code := simulate(app, run_config, sites, engine, workers):
         return code
@@ -43,7 +58,8 @@ def pretrain(name: str, pairs: list[str], tasks: str, sites: int | None, engine:
 def pretext_config(run_config: RunConfig, tasks: str, *, federated: bool) -> RunConfig:
     """Return a run config with tasks that need no labels in place of its own tasks, one set for each dimensionality.
 
-    A weight becomes the weight of the task's loss, and the losses are added up.
+    A weight becomes the weight of the task's loss, and the losses are added up. If not ``federated``, all images are at
+    one site.
 
     Raises:
         MtfedError: if ``tasks`` is not a sum of such kinds.
@@ -56,7 +72,7 @@ def pretext_config(run_config: RunConfig, tasks: str, *, federated: bool) -> Run
     changed |= {"weighting": "samples", "task-weights": "", "label-share": 1.0, "unlabelled": 0.0, "resume": ""}
     changed["pooled"] = not federated
     if not federated:
-        changed["min-sites"] = 1
+        changed |= {"min-sites": 1, "strategy": "fedavg"}  # the other strategies merge several sites
     for dimensions in dimensionalities:
         for kind, weight in terms.items():
             name = kind if dimensions == dimensionalities[0] else f"{kind}-{dimensions}d"

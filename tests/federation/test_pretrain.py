@@ -12,7 +12,7 @@ from helpers import mtfed, only_run, pairs
 from mtfed.config import read_config
 from mtfed.errors import MtfedError
 from mtfed.federation.app_folder import find_app
-from mtfed.federation.pretrain import DEFAULT_TASKS, pretext_config, read_terms
+from mtfed.federation.pretrain import DEFAULT_TASKS, pretext_config, pretrain, read_terms
 
 APP = find_app("pneumonia")
 
@@ -25,6 +25,8 @@ def test_the_tasks_of_an_app_are_replaced() -> None:
     }  # fmt: skip
     assert config.pooled and config.balancing == "equal" and config.name == "pneumonia-pretrain"
     assert config.encoder == read_config(given).encoder
+    alone = pretext_config(given | {"strategy": "alone"}, DEFAULT_TASKS, federated=False)
+    assert read_config(alone).strategy == "fedavg"
     federated = read_config(pretext_config(given, "0.25*views+2*orientation", federated=True))
     assert {name: task.loss for name, task in federated.tasks.items()} == {
         "orientation": "2*cross-entropy", "views": "0.25*nt-xent",
@@ -47,6 +49,20 @@ def test_each_dimensionality_has_its_tasks() -> None:
 def test_a_wrong_sum_is_refused(tasks: str) -> None:
     with pytest.raises(MtfedError, match=r"Expected --tasks to be a sum|Unknown kind of task without labels"):
         read_terms(tasks)
+
+
+def test_a_strategy_without_common_weights_is_refused() -> None:
+    for sites in (None, 3):
+        with pytest.raises(MtfedError, match="Config key strategy: expected one that trains common weights, from which"):
+            pretrain("pneumonia", ["strategy=alone"], DEFAULT_TASKS, sites, "local", 1)
+
+
+def test_overrides_precede_the_settings_of_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[dict] = []
+    monkeypatch.setattr("mtfed.federation.pretrain.simulate", lambda app, run_config, *rest: used.append(run_config))
+    pretrain("pneumonia", ["balancing=dwa", "name=xray", "task.views.loss=vicreg"], "views", None, "local", 1)
+    config = read_config(used[0])
+    assert (config.balancing, config.name, config.tasks["views"].loss) == ("dwa", "xray-pretrain", "vicreg")
 
 
 @pytest.mark.parametrize("sites", [0, 3])
