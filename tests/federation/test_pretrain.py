@@ -52,8 +52,9 @@ def test_a_wrong_sum_is_refused(tasks: str) -> None:
 
 
 def test_a_strategy_without_common_weights_is_refused() -> None:
+    message = "Config key strategy: expected one that trains common weights, from which a run can start, got alone"
     for sites in (None, 3):
-        with pytest.raises(MtfedError, match="Config key strategy: expected one that trains common weights, from which"):
+        with pytest.raises(MtfedError, match=message):
             pretrain("pneumonia", ["strategy=alone"], DEFAULT_TASKS, sites, "local", 1)
 
 
