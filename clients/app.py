@@ -10,8 +10,8 @@ reply contains:
 
 * ``query.describe``: the site's key, its modality if its node config names one, its tasks, the number of samples of
   each, and class counts if its node config sets ``share-class-counts``; if the model has input parts, also which
-  dimensions, modalities and body parts its labelled images have, as words of :mod:`mtfed.data.vocabulary`, without
-  numbers;
+  dimensions, modalities and body parts its labelled images (with a task that needs no labels: all its images) have, as
+  words of :mod:`mtfed.data.vocabulary`, without numbers;
 * ``train``: the parts of the model that it trained, sample counts, summed losses, steps, seconds; if the strategy asks
   for it, the curvature of the site's loss in every weight, which is a sum of squared gradients over its images;
 * ``evaluate``: the sums of :mod:`mtfed.learning.metrics` over the site's held-out images; sums over a handful of images

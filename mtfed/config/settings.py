@@ -92,7 +92,7 @@ class Config(BaseModel):
         "none", "brainfuse interpolates between two images, cascade averages up to four; their labels count likewise"
     )
     sampling: float = _setting(
-        1.0, "1: every image once in a pass; less: images of rare tasks more often; 0: all tasks equally often",
+        1.0, "1: every image once in a pass; less: those of rare tasks and modalities more often; 0: all equally often",
         ge=0, le=1,
     )  # fmt: skip
     local_epochs: int = _setting(1, "passes over a site's training images per round", ge=1)
@@ -230,12 +230,12 @@ class Config(BaseModel):
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """Return the form of images, of volumes, or of both, whatever the tasks need."""
+        """Return the forms that the tasks need: that of images, that of volumes, or both."""
         return tuple(map(self.form, sorted({task.dimensions for task in self.tasks.values()})))
 
     def form(self, dimensions: int) -> Form:
         """Return the form of images (2) or of volumes (3)."""
-        # Volumes are grey: beside colour images, they have one channel.
+        # In a run on images, colour images or not, volumes have one channel.
         channels = self.channels if dimensions in (2, self.dimensions) else 1
         return Form(dimensions, (self.volume_size or self.image_size) if dimensions == 3 else self.image_size, channels)
 

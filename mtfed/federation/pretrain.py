@@ -70,6 +70,7 @@ def pretext_config(run_config: RunConfig, tasks: str, *, federated: bool) -> Run
     changed |= {"name": f"{run_config.get('name', 'run')}-pretrain", "balancing": "equal"}
     # What depends on the tasks or their labels.
     changed |= {"weighting": "samples", "task-weights": "", "label-share": 1.0, "unlabelled": 0.0, "resume": ""}
+    changed["augment"] = "none"  # these tasks change images by themselves, and a mirrored image hides its orientation
     changed["pooled"] = not federated
     if not federated:
         changed |= {"min-sites": 1, "strategy": "fedavg"}  # the other strategies merge several sites

@@ -19,11 +19,13 @@ APP = find_app("pneumonia")
 
 def test_the_tasks_of_an_app_are_replaced() -> None:
     given: dict[str, Any] = APP.run_config | {"weighting": "tasks", "task-weights": "lungs=2", "min-sites": 3}
+    given["augment"] = "mirror"
     config = read_config(pretext_config(given, DEFAULT_TASKS, federated=False))
     assert {name: task.loss for name, task in config.tasks.items()} == {
         "orientation": "cross-entropy", "reconstruction": "l1", "views": "nt-xent",
     }  # fmt: skip
     assert config.pooled and config.balancing == "equal" and config.name == "pneumonia-pretrain"
+    assert config.augment == "none"
     assert config.encoder == read_config(given).encoder
     alone = pretext_config(given | {"strategy": "alone"}, DEFAULT_TASKS, federated=False)
     assert read_config(alone).strategy == "fedavg"
