@@ -36,7 +36,7 @@ from ..tasks.task import Task
 from .attention import CrossAttentionBlock
 from .encoders import Encoder, EncoderSettings, FeatureInfo, Features
 from .patches import PatchEmbedding
-from .pretrained import is_of_scheme, load_parts
+from .pretrained import is_of_scheme, load_scheme
 from .sharing import Sharing, select_rows
 from .timm_library import timm
 from .volumes import VOLUMES
@@ -97,7 +97,7 @@ class Medformer(Sharing):
             )
         scheme = cls(body, settings, tasks, **options)
         if continued:
-            load_parts(scheme, scheme.part, settings.name, Path(weights).expanduser())
+            load_scheme(scheme, scheme.part, settings.name, Path(weights).expanduser())
         return scheme
 
     def info(self, task: str) -> FeatureInfo:
@@ -116,10 +116,10 @@ class Medformer(Sharing):
         """Return the body's output (B, N, D) for tokens (B, D, *s): the Input Adaptformer and the Main Body."""
         if words is None:
             words = torch.zeros(len(tokens), 2, dtype=torch.long, device=tokens.device)
-        kind = self.dimensionality[f"{dimensions}d"]
+        about = self.dimensionality[f"{dimensions}d"]  # what kind of image it is, (D,) and then (B, D)
         for vectors, table, index in ((self.modality, MODALITIES, 0), (self.body_part, BODY_PARTS, 1)):
-            kind = kind + _look_up(vectors, tuple(table), words[:, index])  # (B, D)
-        latents = self.reader(self.latents + kind[:, None], tokens.flatten(2).mT)
+            about = about + _look_up(vectors, tuple(table), words[:, index])
+        latents = self.reader(self.latents + about[:, None], tokens.flatten(2).mT)
         for block in self.blocks:
             latents = block(latents)
         return latents

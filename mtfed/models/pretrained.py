@@ -68,7 +68,7 @@ def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, A
     body.load_state_dict(fitting, strict=False)
 
 
-def load_parts(scheme: nn.Module, part_of: Callable[[str], str], name: str, path: Path) -> None:
+def load_scheme(scheme: nn.Module, part_of: Callable[[str], str], name: str, path: Path) -> None:
     """Load what a run of the same sharing scheme learned: the shared part, and each other part that both have.
 
     Other parts of the scheme keep their initial values and are named in the log; other parts of the file are ignored.

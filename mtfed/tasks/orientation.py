@@ -4,8 +4,8 @@ Predicting quarter turns is due to Gidaris, Singh, Komodakis (ICLR 2018). Here, 
 the cube (48) are classes, mirror images included: the left and the right side of a body differ, too. An axis of an
 image is exchanged for another only if all sides have the same length, which they have in a model's input.
 
-Augmentation comes before this. With ``augment = mirror``, half of the images are mirror images already. No model can then
-distinguish two classes that differ by a reflection, so the accuracy is at most one half. ``shift`` has no such effect.
+Augmentation comes before this. With ``augment = mirror``, half of the images are mirror images already. No model can
+then distinguish two classes that differ by a reflection, so the accuracy is at most one half.
 """
 
 from __future__ import annotations

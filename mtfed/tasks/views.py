@@ -21,7 +21,7 @@ from .curvature_factors import random_signs
 from .kind import Kind, LossSettings, mean_metric, read_no_label
 from .task import Task
 
-DIMENSIONS = 128  # D, length of a projection
+PROJECTION = 128  # D, the length of a projection
 CROP = (0.5, 1.0)  # side of a crop, as a share of the image's
 CONTRAST = 0.4  # more or less, as a share of the deviation
 BRIGHTNESS = 0.4  # more or less, in deviations
@@ -90,7 +90,7 @@ def vicreg(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) 
 
     The paper's weights are 25, 25 and 1; here their sum is divided by 25, so that the loss is about 1 at the start.
     """
-    views = pairs(outputs[:, :DIMENSIONS], values)
+    views = pairs(outputs[:, :PROJECTION], values)
     count = len(views[0])
     loss = (views[0] - views[1]).square().sum() / max(views[0].numel(), 1)
     if count < 2:
@@ -107,7 +107,7 @@ def vicreg(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) 
 
 def nt_xent(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor) -> Tensor:
     """Return the cross-entropy of finding each view's other view among all views; 0 for a single image."""
-    first, second = pairs(F.normalize(outputs[:, :DIMENSIONS], dim=1), values)
+    first, second = pairs(F.normalize(outputs[:, :PROJECTION], dim=1), values)
     views = torch.cat([first, second])
     itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
     similarity = (views @ views.T / TEMPERATURE).masked_fill(itself, -torch.inf)
@@ -122,13 +122,13 @@ def simsiam(task: Task, settings: LossSettings, outputs: Tensor, values: Tensor)
     """
     first, second = pairs(outputs, values)
     prediction, projection = (torch.cat(rows) for rows in ((first, second), (second, first)))
-    cosines = F.cosine_similarity(prediction[:, DIMENSIONS:], projection[:, :DIMENSIONS].detach())
+    cosines = F.cosine_similarity(prediction[:, PROJECTION:], projection[:, :PROJECTION].detach())
     return (1 - cosines).sum() / max(len(cosines), 1)
 
 
 def retrieved(task: Task, outputs: Tensor, values: Tensor) -> Tensor:
     """Return (P,): whether an image's second view is the most similar one to its first; NaN for a single image."""
-    first, second = pairs(F.normalize(outputs[:, :DIMENSIONS], dim=1), values)
+    first, second = pairs(F.normalize(outputs[:, :PROJECTION], dim=1), values)
     if len(first) < 2:
         return torch.full((len(first),), torch.nan)
     return ((first @ second.T).argmax(1) == torch.arange(len(first))).double()
@@ -140,12 +140,12 @@ def _curvature_factor(outputs: Tensor, values: Tensor, task: Task) -> Tensor:
     Our design: this is the diagonal of the curvature of VICReg's invariance. The other terms depend on all images of
     the batch, and the curvature of a sample is not defined for them.
     """
-    return random_signs(outputs) * (2 / DIMENSIONS) ** 0.5
+    return random_signs(outputs) * (2 / PROJECTION) ** 0.5
 
 
 def _nearest(outputs: Tensor) -> Tensor:
     """Return for each view, of pairs in order, the number of the image that has the most similar other view."""
-    views = F.normalize(outputs[:, :DIMENSIONS], dim=1)
+    views = F.normalize(outputs[:, :PROJECTION], dim=1)
     itself = torch.eye(len(views), dtype=torch.bool)
     return (views @ views.T).masked_fill(itself, -torch.inf).argmax(1) // 2
 

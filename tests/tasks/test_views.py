@@ -14,7 +14,7 @@ from mtfed.config import Config
 from mtfed.learning.losses import task_loss
 from mtfed.learning.metrics import TaskMetrics
 from mtfed.tasks.kind import kind_of
-from mtfed.tasks.views import DIMENSIONS, crop, pairs
+from mtfed.tasks.views import PROJECTION, crop, pairs
 
 LOSSES = ("vicreg", "nt-xent", "simsiam")
 
@@ -24,7 +24,7 @@ def loss_of(term: str, outputs: Tensor, values: Tensor) -> Tensor:
     return task_loss(task, Config(tasks={task.name: task}))(outputs, values)
 
 
-def projections(count: int, columns: int = DIMENSIONS) -> tuple[Tensor, Tensor]:
+def projections(count: int, columns: int = PROJECTION) -> tuple[Tensor, Tensor]:
     """Return projections of pairs that resemble each other, in mixed order."""
     generator = torch.Generator().manual_seed(count)
     images = torch.randn(count, columns, generator=generator)
@@ -87,7 +87,7 @@ def slow_simsiam(first: np.ndarray, second: np.ndarray) -> float:
     cosines = []
     for a, b in ((first, second), (second, first)):
         for row, other in zip(a, b, strict=True):
-            p, z = row[DIMENSIONS:], other[:DIMENSIONS]
+            p, z = row[PROJECTION:], other[:PROJECTION]
             cosines.append(p @ z / np.linalg.norm(p) / np.linalg.norm(z))
     return 1 - float(np.mean(cosines))
 
@@ -96,21 +96,21 @@ def slow_simsiam(first: np.ndarray, second: np.ndarray) -> float:
     ("term", "slow"), zip(LOSSES, (slow_vicreg, slow_nt_xent, slow_simsiam), strict=True), ids=LOSSES
 )
 def test_losses_agree_with_their_definitions(term: str, slow: object) -> None:
-    outputs, values = projections(6, DIMENSIONS * (2 if term == "simsiam" else 1))
+    outputs, values = projections(6, PROJECTION * (2 if term == "simsiam" else 1))
     first, second = (view.detach().double().numpy() for view in pairs(outputs, values))
     loss = loss_of(term, outputs, values)
     assert float(loss.detach()) == pytest.approx(slow(first, second), rel=1e-4)  # type: ignore[operator]
     loss.backward()
     assert outputs.grad is not None and outputs.grad.isfinite().all() and outputs.grad.any()
     if term == "simsiam":
-        assert not outputs.grad[:, :DIMENSIONS].any()  # the projections are targets
+        assert not outputs.grad[:, :PROJECTION].any()  # the projections are targets
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 @pytest.mark.parametrize("term", LOSSES)
 def test_losses_of_few_images_are_finite(term: str, count: int) -> None:
-    outputs, values = projections(count, 2 * DIMENSIONS)
-    outputs = torch.cat([outputs.detach(), torch.ones(1, 2 * DIMENSIONS)]).requires_grad_()  # and a single view
+    outputs, values = projections(count, 2 * PROJECTION)
+    outputs = torch.cat([outputs.detach(), torch.ones(1, 2 * PROJECTION)]).requires_grad_()  # and a single view
     loss = loss_of(term, outputs, torch.cat([values, torch.tensor([9])]))
     loss.backward()
     assert loss.isfinite() and outputs.grad is not None and outputs.grad.isfinite().all()
@@ -130,8 +130,8 @@ def test_the_curvature_is_that_of_the_invariance() -> None:
 
 
 def test_retrieval_counts_the_images_whose_other_view_is_nearest() -> None:
-    outputs, values = projections(40, 3 * DIMENSIONS)
-    outputs = torch.cat([outputs[:, :3], torch.zeros(80, DIMENSIONS - 3)], 1).detach()
+    outputs, values = projections(40, 3 * PROJECTION)
+    outputs = torch.cat([outputs[:, :3], torch.zeros(80, PROJECTION - 3)], 1).detach()
     first, second = (view.numpy() for view in pairs(outputs, values))
     cosines = [[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in second] for a in first]
     hits = [max(range(40), key=row.__getitem__) == i for i, row in enumerate(cosines)]

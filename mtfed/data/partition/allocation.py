@@ -28,14 +28,14 @@ class Options:
     column: str = "site"
     seed: int = 0
     flower: str = ""  # arguments of a partitioner of flwr-datasets
-    unlabelled: bool = False  # whether sites also get patients without a label of their tasks
+    every_patient: bool = False  # whether sites also get patients without a label of their tasks
 
 
 @dataclass(frozen=True)
 class Division:
     """The sites' names and rows, and the patients that no site gets because no site has any of their tasks.
 
-    Sites get these patients, too, without their labels, if there are tasks that need none (``Options.unlabelled``).
+    Sites get these patients, too, without their labels, if there are tasks that need none (``Options.every_patient``).
     """
 
     names: tuple[str, ...]

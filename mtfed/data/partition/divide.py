@@ -20,15 +20,15 @@ def divide(allocation: Allocation, *, by_group: bool = False) -> Division:
     candidates = allocation.candidates()
     drawn = allocation.draw(candidates)
     fill_sites(allocation, drawn, candidates)
-    unlabelled = allocation.options.unlabelled
-    if unlabelled:
+    every_patient = allocation.options.every_patient
+    if every_patient:
         deal_unlabelled(allocation, drawn)
     parts = tuple(
         tuple(
             replace(row, labels=labels)
             for patient in part
             for row in allocation.patients[patient].rows
-            if (labels := {task: label for task, label in row.labels.items() if task in tasks}) or unlabelled
+            if (labels := {task: label for task, label in row.labels.items() if task in tasks}) or every_patient
         )
         for part, tasks in zip(drawn, allocation.site_tasks, strict=True)
     )
@@ -82,7 +82,7 @@ def limit_tasks(allocation: Allocation, scheme: str) -> None:
                 "ask for fewer sites."
             )
     for group, tasks in zip(allocation.site_groups, allocation.site_tasks, strict=True):
-        if not tasks and not allocation.options.unlabelled:
+        if not tasks and not allocation.options.every_patient:
             largest = max(len(allocation.training_patients(task).get(group, ())) for task in allocation.tasks)
             sites = allocation.site_groups.count(group)
             raise MtfedError(

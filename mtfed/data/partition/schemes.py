@@ -141,7 +141,7 @@ def default_sites(rows: Sequence[Row], tasks: dict[str, Task], options: Options)
     groups = set(allocation.groups.values())
     if "column" not in names:
         return max(len(groups), DEFAULT_SITES)
-    names_of_tasks: list[str | None] = [*tasks, *([None] if options.unlabelled else [])]
+    names_of_tasks: list[str | None] = [*tasks, *([None] if options.every_patient else [])]
     by_task = [allocation.training_patients(task) for task in names_of_tasks]
     small = {group for group in groups if all(len(patients[group]) < MIN_PATIENTS for patients in by_task)}
     # Groups with too few patients share a site, or if they are too few together, join the smallest of the others.
@@ -150,5 +150,5 @@ def default_sites(rows: Sequence[Row], tasks: dict[str, Task], options: Options)
 
 
 def _allocation(rows: Sequence[Row], tasks: dict[str, Task], sites: int, options: Options) -> Allocation:
-    patients = patients_of(rows, tasks, unlabelled=options.unlabelled)
+    patients = patients_of(rows, tasks, unlabelled=options.every_patient)
     return Allocation(patients, tasks, sites, options, np.random.default_rng([options.seed, sites]))

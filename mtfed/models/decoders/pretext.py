@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...tasks.orientation import symmetries
 from ...tasks.task import Task
-from ...tasks.views import DIMENSIONS
+from ...tasks.views import PROJECTION
 from ..encoders import FeatureInfo, Features
 from .layers import CONVOLUTIONS, resize
 
@@ -62,7 +62,7 @@ class ProjectionDecoder(nn.Module):
         self.norm = nn.LayerNorm(info.dim)
         self.projector = mlp(info.dim, HIDDEN)
         predicts = any(term == "simsiam" for _, term in task.terms)
-        self.predictor = mlp(DIMENSIONS, PREDICTOR_HIDDEN) if predicts else None
+        self.predictor = mlp(PROJECTION, PREDICTOR_HIDDEN) if predicts else None
 
     def forward(self, features: Features) -> Tensor:
         projection = self.projector(self.norm(features.pooled))
@@ -71,4 +71,4 @@ class ProjectionDecoder(nn.Module):
 
 def mlp(inputs: int, hidden: int) -> nn.Sequential:
     """Return two linear layers that end in a projection."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, DIMENSIONS))
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, PROJECTION))

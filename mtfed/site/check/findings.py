@@ -256,7 +256,11 @@ NOTES: dict[str, CheckRow] = {
         "Their pixels are assumed to be square.",
         image_checks.missing_spacings,
     ),
-    "unlabelled": ("Rows without any label", "Training does not use them.", label_checks.unlabelled),
+    "unlabelled": (
+        "Rows without any label",
+        "Only tasks that need no labels are trained on them.",
+        label_checks.unlabelled,
+    ),
     "unnamed": (
         "Images in the folder that no row names",
         "They are not used. Add rows to use them.",
