@@ -36,7 +36,7 @@ class Labels:
         return self._values if self._index is None else self._values.index_select(0, self._index)
 
     def moved(self, start: int) -> Labels:
-        """Return these labels of images that come after ``start`` others."""
+        """Return these labels for a shard in which ``start`` other images come first."""
         return Labels(self.rows + start, self._values, self._index)
 
     def changed(self, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Labels:

@@ -31,8 +31,8 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         if patch % STEM_STRIDE:
             raise MtfedError(
-                f"Config key encoder: medformer expects patches of 4, 8, 12, 16 or more pixels, got {patch}; choose an "
-                "encoder with such patches."
+                f"Config key encoder: medformer expects patches whose side is a multiple of {STEM_STRIDE} pixels, got "
+                f"{patch}; choose an encoder with such patches."
             )
         self.patch, dims = patch, form.dimensions
         self.check(form.shape[1:])

@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused(settings: dict[str, Any], message: str) ->
 
 
 def test_patches_whose_side_is_no_multiple_of_the_stems_stride_are_refused() -> None:
-    with pytest.raises(MtfedError, match="expects patches of 4, 8, 12, 16 or more pixels, got 14; choose an encoder"):
+    with pytest.raises(MtfedError, match="whose side is a multiple of 4 pixels, got 14; choose an encoder"):
         PatchEmbedding(Form(2, 28), 14, 64)
 
 
