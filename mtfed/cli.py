@@ -39,7 +39,7 @@ examples:
   mtfed pretrain pneumonia -c rounds=20          prints the path of the weights
   mtfed simulate pneumonia -c label-share=0.1 -c weights=runs/pneumonia-pretrain-.../checkpoints/best.safetensors
   mtfed pretrain pneumonia --num-supernodes 8    as a federation: no image leaves its site
-  mtfed pretrain pneumonia --tasks "reconstruction + 0.5*views" -c task.views.loss=vicreg
+  mtfed pretrain pneumonia --kinds "reconstruction + 0.5*views" -c task.views.loss=vicreg
 """
 
 
@@ -124,8 +124,8 @@ def _add_pretrain(commands: Subparsers) -> None:
     )
     add_app(command)
     _add_run_options(command)
-    about_tasks = "sum of the tasks, with weights (default: all three); `mtfed config` describes them"
-    command.add_argument("--tasks", metavar="SUM", help=about_tasks)
+    about_kinds = "sum of task kinds without labels, with weights (default: all three); `mtfed config` describes them"
+    command.add_argument("--kinds", metavar="SUM", help=about_kinds)
     command.set_defaults(command=_pretrain)
 
 
@@ -203,12 +203,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 def _pretrain(arguments: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # as for simulate
-    from .federation.pretrain import DEFAULT_TASKS, pretrain
+    from .federation.pretrain import DEFAULT_KINDS, pretrain
 
     given = {"seed": arguments.seed, "out": arguments.out and arguments.out.resolve()}
     pairs = [*arguments.config, *(f"{key}={value}" for key, value in given.items() if value is not None)]
-    tasks, sites = arguments.tasks or DEFAULT_TASKS, arguments.num_supernodes
-    return pretrain(arguments.app, pairs, tasks, sites, arguments.engine, arguments.workers)
+    kinds, sites = arguments.kinds or DEFAULT_KINDS, arguments.num_supernodes
+    return pretrain(arguments.app, pairs, kinds, sites, arguments.engine, arguments.workers)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -5,8 +5,8 @@ a single site, such as its folder, are in its node config.
 """
 
 from .form import Form
-from .run_config import KEYS, RunConfigValue, defaults, first_error, flatten, read_config
+from .run_config import KEYS, RunConfigValue, defaults, first_error, flatten, keys_of, read_config
 from .settings import Augment, Config, Mix
 
 __all__ = ["KEYS", "Augment", "Config", "Form", "Mix", "RunConfigValue", "defaults", "first_error", "flatten"]
-__all__ += ["read_config"]
+__all__ += ["keys_of", "read_config"]

@@ -59,6 +59,17 @@ def defaults() -> dict[str, RunConfigValue]:
     return {key: "" if value == {} else value for key, value in values.items()}
 
 
+def keys_of(section: str) -> set[str]:
+    """Return the keys of a section of the settings, such as "Data" or "Model"."""
+    keys, current = set(), ""
+    for key, name in KEYS.items():
+        extra = Config.model_fields[name].json_schema_extra
+        current = str(extra["section"]) if isinstance(extra, dict) else current
+        if current == section:
+            keys.add(key)
+    return keys
+
+
 def first_error(error: ValidationError) -> tuple[list[str], str]:
     """Return the path of the first wrong value, and a sentence with what was expected and what came."""
     first = error.errors()[0]

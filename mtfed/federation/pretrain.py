@@ -7,7 +7,10 @@ labels. Test images are never trained on.
 
 from __future__ import annotations
 
-from ..config import read_config
+import shlex
+from pathlib import Path
+
+from ..config import keys_of, read_config
 from ..errors import MtfedError, unknown
 from ..strategies import STRATEGIES
 from ..tasks.specs import KIND_SPECS
@@ -15,17 +18,17 @@ from ..tasks.task import TERM
 from .app_folder import find_app, override
 from .simulate import RunConfig, run_folders, simulate
 
-DEFAULT_TASKS = "reconstruction + orientation + views"
+DEFAULT_KINDS = "reconstruction + orientation + views"
 
 
-def pretrain(name: str, pairs: list[str], tasks: str, sites: int | None, engine: str, workers: int | None) -> int:
+def pretrain(name: str, pairs: list[str], kinds: str, sites: int | None, engine: str, workers: int | None) -> int:
     """Run an app with tasks that need no labels in place of its own, and print how to use the weights.
 
     Args:
         name: name or path of the app, whose data and model are used.
         pairs: config overrides, ``key=value``; keys of tasks are those of the new tasks. They precede what
             :func:`pretext_config` sets, except the name, which it extends.
-        tasks: a sum of kinds that need no labels, such as "reconstruction + 0.5*views".
+        kinds: a sum of kinds that need no labels, such as "reconstruction + 0.5*views".
         sites: number of sites of a federation; None: all images on one machine.
         engine: see :func:`.simulate.simulate`.
         workers: see :func:`.simulate.simulate`.
@@ -34,11 +37,11 @@ def pretrain(name: str, pairs: list[str], tasks: str, sites: int | None, engine:
         The exit code.
 
     Raises:
-        MtfedError: if ``tasks`` is wrong, or the strategy gives no common weights.
+        MtfedError: if ``kinds`` is wrong, or the strategy gives no common weights.
     """
     app = find_app(name)
     own = [pair for pair in pairs if not pair.strip().startswith("task.")]
-    run_config = pretext_config(override(app.run_config, own), tasks, federated=sites is not None)
+    run_config = pretext_config(override(app.run_config, own), kinds, federated=sites is not None)
     run_config = override(run_config, [pair for pair in pairs if pair.partition("=")[0].strip() != "name"])
     config = read_config(run_config)
     if config.strategy in STRATEGIES and not STRATEGIES[config.strategy].is_federated:
@@ -51,20 +54,32 @@ def pretrain(name: str, pairs: list[str], tasks: str, sites: int | None, engine:
         return code
     for folder in sorted(run_folders(config) - before)[-1:]:
         weights = folder / "checkpoints" / "best.safetensors"
-        print(f"weights: {weights}\nto use them: mtfed simulate {name} -c weights={weights}")
+        print(f"weights: {weights}\nto use them: {command_of_later_run(name, pairs, weights, sites)}")
     return 0
 
 
-def pretext_config(run_config: RunConfig, tasks: str, *, federated: bool) -> RunConfig:
+def command_of_later_run(name: str, pairs: list[str], weights: Path, sites: int | None) -> str:
+    """Return the command that trains an app from the weights, on the same data, sites and model as the pre-training.
+
+    Overrides are repeated if their keys are among those of data and model; but the weights are the new ones, and the
+    balancing is about the tasks of the pre-training.
+    """
+    keys = (keys_of("Data") | keys_of("Model")) - {"weights", "balancing"}
+    repeated = [pair.strip() for pair in pairs if pair.partition("=")[0].strip() in keys]
+    words = ["mtfed", "simulate", name, *(["--num-supernodes", str(sites)] if sites else [])]
+    return shlex.join([*words, *(word for pair in [*repeated, f"weights={weights}"] for word in ("-c", pair))])
+
+
+def pretext_config(run_config: RunConfig, kinds: str, *, federated: bool) -> RunConfig:
     """Return a run config with tasks that need no labels in place of its own tasks, one set for each dimensionality.
 
     A weight becomes the weight of the task's loss, and the losses are added up. If not ``federated``, all images are at
     one site.
 
     Raises:
-        MtfedError: if ``tasks`` is not a sum of such kinds.
+        MtfedError: if ``kinds`` is not a sum of such kinds.
     """
-    terms = read_terms(tasks)
+    terms = read_terms(kinds)
     dimensionalities = sorted({task.dimensions for task in read_config(run_config).tasks.values()})
     changed = {key: value for key, value in run_config.items() if not key.startswith("task.")}
     changed |= {"name": f"{run_config.get('name', 'run')}-pretrain", "balancing": "equal"}
@@ -83,20 +98,20 @@ def pretext_config(run_config: RunConfig, tasks: str, *, federated: bool) -> Run
     return changed
 
 
-def read_terms(tasks: str) -> dict[str, float]:
+def read_terms(kinds: str) -> dict[str, float]:
     """Return the kinds of a sum such as "reconstruction + 0.5*views" with their weights."""
-    kinds = [kind for kind, spec in KIND_SPECS.items() if spec.every_image]
+    options = [kind for kind, spec in KIND_SPECS.items() if spec.every_image]
     terms: dict[str, float] = {}
-    for word in tasks.split("+"):
+    for word in kinds.split("+"):
         match = TERM.fullmatch(word.strip())
         weight = float(match[1] or 1) if match else 0.0
         if match is None or not weight or match[2] in terms:
             raise MtfedError(
-                f"Expected --tasks to be a sum of different kinds with weights above 0, such as '{kinds[0]} + "
-                f"0.5*{kinds[-1]}', got {tasks!r}."
+                f"Expected --kinds to be a sum of different kinds with weights above 0, such as '{options[0]} + "
+                f"0.5*{options[-1]}', got {kinds!r}."
             )
-        if match[2] not in kinds:
-            raise unknown("kind of task without labels", match[2], kinds)
+        if match[2] not in options:
+            raise unknown("kind of task without labels", match[2], options)
         terms[match[2]] = weight
     return terms
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from helpers import mtfed, only_run, pairs
 from mtfed.config import read_config
 from mtfed.errors import MtfedError
 from mtfed.federation.app_folder import find_app
-from mtfed.federation.pretrain import DEFAULT_TASKS, pretext_config, pretrain, read_terms
+from mtfed.federation.pretrain import DEFAULT_KINDS, command_of_later_run, pretext_config, pretrain, read_terms
 
 APP = find_app("pneumonia")
 
@@ -20,14 +21,14 @@ APP = find_app("pneumonia")
 def test_the_tasks_of_an_app_are_replaced() -> None:
     given: dict[str, Any] = APP.run_config | {"weighting": "tasks", "task-weights": "lungs=2", "min-sites": 3}
     given["augment"] = "mirror"
-    config = read_config(pretext_config(given, DEFAULT_TASKS, federated=False))
+    config = read_config(pretext_config(given, DEFAULT_KINDS, federated=False))
     assert {name: task.loss for name, task in config.tasks.items()} == {
         "orientation": "cross-entropy", "reconstruction": "l1", "views": "nt-xent",
     }  # fmt: skip
     assert config.pooled and config.balancing == "equal" and config.name == "pneumonia-pretrain"
     assert config.augment == "none"
     assert config.encoder == read_config(given).encoder
-    alone = pretext_config(given | {"strategy": "alone"}, DEFAULT_TASKS, federated=False)
+    alone = pretext_config(given | {"strategy": "alone"}, DEFAULT_KINDS, federated=False)
     assert read_config(alone).strategy == "fedavg"
     federated = read_config(pretext_config(given, "0.25*views+2*orientation", federated=True))
     assert {name: task.loss for name, task in federated.tasks.items()} == {
@@ -49,7 +50,7 @@ def test_each_dimensionality_has_its_tasks() -> None:
 
 @pytest.mark.parametrize("tasks", ["", "views +", "0*views", "views + views", "2 views", "classification", "view"])
 def test_a_wrong_sum_is_refused(tasks: str) -> None:
-    with pytest.raises(MtfedError, match=r"Expected --tasks to be a sum|Unknown kind of task without labels"):
+    with pytest.raises(MtfedError, match=r"Expected --kinds to be a sum|Unknown kind of task without labels"):
         read_terms(tasks)
 
 
@@ -57,7 +58,7 @@ def test_a_strategy_without_common_weights_is_refused() -> None:
     message = "Config key strategy: expected one that trains common weights, from which a run can start, got alone"
     for sites in (None, 3):
         with pytest.raises(MtfedError, match=message):
-            pretrain("pneumonia", ["strategy=alone"], DEFAULT_TASKS, sites, "local", 1)
+            pretrain("pneumonia", ["strategy=alone"], DEFAULT_KINDS, sites, "local", 1)
 
 
 def test_overrides_precede_the_settings_of_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,13 +69,24 @@ def test_overrides_precede_the_settings_of_pretraining(monkeypatch: pytest.Monke
     assert (config.balancing, config.name, config.tasks["views"].loss) == ("dwa", "xray-pretrain", "vicreg")
 
 
+def test_the_command_of_the_later_run_repeats_what_it_needs() -> None:
+    needed = ["data=my sets/a", "volume-size=32", "channels=3", "partition-seed=2", "model=medformer", "encoder=vit"]
+    others = ["rounds=3", "learning-rate=0.1", "name=x", "seed=1", "balancing=dwa", "task.views.loss=vicreg", "out=o"]
+    command = command_of_later_run("pneumonia", [*others, *needed, "weights=old"], Path("new"), None)
+    expected = ["mtfed", "simulate", "pneumonia", *(w for pair in [*needed, "weights=new"] for w in ("-c", pair))]
+    assert shlex.split(command) == expected
+    assert "-c 'data=my sets/a' " in command
+    federated = command_of_later_run("pneumonia", ["rounds=3", " decoder-width = 8"], Path("new"), 4)
+    assert federated == "mtfed simulate pneumonia --num-supernodes 4 -c 'decoder-width = 8' -c weights=new"
+
+
 @pytest.mark.parametrize("sites", [0, 3])
 def test_a_run_starts_from_the_weights(small: dict, sites: int, tmp_path: Path) -> None:
     options = ["--num-supernodes", sites] if sites else []
     out = str(tmp_path / "pretrained")
     given = {key: value for key, value in small.items() if not key.startswith("task.")} | {"rounds": 1, "out": out}
     changes = pairs(given | {"task.views.loss": "simsiam"})
-    result = mtfed("pretrain", *options, "--tasks", "reconstruction + views", *changes)
+    result = mtfed("pretrain", *options, "--kinds", "reconstruction + views", *changes)
     assert result.returncode == 0, result.stderr
     run = only_run(out)
     weights = run.folder / "checkpoints" / "best.safetensors"
@@ -82,6 +94,8 @@ def test_a_run_starts_from_the_weights(small: dict, sites: int, tmp_path: Path) 
     assert len(run.read_json("sites.json")) == (sites or 1)
     assert run.config().tasks["views"].loss == "simsiam"
     assert set(run.read_json("summary.json")["tasks"]) == {"reconstruction", "views"}
+    (repeated,) = (line for line in result.stdout.splitlines() if line.startswith("to use them: "))
+    assert "encoder=vit_nano_patch8" in repeated and "rounds" not in repeated
     tuned = small | {"rounds": 1, "learning-rate": 1e-12, "weight-decay": 0, "weights": str(weights)}
     result = mtfed("simulate", "--num-supernodes", 3, *pairs(tuned | {"label-share": 0.3}))
     assert result.returncode == 0, result.stderr
