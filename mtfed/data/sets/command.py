@@ -1,4 +1,4 @@
-"""The ``mtfed data`` commands: list, show, get."""
+"""The ``mtfed data`` commands: list, show, get, join."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...errors import MtfedError
 
 if TYPE_CHECKING:
     from .dataset import DataSet
+    from .join import Joined
     from .prepare import Prepared
 
 WIDTH = 110  # columns of text
@@ -26,6 +27,16 @@ examples:
                                        prepare files that you have placed there by hand
   mtfed simulate data/pneumoniamnist/experiment
                                        train on it
+  mtfed data join data/pathmnist data/pneumoniamnist data/nodulemnist3d --out joint
+                                       write an app in joint/ that trains one model on three prepared sets
+"""
+JOIN_EXAMPLE = """\
+example:
+  mtfed data get pathmnist --yes
+  mtfed data get nodulemnist3d --yes
+  mtfed data join data/pathmnist data/nodulemnist3d --out joint
+  mtfed simulate joint                 one model of images and volumes
+  mtfed simulate joint -c pooled=false as a federation of one hospital per set
 """
 
 
@@ -42,6 +53,7 @@ def add_commands(commands: Subparsers) -> Subparsers:
     actions = data.add_subparsers(required=True, metavar="ACTION")
     _add_list(actions)
     _add_get(actions)
+    _add_join(actions)
     return actions
 
 
@@ -73,6 +85,20 @@ def _add_get(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     add.set_defaults(command=_get)
 
 
+def _add_join(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    add = actions.add_parser(
+        "join",
+        help="write an app that trains one model on several prepared sets",
+        description="Write an app that trains one model, Medformer, on all tasks of several prepared sets: images and "
+        "volumes, grey or RGB. The sets stay in their folders.",
+        epilog=JOIN_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a set that `mtfed data get` has prepared")
+    add.add_argument("--out", type=Path, required=True, metavar="APP", help="folder of the app, new or empty")
+    add.set_defaults(command=_join)
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from . import all_sets, find_set
 
@@ -102,6 +128,13 @@ def _get(arguments: argparse.Namespace) -> int:
     with Meter("prepare", "images") as on_progress:
         prepared = prepare(dataset, folder, on_progress, arguments.out)
     print(_summary(dataset, prepared))
+    return 0
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    from .join import join
+
+    print(_joined_summary(join(arguments.folders, arguments.out)))
     return 0
 
 
@@ -148,6 +181,17 @@ def _summary(dataset: DataSet, prepared: Prepared) -> str:
         f"Check it:     mtfed site check {shlex.quote(str(prepared.folder))}\n"
         f"Train on it:  mtfed simulate {shlex.quote(str(prepared.folder / 'experiment'))}"
     )
+
+
+def _joined_summary(joined: Joined) -> str:
+    sets = {name for names in joined.sets_by_task.values() for name in names}
+    tasks = [f"{task} ({', '.join(names)})" for task, names in joined.sets_by_task.items()]
+    words = {2: "images", 3: "volumes"}
+    forms = [f"{words[form.dimensions]} of side {form.size}" for form in joined.config.forms]
+    lines = [f"{joined.file}: {len(sets)} sets, {' and '.join(forms)}; tasks: {', '.join(tasks)}."]
+    if joined.has_own_windows:
+        lines.append("The sets have different windows, so the app sets none: see `window` in mtfed config.")
+    return "\n".join([*lines, f"Train on them:  mtfed simulate {shlex.quote(str(joined.file.parent))}"])
 
 
 def _print_table(sets: list[DataSet]) -> None:

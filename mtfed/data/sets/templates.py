@@ -1,4 +1,4 @@
-"""Texts of the files that are written for a prepared data set: its site file, and a Flower app that trains on it."""
+"""Texts of the files that are written for prepared data sets: site files, and Flower apps that train on them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from ..vocabulary import BODY_PART, MODALITY
 from .dataset import DataSet, Setting
 
 VOLUME_SETTINGS: dict[str, Setting] = {"encoder": "swin3d_mini", "image-size": 32, "decoder-width": 16, "batch-size": 4}
+NO_COMMENTS: Mapping[str, str] = {}
 APP_TEMPLATE = """\
-# A Flower app, written by `mtfed data get {name}`. It contains settings only; the code is the installed mtfed.
+# A Flower app, written by `mtfed data {action}`. It contains settings only; the code is the installed mtfed.
 [project]
 name = "mtfed-{name}"
 version = "0.1.0"
@@ -50,11 +51,28 @@ def render_app_file(dataset: DataSet, folder: Path, has_sites: bool) -> str:
         **(VOLUME_SETTINGS if dataset.dimensions == 3 else {}),
         **dataset.settings,
     }  # fmt: skip
-    tasks = [f"\n[tool.flwr.app.config.task.{name}]\n{_toml(task)}" for name, task in dataset.tasks.items()]
-    text = (_toml(settings) + "".join(tasks)).rstrip("\n")
-    return APP_TEMPLATE.format(name=dataset.name, title=json.dumps(dataset.title), settings=text)
+    return render_app(f"get {dataset.name}", dataset.title, settings, dataset.tasks)
 
 
-def _toml(table: Mapping[str, Setting]) -> str:
+def render_app(
+    action: str, title: str, settings: Mapping[str, Setting], tasks: Mapping[str, Mapping[str, Setting]],
+    comments: Mapping[str, str] = NO_COMMENTS,
+) -> str:  # fmt: skip
+    """Return the text of the ``pyproject.toml`` of an app that ``mtfed data ACTION`` writes.
+
+    Args:
+        action: the action with its main argument, such as "get busi".
+        title: one line about the app.
+        settings: keys of the run config, among them the name.
+        tasks: tables of the tasks, by name.
+        comments: comments at the ends of lines, by key of the settings.
+    """
+    tables = [f"\n[tool.flwr.app.config.task.{name}]\n{_toml(task)}" for name, task in tasks.items()]
+    text = (_toml(settings, comments) + "".join(tables)).rstrip("\n")
+    return APP_TEMPLATE.format(action=action, name=settings["name"], title=json.dumps(title), settings=text)
+
+
+def _toml(table: Mapping[str, Setting], comments: Mapping[str, str] = NO_COMMENTS) -> str:
     # Texts, numbers and booleans in JSON are valid TOML.
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items())
+    ends = {key: f"  # {comments[key]}" if key in comments else "" for key in table}
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}{ends[key]}\n" for key, value in table.items())
