@@ -32,12 +32,11 @@ from .trials import Figures, run_parallel, run_parser
 HOME = trials.HOME / "medformer"
 RESULTS = HOME / "results.json"
 PRETEXT = "reconstruction + orientation + views"
-STEPS = 400  # of a model of one task
+STEPS = 400  # of a model of one task, with any share of its labels
 PRETRAINING: dict[str, RunConfigValue] = {"rounds": 8, "local-steps": 350, "batch-size": 32, "augment": "none"}
 RATES = (0.0003, 0.001)
 SHARES = (0.01, 0.05, 0.1, 1.0)
 FEW_LABELS = ("pneumonia", "melanoma", "tumour")  # tasks of the curves
-FEW_STEPS = 150  # of a model with a part of the labels
 ARMS = {  # name in the table -> whether all tasks are trained together, and whether from pre-trained weights
     "one task": (False, False),
     "all tasks": (True, False),
@@ -67,10 +66,8 @@ class Trial:
     @property
     def settings(self) -> dict[str, RunConfigValue]:
         """Return the differences from the experiment's own settings."""
-        rounds = 4
-        steps = STEPS * len(self.tasks) if self.share == 1 else FEW_STEPS
         return {
-            "rounds": rounds, "local-steps": steps // rounds, "warmup": min(100, steps // 5), "evaluate-every": 0,
+            "rounds": 4, "local-steps": STEPS * len(self.tasks) // 4, "warmup": 80, "evaluate-every": 0,
             "learning-rate": self.rate, "label-share": self.share, "partition-seed": self.seed,
         }  # fmt: skip
 
