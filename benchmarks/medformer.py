@@ -174,7 +174,8 @@ def write_pages(results: dict[str, Any]) -> None:
             figures = [mean_and_deviation(scratch), mean_and_deviation(pretrained), f"{gain:+.3f}", f"{spread:.3f}"]
             rows.append([name, f"{share:.0%}", *figures])
     head = ["task", "labels", "AUC from random weights", "pre-trained", "gain", "larger deviation"]
-    replace_marked(HOME / "README.md", {"arms": arms, "few-labels": markdown_table(head, rows)})
+    few_labels = "![AUC by share of labels](few-labels.png)\n\n" + markdown_table(head, rows)
+    replace_marked(HOME / "README.md", {"arms": arms, "few-labels": few_labels})
     plot(results)
 
 

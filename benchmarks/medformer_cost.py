@@ -106,7 +106,7 @@ def write_pages(figures: list[dict[str, Any]]) -> None:
         ]
         for f in figures
     ]  # fmt: skip
-    replace_marked(HOME / "README.md", {"cost": markdown_table(head, rows)})
+    replace_marked(HOME / "README.md", {"cost": "![Throughput by tokens](cost.png)\n\n" + markdown_table(head, rows)})
     plot(figures)
 
 
