@@ -161,7 +161,7 @@ def write_pages(results: dict[str, Any]) -> None:
     tasks = read_config(find_app("medformer").run_config).tasks
     rows = []
     for name, task in tasks.items():
-        split = "test" if name in results["runs"][0]["test"] or _has_test(results, name) else "validation"
+        split = "test" if any(name in run["test"] for run in results["runs"]) else "validation"
         cells = [mean_and_deviation(values_of(results, name, *arm)) for arm in ARMS.values()]
         rows.append([f"{name}, {task.dimensions}D", f"{task.metric}, {split}", *cells])
     arms = markdown_table(["task", "figure", *ARMS], rows)
@@ -177,10 +177,6 @@ def write_pages(results: dict[str, Any]) -> None:
     few_labels = "![AUC by share of labels](few-labels.png)\n\n" + markdown_table(head, rows)
     replace_marked(HOME / "README.md", {"arms": arms, "few-labels": few_labels})
     plot(results)
-
-
-def _has_test(results: dict[str, Any], task: str) -> bool:
-    return any(task in run["test"] for run in results["runs"])
 
 
 def plot(results: dict[str, Any]) -> None:

@@ -31,8 +31,8 @@ from .update import Update
 from .wire import FlatArray, arrays_in, json_record, read_json_record, record_of, tensors_in
 
 log = getLogger("flwr")
-# Groups of a checkpoint. Their names are part of the file format and do not change.
-POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@told"
+# Groups of a checkpoint.
+POSTERIOR, CAVITIES, MEASURED = "@posterior", "@cavities", "@measured"
 
 
 class BayesianMatching(TaskFedAvg):
