@@ -66,15 +66,16 @@ class Medformer(Sharing):
         self.dimensions = {name: task.dimensions or settings.forms[0].dimensions for name, task in tasks.items()}
         width, heads = int(body.embed_dim), int(body.blocks[0].attn.num_heads)
         self.width = width
-        self.patches = nn.ModuleDict(
-            {f"{form.dimensions}d": PatchEmbedding(form, patch_size(body), width) for form in settings.forms}
-        )
         self.dimensionality = _vectors((f"{form.dimensions}d" for form in settings.forms), width)
         self.modality, self.body_part = _vectors(MODALITIES, width), _vectors(BODY_PARTS, width)
         self.latents = nn.Parameter(torch.randn(LATENTS, width))
         self.reader = CrossAttentionBlock(width, heads)
         self.blocks = body.blocks  # the writer normalises what comes out of them
         self.writer = nn.ModuleList(CrossAttentionBlock(width, heads, OUTPUT_MLP_RATIO) for _ in range(OUTPUT_LAYERS))
+        # After what all models share, which so starts from the same weights for a seed, whatever the tasks are.
+        self.patches = nn.ModuleDict(
+            {f"{form.dimensions}d": PatchEmbedding(form, patch_size(body), width) for form in settings.forms}
+        )
         self.task_latents = nn.ParameterDict({task: nn.Parameter(torch.randn(width)) for task in self.tasks})
 
     @classmethod

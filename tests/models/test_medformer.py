@@ -279,3 +279,13 @@ def test_channels_last_changes_no_output() -> None:
         torch.testing.assert_close(
             other(images(*size), own)[task], model(images(*size), own)[task], rtol=1e-4, atol=1e-4
         )
+
+
+def test_shared_weights_start_alike_whatever_the_tasks_are() -> None:
+    every = medformer(KINDS, noise=False).state_dict()
+    flat = {name: task for name, task in KINDS.items() if task.dimensions == 2}
+    own = medformer(flat, (FLAT,), noise=False).state_dict()
+    shared = [name for name in own if name.startswith("encoder.") and "task_latents" not in name]
+    assert len(shared) > 50
+    for name in shared:
+        torch.testing.assert_close(own[name], every[name], atol=0, rtol=0)
