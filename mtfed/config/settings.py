@@ -101,6 +101,9 @@ class Config(BaseModel):
     batch_size: int = _setting(32, "images per step", ge=1)
     accumulate: int = _setting(1, "parts that a batch is computed in, to save memory", ge=1)
     learning_rate: float = _setting(1e-3, "learning rate of AdamW at the sites", gt=0)
+    encoder_rate: float = _setting(
+        1.0, "learning rate of the encoder, in learning rates; 0: frozen, so that only the decoders learn", ge=0
+    )
     schedule: Literal["constant", "cosine"] = _setting("cosine", "learning-rate schedule; cosine decays to a tenth")
     warmup: int = _setting(0, "steps of a site's first round over which the learning rate rises from 0", ge=0)
     clip_norm: float = _setting(0.0, "largest norm of a step's gradient; 0: no limit", ge=0)

@@ -58,10 +58,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..config import Config
 from ..data.shard import Batch
+from ..models.system import MultiTaskModel
 from .backward import add_gradient
 from .balancing import Equal
 from .losses import PieceLosses
-from .optimizer import AdamW, Anchors, add_proximal_gradients
+from .optimizer import Anchors, adamw, add_proximal_gradients, encoder_rates, set_learning_rate
 
 Losses = Callable[[Batch], Iterable[PieceLosses]]
 Hook = Callable[..., Tensor | None]  # layer, module, arguments, keyword arguments, output -> another output
@@ -70,11 +71,13 @@ Hook = Callable[..., Tensor | None]  # layer, module, arguments, keyword argumen
 class _Weights:
     """Weights that are updated together."""
 
-    def __init__(self, weights: Sequence[Tensor], anchors: Anchors, weight_decay: float) -> None:
+    def __init__(
+        self, weights: Sequence[Tensor], anchors: Anchors, factors: Mapping[int, float], config: Config
+    ) -> None:
         self.weights = weights
         own = {id(weight) for weight in weights}
         self.anchors = [anchor for anchor in anchors if id(anchor[0]) in own]
-        self.optimizer = AdamW(weights, weight_decay=weight_decay, fused=True)
+        self.optimizer = adamw(weights, factors, config)
 
     def add_gradients(self, gradients: Iterable[Tensor | None]) -> None:
         for weight, gradient in zip(self.weights, gradients, strict=True):
@@ -84,7 +87,7 @@ class _Weights:
     def update(self, learning_rate: float) -> None:
         """Take a step; weights without a gradient stay as they are."""
         add_proximal_gradients(self.anchors)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -105,24 +108,24 @@ class Backforward:
 
     Args:
         model: a model whose trainable weights require gradients, and no others.
-        config: clip-norm and weight-decay.
+        config: clip-norm, weight-decay and encoder-rate.
         anchors: see :func:`.optimizer.add_proximal_gradients`.
     """
 
-    def __init__(self, model: nn.Module, config: Config, anchors: Anchors = ()) -> None:
+    def __init__(self, model: MultiTaskModel, config: Config, anchors: Anchors = ()) -> None:
         self.model, self.clip_norm = model, config.clip_norm
-        anchors = list(anchors)
+        anchors, factors = list(anchors), encoder_rates(model, config)
         trained = {module: [w for w in module.parameters() if w.requires_grad] for module in model.modules()}
         own = {module: [w for w in module.parameters(recurse=False) if w.requires_grad] for module in trained}
         owners = Counter(id(weight) for weights in own.values() for weight in weights)
         self.layers = {
-            module: _Layer(weights, anchors, config.weight_decay)
+            module: _Layer(weights, anchors, factors, config)
             for module, weights in own.items()
             if weights and len(weights) == len(trained[module]) and all(owners[id(w)] == 1 for w in weights)
         }
         in_layers = {id(weight) for layer in self.layers.values() for weight in layer.weights}
         rest = [weight for weight in trained[model] if id(weight) not in in_layers]
-        self.rest = [_Weights(rest, anchors, config.weight_decay)] if rest else []
+        self.rest = [_Weights(rest, anchors, factors, config)] if rest else []
         self.learning_rate = 0.0
 
     def step(self, rule: Equal, losses: Losses, batch: Batch, learning_rate: float) -> dict[str, Tensor]:

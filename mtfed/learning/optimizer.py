@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+from ..config import Config
+from ..models.system import MultiTaskModel
 
 Anchors = Iterable[tuple[Tensor, Tensor, float]]  # weight, anchor and mu
 
@@ -21,6 +24,31 @@ class AdamW(torch.optim.AdamW):
     add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+def encoder_rates(model: MultiTaskModel, config: Config) -> dict[int, float]:
+    """Return the factor of the learning rate by the id of each weight for which it is not 1."""
+    if config.encoder_rate == 1:
+        return {}
+    return {id(weight): config.encoder_rate for name, weight in model.named_parameters() if model.is_encoder(name)}
+
+
+def adamw(weights: Iterable[Tensor], factors: Mapping[int, float], config: Config) -> AdamW:
+    """Return an optimiser of the weights, with a group for each factor of the learning rate.
+
+    PyTorch's AdamW decays a weight by its learning rate times ``weight-decay``, so the factor holds for both.
+    """
+    groups: dict[float, list[Tensor]] = {}
+    for weight in weights:
+        groups.setdefault(factors.get(id(weight), 1.0), []).append(weight)
+    named = [{"params": group, "factor": factor} for factor, group in groups.items()]
+    return AdamW(named, weight_decay=config.weight_decay, fused=True)
+
+
+def set_learning_rate(optimizer: AdamW, learning_rate: float) -> None:
+    """Set the learning rate of each group to its factor times this one."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["factor"] * learning_rate
 
 
 def add_proximal_gradients(anchors: Anchors) -> None:

@@ -21,7 +21,7 @@ from .balancing import BALANCING, ByGradient, Equal, History
 from .device import seed_device
 from .losses import BatchLosses
 from .mixing import mix
-from .optimizer import AdamW, Anchors, add_proximal_gradients
+from .optimizer import Anchors, adamw, add_proximal_gradients, encoder_rates, set_learning_rate
 from .parts import train_only
 from .pretext import add_pretext
 from .sampling import orders
@@ -73,7 +73,7 @@ def train(
     if not model.training:
         model.train()
     sums: dict[str, Tensor] = {}
-    with train_only(model, tasks):
+    with train_only(model, tasks, encoder=config.encoder_rate > 0):
         weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         mus = {name: proximal_mu + (pull or {}).get(name, 0.0) for name in weights}
         anchors = [(weight, weight.detach().clone(), mus[name]) for name, weight in weights.items() if mus[name]]
@@ -120,11 +120,12 @@ class OrdinarySteps:
         weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.clip_norm, self.anchors = config.clip_norm, anchors
         self.shared, self.own = _by_owner(model, weights, tasks)
-        self.optimizer = AdamW(weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        self.weights = list(weights.values())
+        self.optimizer = adamw(self.weights, encoder_rates(model, config), config)
 
     def step(self, rule: Equal, losses: BatchLosses, batch: Batch, learning_rate: float) -> dict[str, Tensor]:
         """Update the weights from a batch; return the tasks' mean losses before the update."""
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.zero_grad()
         scale = losses.scaler.scale
         if isinstance(rule, ByGradient) and self.shared and len(batch.labels) > 1:
@@ -138,7 +139,7 @@ class OrdinarySteps:
         """Take an optimizer step from the scaled gradients: unscale and clip them, then add the proximal terms."""
         scaler.unscale_(self.optimizer)
         if self.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.weights, self.clip_norm)
         add_proximal_gradients(self.anchors)
         scaler.step(self.optimizer)
         scaler.update()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..strategies.wire import DECODER
+from ..strategies.wire import DECODER, task_of
 from ..tasks.task import Task
 from .encoders import Encoder, EncoderSettings, FeatureInfo, Features
 
@@ -73,6 +73,13 @@ class Sharing(nn.Module):
             return "encoder"
         return f"{self.owners[module]}.{rest.partition('.')[0]}"
 
+    def is_encoder(self, name: str) -> bool:
+        """Return whether a tensor of the scheme's ``state_dict`` is the encoder's, and not built for a task.
+
+        These are the tensors that pretrained weights provide, and that learn at ``encoder-rate``.
+        """
+        return not task_of(self.part(name))
+
     def train(self, mode: bool = True) -> Sharing:
         for encoder in self._encoder:
             encoder.training = mode  # it is not a child module, but its forward runs
@@ -104,6 +111,9 @@ class SeparateEncoders(Sharing):
     @property
     def encoder(self) -> Encoder:
         return cast(Encoder, self.own[self.tasks[0]])
+
+    def is_encoder(self, name: str) -> bool:
+        return True
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor], words: Tensor | None = None) -> dict[str, Features]:
         return {task: self.own[task](select_rows(image, index)) for task, index in rows.items()}

@@ -59,6 +59,11 @@ class MultiTaskModel(nn.Module):
         module, _, rest = name.partition(".")
         return self.encoder.part(rest) if module == "encoder" else decoder_part(rest.partition(".")[0])
 
+    def is_encoder(self, name: str) -> bool:
+        """Return whether a tensor of the state dict is the encoder's (:meth:`.sharing.Sharing.is_encoder`)."""
+        module, _, rest = name.partition(".")
+        return module == "encoder" and self.encoder.is_encoder(rest)
+
     def _apply(self, fn: Any, recurse: bool = True) -> MultiTaskModel:
         self._parts = None  # moving the model to another device or dtype replaces its tensors
         return super()._apply(fn, recurse)
