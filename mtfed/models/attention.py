@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,6 +18,17 @@ class CrossAttention(nn.Module):
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
+
+    @torch.no_grad()
+    def match_queries_and_keys(self) -> None:
+        """Start with the same orthogonal weights for queries and keys, so that tokens attend to what resembles them.
+
+        Independent weights give a random score to each pair at the start, and all tokens the mean of the context.
+        """
+        nn.init.orthogonal_(self.q.weight)
+        self.kv.weight[: len(self.q.weight)] = self.q.weight
+        for bias in (self.q.bias, self.kv.bias[: len(self.q.bias)]):
+            nn.init.zeros_(bias)
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         q, k, v = (

@@ -6,7 +6,8 @@ Perceiver IO (Jaegle et al., ICLR 2022):
 
 * The *Input Adaptformer* embeds patches of an image or a volume as tokens (:class:`.patches.PatchEmbedding`). A fixed
   number of latents, to each of which the latents of the image's dimensionality, modality and body part are added,
-  attends to the tokens. Its output has the same size for every image.
+  attends to the tokens. Its output has the same size for every image. Each latent has a learned position, and starts by
+  attending to the tokens near it, in images and in volumes.
 * The *Main Body* is a stack of pre-norm transformer layers on these latents, with all weights shared. Its cost does not
   depend on the size of the image.
 * The *Output Adaptformer* attends to the body's output: with the latent of a task for a prediction of the whole image,
@@ -35,13 +36,14 @@ from ..strategies.wire import DECODER, INPUT
 from ..tasks.task import Task
 from .attention import CrossAttentionBlock
 from .encoders import Encoder, EncoderSettings, FeatureInfo, Features
-from .patches import PatchEmbedding
+from .patches import PatchEmbedding, spread_points
 from .pretrained import is_of_scheme, load_scheme
 from .sharing import Sharing, select_rows
 from .timm_library import timm
 from .volumes import VOLUMES
 
 LATENTS = 32  # of the Input Adaptformer
+LATENT_DEVIATION = 0.1  # at the start; that of the embedding of positions is about 0.4
 OUTPUT_LAYERS = 2  # layers of the Output Adaptformer
 OUTPUT_MLP_RATIO = 2.0  # its hidden units, in widths; position queries are many, so it is kept cheap
 
@@ -68,10 +70,13 @@ class Medformer(Sharing):
         self.width = width
         self.dimensionality = _vectors((f"{form.dimensions}d" for form in settings.forms), width)
         self.modality, self.body_part = _vectors(MODALITIES, width), _vectors(BODY_PARTS, width)
-        self.latents = nn.Parameter(torch.randn(LATENTS, width))
+        self.latents = nn.Parameter(LATENT_DEVIATION * torch.randn(LATENTS, width))
+        self.points = nn.Parameter(spread_points(LATENTS, 3))  # images have the first two coordinates
         self.reader = CrossAttentionBlock(width, heads)
         self.blocks = body.blocks  # the writer normalises what comes out of them
         self.writer = nn.ModuleList(CrossAttentionBlock(width, heads, OUTPUT_MLP_RATIO) for _ in range(OUTPUT_LAYERS))
+        for layer in (self.reader, *self.writer):
+            layer.attention.match_queries_and_keys()
         # After what all models share, which so starts from the same weights for a seed, whatever the tasks are.
         self.patches = nn.ModuleDict(
             {f"{form.dimensions}d": PatchEmbedding(form, patch_size(body), width) for form in settings.forms}
@@ -120,7 +125,8 @@ class Medformer(Sharing):
         about = self.dimensionality[f"{dimensions}d"]  # what kind of image it is, (D,) and then (B, D)
         for vectors, table, index in ((self.modality, MODALITIES, 0), (self.body_part, BODY_PARTS, 1)):
             about = about + _look_up(vectors, tuple(table), words[:, index])
-        latents = self.reader(self.latents + about[:, None], tokens.flatten(2).mT)
+        positions = self._patches(dimensions).embed_positions(self.points[:, :dimensions])
+        latents = self.reader(self.latents + positions + about[:, None], tokens.flatten(2).mT)
         for block in self.blocks:
             latents = block(latents)
         return latents

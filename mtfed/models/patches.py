@@ -49,8 +49,12 @@ class PatchEmbedding(nn.Module):
         self.check(image.shape[2:])
         stem = self.stem(image)
         tokens = self.tokens(stem)
-        positions = self.positions(position_features(tokens.shape[2:]).to(tokens))
+        positions = self.embed_positions(cell_centres(tokens.shape[2:]).to(tokens))
         return stem, tokens + positions.movedim(-1, 0)
+
+    def embed_positions(self, coordinates: Tensor) -> Tensor:
+        """Return the embeddings (..., D) of coordinates (..., dims), which are between -1 and 1 in the image."""
+        return self.positions(position_features(coordinates))
 
     def check(self, size: tuple[int, ...]) -> None:
         """Refuse a size that patches do not divide."""
@@ -62,9 +66,30 @@ class PatchEmbedding(nn.Module):
             )
 
 
-def position_features(size: tuple[int, ...]) -> Tensor:
-    """Return features (*s, F) of the position of each cell of a grid, along each axis between -1 and 1."""
+def cell_centres(size: tuple[int, ...]) -> Tensor:
+    """Return the coordinates (*s, dims) of the cells of a grid, along each axis between -1 and 1."""
     axes = torch.meshgrid(*((torch.arange(side) + 0.5) * (2 / side) - 1 for side in size), indexing="ij")
-    coordinates = torch.stack(axes, -1)  # (*s, dims)
-    angles = coordinates[..., None] * (math.pi * 2.0 ** torch.arange(FREQUENCIES))
-    return torch.cat([coordinates, angles.sin().flatten(-2), angles.cos().flatten(-2)], -1)
+    return torch.stack(axes, -1)
+
+
+def position_features(coordinates: Tensor) -> Tensor:
+    """Return the features (..., F) of coordinates (..., dims): themselves, and their sines and cosines.
+
+    Sines are as large as their periods, so that the features of two positions are the more alike the closer they are.
+    """
+    periods = 2.0 / 2.0 ** torch.arange(FREQUENCIES, device=coordinates.device)
+    angles = coordinates[..., None] * (2 * math.pi / periods)
+    waves = [(periods * wave).flatten(-2) for wave in (angles.sin(), angles.cos())]
+    return torch.cat([2 * coordinates, *waves], -1)
+
+
+def spread_points(count: int, dims: int) -> Tensor:
+    """Return points (N, dims) that are spread evenly over the cube from -1 to 1, and so are their projections.
+
+    They are those of Roberts' R sequence (2018), a generalisation of the golden ratio's to several dimensions.
+    """
+    ratio = 2.0
+    for _ in range(64):  # the only root above 1 of x^(dims + 1) = x + 1
+        ratio = (1 + ratio) ** (1 / (dims + 1))
+    steps = ratio ** -torch.arange(1.0, dims + 1, dtype=torch.float64)
+    return ((0.5 + torch.arange(1, count + 1)[:, None] * steps) % 1 * 2 - 1).float()

@@ -23,7 +23,7 @@ from mtfed.learning.acceleration import channels_last
 from mtfed.learning.train import train
 from mtfed.models.attention import CrossAttentionBlock
 from mtfed.models.medformer import LATENTS, Medformer
-from mtfed.models.patches import FREQUENCIES, PatchEmbedding, position_features
+from mtfed.models.patches import FREQUENCIES, PatchEmbedding, cell_centres, position_features, spread_points
 from mtfed.models.system import MultiTaskModel
 from mtfed.strategies.wire import task_of
 from mtfed.tasks.specs import KIND_SPECS
@@ -132,7 +132,8 @@ def test_memory_by_definition() -> None:
     model, x = medformer().double().eval(), images(16, 16, 16, count=1).double()
     own, kind = scheme(model), ("mri", "brain")
     _, tokens = own._patches(3)(x)
-    latents = own.latents + own.dimensionality["3d"] + own.modality["mri"] + own.body_part["brain"]
+    about = own.dimensionality["3d"] + own.modality["mri"] + own.body_part["brain"]
+    latents = own.latents + own._patches(3).embed_positions(own.points) + about
     expected = attend(own.reader, latents, tokens[0].flatten(1).T)
     for block in own.blocks:
         expected = block(expected[None])[0]
@@ -156,13 +157,39 @@ def attend(block: CrossAttentionBlock, tokens: Tensor, context: Tensor) -> Tenso
 
 @pytest.mark.parametrize("size", [(3, 5), (2, 3, 4)])
 def test_position_features_by_definition(size: tuple[int, ...]) -> None:
-    features = position_features(size)
+    features = position_features(cell_centres(size))
     assert features.shape == (*size, len(size) * (2 * FREQUENCIES + 1))
     for place in np.ndindex(*size):
         at = [-1 + (2 * i + 1) / side for i, side in zip(place, size, strict=True)]  # the middle of the cell
-        angles = [x * math.pi * 2**k for x in at for k in range(FREQUENCIES)]
-        expected = [*at, *map(math.sin, angles), *map(math.cos, angles)]
+        waves = [(2 * 2.0**-k, x * math.pi * 2**k) for x in at for k in range(FREQUENCIES)]
+        expected = [2 * x for x in at] + [size * wave(x) for wave in (math.sin, math.cos) for size, x in waves]
         torch.testing.assert_close(features[place], torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_points_are_spread_over_the_image_and_its_faces(dims: int) -> None:
+    points = spread_points(32, dims)
+    assert points.shape == (32, dims) and points.abs().max() < 1
+    for axes in ([0], [0, 1], [1, 2]):
+        if max(axes) < dims:
+            nearest = torch.cdist(points[:, axes], points[:, axes]).fill_diagonal_(9).min(1).values
+            cells = 2 * 32 ** (-1 / len(axes))  # the side of the cell that a point has to itself
+            assert float(nearest.min()) > 0.3 * cells
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(32, 32), (16, 16, 16)])
+def test_latents_start_by_attending_to_tokens_near_them(size: tuple[int, ...]) -> None:
+    own = scheme(medformer(noise=False))
+    dims = len(size)
+    _, tokens = own._patches(dims)(images(*size, count=1))
+    latents = own.latents + own._patches(dims).embed_positions(own.points[:, :dims])
+    attention, width = own.reader.attention, own.width
+    queries = attention.q(own.reader.norm(latents))
+    keys = attention.kv(own.reader.context_norm(tokens[0].flatten(1).T))[:, :width]
+    distances = torch.cdist(own.points[:, :dims], cell_centres(tuple(tokens.shape[2:])).reshape(-1, dims))
+    weights = (queries @ keys.T / math.sqrt(width / attention.num_heads)).softmax(1)
+    assert float((weights * distances).sum(1).mean()) < 0.85 * float(distances.mean())
 
 
 def test_parts() -> None:
@@ -173,7 +200,7 @@ def test_parts() -> None:
     for name, tensor in (("input.ct", "encoder.modality.ct"), ("input.chest", "encoder.body_part.chest")):
         assert list(parts[name]) == [tensor]
     assert {name.split(".")[1] for name in parts["input.3d"]} == {"patches", "dimensionality"}
-    assert {name.split(".")[1] for name in parts["encoder"]} == {"latents", "reader", "blocks", "writer"}
+    assert {name.split(".")[1] for name in parts["encoder"]} == {"latents", "points", "reader", "blocks", "writer"}
     assert {"encoder.task_latents.lungs", "balance.lungs"} < set(parts["decoder.lungs"])
     flat = medformer({"grade": TASKS["grade"]}, (FLAT,))
     assert "input.3d" not in flat.parts() and "input.2d" in flat.parts()

@@ -1,7 +1,8 @@
 """The axes of Medformer.
 
 One residual stream runs through tokens, latents, words and queries, so all of them share one axis. The latents are a
-set: attention treats them alike, so their order is an axis of its own. Each patch embedding has an axis in its stem.
+set: attention treats them alike, so their order is an axis of its own, which their positions share. Each patch
+embedding has an axis in its stem.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def label_medformer(builder: AxisGraphBuilder, path: str, scheme: Medformer) -> 
     residual = builder.add_axis(join(path, "residual"), Axis(scheme.width))
     latents = builder.add_axis(join(path, "latents"), Axis(len(scheme.latents)))
     builder.label(join(path, "latents"), latents, residual)
+    builder.label(join(path, "points"), latents)
     for name in ("dimensionality", "modality", "body_part", "task_latents"):
         for key in getattr(scheme, name):
             builder.label(join(path, f"{name}.{key}"), residual)
