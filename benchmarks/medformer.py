@@ -5,11 +5,15 @@ python -m benchmarks.medformer --data images/joint --runs runs [--jobs 2] [--see
 
 Four arms, for every task and seed: trained on the task alone or on all tasks, from random weights or from weights that
 were pre-trained on the training images of all sets without labels. A model of all tasks takes as many steps as the
-models of one task together. The curves train on a task alone with a share of its labels, drawn anew for every seed.
-The learning rate of each arm is the better of RATES by the validation figures of the first seed; nothing else is
-tuned. No round is chosen: figures are those after the last one, of test images, or of validation images for the sets
-that have no others. Existing runs are not repeated. Figures are written to experiments/medformer/results.json, tables
-and the plot to the same folder.
+models of one task together. The curves train on a task alone with a share of its labels, drawn anew for every seed; on
+the skin images also from weights that were pre-trained on these images only.
+
+Each arm, and each start and share of the curves, has two candidates for the learning rates (RATES). The better one on
+the validation images of the first seed, on average over the tasks, is used for all tasks; nothing else is tuned. No
+round is chosen: figures are those after the last one, of test images, or of validation images for the sets that have
+no others. The ablation pre-trains on single kinds of tasks at the same cost, with the rates of the curves. Existing
+runs are not repeated. Figures are written to experiments/medformer/results.json, tables and the plot to the same
+folder.
 """
 
 from __future__ import annotations
@@ -33,153 +37,241 @@ HOME = trials.HOME / "medformer"
 RESULTS = HOME / "results.json"
 PRETEXT = "reconstruction + orientation + views"
 STEPS = 400  # of a model of one task, with any share of its labels
-PRETRAINING: dict[str, RunConfigValue] = {"rounds": 8, "local-steps": 350, "batch-size": 32, "augment": "none"}
-RATES = (0.0003, 0.001)
+PRETRAINING: dict[str, RunConfigValue] = {"batch-size": 32, "augment": "none"}
+STARTS: dict[str, dict[str, RunConfigValue]] = {  # name -> what is pre-trained on, and for how many steps
+    "random": {},
+    "all sets": {"rounds": 8, "local-steps": 350},
+    "own set": {"rounds": 8, "local-steps": 225},
+}
+RATES: dict[bool, tuple[tuple[float, float], ...]] = {  # pre-trained? -> learning rate, encoder rate
+    False: ((0.001, 1.0), (0.0003, 1.0)),
+    True: ((0.001, 1.0), (0.001, 0.0)),
+}
 SHARES = (0.01, 0.05, 0.1, 1.0)
 FEW_LABELS = ("pneumonia", "melanoma", "tumour")  # tasks of the curves
-ARMS = {  # name in the table -> whether all tasks are trained together, and whether from pre-trained weights
-    "one task": (False, False),
-    "all tasks": (True, False),
-    "pre-trained, one task": (False, True),
-    "pre-trained, all tasks": (True, True),
+OWN_SET = {"melanoma": "isic2017"}  # tasks that also start from pre-training on their own set
+ABLATION: dict[str, dict[str, RunConfigValue]] = {  # kinds -> steps of 32 images; each image is trained on 2,800 times
+    "reconstruction": {"rounds": 1, "local-steps": 2800},
+    "orientation": {"rounds": 1, "local-steps": 2800},
+    "views": {"rounds": 1, "local-steps": 1400},
+    PRETEXT: {"rounds": 1, "local-steps": 700},
 }
-COLOURS = {False: "#999999", True: "#009e73"}
+ABLATION_SHARE = 0.1
+ARMS = {  # name in the table -> whether all tasks are trained together, and the start
+    "one task": (False, "random"),
+    "all tasks": (True, "random"),
+    "pre-trained, one task": (False, "all sets"),
+    "pre-trained, all tasks": (True, "all sets"),
+}
+COLOURS = {"random": "#999999", "all sets": "#009e73", "own set": "#0072b2"}
+LABELS = {"random": "random weights", "all sets": "pre-trained on all sets", "own set": "on the skin images"}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: its tasks, whether it starts from pre-trained weights, its share of labels, learning rate and seed."""
+    """One run: its tasks, its start, its share of labels, the rates of learning, and the seed."""
 
     tasks: tuple[str, ...]
-    pretrained: bool
+    start: str
     share: float
-    rate: float
+    rates: tuple[float, float]
     seed: int
 
     @property
     def name(self) -> str:
         """Return the run's name, by which an existing run is found."""
         tasks = self.tasks[0] if len(self.tasks) == 1 else "all"
-        start = "pretrained" if self.pretrained else "scratch"
-        return f"{tasks}-{start}-{self.share:g}-{self.rate:g}-s{self.seed}"
+        start = self.start.replace(" + ", "-").replace(" ", "-")
+        return f"{tasks}-{start}-{self.share:g}-{self.rates[0]:g}-{self.rates[1]:g}-s{self.seed}"
 
     @property
     def settings(self) -> dict[str, RunConfigValue]:
         """Return the differences from the experiment's own settings."""
         return {
             "rounds": 4, "local-steps": STEPS * len(self.tasks) // 4, "warmup": 80, "evaluate-every": 0,
-            "learning-rate": self.rate, "label-share": self.share, "partition-seed": self.seed,
+            "learning-rate": self.rates[0], "encoder-rate": self.rates[1],
+            "label-share": self.share, "partition-seed": self.seed,
         }  # fmt: skip
+
+
+Cell = tuple[bool, str, float]  # joint, start, share of labels: what has rates of its own
 
 
 def main() -> None:
     """Start the runs that do not exist, and write figures, tables and the plot."""
     parser = run_parser(__doc__, "benchmarks.joint_images")
+    parser.add_argument("--only", choices=("random",), help="only make the runs from random weights")
     arguments = parser.parse_args()
-    data, runs, seeds = arguments.data.resolve(), arguments.runs.resolve(), arguments.seeds
-    weights = trials.pretrained_run("medformer", "medformer", {"data": str(data), **PRETRAINING}, 0, runs, PRETEXT)
-    file = weights.folder / "checkpoints" / "best.safetensors"
-    figures_of = partial(run_figures, data=data, runs=runs, weights=file)
+    data, runs, seeds, jobs = arguments.data.resolve(), arguments.runs.resolve(), arguments.seeds, arguments.jobs
+    starts = ["random"] if arguments.only else [*STARTS, *ABLATION]
+    pretrained = dict(zip(starts, run_parallel(partial(pretrain, data=data, runs=runs), starts, jobs), strict=True))
+    weights = {start: figures["weights"] for start, figures in pretrained.items()}
+    figures_of = partial(run_figures, data=data, runs=runs, weights=weights)
 
     every = tuple(read_config(find_app("medformer").run_config).tasks)
-    arms = [((task,), start, 1.0) for task in every for start in (False, True)]
-    arms += [(every, start, 1.0) for start in (False, True)]
-    arms += [((task,), start, share) for task in FEW_LABELS for share in SHARES[:-1] for start in (False, True)]
-    arms.sort(key=lambda arm: -len(arm[0]))  # long runs first
-    tuning = run_parallel(figures_of, [Trial(*arm, rate, seeds[0]) for arm in arms for rate in RATES], arguments.jobs)
-    rates = {arm: best_rate(run for run in tuning if of_arm(run, arm)) for arm in arms}
-    others = [Trial(*arm, rates[arm], seed) for seed in seeds[1:] for arm in arms]
-    chosen = [run for run in tuning if run["rate"] == next(rates[arm] for arm in arms if of_arm(run, arm))]
-    results = {"pretrained": pretraining_figures(weights), "tuning": tuning}
-    results["runs"] = chosen + run_parallel(figures_of, others, arguments.jobs)
+    cells = {(joint, start, 1.0): [every] if joint else [(task,) for task in every] for joint, start in ARMS.values()}
+    for share in SHARES:
+        cells |= {
+            (False, start, share): [(task,) for task in FEW_LABELS] for start in ("random", "all sets") if share < 1
+        }
+        cells[False, "own set", share] = [(task,) for task in OWN_SET]
+    cells = {cell: groups for cell, groups in cells.items() if cell[1] in starts}
+    trials = [
+        Trial(tasks, cell[1], cell[2], rates, seeds[0])
+        for cell, groups in cells.items() for tasks in groups for rates in RATES[cell[1] != "random"]
+    ]  # fmt: skip
+    tuning = run_parallel(figures_of, trials, jobs)
+    chosen = {cell: best_rates(run for run in tuning if cell_of(run) == cell) for cell in cells}
+    trials = [
+        Trial(tasks, cell[1], cell[2], chosen[cell], seed)
+        for seed in seeds[1:] for cell, groups in cells.items() for tasks in groups
+    ]  # fmt: skip
+    others = run_parallel(figures_of, trials, jobs)
+    if arguments.only:
+        return
+    rates = chosen[False, "all sets", ABLATION_SHARE]
+    trials = [
+        Trial((task,), kinds, ABLATION_SHARE, rates, seed)
+        for kinds in ABLATION
+        for task in FEW_LABELS
+        for seed in seeds
+    ]
+    results: dict[str, Any] = {
+        "pretrained": [
+            {k: v for k, v in figures.items() if k != "weights"}
+            for figures in pretrained.values()
+            if figures["seconds"]
+        ],
+        "tuning": tuning,
+    }
+    results["runs"] = [run for run in tuning if tuple(run["rates"]) == chosen[cell_of(run)]] + others
+    results["ablation"] = run_parallel(figures_of, trials, jobs)
     RESULTS.write_text(to_text(results))
     write_pages(json.loads(RESULTS.read_text()))
 
 
-def run_figures(trial: Trial, data: Path, runs: Path, weights: Path) -> Figures:
+def pretrain(start: str, data: Path, runs: Path) -> Figures:
+    """Return a start's weights and the last validation figures of its pre-training; start the run if necessary."""
+    if start == "random":
+        return {"start": start, "weights": "", "seconds": 0.0}
+    kinds = start if start in ABLATION else PRETEXT
+    source = data / next(iter(OWN_SET.values())) if start == "own set" else data
+    name = f"medformer-{start.replace(' + ', '-').replace(' ', '-')}"
+    settings = {"data": str(source), **PRETRAINING, **(STARTS | ABLATION)[start]}
+    run = trials.pretrained_run("medformer", name, settings, 0, runs, kinds)
+    lines = run.lines("metrics.jsonl")[-len(run.config().tasks) :]
+    return {
+        "start": start, "weights": str(run.folder / "checkpoints" / "best.safetensors"),
+        "seconds": sum(line["seconds"] for line in run.lines("rounds.jsonl")),
+        "validation": {line["task"]: line["validation"] for line in lines},
+    }  # fmt: skip
+
+
+def run_figures(trial: Trial, data: Path, runs: Path, weights: dict[str, str]) -> Figures:
     """Return a run's figures after its last round; start the run if it does not exist."""
-    settings = {**trial.settings, "data": str(data), "weights": str(weights) if trial.pretrained else ""}
+    settings = {**trial.settings, "data": str(data), "weights": weights[trial.start]}
     run = trials.run_of("medformer", trial.name, settings, trial.seed, runs, tasks=trial.tasks)
     assert run is not None
     tasks = run.config().tasks
     lines = {line["task"]: line for line in run.lines("metrics.jsonl")[-len(tasks) :]}
     print(trial.name, {task: line["validation"].get(tasks[task].metric) for task, line in lines.items()}, flush=True)
     return {
-        "tasks": list(trial.tasks), "pretrained": trial.pretrained, "share": trial.share, "rate": trial.rate,
+        "tasks": list(trial.tasks), "start": trial.start, "share": trial.share, "rates": list(trial.rates),
         "seed": trial.seed, "seconds": sum(line["seconds"] for line in run.lines("rounds.jsonl")),
         "validation": {task: line["validation"] for task, line in lines.items()},
         "test": {task: line["test"] for task, line in lines.items() if line["test"]},
     }  # fmt: skip
 
 
-def pretraining_figures(run: Any) -> Figures:
-    """Return the validation figures of the pre-training."""
-    count = len(run.config().tasks)
-    lines = run.lines("metrics.jsonl")[-count:]
-    seconds = sum(line["seconds"] for line in run.lines("rounds.jsonl"))
-    return {"seconds": seconds, "validation": {line["task"]: line["validation"] for line in lines}}
+def cell_of(run: Figures) -> Cell:
+    """Return the cell that a run belongs to."""
+    return len(run["tasks"]) > 1, run["start"], run["share"]
 
 
-def of_arm(run: Figures, arm: tuple[tuple[str, ...], bool, float]) -> bool:
-    """Return whether a run belongs to an arm."""
-    return (tuple(run["tasks"]), run["pretrained"], run["share"]) == arm
-
-
-def best_rate(runs: Iterable[Figures]) -> float:
-    """Return the learning rate with the best validation figures, the mean score over tasks."""
+def best_rates(runs: Iterable[Figures]) -> tuple[float, float]:
+    """Return the rates with the best validation figures: the best mean score over all tasks of the runs."""
     tasks = read_config(find_app("medformer").run_config).tasks
-
-    def score(run: Figures) -> float:
-        values = {tasks[name]: figures[tasks[name].metric] for name, figures in run["validation"].items()}
-        return mean(task.score(value) for task, value in values.items())
-
-    return max(runs, key=score)["rate"]
+    scores: dict[tuple[float, float], list[float]] = {}
+    for run in runs:
+        figures = run["validation"].items()
+        values = [tasks[name].score(of_task[tasks[name].metric]) for name, of_task in figures]
+        scores.setdefault(tuple(run["rates"]), []).extend(values)
+    return max(scores, key=lambda rates: mean(scores[rates]))
 
 
 def to_text(results: dict[str, Any]) -> str:
     """Return results as JSON with one line per run."""
-    parts = [f'"pretrained": {json.dumps(results["pretrained"])}']
-    for name in ("tuning", "runs"):
-        lines = ",\n".join(json.dumps(run) for run in results[name])
-        parts.append(f'"{name}": [\n{lines}\n]')
+    parts = [f'"{name}": [\n' + ",\n".join(map(json.dumps, runs)) + "\n]" for name, runs in results.items()]
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def values_of(results: dict[str, Any], task: str, joint: bool, pretrained: bool, share: float = 1.0) -> list[float]:
+def values_of(runs: list[Figures], task: str, cell: Cell) -> list[float]:
     """Return a task's figures by seed: of test images, or of validation images if the set has no others."""
     metric = read_config(find_app("medformer").run_config).tasks[task].metric
-    runs = [
-        run for run in results["runs"]
-        if task in run["tasks"] and (len(run["tasks"]) > 1) == joint
-        and run["pretrained"] == pretrained and run["share"] == share
-    ]  # fmt: skip
-    return [run["test"].get(task, run["validation"][task])[metric] for run in sorted(runs, key=lambda r: r["seed"])]
+    own = [run for run in runs if task in run["tasks"] and cell_of(run) == cell]
+    return [run["test"].get(task, run["validation"][task])[metric] for run in sorted(own, key=lambda r: r["seed"])]
 
 
 def write_pages(results: dict[str, Any]) -> None:
     """Write the tables and the plot."""
+    tables = {"arms": arms_table, "few-labels": few_labels_table, "ablation": ablation_table}
+    replace_marked(HOME / "README.md", {name: table(results) for name, table in tables.items()})
+    plot(results["runs"])
+
+
+def arms_table(results: dict[str, Any]) -> str:
+    """Return a table with a row for each task, and a last row with the learning rates."""
     tasks = read_config(find_app("medformer").run_config).tasks
     rows = []
     for name, task in tasks.items():
         split = "test" if any(name in run["test"] for run in results["runs"]) else "validation"
-        cells = [mean_and_deviation(values_of(results, name, *arm)) for arm in ARMS.values()]
+        cells = [mean_and_deviation(values_of(results["runs"], name, (*arm, 1.0))) for arm in ARMS.values()]
         rows.append([f"{name}, {task.dimensions}D", f"{task.metric}, {split}", *cells])
-    arms = markdown_table(["task", "figure", *ARMS], rows)
-    rows = []
+    rows.append(["learning rate, encoder rate", "", *(rates_of(results["runs"], (*arm, 1.0)) for arm in ARMS.values())])
+    return markdown_table(["task", "figure", *ARMS], rows)
+
+
+def rates_of(runs: list[Figures], cell: Cell) -> str:
+    """Return the learning rate and the encoder rate of a cell."""
+    rates = next(run["rates"] for run in runs if cell_of(run) == cell)
+    return f"{rates[0]:g}, {rates[1]:g}"
+
+
+def few_labels_table(results: dict[str, Any]) -> str:
+    """Return the plot and a table with a row for each task and share of labels."""
+    rows, runs = [], results["runs"]
     for name in FEW_LABELS:
         for share in SHARES:
-            scratch, pretrained = (values_of(results, name, False, start, share) for start in (False, True))
-            gain = mean(pretrained) - mean(scratch)
-            spread = max(stdev(values) for values in (scratch, pretrained)) if len(scratch) > 1 else float("nan")
-            figures = [mean_and_deviation(scratch), mean_and_deviation(pretrained), f"{gain:+.3f}", f"{spread:.3f}"]
-            rows.append([name, f"{share:.0%}", *figures])
-    head = ["task", "labels", "AUC from random weights", "pre-trained", "gain", "larger deviation"]
-    few_labels = "![AUC by share of labels](few-labels.png)\n\n" + markdown_table(head, rows)
-    replace_marked(HOME / "README.md", {"arms": arms, "few-labels": few_labels})
-    plot(results)
+            scratch = values_of(runs, name, (False, "random", share))
+            cells = [mean_and_deviation(scratch)]
+            for start in list(STARTS)[1:]:
+                values = values_of(runs, name, (False, start, share))
+                spread = max(
+                    stdev(figures) if len(figures) > 1 else float("nan") for figures in (scratch, values or [0])
+                )
+                cells += (
+                    [mean_and_deviation(values), f"{mean(values) - mean(scratch):+.3f} ({spread:.3f})"]
+                    if values
+                    else ["", ""]
+                )
+            rows.append([name, f"{share:.0%}", *cells])
+    head = ["task", "labels", "random weights"]
+    head += [cell for start in list(STARTS)[1:] for cell in (LABELS[start], "gain (larger deviation)")]
+    return "![AUC by share of labels](few-labels.png)\n\n" + markdown_table(head, rows)
 
 
-def plot(results: dict[str, Any]) -> None:
+def ablation_table(results: dict[str, Any]) -> str:
+    """Return a table with a row for each pre-training."""
+    rows = []
+    scratch = [values_of(results["runs"], task, (False, "random", ABLATION_SHARE)) for task in FEW_LABELS]
+    rows.append(["none", *map(mean_and_deviation, scratch)])
+    for kinds in ABLATION:
+        values = [values_of(results["ablation"], task, (False, kinds, ABLATION_SHARE)) for task in FEW_LABELS]
+        rows.append([kinds, *map(mean_and_deviation, values)])
+    return markdown_table(["pre-training", *FEW_LABELS], rows)
+
+
+def plot(runs: list[Figures]) -> None:
     """Draw the curves: AUC by share of labels, mean over seeds and their range."""
     import matplotlib
 
@@ -189,15 +281,18 @@ def plot(results: dict[str, Any]) -> None:
     figure, axes = plt.subplots(1, len(FEW_LABELS), figsize=(11, 3.6))
     for axis, task in zip(axes, FEW_LABELS, strict=True):
         for start, colour in COLOURS.items():
-            by_share = [values_of(results, task, False, start, share) for share in SHARES]
-            label = "pre-trained without labels" if start else "random weights"
-            axis.plot(SHARES, [mean(values) for values in by_share], "o-", color=colour, label=label, lw=2)
-            axis.fill_between(SHARES, list(map(min, by_share)), list(map(max, by_share)), color=colour, alpha=0.2, lw=0)
+            by_share = [values_of(runs, task, (False, start, share)) for share in SHARES]
+            if not all(by_share):
+                continue
+            means, low, high = ([reduce(values) for values in by_share] for reduce in (mean, min, max))
+            axis.plot(SHARES, means, "o-", color=colour, label=LABELS[start], lw=2)
+            axis.fill_between(SHARES, low, high, color=colour, alpha=0.15, lw=0)
         axis.set(title=f"{task}, AUC", xlabel="share of labels", xscale="log")
         axis.set_xticks(SHARES, [f"{share:.0%}" for share in SHARES], minor=False)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, loc="lower right")
-    figure.tight_layout()
+    handles, labels = axes[list(FEW_LABELS).index("melanoma")].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(COLOURS))
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(HOME / "few-labels.png", dpi=110)
     plt.close(figure)
 
