@@ -104,6 +104,9 @@ class Config(BaseModel):
     encoder_rate: float = _setting(
         1.0, "learning rate of the encoder, in learning rates; 0: frozen, so that only the decoders learn", ge=0
     )
+    layer_decay: float = _setting(
+        1.0, "factor of the encoder's learning rate from each of its layers to the layer before it", gt=0, le=1
+    )
     schedule: Literal["constant", "cosine"] = _setting("cosine", "learning-rate schedule; cosine decays to a tenth")
     warmup: int = _setting(0, "steps of a site's first round over which the learning rate rises from 0", ge=0)
     clip_norm: float = _setting(0.0, "largest norm of a step's gradient; 0: no limit", ge=0)

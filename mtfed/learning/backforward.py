@@ -108,7 +108,7 @@ class Backforward:
 
     Args:
         model: a model whose trainable weights require gradients, and no others.
-        config: clip-norm, weight-decay and encoder-rate.
+        config: clip-norm, weight-decay, encoder-rate and layer-decay.
         anchors: see :func:`.optimizer.add_proximal_gradients`.
     """
 

@@ -27,10 +27,20 @@ class AdamW(torch.optim.AdamW):
 
 
 def encoder_rates(model: MultiTaskModel, config: Config) -> dict[int, float]:
-    """Return the factor of the learning rate by the id of each weight for which it is not 1."""
-    if config.encoder_rate == 1:
+    """Return the factor of the learning rate by the id of each of the encoder's weights; none if all factors are 1.
+
+    The last layer learns at ``encoder-rate``, and each layer before it at ``layer-decay`` times the rate of the next,
+    as in the fine-tuning of ELECTRA (Clark et al., ICLR 2020), BEiT (Bao et al., ICLR 2022) and MAE (He et al., CVPR
+    2022). There the decoder is the last layer and starts the decay; here the decoders' rate is ``learning-rate``.
+    """
+    if config.encoder_rate == config.layer_decay == 1:
         return {}
-    return {id(weight): config.encoder_rate for name, weight in model.named_parameters() if model.is_encoder(name)}
+    layers = model.layers()
+    last = max(layers.values(), default=0)
+    return {
+        id(weight): config.encoder_rate * config.layer_decay ** (last - layers.get(name, last))
+        for name, weight in model.named_parameters() if model.is_encoder(name)
+    }  # fmt: skip
 
 
 def adamw(weights: Iterable[Tensor], factors: Mapping[int, float], config: Config) -> AdamW:

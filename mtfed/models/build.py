@@ -23,10 +23,13 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
 
     With ``pretrained``, the encoder gets the weights that the config names. Only the server needs to read them, because
     it sends them to the sites.
+
+    Raises:
+        MtfedError: as :func:`assemble`, or if the encoder has no layers for ``layer-decay``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        return assemble(
+        model = assemble(
             config.model,
             config.tasks,
             config.forms,
@@ -35,6 +38,12 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
             decoder_width=config.decoder_width,
             balance=INITIAL_BALANCE[config.balancing],
         )
+    if config.layer_decay < 1 and not model.layers():
+        raise MtfedError(
+            f"Config key layer-decay: expected an encoder whose layers timm groups, got {config.encoder!r}; set it to "
+            "1, or choose another encoder."
+        )
+    return model
 
 
 def scheme_of(name: str) -> type[Sharing]:

@@ -127,6 +127,10 @@ class Encoder(nn.Module):
         forward = partial(self.body.forward_intermediates, image, **options)
         return run_stages(self.body, self.stage_names, self.family().tokens, forward)
 
+    def layers(self) -> dict[str, int]:
+        """Return the layer of each weight by name, see :func:`layers_of`."""
+        return {f"body.{name}": layer for name, layer in layers_of(self.body).items()}
+
     def features(self, image: Tensor, maps: list[Tensor]) -> Features:
         """Return the features of modified maps, pooled from the last map.
 
@@ -148,6 +152,16 @@ class Encoder(nn.Module):
             body = f"{self.name!r} ({type(self.body).__name__})"
             raise MtfedError(f"Encoder {body} shows no maps inside its stages; choose {FAMILY_NAMES}.")
         return family
+
+
+def layers_of(module: Any) -> dict[str, int]:
+    """Return the layer of each of a module's weights by name, 0 for the first, as its ``group_matcher`` groups them.
+
+    Models of timm have this method, which returns a pattern of the names of each group's weights. Weights that match
+    none are a layer after all others. Without the method, no weight has a layer.
+    """
+    matcher = getattr(module, "group_matcher", None)
+    return timm.models.group_parameters(module, matcher(coarse=False), reverse=True) if matcher else {}
 
 
 def _choose_levels(name: str, body: Any) -> tuple[list[int] | None, list[dict[str, Any]]]:

@@ -35,7 +35,7 @@ from ..errors import MtfedError
 from ..strategies.wire import DECODER, INPUT
 from ..tasks.task import Task
 from .attention import CrossAttentionBlock
-from .encoders import Encoder, EncoderSettings, FeatureInfo, Features
+from .encoders import Encoder, EncoderSettings, FeatureInfo, Features, layers_of
 from .patches import PatchEmbedding, spread_points
 from .pretrained import is_of_scheme, load_scheme
 from .sharing import Sharing, select_rows
@@ -105,6 +105,18 @@ class Medformer(Sharing):
         if continued:
             load_scheme(scheme, scheme.part, settings.name, Path(weights).expanduser())
         return scheme
+
+    def layers(self) -> dict[str, int]:
+        return {name: layer for name, layer in layers_of(self).items() if self.is_encoder(name)}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return a pattern of the names of each layer's weights, from the first layer to the last, as timm's models."""
+        return {
+            "input": r"^(?:patches|latents|points|dimensionality|modality|body_part)\b",
+            "reader": r"^reader\b",
+            "blocks": r"^blocks\.(\d+)",
+            "writer": r"^writer\.(\d+)",
+        }
 
     def info(self, task: str) -> FeatureInfo:
         return self._patches(self.dimensions[task]).info

@@ -80,6 +80,13 @@ class Sharing(nn.Module):
         """
         return not task_of(self.part(name))
 
+    def layers(self) -> dict[str, int]:
+        """Return the layer of each of the encoder's weights by name, 0 for the first, which ``layer-decay`` needs.
+
+        Weights of the encoder (:meth:`is_encoder`) that are missing count as those of the last layer.
+        """
+        return {name: layer for encoder in self._encoder for name, layer in encoder.layers().items()}
+
     def train(self, mode: bool = True) -> Sharing:
         for encoder in self._encoder:
             encoder.training = mode  # it is not a child module, but its forward runs
@@ -114,6 +121,10 @@ class SeparateEncoders(Sharing):
 
     def is_encoder(self, name: str) -> bool:
         return True
+
+    def layers(self) -> dict[str, int]:
+        encoders = {task: cast(Encoder, encoder) for task, encoder in self.own.items()}
+        return {f"own.{task}.{name}": layer for task, own in encoders.items() for name, layer in own.layers().items()}
 
     def forward(self, image: Tensor, rows: Mapping[str, Tensor], words: Tensor | None = None) -> dict[str, Features]:
         return {task: self.own[task](select_rows(image, index)) for task, index in rows.items()}

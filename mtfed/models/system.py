@@ -64,6 +64,10 @@ class MultiTaskModel(nn.Module):
         module, _, rest = name.partition(".")
         return module == "encoder" and self.encoder.is_encoder(rest)
 
+    def layers(self) -> dict[str, int]:
+        """Return the layer of each of the encoder's weights by name (:meth:`.sharing.Sharing.layers`)."""
+        return {f"encoder.{name}": layer for name, layer in self.encoder.layers().items()}
+
     def _apply(self, fn: Any, recurse: bool = True) -> MultiTaskModel:
         self._parts = None  # moving the model to another device or dtype replaces its tensors
         return super()._apply(fn, recurse)

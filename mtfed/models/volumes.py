@@ -1,7 +1,8 @@
 """Encoders of volumes by name: a plain transformer in three dimensions, and MONAI's ResNets and Swin transformer.
 
-Each has the interface of timm's models of images (``feature_info``, ``forward_intermediates``, ``forward_head``), and
-accepts any volume whose sides its finest stride divides. MONAI is imported when one of its models is built.
+Each has the interface of timm's models of images (``feature_info``, ``forward_intermediates``, ``forward_head``,
+``group_matcher``), and accepts any volume whose sides its finest stride divides. MONAI is imported when one of its
+models is built.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..errors import MtfedError
 from .timm_library import timm
 
 Maps = list[Tensor]  # from fine to coarse, (B, C_i, D_i, H_i, W_i)
+MATCH_PREVIOUS = (99999,)  # in a group matcher of timm's: these weights belong to the group before them
 
 
 class VolumePatches(nn.Module):
@@ -110,6 +112,10 @@ class VolumeResNet(nn.Module):
         ]
         self.head_hidden_size = self.feature_info[-1]["num_chs"]
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return the layers by the names of their weights, as timm's ResNet: the stem, and each stage or block."""
+        return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+
     def forward_intermediates(self, x: Tensor, intermediates_only: bool = False, **_: Any) -> Any:
         """Return the last map and all four maps, or only the four maps."""
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
@@ -151,6 +157,14 @@ class VolumeSwin(nn.Module):
             {"num_chs": width * 2**i, "reduction": patch * 2**i, "module": f"stages.{i}"} for i in range(4)
         ]
         self.head_hidden_size = width * 8
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return the layers by the names of their weights, as timm's models: the stem, and each stage or block.
+
+        The merging of patches after a stage belongs to the stage's last block.
+        """
+        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.blocks\.(\d+)"
+        return {"stem": r"^patch_embed", "blocks": [(blocks, None), (r"^mergers\.(\d+)", MATCH_PREVIOUS)]}
 
     def forward_intermediates(self, x: Tensor, intermediates_only: bool = False, **_: Any) -> Any:
         """Return the last map and all four maps, or only the four maps."""
