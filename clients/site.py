@@ -17,6 +17,7 @@ from mtfed.data.shard import Shard
 from mtfed.data.simulated_sites import simulated_site, site_folder
 from mtfed.data.site_file import DIMENSIONS, IMAGE_KEYS, find_site_file
 from mtfed.errors import MtfedError
+from mtfed.models.normalisation import encoder_normalisation
 from mtfed.startup import garbage_collection_paused
 
 
@@ -32,7 +33,7 @@ class Site:
     def shard(self, split: str) -> Shard:
         """Return the images of a split (``train`` or ``val``)."""
         if split not in self._shards:
-            self._shards[split] = load_shard(self.data, self.config, split)
+            self._shards[split] = load_shard(self.data, self.config, split, encoder_normalisation(self.config))
         return self._shards[split]
 
     def tasks(self) -> list[str]:

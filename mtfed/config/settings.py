@@ -16,6 +16,7 @@ from ..strategies.limits import LIMITS, OnFailure, PrecisionKind, Start, Weighti
 from ..tasks.task import Task
 from .form import Form
 from .partitions import is_flower, read_partition
+from .window import window_ends
 
 Weight = Annotated[float, Field(gt=0)]
 Augment = Literal["none", "shift", "mirror", "strong"]
@@ -56,7 +57,9 @@ class Config(BaseModel):
     window: str = _setting(
         "", 'level and width of images of more than 8 bits, such as "40, 400"; empty: those of the file, or its range'
     )
-    normalise: Literal["image", "site"] = _setting("image", "scale each image, or each site, to mean 0 and deviation 1")
+    normalise: Literal["image", "site", "encoder"] = _setting(
+        "image", "scale each image, or each site, to mean 0 and deviation 1, or all as the pretrained encoder expects"
+    )
     max_unreadable: float = _setting(0.0, "largest share of a site's images that may be unreadable", ge=0, lt=1)
     validation_share: float = _setting(0.2, "share of patients for validation, if a manifest names none", gt=0, lt=1)
     partition: str = _setting("tasks + dirichlet", "how one set is divided among simulated sites; schemes are below")
@@ -182,10 +185,18 @@ class Config(BaseModel):
             raise ValueError(f"expected weights of the tasks {', '.join(tasks)}; there is no task {extra[0]!r}")
         return value
 
+    @field_validator("normalise")
+    @classmethod
+    def _check_normalise(cls, value: str, info: ValidationInfo) -> str:
+        tasks = info.data.get("tasks", {}).values()
+        if value == "encoder" and 3 in {task.dimensions or info.data.get("dimensions") for task in tasks}:
+            raise ValueError("expected image or site for volumes, because timm's means and deviations are of images")
+        return value
+
     @field_validator("partition", "window")
     @classmethod
     def _check_text(cls, value: str, info: ValidationInfo) -> str:
-        parse: Callable[[str], object] = read_partition if info.field_name == "partition" else _window_ends
+        parse: Callable[[str], object] = read_partition if info.field_name == "partition" else window_ends
         parse(value)
         return value
 
@@ -256,7 +267,7 @@ class Config(BaseModel):
     @property
     def window_ends(self) -> tuple[float, float] | None:
         """Return the lower and the upper end of the window, or None if each image sets its own."""
-        return _window_ends(self.window)
+        return window_ends(self.window)
 
     @property
     def labelled_tasks(self) -> dict[str, Task]:
@@ -285,15 +296,3 @@ def _with_form(config: Config, form: Form) -> Config:
     copy = config.model_copy(update=values | {"volume_size": 0})
     copy.__dict__.pop("key", None)
     return copy
-
-
-def _window_ends(window: str) -> tuple[float, float] | None:
-    if not window:
-        return None
-    try:
-        level, width = (float(word) for word in window.split(","))
-    except ValueError:
-        level, width = 0.0, 0.0
-    if not (width > 0 and abs(level) + width < float("inf")):
-        raise ValueError("expected a level and a width above 0, such as '40, 400'")
-    return level - width / 2, level + width / 2

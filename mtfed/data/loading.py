@@ -22,22 +22,33 @@ CHUNK = 16  # images that are shifted at a time
 log = logging.getLogger("mtfed.data")
 
 
-def load_shard(data: SiteData, config: Config, split: str | None = None) -> Shard:
+def load_shard(
+    data: SiteData, config: Config, split: str | None = None, normalisation: Normalisation | None = None
+) -> Shard:
     """Return the labelled images of one split of a site; a :class:`.shard.MixedShard` if they have several forms.
 
     This is the only way from a manifest to batches, and therefore the place that keeps splits apart: no patient is in
-    two of them, and images are normalised with images of their own split only; a site's validation images with its
-    training images.
+    two of them, and images are normalised with images of their own split only, a site's validation images with its
+    training images, or as a pretrained encoder expects.
 
     Args:
         data: all rows of the site, or the rows of one split.
         config: the run's config.
         split: the split to load; by default the one that all rows belong to.
+        normalisation: that of the config's encoder (:func:`mtfed.models.normalisation.encoder_normalisation`), which is
+            needed if the config normalises by it.
 
     Raises:
+        ValueError: if the config normalises by the encoder and no normalisation is given, or the other way round.
         MtfedError: if a patient is in two splits, if ``split`` is missing, or if more images than ``max-unreadable``
             cannot be read.
     """
+    if (normalisation is None) == (config.normalise == "encoder"):
+        given = "none" if normalisation is None else "one"
+        raise ValueError(
+            f"Expected the encoder's normalisation if and only if normalise is 'encoder', got {given} with "
+            f"{config.normalise!r}; pass encoder_normalisation(config) of mtfed.models.normalisation."
+        )
     split_of = {row.patient: row.split for row in data.rows}
     if any(split_of[row.patient] != row.split for row in data.rows):
         check_patients(data.rows, f"Site {data.key}")  # raises an error that names the patient
@@ -52,7 +63,7 @@ def load_shard(data: SiteData, config: Config, split: str | None = None) -> Shar
         own = config.with_form(form)
         rows, own_train_rows = ([row for row in part if is_of(row, own)] for part in (of_split, train_rows))
         if rows:
-            shards.append(_load_form(data, own, rows, own_train_rows))
+            shards.append(_load_form(data, own, rows, own_train_rows, normalisation))
     return MixedShard.of(shards)
 
 
@@ -72,10 +83,13 @@ def is_of(row: Row, config: Config) -> bool:
     return count > 0
 
 
-def _load_form(data: SiteData, config: Config, rows: list[Row], train_rows: list[Row]) -> Shard:
+def _load_form(
+    data: SiteData, config: Config, rows: list[Row], train_rows: list[Row], normalisation: Normalisation | None
+) -> Shard:
     """Return a shard of rows whose images have the config's form.
 
-    ``train_rows`` are the rows that validation images are normalised by, if the config normalises by site.
+    ``train_rows`` are the rows that validation images are normalised by, if the config normalises by site;
+    ``normalisation`` is the encoder's, if it normalises by that.
     """
     by_site, split = config.normalise == "site", rows[0].split
     if by_site and split == "val" and not train_rows:
@@ -90,12 +104,11 @@ def _load_form(data: SiteData, config: Config, rows: list[Row], train_rows: list
     words = word_indices(rows)
     pixels = config.image_size**config.dimensions
     if data.scanners is None:
-        sums = store.sums[train_positions if train_rows else positions]
-        normalisation = Normalisation.of(sums, pixels) if by_site and rows else None
+        if by_site and rows:
+            normalisation = Normalisation.of(store.sums[train_positions if train_rows else positions], pixels)
         return Shard(store.images, labels, positions, normalisation, words)
     images = _shift_images(positions, rows, store, data)
     train_images = _shift_images(train_positions, train_rows, store, data) if train_rows else images
-    normalisation = None
     if by_site and rows:
         normalisation = Normalisation.of(torch.stack([channel_sums(image) for image in train_images]), pixels)
     return Shard(images, labels, normalisation=normalisation, words=words)

@@ -59,16 +59,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """The mean and standard deviation of a site's training images, (C,) float32 each, that normalise its images."""
+    """The mean and standard deviation that normalise images, (C,) float32 each.
+
+    They are those of a site's training images, or of the images that an encoder was pretrained on. Pixels from 0 to 255
+    are divided by ``unit`` first; no deviation is 0.
+    """
 
     mean: Tensor
     deviation: Tensor
+    unit: float = 1.0
 
     @classmethod
     def of(cls, sums: Tensor, pixels: int) -> Normalisation:
         """Return the normalisation by images with so many pixels each, from their ``sums`` (N, C, 2) in a store."""
         total, squares = (sums.sum(0).double() / (len(sums) * pixels)).unbind(1)
-        return cls(total.float(), (squares - total.square()).clamp_min(0).sqrt().float())
+        return cls(total.float(), (squares - total.square()).clamp_min(0).sqrt().float().clamp_min(1.0))
 
 
 class Shard:
@@ -149,11 +154,11 @@ class Shard:
 
 
 def standardise(images: Tensor, normalisation: Normalisation | None = None) -> Tensor:
-    """Return images (B, C, ...) as float32 with zero mean and unit deviation, each by itself or by a normalisation."""
+    """Return images (B, C, ...) as float32, normalised, or each by itself with zero mean and unit deviation."""
     images = images.float()
     if normalisation is not None:
         shape = (-1, *[1] * (images.ndim - 2))
-        return (images - normalisation.mean.view(shape)) / normalisation.deviation.view(shape).clamp_min(1.0)
+        return (images / normalisation.unit - normalisation.mean.view(shape)) / normalisation.deviation.view(shape)
     deviation, mean = torch.std_mean(images, dim=tuple(range(1, images.ndim)), keepdim=True, correction=0)
     return (images - mean) / deviation.clamp_min(1.0)
 

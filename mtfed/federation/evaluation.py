@@ -14,6 +14,7 @@ from ..data.simulated_sites import test_data
 from ..learning.evaluate import evaluate
 from ..learning.metrics import TaskMetrics, pool
 from ..learning.parts import load_parts, numpy_parts
+from ..models.normalisation import encoder_normalisation
 from ..models.system import MultiTaskModel
 from ..record.summary import mean_figures
 from ..strategies import wire
@@ -43,7 +44,8 @@ class ServerTest:
         if data is not None:  # all of it is for testing, whatever its manifest calls the splits
             data = replace(data, rows=tuple(replace(row, split="test") for row in data.rows))
         # Read at once: an image that cannot be read must not cost a whole run.
-        self.shard = load_shard(data, config) if data is not None else Shard.empty()
+        normalisation = encoder_normalisation(config)
+        self.shard = Shard.empty() if data is None else load_shard(data, config, normalisation=normalisation)
 
     def load(self, arrays: ArrayRecord) -> MultiTaskModel:
         """Return the model with the tensors of a record: itself, or a copy of their width if it has another.

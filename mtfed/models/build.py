@@ -10,6 +10,7 @@ from ..config import Config, Form
 from ..errors import MtfedError, unknown
 from ..tasks.task import Task
 from .encoders import EncoderSettings
+from .normalisation import encoder_normalisation
 from .sharing import Sharing
 from .specs import INITIAL_BALANCE, MODEL_SPECS
 from .system import MultiTaskModel
@@ -25,7 +26,8 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
     it sends them to the sites.
 
     Raises:
-        MtfedError: as :func:`assemble`, or if the encoder has no layers for ``layer-decay``.
+        MtfedError: as :func:`assemble`, or if the encoder has no layers for ``layer-decay`` or no mean and deviation
+            for ``normalise``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
@@ -43,6 +45,7 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
             f"Config key layer-decay: expected an encoder whose layers timm groups, got {config.encoder!r}; set it to "
             "1, or choose another encoder."
         )
+    encoder_normalisation(config)
     return model
 
 
