@@ -6,7 +6,7 @@ python -m benchmarks.medformer --data images/joint --runs runs [--jobs 2] [--see
 Four arms, for every task and seed: trained on the task alone or on all tasks, from random weights or from weights that
 were pre-trained on the training images of all sets without labels. A model of all tasks takes as many steps as the
 models of one task together. The curves train on a task alone with a share of its labels, drawn anew for every seed; on
-the skin images also from weights that were pre-trained on these images only.
+the skin images also from weights that were pre-trained on these images only, by views.
 
 Each arm, and each start and share of the curves, has two candidates for the learning rates (RATES). The better one on
 the validation images of the first seed, on average over the tasks, is used for all tasks; nothing else is tuned. No
@@ -45,7 +45,7 @@ STARTS: dict[str, dict[str, RunConfigValue]] = {  # name -> what is pre-trained 
 }
 RATES: dict[bool, tuple[tuple[float, float], ...]] = {  # pre-trained? -> learning rate, encoder rate
     False: ((0.001, 1.0), (0.0003, 1.0)),
-    True: ((0.001, 1.0), (0.001, 0.0)),
+    True: ((0.0003, 1.0), (0.001, 0.0)),
 }
 SHARES = (0.01, 0.05, 0.1, 1.0)
 FEW_LABELS = ("pneumonia", "melanoma", "tumour")  # tasks of the curves
@@ -100,10 +100,10 @@ Cell = tuple[bool, str, float]  # joint, start, share of labels: what has rates 
 def main() -> None:
     """Start the runs that do not exist, and write figures, tables and the plot."""
     parser = run_parser(__doc__, "benchmarks.joint_images")
-    parser.add_argument("--only", choices=("random",), help="only make the runs from random weights")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, help="make only the runs from these weights, no tables")
     arguments = parser.parse_args()
     data, runs, seeds, jobs = arguments.data.resolve(), arguments.runs.resolve(), arguments.seeds, arguments.jobs
-    starts = ["random"] if arguments.only else [*STARTS, *ABLATION]
+    starts = arguments.starts or [*STARTS, *ABLATION]
     pretrained = dict(zip(starts, run_parallel(partial(pretrain, data=data, runs=runs), starts, jobs), strict=True))
     weights = {start: figures["weights"] for start, figures in pretrained.items()}
     figures_of = partial(run_figures, data=data, runs=runs, weights=weights)
@@ -127,7 +127,7 @@ def main() -> None:
         for seed in seeds[1:] for cell, groups in cells.items() for tasks in groups
     ]  # fmt: skip
     others = run_parallel(figures_of, trials, jobs)
-    if arguments.only:
+    if arguments.starts:
         return
     rates = chosen[False, "all sets", ABLATION_SHARE]
     trials = [
@@ -154,8 +154,8 @@ def pretrain(start: str, data: Path, runs: Path) -> Figures:
     """Return a start's weights and the last validation figures of its pre-training; start the run if necessary."""
     if start == "random":
         return {"start": start, "weights": "", "seconds": 0.0}
-    kinds = start if start in ABLATION else PRETEXT
-    source = data / next(iter(OWN_SET.values())) if start == "own set" else data
+    kinds = "views" if start == "own set" else start if start in ABLATION else PRETEXT
+    source = data / OWN_SET["melanoma"] if start == "own set" else data
     name = f"medformer-{start.replace(' + ', '-').replace(' ', '-')}"
     settings = {"data": str(source), **PRETRAINING, **(STARTS | ABLATION)[start]}
     run = trials.pretrained_run("medformer", name, settings, 0, runs, kinds)
