@@ -43,6 +43,7 @@ from mtfed.learning.balancing import read_history
 from mtfed.learning.curvature import curvature
 from mtfed.learning.device import derive_seed, pick_device
 from mtfed.learning.evaluate import evaluate
+from mtfed.learning.frozen import check_frozen
 from mtfed.learning.parts import load_parts, load_weights, numpy_parts
 from mtfed.learning.train import train
 from mtfed.models.build import build_model, scheme_of
@@ -67,7 +68,7 @@ def _config(run_config: tuple[tuple[str, RunConfigValue], ...]) -> Config:
 
 @lru_cache(maxsize=2)
 def _resident_model(config: Config) -> MultiTaskModel:
-    """Return the model of this process; every message overwrites all parts that it uses."""
+    """Return the model of this process; every message overwrites all parts that it uses, except frozen tensors."""
     model = build_model(config).to(pick_device(config.device))
     set_memory_format(model, config)
     return model
@@ -143,7 +144,7 @@ def describe(message: Message, context: Context, config: Config, site: Site) -> 
 @reporting_failures
 def train_round(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Train the received parts on the site's images, and return them."""
-    arrays, model, tasks = _receive(message, config, site)
+    arrays, model, tasks = _receive(message, context, config, site)
     settings: TrainingSettings = message.content["config"]
     server_round = int(settings["server-round"])
     if config.start == "apart" and server_round == 1:
@@ -224,18 +225,28 @@ def precision_of(
 @reporting_failures
 def evaluate_round(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Evaluate the received parts on the site's held-out patients."""
-    _, model, tasks = _receive(message, config, site)
+    _, model, tasks = _receive(message, context, config, site)
     sums: dict[str, Any] = {}
     for metrics in evaluate(model, site.shard("val"), tasks, config).values():
         sums |= metrics.sums()
     return RecordDict({"metrics": MetricRecord(sums)})
 
 
-def _receive(message: Message, config: Config, site: Site) -> tuple[ArrayRecord, MultiTaskModel, list[str]]:
-    """Load the received parts into the resident model; return them, the model, and the tasks to work on."""
+def _receive(
+    message: Message, context: Context, config: Config, site: Site
+) -> tuple[ArrayRecord, MultiTaskModel, list[str]]:
+    """Load the received parts into the resident model; return them, the model, and the tasks to work on.
+
+    A frozen encoder is not received. The site reads it from the run's ``weights``, or from the file that its node
+    config names as ``encoder-weights``.
+    """
     arrays = message.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
     parts = wire.unpack(arrays)
+    if config.is_encoder_frozen and "encoder-weights" in context.node_config:
+        config = config.model_copy(update={"weights": str(context.node_config["encoder-weights"])})
     model = _resident_model(config)
+    if model.frozen:
+        check_frozen(model, message.content["config"], config.weights)
     load_parts(model, parts)
     return arrays, model, [task for task in site.tasks() if wire.decoder_part(task) in parts]

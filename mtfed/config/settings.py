@@ -110,6 +110,9 @@ class Config(BaseModel):
     layer_decay: float = _setting(
         1.0, "factor of the encoder's learning rate from each of its layers to the layer before it", gt=0, le=1
     )
+    lora_rank: int = _setting(
+        0, "train only low-rank updates of the encoder's attention and MLPs, of this rank; 0: the encoder itself", ge=0
+    )
     schedule: Literal["constant", "cosine"] = _setting("cosine", "learning-rate schedule; cosine decays to a tenth")
     warmup: int = _setting(0, "steps of a site's first round over which the learning rate rises from 0", ge=0)
     clip_norm: float = _setting(0.0, "largest norm of a step's gradient; 0: no limit", ge=0)
@@ -219,6 +222,13 @@ class Config(BaseModel):
             )
         return value
 
+    @field_validator("lora_rank")
+    @classmethod
+    def _check_lora(cls, value: int, info: ValidationInfo) -> int:
+        if value and not info.data.get("encoder_rate", 1.0):
+            raise ValueError("expected encoder-rate above 0 with it, because the updates learn at the encoder's rate")
+        return value
+
     @field_validator("autocast")
     @classmethod
     def _check_autocast(cls, value: str, info: ValidationInfo) -> str:
@@ -263,6 +273,11 @@ class Config(BaseModel):
     def with_form(self, form: Form) -> Config:
         """Return the config of the tasks whose images have this form, with the form as its settings."""
         return self if (form,) == self.forms and form.size == self.image_size else _with_form(self, form)
+
+    @property
+    def is_encoder_frozen(self) -> bool:
+        """Return whether the encoder's own weights stay as they are."""
+        return not self.encoder_rate or self.lora_rank > 0
 
     @property
     def window_ends(self) -> tuple[float, float] | None:

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from ..config import Config
 from ..errors import MtfedError
 from ..learning.balancing import write_history
+from ..learning.frozen import frozen_arrays, write_norms
 from ..learning.losses import task_losses
 from ..learning.parts import numpy_parts
 from ..models.build import build_model
@@ -42,6 +44,7 @@ class RunState:
     run: Run
     arrays: ArrayRecord
     early_stopping: EarlyStopping
+    frozen: dict[str, np.ndarray]  # the model's frozen tensors, which are not in the arrays
     finished: int = 0  # rounds
 
     def restore(self, strategy: TaskStrategy) -> None:
@@ -58,7 +61,7 @@ class RunState:
         self.finished = server_round
         progress = {"round": server_round, "patience": self.early_stopping.dump()}
         for name in ("best", "last") if best else ("last",):
-            self.run.save(name, self.arrays, strategy.state(), progress)
+            self.run.save(name, self.arrays, strategy.state(), progress, self.frozen)
 
 
 class Federation:
@@ -72,6 +75,8 @@ class Federation:
         self.strategy = make_strategy(config, model)
         task_losses(config)  # imports what losses need: resident workers are forked from this process
         self.initial = wire.pack(numpy_parts(model))
+        self.frozen = frozen_arrays(model)
+        self.about_frozen = write_norms(model)  # in every message, for the sites to compare
         self.test = ServerTest(config, model)
         self.resumed = Run.open(config.resume) if config.resume else None
         if self.resumed is not None:
@@ -101,7 +106,7 @@ class Federation:
         """Create the record, or continue that of the run to resume."""
         config = self.config
         run = self.resumed or Run.create(config)
-        state = RunState(run, self.initial, EarlyStopping(config.patience, config.stop_per_task))
+        state = RunState(run, self.initial, EarlyStopping(config.patience, config.stop_per_task), self.frozen)
         if self.resumed is not None:
             state.restore(self.strategy)
             if state.finished:
@@ -137,7 +142,7 @@ class Federation:
     def _train(self, state: RunState, round_record: RoundRecord, tasks: list[str], progress: Progress) -> None:
         """Let the sites train the given tasks, and merge their updates into ``state.arrays``."""
         config, strategy, server_round = self.config, self.strategy, round_record.server_round
-        settings = ConfigRecord({"learning-rate": round_record.learning_rate})
+        settings = ConfigRecord({"learning-rate": round_record.learning_rate, **self.about_frozen})
         if len(tasks) < len(config.tasks):
             settings["tasks"] = tasks
         settings.update(write_history(config.balancing, lambda: state.run.lines("metrics.jsonl"), tasks))
@@ -158,7 +163,7 @@ class Federation:
     def _validate(self, state: RunState, round_record: RoundRecord, progress: Progress) -> None:
         """Let the sites evaluate, and pool their metrics; if each has a model of its own, take the mean over them."""
         strategy, server_round = self.strategy, round_record.server_round
-        messages = strategy.configure_evaluate(server_round, state.arrays, ConfigRecord(), self.grid)
+        messages = strategy.configure_evaluate(server_round, state.arrays, ConfigRecord(self.about_frozen), self.grid)
         replies = self.grid.send_and_receive(messages, timeout=self.config.round_timeout)
         replies = progress.follow(server_round, "validation", replies, len(messages))
         sums = strategy.aggregate_evaluate(server_round, replies)

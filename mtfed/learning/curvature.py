@@ -64,7 +64,7 @@ def curvature(
     seed_device(seed, next(model.parameters()).device)
     model.eval()
     weights = BALANCING[config.balancing](model.balance, history).weights(tasks)
-    with train_only(model, tasks, encoder=config.encoder_rate > 0):
+    with train_only(model, tasks):
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     parameters = {name: weight for name, weight in trained.items() if not name.startswith("balance.")}
     total = {name: torch.zeros_like(weight) for name, weight in parameters.items()}

@@ -58,18 +58,16 @@ def load_weights(model: MultiTaskModel, path: Path, parts: Iterable[str] | None 
 
 
 @contextmanager
-def train_only(model: MultiTaskModel, tasks: Iterable[str], *, encoder: bool = True) -> Iterator[None]:
+def train_only(model: MultiTaskModel, tasks: Iterable[str]) -> Iterator[None]:
     """Restrict training to the parts of some tasks: ``encoder``, and every part KIND.TASK of these tasks.
 
     Parts of other tasks are context, such as the streams that a task attends to in CTAN. Their weights get no gradient,
     and modules that contain only such tensors are in evaluation mode, so that batch norms keep their statistics. The
-    same holds for the encoder's tensors if ``encoder`` is false.
+    same holds for the model's frozen tensors.
     """
     parts = model.parts()
-    names = {name for tensors in parts.values() for name in tensors}
-    frozen = {name for part in parts if task_of(part) not in ("", *tasks) for name in parts[part]}
-    frozen |= set() if encoder else set(filter(model.is_encoder, names))
-    trained = names - frozen
+    frozen = model.frozen | {name for part in parts if task_of(part) not in ("", *tasks) for name in parts[part]}
+    trained = {name for tensors in parts.values() for name in tensors} - frozen
     weights = [weight for name, weight in model.named_parameters() if name in frozen and weight.requires_grad]
     idle = {m for name in frozen for m in _enclosing(name)} - {m for name in trained for m in _enclosing(name)}
     # eval() and train() are recursive, so only the outermost modules are needed.

@@ -73,7 +73,7 @@ def train(
     if not model.training:
         model.train()
     sums: dict[str, Tensor] = {}
-    with train_only(model, tasks, encoder=config.encoder_rate > 0):
+    with train_only(model, tasks):
         weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         mus = {name: proximal_mu + (pull or {}).get(name, 0.0) for name in weights}
         anchors = [(weight, weight.detach().clone(), mus[name]) for name, weight in weights.items() if mus[name]]

@@ -23,7 +23,7 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
     """Build the config's model. The same config gives the same initial weights on the same machine.
 
     With ``pretrained``, the encoder gets the weights that the config names. Only the server needs to read them, because
-    it sends them to the sites.
+    it sends them to the sites. A frozen encoder, which is not sent, always gets them.
 
     Raises:
         MtfedError: as :func:`assemble`, or if the encoder has no layers for ``layer-decay`` or no mean and deviation
@@ -36,10 +36,12 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
             config.tasks,
             config.forms,
             encoder=config.encoder,
-            weights=config.weights if pretrained else "",
+            weights=config.weights if pretrained or config.is_encoder_frozen else "",
             decoder_width=config.decoder_width,
             balance=INITIAL_BALANCE[config.balancing],
         )
+        if config.is_encoder_frozen:
+            model.freeze_encoder(config.lora_rank)
     if config.layer_decay < 1 and not model.layers():
         raise MtfedError(
             f"Config key layer-decay: expected an encoder whose layers timm groups, got {config.encoder!r}; set it to "

@@ -32,9 +32,13 @@ class SymmetryError(MtfedError):
 
 
 def derive_axes(model: nn.Module) -> AxisGraph:
-    """Return the axis graph of a model, with tensors named as in its ``state_dict``."""
+    """Return the axis graph of a model, with tensors named as in its ``state_dict``.
+
+    Tensors that the model declares frozen (:attr:`.system.MultiTaskModel.frozen`) are left out.
+    """
     builder = AxisGraphBuilder(model)
     describe(builder, "", model)
+    builder.freeze(getattr(model, "frozen", ()))
     return builder.build()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..strategies.wire import decoder_part
 from ..tasks.task import Task
 from .decoders import DECODERS
+from .lora import add_lora, is_lora
 from .sharing import Sharing
 
 
@@ -31,6 +32,7 @@ class MultiTaskModel(nn.Module):
     def __init__(self, tasks: dict[str, Task], sharing: Sharing, decoder_width: int, balance: float) -> None:
         super().__init__()
         self._parts: dict[str, dict[str, Tensor]] | None = None
+        self.frozen: frozenset[str] = frozenset()
         self.encoder: Any = sharing
         self.decoders = nn.ModuleDict()
         for name, task in tasks.items():
@@ -46,11 +48,15 @@ class MultiTaskModel(nn.Module):
         return {task: self.decoders[task](features[task]) for task in rows}
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of every part by name, parameters and buffers alike; they share the model's memory."""
+        """Return the tensors of every part by name, parameters and buffers alike; they share the model's memory.
+
+        Frozen tensors belong to no part: they are the same at all sites, and are not sent.
+        """
         if self._parts is None:
             parts: dict[str, dict[str, Tensor]] = {}
             for name, tensor in self.state_dict(keep_vars=True).items():
-                parts.setdefault(self.part(name), {})[name] = tensor.detach()
+                if name not in self.frozen:
+                    parts.setdefault(self.part(name), {})[name] = tensor.detach()
             self._parts = parts
         return self._parts
 
@@ -67,6 +73,13 @@ class MultiTaskModel(nn.Module):
     def layers(self) -> dict[str, int]:
         """Return the layer of each of the encoder's weights by name (:meth:`.sharing.Sharing.layers`)."""
         return {f"encoder.{name}": layer for name, layer in self.encoder.layers().items()}
+
+    def freeze_encoder(self, lora_rank: int = 0) -> None:
+        """Freeze the encoder, except low-rank updates of its linear layers if ``lora_rank`` is not 0 (:mod:`.lora`)."""
+        if lora_rank:
+            add_lora(self, self.is_encoder, lora_rank)
+        self.frozen = frozenset(name for name in self.state_dict() if self.is_encoder(name) and not is_lora(name))
+        self._parts = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> MultiTaskModel:
         self._parts = None  # moving the model to another device or dtype replaces its tensors

@@ -118,9 +118,20 @@ class Run:
 
     # Weights.
 
-    def save(self, name: str, arrays: ArrayRecord, state: Mapping[str, ArrayRecord], progress: dict[str, Any]) -> None:
-        """Write a checkpoint atomically: model tensors by name, the strategy's state, the run's progress."""
-        tensors = {name: value for part in wire.unpack(arrays).values() for name, value in part.items()}
+    def save(
+        self,
+        name: str,
+        arrays: ArrayRecord,
+        state: Mapping[str, ArrayRecord],
+        progress: dict[str, Any],
+        frozen: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Write a checkpoint atomically: model tensors by name, the strategy's state, the run's progress.
+
+        ``frozen`` are the model's tensors that are not in ``arrays`` because nothing changes them.
+        """
+        tensors = {**(frozen or {})}
+        tensors |= {name: value for part in wire.unpack(arrays).values() for name, value in part.items()}
         for group, record in state.items():
             tensors |= {f"strategy/{group}/{key}": array.numpy() for key, array in record.items()}
         path = self.folder / "checkpoints" / f"{name}.safetensors"

@@ -34,6 +34,8 @@ def config(**changes: object) -> Config:
 class Tiny(nn.Module):
     """Three tasks over a shared convolution and one task's stream, in double precision; some weights reach nothing."""
 
+    frozen: frozenset[str] = frozenset()
+
     def __init__(self, norm: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +67,14 @@ class AxisGraphBuilder:
         """Record that a tensor reads an axis linearly."""
         if label is not None and name in self.shapes:
             self.readers.setdefault(label, []).append(name)
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Leave tensors that stay as they are out of the graph, and with them the order of the units that they fix."""
+        for name in names:
+            if name in self.tensors:
+                _, labels = self.tensors.pop(name)
+                for label in {part for joined in labels if joined for part in joined.split("+")}:
+                    self.restrict(label, axis_type="frozen")
 
     def build(self) -> AxisGraph:
         """Return the graph of all axes that some tensor has; growable axes also get their readers."""
