@@ -8,12 +8,11 @@ were pre-trained on the training images of all sets without labels. A model of a
 models of one task together. The curves train on a task alone with a share of its labels, drawn anew for every seed; on
 the skin images also from weights that were pre-trained on these images only, by views.
 
-Each arm, and each start and share of the curves, has two candidates for the learning rates (RATES). The better one on
-the validation images of the first seed, on average over the tasks, is used for all tasks; nothing else is tuned. No
+Each start and share of labels has two candidates for the learning rates (RATES). The better one on the validation
+images of the first seed, on average over the models of one task, is used for all models; nothing else is tuned. No
 round is chosen: figures are those after the last one, of test images, or of validation images for the sets that have
-no others. The ablation pre-trains on single kinds of tasks at the same cost, with the rates of the curves. Existing
-runs are not repeated. Figures are written to experiments/medformer/results.json, tables and the plot to the same
-folder.
+no others. Existing runs are not repeated. Figures are written to experiments/medformer/results.json, tables and the
+plot to the same folder.
 """
 
 from __future__ import annotations
@@ -43,20 +42,14 @@ STARTS: dict[str, dict[str, RunConfigValue]] = {  # name -> what is pre-trained 
     "all sets": {"rounds": 8, "local-steps": 350},
     "own set": {"rounds": 8, "local-steps": 225},
 }
-RATES: dict[bool, tuple[tuple[float, float], ...]] = {  # pre-trained? -> learning rate, encoder rate
-    False: ((0.001, 1.0), (0.0003, 1.0)),
-    True: ((0.0003, 1.0), (0.001, 0.0)),
+RATES = {  # start -> learning rate and encoder rate of the candidates
+    "random": ((0.001, 1.0), (0.0003, 1.0)),
+    "all sets": ((0.0003, 1.0), (0.001, 0.0)),
+    "own set": ((0.0003, 1.0), (0.001, 0.0)),
 }
 SHARES = (0.01, 0.05, 0.1, 1.0)
 FEW_LABELS = ("pneumonia", "melanoma", "tumour")  # tasks of the curves
 OWN_SET = {"melanoma": "isic2017"}  # tasks that also start from pre-training on their own set
-ABLATION: dict[str, dict[str, RunConfigValue]] = {  # kinds -> steps of 32 images; each image is trained on 2,800 times
-    "reconstruction": {"rounds": 1, "local-steps": 2800},
-    "orientation": {"rounds": 1, "local-steps": 2800},
-    "views": {"rounds": 1, "local-steps": 1400},
-    PRETEXT: {"rounds": 1, "local-steps": 700},
-}
-ABLATION_SHARE = 0.1
 ARMS = {  # name in the table -> whether all tasks are trained together, and the start
     "one task": (False, "random"),
     "all tasks": (True, "random"),
@@ -81,7 +74,7 @@ class Trial:
     def name(self) -> str:
         """Return the run's name, by which an existing run is found."""
         tasks = self.tasks[0] if len(self.tasks) == 1 else "all"
-        start = self.start.replace(" + ", "-").replace(" ", "-")
+        start = self.start.replace(" ", "-")
         return f"{tasks}-{start}-{self.share:g}-{self.rates[0]:g}-{self.rates[1]:g}-s{self.seed}"
 
     @property
@@ -103,49 +96,47 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", choices=STARTS, help="make only the runs from these weights, no tables")
     arguments = parser.parse_args()
     data, runs, seeds, jobs = arguments.data.resolve(), arguments.runs.resolve(), arguments.seeds, arguments.jobs
-    starts = arguments.starts or [*STARTS, *ABLATION]
-    pretrained = dict(zip(starts, run_parallel(partial(pretrain, data=data, runs=runs), starts, jobs), strict=True))
-    weights = {start: figures["weights"] for start, figures in pretrained.items()}
-    figures_of = partial(run_figures, data=data, runs=runs, weights=weights)
+    starts = arguments.starts or list(STARTS)
+    pretrained = run_parallel(partial(pretrain, data=data, runs=runs), starts, jobs)
+    figures_of = partial(
+        run_figures, data=data, runs=runs, weights={run["start"]: run["weights"] for run in pretrained}
+    )
 
     every = tuple(read_config(find_app("medformer").run_config).tasks)
-    cells = {(joint, start, 1.0): [every] if joint else [(task,) for task in every] for joint, start in ARMS.values()}
-    for share in SHARES:
-        cells |= {
-            (False, start, share): [(task,) for task in FEW_LABELS] for start in ("random", "all sets") if share < 1
-        }
-        cells[False, "own set", share] = [(task,) for task in OWN_SET]
-    cells = {cell: groups for cell, groups in cells.items() if cell[1] in starts}
-    trials = [
-        Trial(tasks, cell[1], cell[2], rates, seeds[0])
-        for cell, groups in cells.items() for tasks in groups for rates in RATES[cell[1] != "random"]
-    ]  # fmt: skip
-    tuning = run_parallel(figures_of, trials, jobs)
-    chosen = {cell: best_rates(run for run in tuning if cell_of(run) == cell) for cell in cells}
-    trials = [
-        Trial(tasks, cell[1], cell[2], chosen[cell], seed)
-        for seed in seeds[1:] for cell, groups in cells.items() for tasks in groups
-    ]  # fmt: skip
-    others = run_parallel(figures_of, trials, jobs)
+    cells = {(start, 1.0): every for _, start in ARMS.values()}
+    cells |= {(start, share): FEW_LABELS for share in SHARES[:-1] for start in ("random", "all sets")}
+    cells |= {("own set", share): tuple(OWN_SET) for share in SHARES}
+    cells = {cell: tasks for cell, tasks in cells.items() if cell[0] in starts}
+    tuning = run_parallel(
+        figures_of,
+        [
+            Trial((task,), *cell, rates, seeds[0])
+            for cell, tasks in cells.items() for task in tasks for rates in RATES[cell[0]]
+        ],
+        jobs,
+    )  # fmt: skip
+    chosen = {cell: best_rates(run for run in tuning if (run["start"], run["share"]) == cell) for cell in cells}
+    joint = [
+        Trial(every, start, 1.0, rates, seed)
+        for (start, share), rates in chosen.items()
+        for seed in seeds
+        if share == 1 and start != "own set"
+    ]
+    single = [
+        Trial((task,), *cell, chosen[cell], seed)
+        for seed in seeds[1:]
+        for cell, tasks in cells.items()
+        for task in tasks
+    ]
+    others = run_parallel(figures_of, single + joint, jobs)
     if arguments.starts:
         return
-    rates = chosen[False, "all sets", ABLATION_SHARE]
-    trials = [
-        Trial((task,), kinds, ABLATION_SHARE, rates, seed)
-        for kinds in ABLATION
-        for task in FEW_LABELS
-        for seed in seeds
-    ]
-    results: dict[str, Any] = {
-        "pretrained": [
-            {k: v for k, v in figures.items() if k != "weights"}
-            for figures in pretrained.values()
-            if figures["seconds"]
-        ],
+    runs_of_rates = [run for run in tuning if tuple(run["rates"]) == chosen[run["start"], run["share"]]]
+    results = {
+        "pretrained": [run for run in pretrained if run.pop("weights")],
         "tuning": tuning,
+        "runs": runs_of_rates + others,
     }
-    results["runs"] = [run for run in tuning if tuple(run["rates"]) == chosen[cell_of(run)]] + others
-    results["ablation"] = run_parallel(figures_of, trials, jobs)
     RESULTS.write_text(to_text(results))
     write_pages(json.loads(RESULTS.read_text()))
 
@@ -154,10 +145,10 @@ def pretrain(start: str, data: Path, runs: Path) -> Figures:
     """Return a start's weights and the last validation figures of its pre-training; start the run if necessary."""
     if start == "random":
         return {"start": start, "weights": "", "seconds": 0.0}
-    kinds = "views" if start == "own set" else start if start in ABLATION else PRETEXT
+    kinds = "views" if start == "own set" else PRETEXT
     source = data / OWN_SET["melanoma"] if start == "own set" else data
-    name = f"medformer-{start.replace(' + ', '-').replace(' ', '-')}"
-    settings = {"data": str(source), **PRETRAINING, **(STARTS | ABLATION)[start]}
+    name = f"medformer-{start.replace(' ', '-')}"
+    settings = {"data": str(source), **PRETRAINING, **STARTS[start]}
     run = trials.pretrained_run("medformer", name, settings, 0, runs, kinds)
     lines = run.lines("metrics.jsonl")[-len(run.config().tasks) :]
     return {
@@ -214,7 +205,7 @@ def values_of(runs: list[Figures], task: str, cell: Cell) -> list[float]:
 
 def write_pages(results: dict[str, Any]) -> None:
     """Write the tables and the plot."""
-    tables = {"arms": arms_table, "few-labels": few_labels_table, "ablation": ablation_table}
+    tables = {"arms": arms_table, "few-labels": few_labels_table}
     replace_marked(HOME / "README.md", {name: table(results) for name, table in tables.items()})
     plot(results["runs"])
 
@@ -258,17 +249,6 @@ def few_labels_table(results: dict[str, Any]) -> str:
     head = ["task", "labels", "random weights"]
     head += [cell for start in list(STARTS)[1:] for cell in (LABELS[start], "gain (larger deviation)")]
     return "![AUC by share of labels](few-labels.png)\n\n" + markdown_table(head, rows)
-
-
-def ablation_table(results: dict[str, Any]) -> str:
-    """Return a table with a row for each pre-training."""
-    rows = []
-    scratch = [values_of(results["runs"], task, (False, "random", ABLATION_SHARE)) for task in FEW_LABELS]
-    rows.append(["none", *map(mean_and_deviation, scratch)])
-    for kinds in ABLATION:
-        values = [values_of(results["ablation"], task, (False, kinds, ABLATION_SHARE)) for task in FEW_LABELS]
-        rows.append([kinds, *map(mean_and_deviation, values)])
-    return markdown_table(["pre-training", *FEW_LABELS], rows)
 
 
 def plot(runs: list[Figures]) -> None:

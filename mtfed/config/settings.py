@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from ..strategies.axes import Gauge
 from ..strategies.limits import LIMITS, OnFailure, PrecisionKind, Start, Weighting
 from ..tasks.task import Task
+from .conflicts import CONFLICTS
 from .form import Form
-from .partitions import is_flower, read_partition
+from .partitions import read_partition
 from .window import window_ends
 
 Weight = Annotated[float, Field(gt=0)]
@@ -188,14 +189,6 @@ class Config(BaseModel):
             raise ValueError(f"expected weights of the tasks {', '.join(tasks)}; there is no task {extra[0]!r}")
         return value
 
-    @field_validator("normalise")
-    @classmethod
-    def _check_normalise(cls, value: str, info: ValidationInfo) -> str:
-        tasks = info.data.get("tasks", {}).values()
-        if value == "encoder" and 3 in {task.dimensions or info.data.get("dimensions") for task in tasks}:
-            raise ValueError("expected image or site for volumes, because timm's means and deviations are of images")
-        return value
-
     @field_validator("partition", "window")
     @classmethod
     def _check_text(cls, value: str, info: ValidationInfo) -> str:
@@ -203,44 +196,11 @@ class Config(BaseModel):
         parse(value)
         return value
 
-    @field_validator("partition_options")
+    @field_validator(*CONFLICTS)
     @classmethod
-    def _check_partition_options(cls, value: str, info: ValidationInfo) -> str:
-        if value and "partition" in info.data and not is_flower(read_partition(info.data["partition"])):
-            raise ValueError("expected partition = 'flwr:NAME' with it, because no other scheme reads options")
-        return value
-
-    @field_validator("backforward_rounds")
-    @classmethod
-    def _check_backforward(cls, value: int, info: ValidationInfo) -> int:
-        if value and info.data.get("accumulate", 1) > 1:
-            raise ValueError("expected accumulate = 1 with it, because its second pass needs the whole batch")
-        if value and info.data.get("balancing") in ("gradnorm", "pcgrad"):
-            raise ValueError(
-                f"expected balancing = uncertainty, equal or dwa with it, because {info.data['balancing']} needs all "
-                "gradients of a task at once"
-            )
-        return value
-
-    @field_validator("lora_rank")
-    @classmethod
-    def _check_lora(cls, value: int, info: ValidationInfo) -> int:
-        if value and not info.data.get("encoder_rate", 1.0):
-            raise ValueError("expected encoder-rate above 0 with it, because the updates learn at the encoder's rate")
-        return value
-
-    @field_validator("autocast")
-    @classmethod
-    def _check_autocast(cls, value: str, info: ValidationInfo) -> str:
-        if value == "float16" and info.data.get("backforward_rounds"):
-            raise ValueError("expected auto, bfloat16 or none with backforward-rounds, whose gradients are not scaled")
-        return value
-
-    @field_validator("start")
-    @classmethod
-    def _check_start(cls, value: str, info: ValidationInfo) -> str:
-        if value == "apart" and info.data.get("weights"):
-            raise ValueError("expected 'common' with pretrained weights, because sites that start apart ignore them")
+    def _check_conflicts(cls, value: Any, info: ValidationInfo) -> Any:
+        if problem := CONFLICTS[str(info.field_name)](value, info.data):
+            raise ValueError(problem)
         return value
 
     @model_validator(mode="after")

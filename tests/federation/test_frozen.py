@@ -1,0 +1,104 @@
+"""Federations whose encoder is frozen: what is sent and recorded, all strategies, and a site with other weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from safetensors.torch import load_file, save_file
+
+from helpers import ROOT, SMALL, TASKS
+from mtfed.clients.app import app
+from mtfed.config import read_config
+from mtfed.federation.app_folder import read_app
+from mtfed.federation.simulate import simulate
+from mtfed.learning.frozen import NORMS, norms, write_norms
+from mtfed.learning.parts import numpy_parts
+from mtfed.models.build import build_model
+from mtfed.record.run import Run
+from mtfed.strategies import wire
+
+TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1  # as Flower sets them in its processes
+torch.set_num_threads(1)
+
+
+def settings(path: Path, **changes: Any) -> dict[str, Any]:
+    own = {"out": str(path), "partition": "tasks + iid", "rounds": 1}
+    return TASKS | SMALL | own | {key.replace("_", "-"): value for key, value in changes.items()}
+
+
+def run(config: dict[str, Any], sites: int = 2) -> Run:
+    before = set(Path(config["out"]).glob("*"))
+    assert simulate(read_app(ROOT / "experiments" / "pneumonia"), config, sites, "local", 1) == 0
+    (folder,) = set(Path(config["out"]).glob("*")) - before
+    done = Run.open(folder)
+    assert done.read_json("summary.json")["failures"] == 0
+    return done
+
+
+def pretrained(path: Path) -> Path:
+    """Return a file with weights of the encoder that no seed gives."""
+    body = build_model(read_config(settings(path, seed=99))).encoder.body
+    save_file(body.state_dict(), path / "encoder.safetensors")
+    return path / "encoder.safetensors"
+
+
+@pytest.mark.parametrize("changes", [{"encoder_rate": 0.0}, {"lora_rank": 2}, {"encoder_rate": 0.0, "model": "mtan"}])
+def test_a_checkpoint_is_complete_and_messages_are_small(tmp_path: Path, changes: dict[str, Any]) -> None:
+    file = pretrained(tmp_path)
+    config = settings(tmp_path / "runs", weights=str(file), strategy="bayesian", **changes)
+    done = run(config)
+    saved, before = load_file(done.folder / "checkpoints" / "best.safetensors"), load_file(file)
+    model = build_model(read_config(config))
+    assert {name for name in saved if not name.startswith("strategy/")} == set(model.state_dict())
+    frozen = {f"encoder.body.{name}": tensor for name, tensor in before.items() if f"encoder.body.{name}" in saved}
+    assert len(frozen) == len(before) and all(saved[name].equal(tensor) for name, tensor in frozen.items())
+    size = sum(v.nbytes for part in numpy_parts(model).values() for v in part.values())
+    (line,) = done.lines("rounds.jsonl")
+    assert 0 < line["bytes_down"] < 2 * size + 20_000 < sum(tensor.nbytes for tensor in before.values())
+    assert done.read_json("summary.json")["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_a_run_is_resumed_with_the_same_weights(tmp_path: Path) -> None:
+    config = settings(tmp_path, lora_rank=2, rounds=2, schedule="constant", strategy="bayesian")
+    whole = run(config)
+    first = run(config | {"rounds": 1})
+    resumed = config | {"resume": str(first.folder)}
+    assert simulate(read_app(ROOT / "experiments" / "pneumonia"), resumed, 2, "local", 1) == 0
+    weights = [load_file(done.folder / "checkpoints" / "last.safetensors") for done in (whole, first)]
+    assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
+
+
+@pytest.mark.parametrize("strategy", ["alone", "bayesian", "fedadam", "fedbn", "growing", "pfnm", "rebasin"])
+def test_every_strategy_merges_what_is_trained(tmp_path: Path, strategy: str) -> None:
+    changes = {"start": "apart", "apart_epochs": 1} if strategy in ("pfnm", "spahm") else {}
+    done = run(settings(tmp_path, encoder_rate=0.0, strategy=strategy, **changes))
+    saved = load_file(done.folder / "checkpoints" / "last.safetensors")
+    model = build_model(done.config())
+    for name, tensor in model.state_dict().items():
+        if name in model.frozen and name in saved:  # a strategy without a common model saves one for each site
+            assert saved[name].equal(tensor)
+
+
+def ask(config: dict[str, Any], sent_norms: list[float], **node: str) -> RecordDict:
+    """Return what a site answers that is asked to train with the norms of the server's frozen tensors."""
+    arrays = wire.pack(numpy_parts(build_model(read_config(config))))
+    content = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 1, NORMS: sent_norms})})
+    context = Context(1, 1, {"partition-id": 0, "num-partitions": 2, **node}, RecordDict(), config)
+    return cast(Message, app(Message(content, dst_node_id=1, message_type="train"), context)).content
+
+
+def test_a_site_with_other_weights_fails_alone_and_reads_its_own_file(tmp_path: Path) -> None:
+    file = pretrained(tmp_path)
+    config = settings(tmp_path, encoder_rate=0.0, share_tracebacks=True)
+    server = build_model(read_config(config | {"weights": str(file)}))
+    assert list(write_norms(server)) == [NORMS] and not write_norms(build_model(read_config(settings(tmp_path))))
+    failure = ask(config, norms(server))["failure"]
+    assert "expected the frozen encoder of the server" in str(failure["reason"])
+    reply = ask(config, norms(server), **{"encoder-weights": str(file)})
+    assert "failure" not in reply and isinstance(reply["arrays"], ArrayRecord)
+    assert not any(wire.part_of(key) == "encoder" for key in reply["arrays"])
