@@ -41,6 +41,7 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
             balance=INITIAL_BALANCE[config.balancing],
         )
         if config.is_encoder_frozen:
+            torch.default_generator.manual_seed(config.seed)  # sources of weights differ in the numbers that they draw
             model.freeze_encoder(config.lora_rank)
     if config.layer_decay < 1 and not model.layers():
         raise MtfedError(

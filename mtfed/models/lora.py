@@ -11,7 +11,7 @@ B.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,13 +22,14 @@ from ..errors import MtfedError
 from .attention import CrossAttention
 from .timm_library import timm
 
-TRAINED = "lora_b"  # the tensor of an adapted layer that is trained
+FIXED, TRAINED = "lora_a", "lora_b"  # the tensors A and B of an adapted layer
 
 # Modules -> their linear layers. Attention of other types may read a layer's weight without calling the layer.
 ADAPTED: dict[type[nn.Module], tuple[str, ...]] = {
     timm.layers.Attention: ("qkv", "proj"),
     timm.models.swin_transformer.WindowAttention: ("qkv", "proj"),
     timm.models.pvt_v2.Attention: ("q", "kv", "proj"),
+    timm.models.pvt_v2.MlpWithDepthwiseConv: ("fc1", "fc2"),
     timm.layers.Mlp: ("fc1", "fc2"),
     CrossAttention: ("q", "kv", "proj"),
 }
@@ -75,6 +76,16 @@ def add_lora(model: nn.Module, is_encoder: Callable[[str], bool], rank: int) -> 
     for module, layer in layers:
         linear = getattr(module, layer)
         setattr(module, layer, AdaptedLinear(linear, min(rank, linear.in_features, linear.out_features)))
+
+
+def merge_lora(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a model without low-rank updates: those of a state dict, with W + B A as weights."""
+    merged = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in (FIXED, TRAINED)}
+    for name, tensor in tensors.items():
+        layer = name.rpartition(".")[0]
+        if is_lora(name) and f"{layer}.weight" in tensors and f"{layer}.{FIXED}" in tensors:
+            merged[f"{layer}.weight"] = tensors[f"{layer}.weight"] + tensor @ tensors[f"{layer}.{FIXED}"]
+    return merged
 
 
 def is_lora(name: str) -> bool:

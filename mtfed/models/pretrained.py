@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import MtfedError
+from .lora import merge_lora
 from .timm_library import timm
 
 log = getLogger("mtfed.models")
@@ -120,14 +121,17 @@ def _published(name: str, settings: dict[str, Any] | None) -> nn.Module:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a weights file by name, unwrapped from a checkpoint's other content."""
+    """Read the tensors of a weights file by name, unwrapped from a checkpoint's other content.
+
+    Low-rank updates in a checkpoint of a run with ``lora-rank`` are added to the weights that they belong to.
+    """
     if not path.is_file():
         raise MtfedError(f"Weights {path} is not a file; expected '', 'timm', or the path of a weights file.")
     if path.suffix not in (".safetensors", *PICKLED):
         raise MtfedError(f"Weights file {path}: expected .safetensors, {', '.join(PICKLED)}; got {path.suffix!r}.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return merge_lora(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken files raise many types
         first_line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
@@ -143,7 +147,7 @@ def read(path: Path) -> dict[str, Tensor]:
         type_name = type(content).__name__
         raise MtfedError(f"Weights file {path} holds a {type_name} instead of tensors by name; save a state dict.")
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    return timm.models.clean_state_dict(tensors)
+    return merge_lora(timm.models.clean_state_dict(tensors))
 
 
 def adapt(tensors: dict[str, Tensor], body: nn.Module) -> dict[str, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from helpers import SMALL, TASKS
@@ -13,7 +15,9 @@ from helpers.two_tasks import random_shard
 from mtfed.config import Config, read_config
 from mtfed.errors import MtfedError
 from mtfed.learning.train import train
+from mtfed.models import pretrained
 from mtfed.models.build import build_model
+from mtfed.models.encoders import Encoder
 from mtfed.models.lora import AdaptedLinear
 from mtfed.models.symmetry import derive_axes
 
@@ -83,6 +87,42 @@ def test_every_update_is_trained_and_nothing_else_of_the_encoder(settings: dict[
     changed = {name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
     assert {name for name in changed if model.is_encoder(name)} == {name for name in before if name.endswith("lora_b")}
     assert any(name.startswith("decoders.") for name in changed)
+
+
+@pytest.mark.parametrize("case", ["plain ViT", "PVT", "Medformer"])
+@pytest.mark.parametrize("later", [{"lora_rank": 0}, {"lora_rank": 3}, {"lora_rank": 0, "encoder_rate": 0.0}])
+@torch.no_grad()
+def test_a_later_run_starts_from_the_adapted_encoder(case: str, later: dict[str, Any], tmp_path: Path) -> None:
+    settings = MODELS[case]
+    first = build_model(config(**settings)).eval()
+    for name, tensor in first.state_dict().items():
+        if name.endswith("lora_b"):
+            nn.init.normal_(tensor, std=0.1)
+    save_file(first.state_dict(), tmp_path / "best.safetensors")
+    run = config(**settings | later, weights=str(tmp_path / "best.safetensors"), seed=7)
+    second = build_model(run, pretrained=True).eval()
+    image = torch.randn(2, 1, run.image_size, run.image_size)
+    rows = {"pneumonia": torch.arange(2)}
+    if case == "Medformer":  # a task's latent is not the encoder's
+        second.encoder.task_latents.load_state_dict(first.encoder.task_latents.state_dict())
+    features = [model.encoder(image, rows)["pneumonia"] for model in (first, second)]
+    torch.testing.assert_close(features[1].pooled, features[0].pooled, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(features[1].maps[3], features[0].maps[3], rtol=1e-3, atol=1e-3)
+
+
+def test_the_fixed_factor_depends_on_the_seed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site may read the file that the server downloads, which draws other random numbers."""
+    made: list[nn.Module] = []
+
+    def published(*_: object) -> nn.Module:
+        made.append(Encoder("vit_nano_patch8", 32, 1).body)
+        return made[0]
+
+    monkeypatch.setattr(pretrained, "_published", published)
+    server = build_model(config(encoder="vit_nano_patch8", weights="timm")).state_dict()
+    save_file(made[0].state_dict(), tmp_path / "body.safetensors")
+    site = build_model(config(encoder="vit_nano_patch8", weights=str(tmp_path / "body.safetensors"))).state_dict()
+    assert all(site[name].equal(tensor) for name, tensor in server.items() if name.startswith("encoder."))
 
 
 REFUSED = [
