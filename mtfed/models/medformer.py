@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..data.vocabulary import BODY_PARTS, MODALITIES
 from ..errors import MtfedError
-from ..strategies.wire import DECODER, INPUT
+from ..strategies.wire import DECODER, INPUT, task_of
 from ..tasks.task import Task
 from .attention import CrossAttentionBlock
 from .encoders import Encoder, EncoderSettings, FeatureInfo, Features, layers_of
@@ -105,6 +105,9 @@ class Medformer(Sharing):
         if continued:
             load_scheme(scheme, scheme.part, settings.name, Path(weights).expanduser())
         return scheme
+
+    def is_encoder(self, name: str) -> bool:
+        return not task_of(self.part(name))
 
     def layers(self) -> dict[str, int]:
         return {name: layer for name, layer in layers_of(self).items() if self.is_encoder(name)}

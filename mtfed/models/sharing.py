@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..strategies.wire import DECODER, task_of
+from ..strategies.wire import DECODER
 from ..tasks.task import Task
 from .encoders import Encoder, EncoderSettings, FeatureInfo, Features
 
@@ -74,11 +74,11 @@ class Sharing(nn.Module):
         return f"{self.owners[module]}.{rest.partition('.')[0]}"
 
     def is_encoder(self, name: str) -> bool:
-        """Return whether a tensor of the scheme's ``state_dict`` is the encoder's, and not built for a task.
+        """Return whether a tensor of the scheme's ``state_dict`` is the encoder's, and not built by the scheme.
 
         These are the tensors that pretrained weights provide, and that learn at ``encoder-rate``.
         """
-        return not task_of(self.part(name))
+        return name.startswith("body.")
 
     def layers(self) -> dict[str, int]:
         """Return the layer of each of the encoder's weights by name, 0 for the first, which ``layer-decay`` needs.

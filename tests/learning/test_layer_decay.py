@@ -56,7 +56,7 @@ CASES: dict[str, tuple[dict[str, Any], Layers]] = {
     "volume ResNet": (VOLUMES | {"encoder": "resnet3d_mini"}, body(RESNET)),
     "volume Swin": (VOLUMES | {"encoder": "swin3d_mini"}, body(SWIN)),
     "single task": ({"model": "single-task"}, body(VIT, *(f"own.{task}.body." for task in TASKS))),
-    "MTAN": ({"model": "mtan", "encoder": "resnet10t"}, last(body(RESNET), "bottlenecks.")),
+    "MTAN": ({"model": "mtan", "encoder": "resnet10t"}, body(RESNET)),
     "CTAN": ({"model": "ctan", "encoder": "resnet10t"}, body(RESNET)),
     "Medformer": ({"model": "medformer"}, MEDFORMER),
 }
