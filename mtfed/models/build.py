@@ -39,6 +39,7 @@ def build_model(config: Config, *, pretrained: bool = False) -> MultiTaskModel:
             weights=config.weights if pretrained or config.is_encoder_frozen else "",
             decoder_width=config.decoder_width,
             balance=INITIAL_BALANCE[config.balancing],
+            frozen=config.is_encoder_frozen,
         )
         if config.is_encoder_frozen:
             torch.default_generator.manual_seed(config.seed)  # sources of weights differ in the numbers that they draw
@@ -67,6 +68,7 @@ def assemble(
     weights: str = "",
     decoder_width: int = 48,
     balance: float = INITIAL_BALANCE["uncertainty"],
+    frozen: bool = False,
 ) -> MultiTaskModel:
     """Return a model by name. Its random initial weights are drawn from torch's default generator.
 
@@ -78,6 +80,7 @@ def assemble(
         weights: weights of the encoder, see :mod:`.pretrained`.
         decoder_width: channels of the decoders that output maps.
         balance: initial value of each task's learned number.
+        frozen: whether the encoder will be frozen, see :class:`.encoders.EncoderSettings`.
 
     Raises:
         MtfedError: for an unknown model, a task name that PyTorch reserves, or an encoder that does not fit.
@@ -88,7 +91,7 @@ def assemble(
     for task in tasks:
         if any(hasattr(container, task) for container in _CONTAINERS):
             raise MtfedError(f"Config key task.{task}: PyTorch uses this name itself; choose another.")
-    settings = EncoderSettings(encoder, forms, weights)
+    settings = EncoderSettings(encoder, forms, weights, frozen)
     sharing = scheme_of(name).build(settings, tasks, **spec.options)
     model = MultiTaskModel(tasks, sharing, decoder_width, balance)
     if spec.requires_transformer and not sharing.encoder.is_transformer:

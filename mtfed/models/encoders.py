@@ -43,6 +43,7 @@ class EncoderSettings:
     name: str  # a timm model, or in three dimensions a key of :data:`.volumes.VOLUMES`
     forms: tuple[Form, ...]  # forms of the images that tasks need
     weights: str = ""  # pretrained weights, see :func:`.pretrained.load_weights`
+    frozen: bool = False  # whether the weights stay as they are, so that pretrained weights have to be complete
 
     def build(self) -> Encoder:
         """Return a new encoder.

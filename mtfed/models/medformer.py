@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..data.vocabulary import BODY_PARTS, MODALITIES
 from ..errors import MtfedError
-from ..strategies.wire import DECODER, INPUT, task_of
+from ..strategies.wire import DECODER, INPUT, input_of, task_of
 from ..tasks.task import Task
 from .attention import CrossAttentionBlock
 from .encoders import Encoder, EncoderSettings, FeatureInfo, Features, layers_of
@@ -91,7 +91,8 @@ class Medformer(Sharing):
         have. Those of a plain transformer give the Main Body its layers.
 
         Raises:
-            MtfedError: if the encoder is not a plain transformer, patches do not fit, or the weights file does not.
+            MtfedError: if the encoder is not a plain transformer, patches do not fit, or the weights file does not; or
+                if the weights leave something at random that is frozen.
         """
         dimensions, weights = 3 if settings.name in VOLUMES else 2, settings.weights
         continued = weights not in ("", "timm") and is_of_scheme(Path(weights).expanduser(), "latents")
@@ -102,8 +103,15 @@ class Medformer(Sharing):
                 f"{settings.name} is not; choose one, such as vit_mini_patch8."
             )
         scheme = cls(body, settings, tasks, **options)
+        missing = ["the Input and the Output Adaptformer"]
         if continued:
-            load_scheme(scheme, scheme.part, settings.name, Path(weights).expanduser())
+            parts = load_scheme(scheme, scheme.part, settings.name, Path(weights).expanduser())
+            missing = [part for part in parts if input_of(part)]
+        if settings.frozen and weights and missing:
+            raise MtfedError(
+                f"Config key weights: expected all weights of a frozen medformer, got none of {', '.join(missing)} "
+                f"from {weights}; set encoder-rate above 0 and lora-rank to 0, or pre-train on such images first."
+            )
         return scheme
 
     def is_encoder(self, name: str) -> bool:

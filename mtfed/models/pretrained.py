@@ -69,7 +69,7 @@ def load_weights(body: nn.Module, name: str, weights: str, settings: dict[str, A
     body.load_state_dict(fitting, strict=False)
 
 
-def load_scheme(scheme: nn.Module, part_of: Callable[[str], str], name: str, path: Path) -> None:
+def load_scheme(scheme: nn.Module, part_of: Callable[[str], str], name: str, path: Path) -> list[str]:
     """Load what a run of the same sharing scheme learned: the shared part, and each other part that both have.
 
     Other parts of the scheme keep their initial values and are named in the log; other parts of the file are ignored.
@@ -80,6 +80,9 @@ def load_scheme(scheme: nn.Module, part_of: Callable[[str], str], name: str, pat
         part_of: returns the part that a tensor of the scheme belongs to (:meth:`.sharing.Sharing.part`).
         name: name of the encoder, for errors.
         path: a checkpoint of a run.
+
+    Returns:
+        The parts of the scheme that the file lacks.
 
     Raises:
         MtfedError: if the file cannot be read, or one of these tensors is missing, unknown, or of another shape.
@@ -99,6 +102,7 @@ def load_scheme(scheme: nn.Module, part_of: Callable[[str], str], name: str, pat
     if missing := list(dict.fromkeys(part_of(key) for key in own if part_of(key) not in common)):
         log.warning("Weights file %s lacks %s; they start with initial values.", path, ", ".join(missing))
     scheme.load_state_dict({key: value for key, value in tensors.items() if part_of(key) in common}, strict=False)
+    return missing
 
 
 def is_of_scheme(path: Path, key: str) -> bool:

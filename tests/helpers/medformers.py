@@ -23,11 +23,12 @@ TASKS = {
 
 def medformer(
     tasks: dict[str, Task] = TASKS, forms: tuple[Form, ...] = (FLAT, CUBE), *, seed: int = 0, noise: bool = True,
-    encoder: str = "vit_nano_patch8", weights: str = "",
+    encoder: str = "vit_nano_patch8", weights: str = "", frozen: bool = False,
 ) -> MultiTaskModel:  # fmt: skip
     """Return a model with noise on its weights, because tensors that begin at zero would hide mistakes."""
     torch.manual_seed(seed)
-    model = assemble("medformer", tasks, forms, encoder=encoder, decoder_width=8, weights=weights)
+    settings = {"encoder": encoder, "decoder_width": 8, "weights": weights, "frozen": frozen}
+    model = assemble("medformer", tasks, forms, **settings)
     with torch.no_grad():
         for tensor in model.state_dict().values() if noise else ():
             if tensor.is_floating_point():

@@ -135,6 +135,16 @@ def test_weights_of_a_run_give_mtmedformer_its_body(tmp_path: Path) -> None:
         assert tensor.equal((old if name.startswith("encoder.body.") else initial)[name]), name
 
 
+def test_weights_that_leave_something_frozen_at_random_are_refused(tmp_path: Path) -> None:
+    save_file(Encoder("vit_nano_patch8", 32, 1).body.state_dict(), tmp_path / "body.safetensors")
+    path = saved(medformer(IMAGES, (FLAT,)), tmp_path / "best.safetensors")
+    with pytest.raises(MtfedError, match="got none of the Input and the Output Adaptformer from"):
+        medformer(IMAGES, (FLAT,), weights=str(tmp_path / "body.safetensors"), frozen=True)
+    with pytest.raises(MtfedError, match=r"expected all weights of a frozen medformer, got none of input\.3d from"):
+        medformer(TASKS, weights=path, frozen=True)
+    medformer(IMAGES | PRETEXT, (FLAT,), weights=path, frozen=True)  # only a task is new
+
+
 def test_the_loaded_model_answers_as_the_one_that_was_saved(tmp_path: Path) -> None:
     source = medformer().eval()
     made = medformer(noise=False, seed=7, weights=saved(source, tmp_path / "best.safetensors")).eval()
