@@ -49,7 +49,7 @@ class PatchEmbedding(nn.Module):
         self.check(image.shape[2:])
         stem = self.stem(image)
         tokens = self.tokens(stem)
-        positions = self.embed_positions(cell_centres(tokens.shape[2:]).to(tokens))
+        positions = self.embed_positions(cell_centres(tokens.shape[2:]).to(self.positions.weight))
         return stem, tokens + positions.movedim(-1, 0)
 
     def embed_positions(self, coordinates: Tensor) -> Tensor:
