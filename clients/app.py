@@ -6,12 +6,13 @@ earlier losses (``dwa``, ``gradnorm``), the tasks' mean losses over all sites, f
 the other's. In CTAN the weights include ``cross.TASK`` of tasks that the site does not have; if only one hospital has
 the task, they are that hospital's. An input part, through which only one kind of images passes, contains the weights of
 the sites that have such images, and only these sites receive it; of two such sites, each can compute the other's. A
-reply contains:
+frozen encoder is not sent; a message contains one number for each of its tensors, with which a site compares its own.
+A reply contains:
 
 * ``query.describe``: the site's key, its modality if its node config names one, its tasks, the number of samples of
-  each, and class counts if its node config sets ``share-class-counts``; if the model has input parts, also which
-  dimensions, modalities and body parts its labelled images (with a task that needs no labels: all its images) have, as
-  words of :mod:`mtfed.data.vocabulary`, without numbers;
+  each, and class counts if its node config sets ``share-class-counts``; if the model has input parts that are trained,
+  also which dimensions, modalities and body parts its labelled images (with a task that needs no labels: all its
+  images) have, as words of :mod:`mtfed.data.vocabulary`, without numbers;
 * ``train``: the parts of the model that it trained, sample counts, summed losses, steps, seconds; if the strategy asks
   for it, the curvature of the site's loss in every weight, which is a sum of squared gradients over its images;
 * ``evaluate``: the sums of :mod:`mtfed.learning.metrics` over the site's held-out images; sums over a handful of images
@@ -38,6 +39,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from mtfed.config import Config, RunConfigValue, read_config
+from mtfed.errors import MtfedError
 from mtfed.learning.acceleration import set_memory_format
 from mtfed.learning.balancing import read_history
 from mtfed.learning.curvature import curvature
@@ -117,10 +119,10 @@ def reporting_failures(handler: Handler) -> Callable[[Message, Context], Message
 def describe(message: Message, context: Context, config: Config, site: Site) -> RecordDict:
     """Return the site's card: its key, its tasks and its numbers of samples, and the kinds of its images.
 
-    Only a model with input parts needs the kinds; for other models they are not sent.
+    Only a model whose input parts are trained needs the kinds; for other models they are not sent.
     """
     card: dict[str, Any] = {"key": site.key, "tasks": site.tasks()}
-    if wire.INPUT in scheme_of(config.model).owners.values():
+    if wire.INPUT in scheme_of(config.model).owners.values() and not config.is_encoder_frozen:
         card["inputs"] = sorted(site.inputs())
     if "num-partitions" in context.node_config:
         card["num-partitions"] = int(context.node_config["num-partitions"])
@@ -185,7 +187,7 @@ def begin_apart(model: MultiTaskModel, site: Site, tasks: list[str], config: Con
         load_weights(model, Path(str(context.node_config["weights"])), parts)
         return
     seed = derive_seed(config.seed, site.key, "apart")
-    own = numpy_parts(build_model(config.model_copy(update={"seed": seed})))
+    own = numpy_parts(build_model(config.model_copy(update={"seed": seed, "weights": ""})))
     load_parts(model, {part: own[part] for part in parts})
     alone = config.model_copy(update={"local_epochs": config.apart_epochs, "local_steps": 0})
     train(model, site.shard("train"), tasks, alone, seed=seed, learning_rate=config.learning_rate)
@@ -232,19 +234,32 @@ def evaluate_round(message: Message, context: Context, config: Config, site: Sit
     return RecordDict({"metrics": MetricRecord(sums)})
 
 
+def with_own_weights(config: Config, context: Context) -> Config:
+    """Return the config with the ``weights`` from which this site reads a frozen encoder, which it does not receive.
+
+    They are those of the run, or the file that the site's node config names as ``encoder-weights``.
+
+    Raises:
+        MtfedError: if there is no such file.
+    """
+    weights = str(context.node_config.get("encoder-weights", config.weights))
+    if weights not in ("", "timm") and not Path(weights).expanduser().is_file():
+        raise MtfedError(
+            f"Config key weights: expected a file with the server's frozen encoder at this site too, got none at "
+            f"{weights}; copy it to the site, and name it in the node config as encoder-weights."
+        )
+    return config.model_copy(update={"weights": weights})
+
+
 def _receive(
     message: Message, context: Context, config: Config, site: Site
 ) -> tuple[ArrayRecord, MultiTaskModel, list[str]]:
-    """Load the received parts into the resident model; return them, the model, and the tasks to work on.
-
-    A frozen encoder is not received. The site reads it from the run's ``weights``, or from the file that its node
-    config names as ``encoder-weights``.
-    """
+    """Load the received parts into the resident model; return them, the model, and the tasks to work on."""
     arrays = message.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
     parts = wire.unpack(arrays)
-    if config.is_encoder_frozen and "encoder-weights" in context.node_config:
-        config = config.model_copy(update={"weights": str(context.node_config["encoder-weights"])})
+    if config.is_encoder_frozen:
+        config = with_own_weights(config, context)
     model = _resident_model(config)
     if model.frozen:
         check_frozen(model, message.content["config"], config.weights)

@@ -47,7 +47,8 @@ def _autocast(value: str, others: Settings) -> str:
 
 
 def _start(value: str, others: Settings) -> str:
-    if value == "apart" and others.get("weights"):
+    is_frozen = not others.get("encoder_rate", 1.0) or others.get("lora_rank")  # all sites then read the weights
+    if value == "apart" and others.get("weights") and not is_frozen:
         return "expected 'common' with pretrained weights, because sites that start apart ignore them"
     return ""
 

@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 from ..config import Config
 from ..errors import MtfedError
 from ..learning.balancing import write_history
-from ..learning.frozen import frozen_arrays, write_norms
+from ..learning.frozen import first_difference, frozen_arrays, write_projections
 from ..learning.losses import task_losses
 from ..learning.parts import numpy_parts
 from ..models.build import build_model
@@ -50,6 +50,11 @@ class RunState:
     def restore(self, strategy: TaskStrategy) -> None:
         """Go back to the last checkpoint, or to the start if there is none; later lines of the record are deleted."""
         if (saved := self.run.load("last", self.arrays)) is not None:
+            if differing := first_difference(self.frozen, self.run.tensors("last", self.frozen)):
+                raise MtfedError(
+                    f"Config key weights: expected the frozen encoder of the run to resume, got another {differing}; "
+                    "restore the file that the run began with."
+                )
             self.arrays, state, progress = saved
             strategy.restore(state)
             self.early_stopping.restore(progress["patience"])
@@ -76,7 +81,7 @@ class Federation:
         task_losses(config)  # imports what losses need: resident workers are forked from this process
         self.initial = wire.pack(numpy_parts(model))
         self.frozen = frozen_arrays(model)
-        self.about_frozen = write_norms(model)  # in every message, for the sites to compare
+        self.about_frozen = write_projections(model)  # in every message, for the sites to compare
         self.test = ServerTest(config, model)
         self.resumed = Run.open(config.resume) if config.resume else None
         if self.resumed is not None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..errors import MtfedError
 from ..models.system import MultiTaskModel
 
-NORMS = "frozen-norms"  # key of the settings in messages
-TOLERANCE = 1e-3  # relative; machines round the resized embeddings of positions differently
+PROJECTIONS = "frozen-projections"  # key of the settings in messages
+TOLERANCE = 1e-3  # of a tensor's norm; machines round the resized embeddings of positions differently
+_projections: WeakKeyDictionary[MultiTaskModel, list[tuple[float, float]]] = WeakKeyDictionary()
 
 
 def frozen_arrays(model: MultiTaskModel) -> dict[str, np.ndarray]:
@@ -20,30 +21,45 @@ def frozen_arrays(model: MultiTaskModel) -> dict[str, np.ndarray]:
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items() if name in model.frozen}
 
 
-def norms(model: MultiTaskModel) -> list[float]:
-    """Return the norm of each frozen tensor, by which other weights are recognised."""
-    return [float(np.linalg.norm(array.astype(np.float64))) for array in frozen_arrays(model).values()]
-
-
-def write_norms(model: MultiTaskModel) -> dict[str, list[float]]:
+def write_projections(model: MultiTaskModel) -> dict[str, Any]:
     """Return the settings of a message that let a site check its frozen tensors; none if nothing is frozen."""
-    return {NORMS: norms(model)} if model.frozen else {}
+    return {PROJECTIONS: [projection for projection, _ in _project(model)]} if model.frozen else {}
 
 
 def check_frozen(model: MultiTaskModel, settings: Mapping[str, Any], weights: str) -> None:
-    """Compare a site's frozen tensors with the norms of the server's, if the server sends them.
+    """Compare a site's frozen tensors with the server's, if the server sends their projections.
 
     Raises:
-        MtfedError: if they are others; ``weights`` is where the site has read them.
+        MtfedError: if they differ; ``weights`` is where the site has read its own.
     """
-    if NORMS not in settings:  # a server of another app
+    if PROJECTIONS not in settings:  # a server of another app
         return
-    expected, own = list(settings[NORMS]), norms(model)
+    expected, own = list(settings[PROJECTIONS]), _project(model)
     fits = len(expected) == len(own) and all(
-        math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for a, b in zip(expected, own, strict=True)
+        abs(a - b) <= TOLERANCE * norm for a, (b, norm) in zip(expected, own, strict=True)
     )
     if not fits:
         raise MtfedError(
-            f"Config key weights: expected the frozen encoder of the server, got another from {weights or 'the seed'}; "
-            "copy the server's file to the site, and name it in the node config as encoder-weights."
+            "Config key weights: expected the frozen encoder of the server, got another from "
+            f"{weights or 'the random seed'}; copy the server's file to the site, and name it in the node config as "
+            "encoder-weights."
         )
+
+
+def first_difference(frozen: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> str | None:
+    """Return the name of the first frozen tensor that differs from the other one of its name, or ``None``."""
+    for name, array in frozen.items():
+        if name not in others or others[name].shape != array.shape:
+            return name
+        own, other = array.astype(np.float64), others[name].astype(np.float64)
+        if not np.linalg.norm(own - other) <= TOLERANCE * np.linalg.norm(own):
+            return name
+    return None
+
+
+def _project(model: MultiTaskModel) -> list[tuple[float, float]]:
+    """Return each frozen tensor's inner product with cos(0), cos(1), ..., which other weights change, and its norm."""
+    if model not in _projections:  # once for a model, because these tensors stay as they are
+        flat = [array.ravel().astype(np.float64) for array in frozen_arrays(model).values()]
+        _projections[model] = [(float(x @ np.cos(np.arange(x.size))), float(np.linalg.norm(x))) for x in flat]
+    return _projections[model]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from ..errors import MtfedError
 from ..models.system import MultiTaskModel
 from ..strategies.wire import task_of
+from .frozen import first_difference, frozen_arrays
 
 
 def numpy_parts(model: MultiTaskModel) -> dict[str, dict[str, np.ndarray]]:
@@ -38,7 +39,8 @@ def load_weights(model: MultiTaskModel, path: Path, parts: Iterable[str] | None 
     Tensors that are missing in the file keep their values.
 
     Raises:
-        MtfedError: if the file cannot be read, contains no tensor of this model, or a tensor of another shape.
+        MtfedError: if the file cannot be read, contains no tensor of this model, or a tensor of another shape; or if
+            its frozen tensors are not those of the model.
     """
     chosen = model.parts() if parts is None else {part: model.parts()[part] for part in parts}
     own = {name: tensor for tensors in chosen.values() for name, tensor in tensors.items()}
@@ -48,6 +50,12 @@ def load_weights(model: MultiTaskModel, path: Path, parts: Iterable[str] | None 
         raise MtfedError(f"Node config weights: cannot read {path} as a safetensors file: {error}.") from None
     if not loaded.keys() & own.keys():
         raise MtfedError(f"Node config weights: {path} holds no tensor of this model, such as {next(iter(own))}.")
+    frozen = {name: array for name, array in frozen_arrays(model).items() if name in loaded}
+    if differing := first_difference(frozen, {name: loaded[name].numpy() for name in frozen}):
+        raise MtfedError(
+            f"Node config weights: expected decoders of the run's frozen encoder, but {path} has another {differing}; "
+            "train them with this encoder, or set encoder-rate above 0."
+        )
     for name in loaded.keys() & own.keys():
         if loaded[name].shape != own[name].shape:
             raise MtfedError(

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -159,6 +159,12 @@ class Run:
                 return wire.pack(parts), state, json.loads(file.metadata()["progress"])
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise MtfedError(f"{path} is not a checkpoint of this config's model: {error}.") from None
+
+    def tensors(self, name: str, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Return those of the named tensors that a checkpoint contains."""
+        with safe_open(self.folder / "checkpoints" / f"{name}.safetensors", framework="numpy") as file:
+            saved = set(file.keys())
+            return {key: file.get_tensor(key) for key in names if key in saved}
 
     @staticmethod
     def _replace(path: Path, content: bytes) -> None:
