@@ -1,4 +1,4 @@
-"""Settings that do not go together: for each key, a check of its value against those of the keys before it."""
+"""Settings that exclude each other: for each key, a check of its value against those of the keys before it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _start(value: str, others: Settings) -> str:
     return ""
 
 
-# Field -> a function of its value and of the settings before it that returns what is wrong, or an empty text.
+# Field -> a function that returns what is wrong with its value, given the settings before it, or an empty text.
 CONFLICTS: dict[str, Callable[[Any, Settings], str]] = {
     "normalise": _normalise,
     "partition_options": _partition_options,

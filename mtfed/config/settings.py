@@ -59,7 +59,7 @@ class Config(BaseModel):
         "", 'level and width of images of more than 8 bits, such as "40, 400"; empty: those of the file, or its range'
     )
     normalise: Literal["image", "site", "encoder"] = _setting(
-        "image", "scale each image, or each site, to mean 0 and deviation 1, or all as the pretrained encoder expects"
+        "image", "scale each image or each site to mean 0 and deviation 1, or all images as pretrained encoders expect"
     )
     max_unreadable: float = _setting(0.0, "largest share of a site's images that may be unreadable", ge=0, lt=1)
     validation_share: float = _setting(0.2, "share of patients for validation, if a manifest names none", gt=0, lt=1)
@@ -106,13 +106,15 @@ class Config(BaseModel):
     accumulate: int = _setting(1, "parts that a batch is computed in, to save memory", ge=1)
     learning_rate: float = _setting(1e-3, "learning rate of AdamW at the sites", gt=0)
     encoder_rate: float = _setting(
-        1.0, "learning rate of the encoder, in learning rates; 0: frozen, so that only the decoders learn", ge=0
+        1.0, "learning rate of the encoder, as a multiple of learning-rate; 0: frozen, only the decoders learn", ge=0
     )
     layer_decay: float = _setting(
-        1.0, "factor of the encoder's learning rate from each of its layers to the layer before it", gt=0, le=1
+        1.0, "factor by which the encoder's learning rate falls from each layer to the layer before it", gt=0, le=1
     )
     lora_rank: int = _setting(
-        0, "train only low-rank updates of the encoder's attention and MLPs, of this rank; 0: the encoder itself", ge=0
+        0,
+        "rank of updates of the encoder's attention and MLPs that are trained instead of it; 0: train all of it",
+        ge=0,
     )
     schedule: Literal["constant", "cosine"] = _setting("cosine", "learning-rate schedule; cosine decays to a tenth")
     warmup: int = _setting(0, "steps of a site's first round over which the learning rate rises from 0", ge=0)

@@ -21,9 +21,9 @@ class CrossAttention(nn.Module):
 
     @torch.no_grad()
     def match_queries_and_keys(self) -> None:
-        """Start with the same orthogonal weights for queries and keys, so that tokens attend to what resembles them.
+        """Give queries and keys the same orthogonal weights, so that tokens start by attending to what resembles them.
 
-        Independent weights give a random score to each pair at the start, and all tokens the mean of the context.
+        With independent weights, scores are random at the start, and every token gets nearly the mean of the context.
         """
         nn.init.orthogonal_(self.q.weight)
         self.kv.weight[: len(self.q.weight)] = self.q.weight

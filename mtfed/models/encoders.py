@@ -158,8 +158,8 @@ class Encoder(nn.Module):
 def layers_of(module: Any) -> dict[str, int]:
     """Return the layer of each of a module's weights by name, 0 for the first, as its ``group_matcher`` groups them.
 
-    Models of timm have this method, which returns a pattern of the names of each group's weights. Weights that match
-    none are a layer after all others. Without the method, no weight has a layer.
+    timm's models have this method, which returns a pattern of the names of each group's weights. Weights that match no
+    pattern form a layer after all others. Without the method, no weight has a layer.
     """
     matcher = getattr(module, "group_matcher", None)
     return timm.models.group_parameters(module, matcher(coarse=False), reverse=True) if matcher else {}

@@ -1,11 +1,11 @@
 """Low-rank adaptation of an encoder whose own weights are frozen.
 
-LoRA (Hu et al., ICLR 2022) adds B A to the weight of a linear layer, with A of the shape (rank, inputs) and B of the
-shape (outputs, rank), which is 0 at the start. In a federation, the mean of products is not the product of means, so
+LoRA (Hu et al., ICLR 2022) adds B A to the weight of a linear layer. A has the shape (rank, inputs), and B the shape
+(outputs, rank); B is 0 at the start. In a federation, the mean of products is not the product of means, so
 averages of A and of B are not an average of the sites' updates. FFA-LoRA (Sun et al., ICLR 2024) therefore freezes A at
 its random initial values and trains B alone. A site's update is then linear in what it trains, any weighted average of
-B is that of the updates, and a message has half the size. The rows of our A are orthonormal, so that B A is as large as
-B.
+B is that of the updates, and a message has half the size. The rows of our A are orthonormal, so that B A has the norm
+of B.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ADAPTED: dict[type[nn.Module], tuple[str, ...]] = {
 
 
 class AdaptedLinear(nn.Linear):
-    """A linear layer with the weight W + B A; it takes over the parameters of a given layer."""
+    """A linear layer with the weight W + B A, which shares W and the bias with a given layer."""
 
     def __init__(self, layer: nn.Linear, rank: int) -> None:
         super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")

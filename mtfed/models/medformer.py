@@ -77,7 +77,7 @@ class Medformer(Sharing):
         self.writer = nn.ModuleList(CrossAttentionBlock(width, heads, OUTPUT_MLP_RATIO) for _ in range(OUTPUT_LAYERS))
         for layer in (self.reader, *self.writer):
             layer.attention.match_queries_and_keys()
-        # After what all models share, which so starts from the same weights for a seed, whatever the tasks are.
+        # Drawn after what all models share, so that the same seed gives that the same weights, whatever the tasks are.
         self.patches = nn.ModuleDict(
             {f"{form.dimensions}d": PatchEmbedding(form, patch_size(body), width) for form in settings.forms}
         )

@@ -12,13 +12,13 @@ WHITE = 255.0  # the pixel that counts as 1 in timm's means and deviations
 
 
 def encoder_normalisation(config: Config) -> Normalisation | None:
-    """Return the mean and deviation that timm names for the config's encoder; ``None`` if it normalises otherwise.
+    """Return the mean and deviation that timm names for the config's encoder; ``None`` for another ``normalise``.
 
     They are those of the images that timm's weights of this name were trained on. With three channels they are exact;
     grey images are repeated in all three. With one channel, the first convolution of pretrained weights is summed over
-    its channels (:mod:`.pretrained`), which fits one mean and one deviation only. These are then the means of the three
-    over the channels, which is exact for an encoder whose channels do not differ, such as ``tf_efficientnet_lite0``,
-    and close for others: the pooled features of DINOv2's ViT-S/14 for 16 chest X-rays of the sample at 112 px have a
+    its channels (:mod:`.pretrained`), so there can be only one mean and one deviation: the averages over the three
+    channels. This is exact for an encoder whose channels do not differ, such as ``tf_efficientnet_lite0``, and close
+    for others: the pooled features of DINOv2's ViT-S/14 for 16 chest X-rays of the sample at 112 px have a
     cosine similarity of 0.988 to those with three channels, and of 0.961 if each image is normalised by itself.
 
     Raises:

@@ -75,7 +75,7 @@ def cell_centres(size: tuple[int, ...]) -> Tensor:
 def position_features(coordinates: Tensor) -> Tensor:
     """Return the features (..., F) of coordinates (..., dims): themselves, and their sines and cosines.
 
-    Sines are as large as their periods, so that the features of two positions are the more alike the closer they are.
+    Sines and cosines are as large as their periods, so that close positions have similar features.
     """
     periods = 2.0 / 2.0 ** torch.arange(FREQUENCIES, device=coordinates.device)
     angles = coordinates[..., None] * (2 * math.pi / periods)
@@ -84,9 +84,9 @@ def position_features(coordinates: Tensor) -> Tensor:
 
 
 def spread_points(count: int, dims: int) -> Tensor:
-    """Return points (N, dims) that are spread evenly over the cube from -1 to 1, and so are their projections.
+    """Return points (N, dims) that are spread evenly over the cube from -1 to 1, as are their projections on its faces.
 
-    They are those of Roberts' R sequence (2018), a generalisation of the golden ratio's to several dimensions.
+    They are those of Roberts' R sequence (2018), which generalises the sequence of the golden ratio to more dimensions.
     """
     ratio = 2.0
     for _ in range(64):  # the only root above 1 of x^(dims + 1) = x + 1

@@ -19,7 +19,7 @@ from ..errors import MtfedError
 from .timm_library import timm
 
 Maps = list[Tensor]  # from fine to coarse, (B, C_i, D_i, H_i, W_i)
-MATCH_PREVIOUS = (99999,)  # in a group matcher of timm's: these weights belong to the group before them
+MATCH_PREVIOUS = (99999,)  # in timm's group matchers: these weights belong to the previous group
 
 
 class VolumePatches(nn.Module):

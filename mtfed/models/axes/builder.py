@@ -69,7 +69,7 @@ class AxisGraphBuilder:
             self.readers.setdefault(label, []).append(name)
 
     def freeze(self, names: Iterable[str]) -> None:
-        """Leave tensors that stay as they are out of the graph, and with them the order of the units that they fix."""
+        """Remove tensors that never change, and freeze their axes, the order of whose units they fix."""
         for name in names:
             if name in self.tensors:
                 _, labels = self.tensors.pop(name)
