@@ -7,6 +7,7 @@ the last two; every site gets these.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from .evaluation import ServerTest, pooled_values
 from .round_record import RoundRecord
 from .strategy_settings import make_strategy
 
+log = logging.getLogger("mtfed.federation")
 GLOBAL = [""]  # keys of a strategy's models if it has one for all sites
 
 
@@ -81,6 +83,8 @@ class Federation:
         task_losses(config)  # imports what losses need: resident workers are forked from this process
         self.initial = wire.pack(numpy_parts(model))
         self.frozen = frozen_arrays(model)
+        if self.frozen and not config.weights:
+            log.warning("Config key weights: it is empty, so the frozen encoder keeps its random initial weights.")
         self.about_frozen = write_projections(model)  # in every message, for the sites to compare
         self.test = ServerTest(config, model)
         self.resumed = Run.open(config.resume) if config.resume else None

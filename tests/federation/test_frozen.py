@@ -16,6 +16,7 @@ from mtfed.clients.app import app
 from mtfed.config import read_config
 from mtfed.errors import MtfedError
 from mtfed.federation.app_folder import read_app
+from mtfed.federation.rounds import Federation
 from mtfed.federation.simulate import simulate
 from mtfed.learning.frozen import PROJECTIONS, check_frozen, write_projections
 from mtfed.learning.parts import numpy_parts
@@ -84,6 +85,16 @@ def test_a_run_is_not_resumed_with_another_encoder(tmp_path: Path) -> None:
         MtfedError, match=r"expected the frozen encoder of the run to resume, got another encoder\.body"
     ):
         simulate(read_app(ROOT / "experiments" / "pneumonia"), resumed, 2, "local", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_warned"), [({}, False), ({"encoder_rate": 0.0}, True), ({"lora_rank": 2}, True)]
+)
+def test_a_random_frozen_encoder_is_warned_of(
+    tmp_path: Path, changes: dict[str, Any], is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    Federation(cast(Any, None), read_config(settings(tmp_path, **changes)))
+    assert is_warned == ("the frozen encoder keeps its random initial weights" in caplog.text)
 
 
 @pytest.mark.parametrize("strategy", ["alone", "bayesian", "fedadam", "fedbn", "growing", "pfnm", "rebasin"])
