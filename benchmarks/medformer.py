@@ -149,7 +149,8 @@ def pretrain(start: str, data: Path, runs: Path) -> Figures:
     source = data / OWN_SET["melanoma"] if start == "own set" else data
     name = f"medformer-{start.replace(' ', '-')}"
     settings = {"data": str(source), **PRETRAINING, **STARTS[start]}
-    run = trials.pretrained_run("medformer", name, settings, 0, runs, kinds)
+    tasks = tuple(OWN_SET) if start == "own set" else ()
+    run = trials.pretrained_run("medformer", name, settings, 0, runs, kinds, tasks)
     lines = run.lines("metrics.jsonl")[-len(run.config().tasks) :]
     return {
         "start": start, "weights": str(run.folder / "checkpoints" / "best.safetensors"),

@@ -47,15 +47,24 @@ def run_of(
 
 
 def pretrained_run(
-    experiment: str, name: str, settings: Mapping[str, RunConfigValue], seed: int, runs: Path, kinds: str
+    experiment: str,
+    name: str,
+    settings: Mapping[str, RunConfigValue],
+    seed: int,
+    runs: Path,
+    kinds: str,
+    tasks: Sequence[str] = (),
 ) -> Run:
     """Return the finished run that pre-trains an experiment's model on a sum of task kinds without labels.
 
     For the other arguments see :func:`run_of`; the folder's name begins with NAME-pretrain.
     """
-    own = pretext_config({**find_app(experiment).run_config, **settings, "name": name}, kinds, federated=False)
+    app = find_app(experiment).run_config
+    own = only_tasks(app, tasks) if tasks else app
+    own = pretext_config({**own, **settings, "name": name}, kinds, federated=False)
     expected = read_config(_of_run(own, seed, runs))
-    run = _run(["pretrain", str(HOME / experiment), "--kinds", kinds], {**settings, "name": name}, expected, False)
+    command = ["pretrain", str(HOME / experiment), "--kinds", kinds, *(["--tasks", *tasks] if tasks else [])]
+    run = _run(command, {**settings, "name": name}, expected, False)
     assert run is not None
     return run
 

@@ -126,6 +126,8 @@ def _add_pretrain(commands: Subparsers) -> None:
     _add_run_options(command)
     about_kinds = "sum of task kinds without labels, with weights (default: all three); `mtfed config` describes them"
     command.add_argument("--kinds", metavar="SUM", help=about_kinds)
+    about_tasks = "the app's tasks that the weights are for: images, volumes, or both (default: all tasks)"
+    command.add_argument("--tasks", nargs="+", metavar="NAME", default=[], help=about_tasks)
     command.set_defaults(command=_pretrain)
 
 
@@ -208,7 +210,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     given = {"seed": arguments.seed, "out": arguments.out and arguments.out.resolve()}
     pairs = [*arguments.config, *(f"{key}={value}" for key, value in given.items() if value is not None)]
     kinds, sites = arguments.kinds or DEFAULT_KINDS, arguments.num_supernodes
-    return pretrain(arguments.app, pairs, kinds, sites, arguments.engine, arguments.workers)
+    return pretrain(arguments.app, pairs, kinds, sites, arguments.engine, arguments.workers, arguments.tasks)
 
 
 def _report(arguments: argparse.Namespace) -> int:

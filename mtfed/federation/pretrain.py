@@ -8,6 +8,7 @@ labels. Test images are never trained on.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import keys_of, read_config
@@ -15,13 +16,21 @@ from ..errors import MtfedError, unknown
 from ..strategies import STRATEGIES
 from ..tasks.specs import KIND_SPECS
 from ..tasks.task import TERM
-from .app_folder import find_app, override
+from .app_folder import find_app, only_tasks, override
 from .simulate import RunConfig, run_folders, simulate
 
 DEFAULT_KINDS = "reconstruction + orientation + views"
 
 
-def pretrain(name: str, pairs: list[str], kinds: str, sites: int | None, engine: str, workers: int | None) -> int:
+def pretrain(
+    name: str,
+    pairs: list[str],
+    kinds: str,
+    sites: int | None,
+    engine: str,
+    workers: int | None,
+    tasks: Sequence[str] = (),
+) -> int:
     """Run an app with tasks that need no labels in place of its own, and print how to use the weights.
 
     Args:
@@ -32,6 +41,7 @@ def pretrain(name: str, pairs: list[str], kinds: str, sites: int | None, engine:
         sites: number of sites of a federation; None: all images on one machine.
         engine: see :func:`.simulate.simulate`.
         workers: see :func:`.simulate.simulate`.
+        tasks: the app's tasks that the model is meant for, whose dimensionalities it is trained on; by default all.
 
     Returns:
         The exit code.
@@ -41,7 +51,8 @@ def pretrain(name: str, pairs: list[str], kinds: str, sites: int | None, engine:
     """
     app = find_app(name)
     own = [pair for pair in pairs if not pair.strip().startswith("task.")]
-    run_config = pretext_config(override(app.run_config, own), kinds, federated=sites is not None)
+    app_config = only_tasks(app.run_config, tasks) if tasks else app.run_config
+    run_config = pretext_config(override(app_config, own), kinds, federated=sites is not None)
     run_config = override(run_config, [pair for pair in pairs if pair.partition("=")[0].strip() != "name"])
     config = read_config(run_config)
     if config.strategy in STRATEGIES and not STRATEGIES[config.strategy].is_federated:
@@ -54,11 +65,13 @@ def pretrain(name: str, pairs: list[str], kinds: str, sites: int | None, engine:
         return code
     for folder in sorted(run_folders(config) - before)[-1:]:
         weights = folder / "checkpoints" / "best.safetensors"
-        print(f"weights: {weights}\nto use them: {command_of_later_run(name, pairs, weights, sites)}")
+        print(f"weights: {weights}\nto use them: {command_of_later_run(name, pairs, weights, sites, tasks)}")
     return 0
 
 
-def command_of_later_run(name: str, pairs: list[str], weights: Path, sites: int | None) -> str:
+def command_of_later_run(
+    name: str, pairs: list[str], weights: Path, sites: int | None, tasks: Sequence[str] = ()
+) -> str:
     """Return the command that trains an app from the weights, on the same data, sites and model as the pre-training.
 
     Overrides are repeated if their keys are among those of data and model; but the weights are the new ones, and the
@@ -67,6 +80,7 @@ def command_of_later_run(name: str, pairs: list[str], weights: Path, sites: int 
     keys = (keys_of("Data") | keys_of("Model")) - {"weights", "balancing"}
     repeated = [pair.strip() for pair in pairs if pair.partition("=")[0].strip() in keys]
     words = ["mtfed", "simulate", name, *(["--num-supernodes", str(sites)] if sites else [])]
+    words += ["--tasks", *tasks] if tasks else []
     return shlex.join([*words, *(word for pair in [*repeated, f"weights={weights}"] for word in ("-c", pair))])
 
 

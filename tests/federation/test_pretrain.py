@@ -78,6 +78,28 @@ def test_the_command_of_the_later_run_repeats_what_it_needs() -> None:
     assert "-c 'data=my sets/a' " in command
     federated = command_of_later_run("pneumonia", ["rounds=3", " decoder-width = 8"], Path("new"), 4)
     assert federated == "mtfed simulate pneumonia --num-supernodes 4 -c 'decoder-width = 8' -c weights=new"
+    some = command_of_later_run("medformer", [], Path("new"), None, ["melanoma", "lungs"])
+    assert some == "mtfed simulate medformer --tasks melanoma lungs -c weights=new"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "names"),
+    [
+        ((), {"views", "views-3d"}),
+        (("melanoma",), {"views"}),
+        (("organs",), {"views"}),
+        (("lungs", "organs"), {"views", "views-3d"}),
+    ],
+)
+def test_weights_are_for_the_dimensionalities_of_the_chosen_tasks(
+    monkeypatch: pytest.MonkeyPatch, tasks: tuple[str, ...], names: set[str]
+) -> None:
+    used: list[dict] = []
+    monkeypatch.setattr("mtfed.federation.pretrain.simulate", lambda app, run_config, *rest: used.append(run_config))
+    pretrain("medformer", [], "views", None, "local", 1, tasks)
+    assert set(read_config(used[0]).tasks) == names
+    with pytest.raises(MtfedError, match="did you mean 'lungs'"):
+        pretrain("medformer", [], "views", None, "local", 1, ["lung"])
 
 
 @pytest.mark.parametrize("sites", [0, 3])
