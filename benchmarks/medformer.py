@@ -87,7 +87,7 @@ class Trial:
         }  # fmt: skip
 
 
-Cell = tuple[bool, str, float]  # joint, start, share of labels: what has rates of its own
+Cell = tuple[str, float]  # start, and share of labels: what has rates of its own
 
 
 def main() -> None:
@@ -98,47 +98,32 @@ def main() -> None:
     data, runs, seeds, jobs = arguments.data.resolve(), arguments.runs.resolve(), arguments.seeds, arguments.jobs
     starts = arguments.starts or list(STARTS)
     pretrained = run_parallel(partial(pretrain, data=data, runs=runs), starts, jobs)
-    figures_of = partial(
-        run_figures, data=data, runs=runs, weights={run["start"]: run["weights"] for run in pretrained}
-    )
+    weights = {figures["start"]: figures.pop("weights") for figures in pretrained}
+    figures_of = partial(run_figures, data=data, runs=runs, weights=weights)
 
-    every = tuple(read_config(find_app("medformer").run_config).tasks)
-    cells = {(start, 1.0): every for _, start in ARMS.values()}
-    cells |= {(start, share): FEW_LABELS for share in SHARES[:-1] for start in ("random", "all sets")}
-    cells |= {("own set", share): tuple(OWN_SET) for share in SHARES}
-    cells = {cell: tasks for cell, tasks in cells.items() if cell[0] in starts}
+    cells = {cell: tasks for cell, tasks in tasks_of_cells().items() if cell[0] in starts}
+    candidates = [(cell, task, rates) for cell, own in cells.items() for task in own for rates in RATES[cell[0]]]
     tuning = run_parallel(
-        figures_of,
-        [
-            Trial((task,), *cell, rates, seeds[0])
-            for cell, tasks in cells.items() for task in tasks for rates in RATES[cell[0]]
-        ],
-        jobs,
-    )  # fmt: skip
+        figures_of, [Trial((task,), *cell, rates, seeds[0]) for cell, task, rates in candidates], jobs
+    )
     chosen = {cell: best_rates(run for run in tuning if (run["start"], run["share"]) == cell) for cell in cells}
-    joint = [
-        Trial(every, start, 1.0, rates, seed)
-        for (start, share), rates in chosen.items()
-        for seed in seeds
-        if share == 1 and start != "own set"
-    ]
-    single = [
-        Trial((task,), *cell, chosen[cell], seed)
-        for seed in seeds[1:]
-        for cell, tasks in cells.items()
-        for task in tasks
-    ]
-    others = run_parallel(figures_of, single + joint, jobs)
-    if arguments.starts:
-        return
-    runs_of_rates = [run for run in tuning if tuple(run["rates"]) == chosen[run["start"], run["share"]]]
-    results = {
-        "pretrained": [run for run in pretrained if run.pop("weights")],
-        "tuning": tuning,
-        "runs": runs_of_rates + others,
-    }
-    RESULTS.write_text(to_text(results))
-    write_pages(json.loads(RESULTS.read_text()))
+    others = [Trial((task,), *cell, chosen[cell], s) for s in seeds[1:] for cell, own in cells.items() for task in own]
+    joint = [(start, 1.0) for is_joint, start in ARMS.values() if is_joint and start in starts]
+    others += [Trial(cells[cell], *cell, chosen[cell], seed) for cell in joint for seed in seeds]
+    done = run_parallel(figures_of, others, jobs)
+    if not arguments.starts:
+        done = [run for run in tuning if tuple(run["rates"]) == chosen[run["start"], run["share"]]] + done
+        results = {"pretrained": [run for run in pretrained if run["seconds"]], "tuning": tuning, "runs": done}
+        RESULTS.write_text(to_text(results))
+        write_pages(json.loads(RESULTS.read_text()))
+
+
+def tasks_of_cells() -> dict[Cell, tuple[str, ...]]:
+    """Return the tasks for which a model of one task is trained in each cell."""
+    every = tuple(read_config(find_app("medformer").run_config).tasks)
+    cells: dict[Cell, tuple[str, ...]] = {(start, 1.0): every for _, start in ARMS.values()}
+    cells |= {(start, share): FEW_LABELS for share in SHARES if share < 1 for start in ("random", "all sets")}
+    return cells | {("own set", share): tuple(OWN_SET) for share in SHARES}
 
 
 def pretrain(start: str, data: Path, runs: Path) -> Figures:
@@ -175,11 +160,6 @@ def run_figures(trial: Trial, data: Path, runs: Path, weights: dict[str, str]) -
     }  # fmt: skip
 
 
-def cell_of(run: Figures) -> Cell:
-    """Return the cell that a run belongs to."""
-    return len(run["tasks"]) > 1, run["start"], run["share"]
-
-
 def best_rates(runs: Iterable[Figures]) -> tuple[float, float]:
     """Return the rates with the best validation figures: the best mean score over all tasks of the runs."""
     tasks = read_config(find_app("medformer").run_config).tasks
@@ -197,10 +177,15 @@ def to_text(results: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def values_of(runs: list[Figures], task: str, cell: Cell) -> list[float]:
+def runs_of(runs: list[Figures], joint: bool, start: str, share: float) -> list[Figures]:
+    """Return the runs of models of one task or of all, from a start, with a share of the labels."""
+    return [run for run in runs if (len(run["tasks"]) > 1, run["start"], run["share"]) == (joint, start, share)]
+
+
+def values_of(runs: list[Figures], task: str) -> list[float]:
     """Return a task's figures by seed: of test images, or of validation images if the set has no others."""
     metric = read_config(find_app("medformer").run_config).tasks[task].metric
-    own = [run for run in runs if task in run["tasks"] and cell_of(run) == cell]
+    own = [run for run in runs if task in run["tasks"]]
     return [run["test"].get(task, run["validation"][task])[metric] for run in sorted(own, key=lambda r: r["seed"])]
 
 
@@ -212,44 +197,41 @@ def write_pages(results: dict[str, Any]) -> None:
 
 
 def arms_table(results: dict[str, Any]) -> str:
-    """Return a table with a row for each task, and a last row with the learning rates."""
+    """Return a table with a row for each task, and a last row with the rates of each arm."""
     tasks = read_config(find_app("medformer").run_config).tasks
+    arms = {name: runs_of(results["runs"], *arm, 1.0) for name, arm in ARMS.items()}
     rows = []
     for name, task in tasks.items():
         split = "test" if any(name in run["test"] for run in results["runs"]) else "validation"
-        cells = [mean_and_deviation(values_of(results["runs"], name, (*arm, 1.0))) for arm in ARMS.values()]
-        rows.append([f"{name}, {task.dimensions}D", f"{task.metric}, {split}", *cells])
-    rows.append(["learning rate, encoder rate", "", *(rates_of(results["runs"], (*arm, 1.0)) for arm in ARMS.values())])
-    return markdown_table(["task", "figure", *ARMS], rows)
-
-
-def rates_of(runs: list[Figures], cell: Cell) -> str:
-    """Return the learning rate and the encoder rate of a cell."""
-    rates = next(run["rates"] for run in runs if cell_of(run) == cell)
-    return f"{rates[0]:g}, {rates[1]:g}"
+        values = [values_of(runs, name) for runs in arms.values()]
+        costs = [f"{mean(joint) - mean(single):+.3f}" for single, joint in (values[:2], values[2:])]
+        cells = [*map(mean_and_deviation, values)]
+        rows.append(
+            [f"{name}, {task.dimensions}D", f"{task.metric}, {split}", *cells[:2], costs[0], *cells[2:], costs[1]]
+        )
+    rates = [f"{runs[0]['rates'][0]:g}, {runs[0]['rates'][1]:g}" for runs in arms.values()]
+    rows.append(["learning rate, encoder rate", "", *rates[:2], "", *rates[2:], ""])
+    head = ["task", "figure", *list(ARMS)[:2], "all - one", *list(ARMS)[2:], "all - one"]
+    return markdown_table(head, rows)
 
 
 def few_labels_table(results: dict[str, Any]) -> str:
     """Return the plot and a table with a row for each task and share of labels."""
-    rows, runs = [], results["runs"]
+    rows, pretrained = [], list(STARTS)[1:]
     for name in FEW_LABELS:
         for share in SHARES:
-            scratch = values_of(runs, name, (False, "random", share))
-            cells = [mean_and_deviation(scratch)]
-            for start in list(STARTS)[1:]:
-                values = values_of(runs, name, (False, start, share))
-                spread = max(
-                    stdev(figures) if len(figures) > 1 else float("nan") for figures in (scratch, values or [0])
-                )
-                cells += (
-                    [mean_and_deviation(values), f"{mean(values) - mean(scratch):+.3f} ({spread:.3f})"]
-                    if values
-                    else ["", ""]
-                )
-            rows.append([name, f"{share:.0%}", *cells])
-    head = ["task", "labels", "random weights"]
-    head += [cell for start in list(STARTS)[1:] for cell in (LABELS[start], "gain (larger deviation)")]
+            scratch, *others = (values_of(runs_of(results["runs"], False, s, share), name) for s in STARTS)
+            gains = [cell for values in others for cell in gain_cells(values, scratch)]
+            rows.append([name, f"{share:.0%}", mean_and_deviation(scratch), *gains])
+    head = ["task", "labels", "random weights", *(cell for s in pretrained for cell in (LABELS[s], "gain (deviation)"))]
     return "![AUC by share of labels](few-labels.png)\n\n" + markdown_table(head, rows)
+
+
+def gain_cells(values: list[float], scratch: list[float]) -> tuple[str, str]:
+    """Return figures after pre-training, and their gain with the larger of both deviations; empty without figures."""
+    if len(values) < 2:
+        return "", ""
+    return mean_and_deviation(values), f"{mean(values) - mean(scratch):+.3f} ({max(stdev(values), stdev(scratch)):.3f})"
 
 
 def plot(runs: list[Figures]) -> None:
@@ -262,7 +244,7 @@ def plot(runs: list[Figures]) -> None:
     figure, axes = plt.subplots(1, len(FEW_LABELS), figsize=(11, 3.6))
     for axis, task in zip(axes, FEW_LABELS, strict=True):
         for start, colour in COLOURS.items():
-            by_share = [values_of(runs, task, (False, start, share)) for share in SHARES]
+            by_share = [values_of(runs_of(runs, False, start, share), task) for share in SHARES]
             if not all(by_share):
                 continue
             means, low, high = ([reduce(values) for values in by_share] for reduce in (mean, min, max))
