@@ -60,6 +60,10 @@ def pretrain(
             f"Config key strategy: expected one that trains common weights, from which a run can start, got "
             f"{config.strategy}; use fedavg, or omit --num-supernodes and the strategy."
         )
+    if not config.encoder_rate:
+        raise MtfedError(
+            "Config key encoder-rate: expected above 0 for pre-training, which trains the encoder, got 0; omit it."
+        )
     before = run_folders(config)
     if code := simulate(app, run_config, sites, engine, workers):
         return code
@@ -99,6 +103,7 @@ def pretext_config(run_config: RunConfig, kinds: str, *, federated: bool) -> Run
     changed |= {"name": f"{run_config.get('name', 'run')}-pretrain", "balancing": "equal"}
     # What depends on the tasks or their labels.
     changed |= {"weighting": "samples", "task-weights": "", "label-share": 1.0, "unlabelled": 0.0, "resume": ""}
+    changed |= {"encoder-rate": 1.0, "lora-rank": 0}  # the encoder is what pre-training is for
     changed["augment"] = "none"  # these tasks change images by themselves, and a mirrored image hides its orientation
     changed["pooled"] = not federated
     if not federated:

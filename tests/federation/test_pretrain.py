@@ -61,6 +61,14 @@ def test_a_strategy_without_common_weights_is_refused() -> None:
             pretrain("pneumonia", ["strategy=alone"], DEFAULT_KINDS, sites, "local", 1)
 
 
+def test_the_encoder_is_trained_even_if_the_app_freezes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = find_app("pneumonia").run_config | {"encoder-rate": 0.0}
+    config = read_config(pretext_config(frozen, "views", federated=False))
+    assert config.encoder_rate == 1 and not config.is_encoder_frozen
+    with pytest.raises(MtfedError, match="expected above 0 for pre-training"):
+        pretrain("pneumonia", ["encoder-rate=0"], "views", None, "local", 1)
+
+
 def test_overrides_precede_the_settings_of_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[dict] = []
     monkeypatch.setattr("mtfed.federation.pretrain.simulate", lambda app, run_config, *rest: used.append(run_config))
