@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord
 
+from .agreement import split_weight
 from .base import TaskStrategy
 from .limits import Weighting, check_settings
 from .product import add_scaled
@@ -35,10 +36,16 @@ class SiteWeights:
             return float(samples > 0)
         if task or self.weighting == "samples" or not update.counts:
             return samples
-        return sum(
-            self.task_weights.get(task, 1.0) * (count / max(self.task_samples.get(task, 0), count, 1.0))
-            for task, count in update.counts.items()
-        )
+        return sum(self.by_task(update).values())
+
+    def by_task(self, update: Update) -> dict[str, float]:
+        """Return an update's weight in the shared parts, divided among the tasks of its site."""
+        if self.weighting != "tasks":
+            return split_weight(self.weight(update, ""), update.counts)
+        return {
+            task: self.task_weights.get(task, 1.0) * (count / max(self.task_samples.get(task, 0), count, 1.0))
+            for task, count in update.counts.items() if count > 0
+        }  # fmt: skip
 
 
 class TaskFedAvg(TaskStrategy):
@@ -89,6 +96,10 @@ class TaskFedAvg(TaskStrategy):
         assert self._average is not None
         average, self._average = self._average, None
         return average
+
+    def task_weights_of(self, update: Update) -> dict[str, float]:
+        assert self._average is not None
+        return self._average.weights.by_task(update)
 
     def site_weights(self) -> SiteWeights:
         """Return the weights of the updates of the current round."""

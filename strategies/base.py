@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from logging import getLogger
 from typing import Any, ClassVar
@@ -18,12 +18,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from .agreement import Agreement, split_weight
 from .limits import OnFailure, check_settings
-from .phase import Failure, FailurePolicy, MetricSums, Phase, RoundResult
+from .phase import Failure, FailurePolicy, MetricSums, Phase, RoundResult, finished
 from .screening import Memory
 from .sites import FederationError, Roster, SiteCard
 from .update import Update, read_update
-from .wire import decoder_part, input_of, is_decoder, is_packed, part_of, record_in, record_of, select
+from .wire import decoder_part, input_of, is_decoder, is_packed, part_of, record_in, select
 
 log = getLogger("flwr")
 Asked = tuple[SiteCard, frozenset[str] | None]  # a site, and the tasks whose parts it is sent; None: every part
@@ -37,7 +38,7 @@ class TaskStrategy(Strategy):
 
     A subclass implements :meth:`begin_merge`, :meth:`add_to_merge` and :meth:`finish_merge`; everything else is the
     same for all strategies. ``train_result`` and ``evaluate_result`` describe the last training and the last
-    evaluation; ``failures`` contains those of the whole run.
+    evaluation, the former with the agreement of the tasks (:mod:`.agreement`); ``failures`` are those of the whole run.
 
     Args:
         fraction_train: share of the sites that train in a round, drawn by ``seed`` and round.
@@ -82,6 +83,7 @@ class TaskStrategy(Strategy):
         self._train_result: RoundResult | None = None
         self._evaluate_result: RoundResult | None = None
         self._phase: Phase | None = None
+        self.agreement = Agreement(ArrayRecord())  # of the current merge
 
     # The mathematics of a strategy, one method for each step of a merge.
 
@@ -106,6 +108,19 @@ class TaskStrategy(Strategy):
 
     def merge_metrics(self) -> dict[str, float]:
         """Return metrics of the last merge; their names begin with ``merge.``."""
+        return {}
+
+    def task_weights_of(self, update: Update) -> dict[str, float]:
+        """Return how much an update counts for each of its site's tasks; one not named counts nothing."""
+        return split_weight(update.num_examples, update.counts)
+
+    def measure_agreement(self, update: Update, sent: ArrayRecord) -> None:
+        """Add an update to :attr:`agreement`; a strategy that reorders units does so later, in the global order."""
+        if self.is_federated:
+            self.agreement.add(self.task_weights_of(update), update.arrays, sent)
+
+    def measured_precision(self) -> Mapping[str, np.ndarray]:
+        """Return the precision of the merged weights by key, of those keys for which sites sent theirs."""
         return {}
 
     def arrays_for(self, site: SiteCard, arrays: ArrayRecord, tasks: Iterable[str] | None) -> ArrayRecord:
@@ -186,6 +201,7 @@ class TaskStrategy(Strategy):
         with self._phase_to_finish() as phase:
             sums, answered = MetricSums(), 0
             self.memory.begin_round(server_round, phase.arrays)
+            self.agreement = Agreement(phase.arrays, self.roster.tasks())
             self.begin_merge(phase.arrays)
             for site, reply in phase.replies_in_order(replies, self.roster):
                 try:
@@ -198,14 +214,15 @@ class TaskStrategy(Strategy):
                     continue
                 self.memory.remember(site.key, trace)
                 self.add_to_merge(update)
+                self.measure_agreement(update, sent)
                 answered += 1
             phase.check_quorum(answered)
             for key, reason in sums.drop_other_forms().items():  # its weights are valid even if its metrics are not
                 log.warning("Round %d: the training metrics of site %s were left out: %s", server_round, key, reason)
-            self._train_result = phase.result(sums.records, answered)
             changed = self.finish_merge() if answered else {}
+            self._train_result = phase.result(sums.records, answered, *self.agreement.finish(self.measured_precision()))
             metrics = MetricRecord({**sums.total(), **(self.merge_metrics() if answered else {})})
-            return self._with_changes(phase, changed), metrics
+            return phase.with_changes(changed), metrics
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up the sites' metrics, which are sums, so that scores computed from the total are pooled ones.
@@ -239,12 +256,12 @@ class TaskStrategy(Strategy):
     @property
     def train_result(self) -> RoundResult:
         """Return the result of the last training; before the first, raise ``RuntimeError``."""
-        return _finished(self._train_result, "aggregate_train")
+        return finished(self._train_result, "aggregate_train")
 
     @property
     def evaluate_result(self) -> RoundResult:
         """Return the result of the last evaluation; before the first, raise ``RuntimeError``."""
-        return _finished(self._evaluate_result, "aggregate_evaluate")
+        return finished(self._evaluate_result, "aggregate_evaluate")
 
     @property
     def phase(self) -> Phase:
@@ -281,17 +298,3 @@ class TaskStrategy(Strategy):
             messages[site.key] = Message(content, dst_node_id=site.node_id, message_type=action, group_id=group)
         self._phase = Phase(server_round, action, arrays, messages, grid, self.policy)
         return list(messages.values())
-
-    @staticmethod
-    def _with_changes(phase: Phase, changed: dict[str, np.ndarray]) -> ArrayRecord:
-        """Return the global arrays with those that a merge changed, except values that are not finite."""
-        for key in [key for key, values in changed.items() if not np.isfinite(values).all()]:
-            log.error("Round %d: the merge of %r is not finite; it stays as it was.", phase.server_round, key)
-            del changed[key]
-        return record_of({key: changed.get(key, array) for key, array in phase.arrays.items()})
-
-
-def _finished(result: RoundResult | None, hook: str) -> RoundResult:
-    if result is None:
-        raise RuntimeError(f"Expected the result of a finished phase, there is none yet; call {hook} first.")
-    return result

@@ -10,7 +10,7 @@ each site measures for each weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from logging import getLogger
 from typing import Any
 
@@ -130,6 +130,17 @@ class BayesianMatching(TaskFedAvg):
         """Return the metrics of the last merge, see :meth:`.bayesian_merge.MergeMetrics.compute`."""
         return self._metrics.compute()
 
+    def task_weights_of(self, update: Update) -> dict[str, float]:
+        assert self._merge is not None
+        return self._merge.weights.by_task(update)
+
+    def measure_agreement(self, update: Update, sent: ArrayRecord) -> None:
+        if self.axes is None:  # otherwise once its units are in the global order
+            super().measure_agreement(update, sent)
+
+    def measured_precision(self) -> Mapping[str, np.ndarray]:
+        return {key: self.posterior[key] for key in sorted(self.measured_keys)}
+
     def sample(self, arrays: ArrayRecord, seed: int, temperature: float = 1.0) -> ArrayRecord:
         """Draw a model from the posterior N(arrays, temperature / precision).
 
@@ -201,6 +212,8 @@ class BayesianMatching(TaskFedAvg):
         shares = merge.product.add(contribution.values, contribution.weights, contribution.precision)
         counted = [key for key in shares if merge.layout[key][0].name not in contribution.precision]
         merge.metrics.add_shares(contribution.site, shares, counted)
+        if self.axes is not None and not self._starts_apart():  # models of their own are no updates
+            self.agreement.add_tensors(contribution.task_weights, contribution.values, merge.layout)
         if not self.cavities.strength:
             return
         means = merge.product.mean_precision.items()

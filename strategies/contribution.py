@@ -28,6 +28,7 @@ class Contribution:
     precision: dict[str, Precision]  # precision by name of the tensor
     num_examples: float
     pulled: bool  # whether the site trained under a pull (:mod:`.cavity`)
+    task_weights: dict[str, float]  # weight in the shared parts, divided among its tasks
 
     def copy(self) -> Contribution:
         """Return a copy with memory of its own, because an engine reuses the memory of a reply."""
@@ -74,6 +75,7 @@ def read_contribution(
         precision,
         update.num_examples,
         update.pulled,
+        weights.by_task(update),
     )
 
 

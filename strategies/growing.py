@@ -17,6 +17,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
+from .agreement import Agreement
 from .axes import AxisError, AxisGraph, Tensors
 from .bayesian import BayesianMatching
 from .bayesian_merge import BayesianMerge
@@ -28,7 +29,7 @@ from .precision import Precision, floored, inflation
 from .product import Product
 from .sites import SiteCard
 from .update import Update
-from .widths import infer_sizes, submodel
+from .widths import Units, infer_sizes, submodel, unit_indices, widen
 from .wire import TensorEntry, arrays_in, is_packed, pack, record_of, tensors_in, unpack
 
 log = getLogger("flwr")
@@ -101,6 +102,8 @@ class GrowingMatching(BayesianMatching):
         record = with_tensors(merge.arrays, wide) if has_grown else merge.arrays
         layout = tensors_in(record)
         previous = arrays_in(record)
+        if not self._starts_apart():
+            self._measure_agreement(record, contributions, grown, frame, same_units)
         posterior = {key: _flat(layout[key], wide_precision, previous[key].shape) for key in self.posterior}
         product = self._multiply_wide(merge, contributions, grown, layout)
         scaled = {key: np.float32(self.prior_strength) * precision for key, precision in posterior.items()}
@@ -170,6 +173,26 @@ class GrowingMatching(BayesianMatching):
             self.units[own.site] = self.units.get(own.site, {}) | units
         merge.metrics.widths = {label: grown.graph.axes[label].size for label in self.grows}
         return contributions, grown
+
+    def _measure_agreement(
+        self, record: ArrayRecord, contributions: Sequence[Contribution], grown: Growth, frame: Tensors, old: Units
+    ) -> None:
+        """Add the sites' steps from the last global model to the agreement, each unit at its place in ``record``.
+
+        ``old`` contains the places of the last global model's units. Steps of new units are 0: there is no start.
+        """
+        self.agreement = Agreement(record, self.agreement.all_tasks)  # at the new width
+        graph = grown.graph
+        for own, units in zip(contributions, grown.units, strict=True):
+            steps = {}
+            for name, values in own.values.items():
+                if values.dtype.kind == "f" and name in graph.tensors and unit_indices(graph, name, units):
+                    steps[name] = widen(graph, name, values, units) - widen(graph, name, frame[name], old)
+                    for shape, places in ((values.shape, units), (frame[name].shape, old)):
+                        steps[name] *= widen(graph, name, np.ones(shape, bool), places)
+                elif values.dtype.kind == "f":
+                    steps[name] = values - frame[name]
+            self.agreement.add_tensors(own.task_weights, steps, tensors_in(record), are_steps=True)
 
     def _units_of(self, site: str, label: str, size: int) -> np.ndarray:
         """Return (L_j,) the global units of a site on an axis; for a new site, those that most other sites have."""

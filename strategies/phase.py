@@ -12,9 +12,10 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
+from .agreement import Figures
 from .limits import OnFailure
 from .sites import FederationError, Roster, SiteCard
-from .wire import record_in
+from .wire import record_in, record_of
 
 log = getLogger("flwr")
 
@@ -49,6 +50,15 @@ class RoundResult:
     answered: int  # sites whose replies were used
     failures: tuple[Failure, ...]  # failures of this phase
     site_metrics: dict[str, MetricRecord]  # metrics by site key
+    agreement: Figures = field(default_factory=dict)  # of the tasks' updates (:mod:`.agreement`)
+    weighted_agreement: Figures = field(default_factory=dict)  # the same, weighted by precision
+
+
+def finished(result: RoundResult | None, hook: str) -> RoundResult:
+    """Return the result of a phase; raise ``RuntimeError`` if the hook that makes it was not called yet."""
+    if result is None:
+        raise RuntimeError(f"Expected the result of a finished phase, there is none yet; call {hook} first.")
+    return result
 
 
 @dataclass
@@ -109,9 +119,23 @@ class Phase:
         text = "Round %d: no reply could be used, %d of %d were refused; the model stays as it was."
         log.warning(text, self.server_round, self._refused, asked)
 
-    def result(self, site_metrics: dict[str, MetricRecord], answered: int) -> RoundResult:
-        """Return the result of the phase, given the metrics by site and the number of replies that were used."""
-        return RoundResult(self.server_round, len(self.messages), answered, tuple(self.failures), site_metrics)
+    def with_changes(self, changed: dict[str, np.ndarray]) -> ArrayRecord:
+        """Return the global arrays with those that a merge changed, except values that are not finite."""
+        for key in [key for key, values in changed.items() if not np.isfinite(values).all()]:
+            log.error("Round %d: the merge of %r is not finite; it stays as it was.", self.server_round, key)
+            del changed[key]
+        return record_of({key: changed.get(key, array) for key, array in self.arrays.items()})
+
+    def result(self, site_metrics: dict[str, MetricRecord], answered: int, *agreement: Figures) -> RoundResult:
+        """Return the result of the phase.
+
+        Args:
+            site_metrics: the metrics by site.
+            answered: the number of replies that were used.
+            agreement: that of the tasks, and the same weighted by precision, if this is a training.
+        """
+        asked, failures = len(self.messages), tuple(self.failures)
+        return RoundResult(self.server_round, asked, answered, failures, site_metrics, *agreement)
 
     def _usable_reply(self, site: str, reply: Message | None) -> Message | None:
         """Return a site's reply to the first or a repeated message, or ``None`` if the site failed every time."""

@@ -136,6 +136,11 @@ class Roster:
         """Return the sites in the order of their keys."""
         return sorted(self._cards.values(), key=lambda card: card.key)
 
+    def tasks(self) -> frozenset[str] | None:
+        """Return the tasks of all sites, or ``None`` if a site did not report its own."""
+        tasks = [site.tasks for site in self._cards.values()]
+        return None if None in tasks else frozenset().union(*(own for own in tasks if own is not None))
+
     def by_node(self, node_id: int) -> SiteCard | None:
         """Return the card of a node, or ``None`` if it has none."""
         return self._cards.get(node_id)
