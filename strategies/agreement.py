@@ -72,14 +72,13 @@ class Agreement:
         """
         if not self._is_needed(weights):
             return
-        step = np.zeros(self._sample.size, np.float32)
+        group, weight = self._group(weights), sum(weights.values())
         for run in self._sample.runs:
             if run.key in arrays:
                 start = self._start[run.place]
                 if sent[run.key] is not self.arrays[run.key]:
                     start = run.read(sent[run.key].numpy())
-                self._subtract(run.read(arrays[run.key]), start, step[run.place])
-        self._add(weights, step)
+                self._add_step(group.update[run.place], run.read(arrays[run.key]), start, weight)
 
     def add_tensors(
         self,
@@ -95,15 +94,11 @@ class Agreement:
         """
         if not self._is_needed(weights):
             return
-        step = np.zeros(self._sample.size, np.float32)
+        group, weight = self._group(weights), sum(weights.values())
         for sampled in self._sample.tensors:
             if (tensor := tensors.get(layout[sampled.key][sampled.index].name)) is not None:
-                own, out = sampled.read_tensor(tensor), step[sampled.place]
-                if are_steps:
-                    out[:] = own.reshape(-1)
-                else:
-                    self._subtract(own, self._start[sampled.place], out)
-        self._add(weights, step)
+                start = None if are_steps else self._start[sampled.place]
+                self._add_step(group.update[sampled.place], sampled.read_tensor(tensor), start, weight)
 
     def finish(self, precision: Mapping[str, np.ndarray]) -> tuple[Figures, Figures]:
         """Return the cosine of every pair of tasks, and the same weighted by precision; release the updates.
@@ -118,18 +113,23 @@ class Agreement:
     def _is_needed(self, weights: Mapping[str, float]) -> bool:
         return bool(weights) and weights.keys() != self.all_tasks
 
-    def _subtract(self, own: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
-        shape, dtype = own.shape, self._start.dtype
-        np.subtract(own, start.reshape(shape), out=out.reshape(shape), casting="same_kind", dtype=dtype)
-
-    def _add(self, weights: Mapping[str, float], step: np.ndarray) -> None:
-        step *= np.float32(sum(weights.values()))
+    def _group(self, weights: Mapping[str, float]) -> _Group:
+        """Return the group of a site, with the site's weights added."""
         if (group := self._groups.get(frozenset(weights))) is None:
-            group = self._groups[frozenset(weights)] = _Group(step)
-        else:
-            group.update += step
+            group = self._groups[frozenset(weights)] = _Group(np.zeros(self._sample.size, np.float32))
         for task, weight in weights.items():
             group.weights[task] += weight
+        return group
+
+    def _add_step(self, total: np.ndarray, own: np.ndarray, start: np.ndarray | None, weight: float) -> None:
+        """Add ``weight * (own - start)`` to a flat total in place."""
+        step = self._scratch[: total.size].reshape(own.shape)
+        if start is None:
+            np.copyto(step, own, casting="same_kind")
+        else:
+            np.subtract(own, start.reshape(own.shape), out=step, casting="same_kind", dtype=self._start.dtype)
+        step *= np.float32(weight)
+        total += step.reshape(-1)
 
     def _cosines(self, precision: Mapping[str, np.ndarray] | None) -> Figures:
         tasks = sorted({task for tasks in self._groups for task in tasks})
@@ -179,6 +179,10 @@ class Agreement:
     @cached_property
     def _sample(self) -> SharedSample:
         return SharedSample(self.arrays)
+
+    @cached_property
+    def _scratch(self) -> np.ndarray:
+        return np.empty(max((run.place.stop - run.place.start for run in self._sample.runs), default=0), np.float32)
 
     @cached_property
     def _start(self) -> np.ndarray:

@@ -84,13 +84,20 @@ class SharedSample:
 
     @cached_property
     def runs(self) -> list[SampledTensor]:
-        """Return the tensors, but adjacent ones of an array that are read as a whole as one."""
+        """Return the tensors, with adjacent small ones of an array joined, so that there are fewer to handle."""
         runs: list[SampledTensor] = []
         for tensor in self.tensors:
             last = runs[-1] if runs else tensor
             own, before = tensor.source, last.source
             are_whole = last.key == tensor.key and not last.stride and not tensor.stride
-            if are_whole and isinstance(own, slice) and isinstance(before, slice) and own.start == before.stop:
+            is_small = tensor.place.stop - last.place.start <= SAMPLED
+            if (
+                is_small
+                and are_whole
+                and isinstance(own, slice)
+                and isinstance(before, slice)
+                and own.start == before.stop
+            ):
                 source, place = slice(before.start, own.stop), slice(last.place.start, tensor.place.stop)
                 runs[-1] = SampledTensor(last.key, last.index, last.part, "", source, 0, place, 1.0)
             else:
