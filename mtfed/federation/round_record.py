@@ -11,6 +11,7 @@ from flwr.app import Message
 
 from ..config import Config
 from ..strategies import Failure
+from ..strategies.agreement import Figures
 from ..strategies.wire import array_bytes
 from .evaluation import MetricValues
 
@@ -44,6 +45,8 @@ class RoundRecord:
     answered: int = 0  # sites whose update was merged
     failures: list[Failure] = field(default_factory=list)
     trained: Mapping[str, Any] = field(default_factory=dict)  # the sites' training metrics, added up
+    agreement: Figures = field(default_factory=dict)  # of the tasks' updates (:mod:`mtfed.strategies.agreement`)
+    weighted_agreement: Figures = field(default_factory=dict)  # the same, weighted by precision
     validation: MetricValues = field(default_factory=dict)
     test: MetricValues = field(default_factory=dict)
     train_seconds: float = 0.0
@@ -73,7 +76,8 @@ class RoundRecord:
         ]
 
     def round_line(self) -> dict[str, Any]:
-        """Return the line of ``rounds.jsonl``."""
+        """Return the line of ``rounds.jsonl``; it contains the agreement of the tasks if there are two to compare."""
+        figures = {"agreement": self.agreement, "weighted_agreement": self.weighted_agreement}
         return {
             "round": self.server_round,
             "seconds": self.seconds,
@@ -85,5 +89,6 @@ class RoundRecord:
             "bytes_up": self.traffic.up,
             "learning_rate": self.learning_rate,
             "merge": {k.removeprefix("merge."): v for k, v in self.trained.items() if k.startswith("merge.")},
+            **{name: own for name, own in figures.items() if own},
             "failures": [vars(failure) for failure in self.failures],
         }

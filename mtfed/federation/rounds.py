@@ -168,6 +168,7 @@ class Federation:
         result = strategy.train_result
         round_record.asked, round_record.answered = result.asked, result.answered
         round_record.failures += result.failures
+        round_record.agreement, round_record.weighted_agreement = result.agreement, result.weighted_agreement
 
     def _validate(self, state: RunState, round_record: RoundRecord, progress: Progress) -> None:
         """Let the sites evaluate, and pool their metrics; if each has a model of its own, take the mean over them."""

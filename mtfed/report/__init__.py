@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import MtfedError
 from ..tasks.specs import METRIC_SPECS
+from .agreement import agreement
 from .charts import curves
 from .comparison import headline_group
 from .details import rounds, settings, sites
@@ -51,6 +52,7 @@ def compose(groups: Sequence[Group]) -> str:
         _section("Curves", _curves(groups)),
         _section("Predictions on test images", _examples(groups, chosen)),
         _section("Hospitals and their images", sites(chosen.runs[0])),
+        _section("Agreement of the tasks", agreement(groups, chosen)),
         _section("Rounds", rounds(groups)),
         _section("Settings", settings(groups)),
         _section("How to read the figures", _glossary(groups)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,17 @@ def test_a_federation_of_every_kind_of_task(model: str, settings: dict[str, RunC
     assert len(losses) == 2 * len(TASKS) and all(map(math.isfinite, losses))
     page = (done.folder / "report.html").read_text()
     assert all(f">{name.capitalize()}" in page for name in TASKS)
+    # Site c has all tasks; a and b have one half each, so only tasks of different halves can be compared.
+    compared = {", ".join(sorted(pair)) for pair in product(*HALVES)} if model != "single-task" else set()
+    for line in done.lines("rounds.jsonl"):
+        agreement = line.get("agreement", {})
+        assert agreement.keys() == compared
+        assert all({"all", "encoder", "encoder.body.layer1.0"} <= own.keys() for own in agreement.values()) or (
+            settings.get("encoder") == "pvt_mini"
+        )
+        measured = compared if settings.get("strategy") == "bayesian" else set()
+        assert line.get("weighted_agreement", {}).keys() == measured
+    assert ("Agreement of the tasks" in page) == bool(compared)
 
 
 def test_a_federation_of_volumes(tmp_path: Path) -> None:
