@@ -111,7 +111,7 @@ class Agreement:
         return cosines, weighted
 
     def _is_needed(self, weights: Mapping[str, float]) -> bool:
-        return bool(weights) and weights.keys() != self.all_tasks
+        return bool(weights) and weights.keys() != self.all_tasks and self._sample.size > 0
 
     def _group(self, weights: Mapping[str, float]) -> _Group:
         """Return the group of a site, with the site's weights added."""

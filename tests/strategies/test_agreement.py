@@ -234,6 +234,14 @@ def test_sites_with_all_tasks_are_not_read() -> None:
     assert not agreement._groups and agreement.finish({}) == ({}, {})
 
 
+def test_a_model_without_shared_parts_has_no_agreement() -> None:
+    arrays = wire.pack({f"decoder.{task}": {f"{task}.w": np.ones(2)} for task in "xy"})
+    agreement = Agreement(arrays)
+    for task in "xy":
+        agreement.add({task: 1.0}, wire.arrays_in(arrays), arrays)
+    assert agreement.finish({}) == ({}, {})
+
+
 def test_a_weight_is_divided_by_samples() -> None:
     assert split_weight(6.0, {"x": 1, "y": 2, "z": 0}) == {"x": 2.0, "y": 4.0}
     assert split_weight(6.0, {"x": 0}) == split_weight(6.0, {}) == {}
