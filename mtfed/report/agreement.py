@@ -63,16 +63,16 @@ def _group(pairs: Mapping[str, Layers], weighted: Mapping[str, Layers], limit: f
         parts.append(tag("p", f"{some} least, by layer; rounds.jsonl contains all pairs.", class_="note"))
     figures = []
     for pair in lowest:
-        caption = f"{_title(pair)}: {number(means[pair], 2)}"
+        caption = f"{_title(pair)}: {_figure(means[pair])}"
         if by_precision := weighted.get(pair):
-            caption += f", weighted by precision {number(_means(by_precision)['all'], 2)}"
+            caption += f", weighted by precision {_figure(_means(by_precision)['all'])}"
         figures.append(tag("figure", tag("figcaption", caption), _heat_map(pair, pairs[pair], limit)))
     return join([*parts, tag("div", *figures, class_="charts")])
 
 
 def _table(means: Mapping[str, float], limit: float) -> Html:
     """Return a table of the mean over all rounds and shared weights, with tasks as rows and columns."""
-    tasks = list(dict.fromkeys(task for pair in means for task in pair.split(", ")))
+    tasks = sorted({task for pair in means for task in pair.split(", ")})
     rows = []
     for task in tasks:
         values = [means.get(f"{task}, {other}", means.get(f"{other}, {task}")) for other in tasks]
@@ -83,7 +83,7 @@ def _table(means: Mapping[str, float], limit: float) -> Html:
 
 def _cell(value: float | None, limit: float) -> Html:
     style = f"background:{_colour(value, limit)}" if value is not None else ""
-    return tag("span", number(value, 2), style=style)
+    return tag("span", _figure(value), style=style)
 
 
 def _heat_map(pair: str, layers: Layers, limit: float) -> Html:
@@ -101,7 +101,7 @@ def _heat_map(pair: str, layers: Layers, limit: float) -> Html:
             if known := [layers[name][r] for r in column if r in layers[name]]:
                 x, fill = f"{LABELS + i * width:.1f}", _colour(fmean(known), limit)
                 marks.append(tag("rect", x=x, y=y, width=f"{width - 0.6:.1f}", height=ROW - 1, fill=fill))
-        mean = number(fmean(layers[name].values()), 2)
+        mean = _figure(fmean(layers[name].values()))
         marks.append(tag("text", mean, x=WIDTH, y=y + 9, text_anchor="end", **text))
     bottom = len(names) * ROW + 14
     marks.append(tag("text", f"round {numbers[0]}", x=LABELS, y=bottom, **text))
@@ -136,6 +136,11 @@ def _limit(sizes: Sequence[float]) -> float:
 
 def _means(layers: Layers) -> dict[str, float]:
     return {name: fmean(rounds.values()) for name, rounds in layers.items()}
+
+
+def _figure(value: float | None) -> str:
+    """Return a cosine with two decimals, without the sign of a negative zero."""
+    return number(None if value is None else round(value, 2) + 0.0, 2)
 
 
 def _title(pair: str) -> str:
