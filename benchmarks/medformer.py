@@ -8,11 +8,11 @@ were pre-trained on the training images of all sets without labels. A model of a
 models of one task together. The curves train on a task alone with a share of its labels, drawn anew for every seed; on
 the skin images also from weights that were pre-trained on these images only, by views.
 
-Each start and share of labels has two candidates for the learning rates (RATES). The better one on the validation
-images of the first seed, on average over the models of one task, is used for all models; nothing else is tuned. No
-round is chosen: figures are those after the last one, of test images, or of validation images for the sets that have
-no others. Existing runs are not repeated. Figures are written to experiments/medformer/results.json, tables and the
-plot to the same folder.
+Each start has two candidates for the learning rates (RATES). Each task, start and share of labels has the one that is
+better on the validation images of the first seed; a model of all tasks has the one that is better on average over the
+models of one task. Nothing else is tuned. No round is chosen: figures are those after the last one, of test images, or
+of validation images for the sets that have no others. Existing runs are not repeated. Figures are written to
+experiments/medformer/results.json, tables and the plot to the same folder.
 """
 
 from __future__ import annotations
@@ -88,9 +88,6 @@ class Trial:
         }  # fmt: skip
 
 
-Cell = tuple[str, float]  # start, and share of labels: what has rates of its own
-
-
 def main() -> None:
     """Start the runs that do not exist, and write figures, tables and the plot."""
     parser = run_parser(__doc__, "benchmarks.joint_images")
@@ -102,27 +99,27 @@ def main() -> None:
     weights = {figures["start"]: figures.pop("weights") for figures in pretrained}
     figures_of = partial(run_figures, data=data, runs=runs, weights=weights)
 
-    cells = {cell: tasks for cell, tasks in tasks_of_cells().items() if cell[0] in starts}
-    candidates = [(cell, task, rates) for cell, own in cells.items() for task in own for rates in RATES[cell[0]]]
-    tuning = run_parallel(
-        figures_of, [Trial((task,), *cell, rates, seeds[0]) for cell, task, rates in candidates], jobs
-    )
-    chosen = {cell: best_rates(run for run in tuning if (run["start"], run["share"]) == cell) for cell in cells}
-    others = [Trial((task,), *cell, chosen[cell], s) for s in seeds[1:] for cell, own in cells.items() for task in own]
-    joint = [(start, 1.0) for is_joint, start in ARMS.values() if is_joint and start in starts]
-    others += [Trial(cells[cell], *cell, chosen[cell], seed) for cell in joint for seed in seeds[:JOINT_SEEDS]]
+    every = tuple(read_config(find_app("medformer").run_config).tasks)
+    cells = [((task,), *cell) for cell, own in tasks_of_cells(every).items() for task in own if cell[0] in starts]
+    trials = [Trial(*cell, rates, seeds[0]) for cell in cells for rates in RATES[cell[1]]]
+    tuning = run_parallel(figures_of, trials, jobs)
+    chosen = {cell: best_rates(runs_of(tuning, *cell)) for cell in cells}
+    others = [Trial(*cell, chosen[cell], seed) for seed in seeds[1:] for cell in cells]
+    for start in starts:
+        if (True, start) in ARMS.values():
+            alone = [run for cell in cells if cell[1:] == (start, 1.0) for run in runs_of(tuning, *cell)]
+            others += [Trial(every, start, 1.0, best_rates(alone), seed) for seed in seeds[:JOINT_SEEDS]]
     done = run_parallel(figures_of, others, jobs)
     if not arguments.starts:
-        done = [run for run in tuning if tuple(run["rates"]) == chosen[run["start"], run["share"]]] + done
-        results = {"pretrained": [run for run in pretrained if run["seconds"]], "tuning": tuning, "runs": done}
+        best = [run for cell in cells for run in runs_of(tuning, *cell) if tuple(run["rates"]) == chosen[cell]]
+        results = {"pretrained": [run for run in pretrained if run["seconds"]], "tuning": tuning, "runs": best + done}
         RESULTS.write_text(to_text(results))
         write_pages(json.loads(RESULTS.read_text()))
 
 
-def tasks_of_cells() -> dict[Cell, tuple[str, ...]]:
-    """Return the tasks for which a model of one task is trained in each cell."""
-    every = tuple(read_config(find_app("medformer").run_config).tasks)
-    cells: dict[Cell, tuple[str, ...]] = {(start, 1.0): every for _, start in ARMS.values()}
+def tasks_of_cells(every: tuple[str, ...]) -> dict[tuple[str, float], tuple[str, ...]]:
+    """Return, by start and share of labels, the tasks for which a model of one task is trained."""
+    cells = {(start, 1.0): every for _, start in ARMS.values()}
     cells |= {(start, share): FEW_LABELS for share in SHARES if share < 1 for start in ("random", "all sets")}
     return cells | {("own set", share): tuple(OWN_SET) for share in SHARES}
 
@@ -178,16 +175,16 @@ def to_text(results: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def runs_of(runs: list[Figures], joint: bool, start: str, share: float) -> list[Figures]:
-    """Return the runs of models of one task or of all, from a start, with a share of the labels."""
-    return [run for run in runs if (len(run["tasks"]) > 1, run["start"], run["share"]) == (joint, start, share)]
+def runs_of(runs: list[Figures], tasks: tuple[str, ...], start: str, share: float) -> list[Figures]:
+    """Return the runs of models of these tasks, from a start, with a share of the labels."""
+    return [run for run in runs if (tuple(run["tasks"]), run["start"], run["share"]) == (tasks, start, share)]
 
 
 def values_of(runs: list[Figures], task: str) -> list[float]:
     """Return a task's figures by seed: of test images, or of validation images if the set has no others."""
     metric = read_config(find_app("medformer").run_config).tasks[task].metric
-    own = [run for run in runs if task in run["tasks"]]
-    return [run["test"].get(task, run["validation"][task])[metric] for run in sorted(own, key=lambda r: r["seed"])]
+    by_seed = sorted(runs, key=lambda run: run["seed"])
+    return [run["test"].get(task, run["validation"][task])[metric] for run in by_seed]
 
 
 def write_pages(results: dict[str, Any]) -> None:
@@ -198,22 +195,27 @@ def write_pages(results: dict[str, Any]) -> None:
 
 
 def arms_table(results: dict[str, Any]) -> str:
-    """Return a table with a row for each task, and a last row with the rates of each arm."""
+    """Return a table with a row for each task; figures have the learning rate beside them."""
     tasks = read_config(find_app("medformer").run_config).tasks
-    arms = {name: runs_of(results["runs"], *arm, 1.0) for name, arm in ARMS.items()}
     rows = []
     for name, task in tasks.items():
         split = "test" if any(name in run["test"] for run in results["runs"]) else "validation"
-        values = [values_of(runs, name) for runs in arms.values()]
+        arms = [
+            runs_of(results["runs"], tuple(tasks) if joint else (name,), start, 1.0) for joint, start in ARMS.values()
+        ]
+        values = [values_of(runs, name) for runs in arms]
+        cells = [f"{mean_and_deviation(v)} ({rates_text(runs[0])})" for v, runs in zip(values, arms, strict=True)]
         costs = [f"{mean(joint) - mean(single):+.3f}" for single, joint in (values[:2], values[2:])]
-        cells = [*map(mean_and_deviation, values)]
         rows.append(
             [f"{name}, {task.dimensions}D", f"{task.metric}, {split}", *cells[:2], costs[0], *cells[2:], costs[1]]
         )
-    rates = [f"{runs[0]['rates'][0]:g}, {runs[0]['rates'][1]:g}" for runs in arms.values()]
-    rows.append(["learning rate, encoder rate", "", *rates[:2], "", *rates[2:], ""])
     head = ["task", "figure", *list(ARMS)[:2], "all - one", *list(ARMS)[2:], "all - one"]
     return markdown_table(head, rows)
+
+
+def rates_text(run: Figures) -> str:
+    """Return a run's learning rate, or "frozen" if its encoder is."""
+    return f"{run['rates'][0]:g}" if run["rates"][1] else "frozen"
 
 
 def few_labels_table(results: dict[str, Any]) -> str:
@@ -221,7 +223,7 @@ def few_labels_table(results: dict[str, Any]) -> str:
     rows, pretrained = [], list(STARTS)[1:]
     for name in FEW_LABELS:
         for share in SHARES:
-            scratch, *others = (values_of(runs_of(results["runs"], False, s, share), name) for s in STARTS)
+            scratch, *others = (values_of(runs_of(results["runs"], (name,), s, share), name) for s in STARTS)
             gains = [cell for values in others for cell in gain_cells(values, scratch)]
             rows.append([name, f"{share:.0%}", mean_and_deviation(scratch), *gains])
     head = ["task", "labels", "random weights", *(cell for s in pretrained for cell in (LABELS[s], "gain (deviation)"))]
@@ -245,7 +247,7 @@ def plot(runs: list[Figures]) -> None:
     figure, axes = plt.subplots(1, len(FEW_LABELS), figsize=(11, 3.6))
     for axis, task in zip(axes, FEW_LABELS, strict=True):
         for start, colour in COLOURS.items():
-            by_share = [values_of(runs_of(runs, False, start, share), task) for share in SHARES]
+            by_share = [values_of(runs_of(runs, (task,), start, share), task) for share in SHARES]
             if not all(by_share):
                 continue
             means, low, high = ([reduce(values) for values in by_share] for reduce in (mean, min, max))

@@ -30,6 +30,8 @@ def config(**changes: object) -> Config:
 class Tiny(nn.Module):
     """An encoder and two decoders of a few weights, in double precision, with parts that no output depends on."""
 
+    frozen: frozenset[str] = frozenset()
+
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
